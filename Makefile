@@ -1,0 +1,61 @@
+# Everything sets itself up: `make demo` and `make test` work in a fresh checkout.
+#
+#   PYTHON=python3.13    another Python than the first that runs
+#   VENV=.venv313        another virtual environment
+#   ARGS="-k cookie"     further arguments for pytest, the benchmarks or the demo
+#   ALLOW_MISSING=1      `make test` succeeds although a server or browser is missing
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: setup servers test coverage check format demo bench clean
+
+setup: $(VENV)/.dev
+
+$(VENV)/.python:
+	scripts/venv $(VENV) $(PYTHON)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# The demo needs a fifth of what the tests need, and nothing more if theirs is there.
+$(VENV)/.demo: pyproject.toml $(VENV)/.python
+	test $(VENV)/.dev -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+servers: $(VENV)/.python
+	scripts/servers $(VENV)/servers
+
+test: setup servers
+	$(BIN)/python -m pytest $(ARGS)
+
+coverage: setup servers
+	$(BIN)/python -m pytest --cov $(ARGS)
+
+# pyright runs on its wheel's Node.js (the system's may be too old), and asks nobody for a newer self.
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYRIGHT_PYTHON_GLOBAL_NODE=off PYRIGHT_PYTHON_IGNORE_WARNINGS=1 \
+		$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-logo
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo: $(VENV)/.demo
+	$(BIN)/redis-sessions demo $(ARGS)
+
+bench: setup servers
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
+		.coverage* htmlcov dist

@@ -1,0 +1,49 @@
+"""Sealed, revocable, server-side sessions in Redis for Starlette and FastAPI."""
+
+from redis_sessions.errors import (
+    ConfigurationError,
+    ReplicationError,
+    SessionConflictError,
+    SessionEncodeError,
+    SessionError,
+    SessionGoneError,
+    StoreError,
+    StoreUnavailableError,
+)
+from redis_sessions.events import Event
+from redis_sessions.keyring import Keyring, generate_key
+from redis_sessions.manager import Answer, SessionManager
+from redis_sessions.middleware import SessionMiddleware, get_session
+from redis_sessions.session import Session
+from redis_sessions.stores import Commit, MemoryStore, RedisStore, SessionStore
+from redis_sessions.token import SessionToken
+from redis_sessions.transports import CookieTransport, HeaderTransport, Transport
+
+__all__ = [
+    "Answer",
+    "Commit",
+    "ConfigurationError",
+    "CookieTransport",
+    "Event",
+    "HeaderTransport",
+    "Keyring",
+    "MemoryStore",
+    "RedisStore",
+    "ReplicationError",
+    "Session",
+    "SessionConflictError",
+    "SessionEncodeError",
+    "SessionError",
+    "SessionGoneError",
+    "SessionManager",
+    "SessionMiddleware",
+    "SessionStore",
+    "SessionToken",
+    "StoreError",
+    "StoreUnavailableError",
+    "Transport",
+    "generate_key",
+    "get_session",
+]
+
+__version__ = "0.1.0"

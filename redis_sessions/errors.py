@@ -1,0 +1,66 @@
+"""What can go wrong, as one tree.
+
+    SessionError
+    ├── ConfigurationError        a combination that can't work; raised where it is written
+    ├── SessionEncodeError        a value that can't be stored (500: it is a bug)
+    ├── SessionConflictError      others kept changing the session until the deadline (409)
+    ├── SessionGoneError          awaited on a session that ended, or was rotated, elsewhere
+    └── StoreError                the store refused
+        ├── StoreUnavailableError the store can't be asked (503); nobody is signed out by it
+        └── ReplicationError      stored, but on too few replicas in time
+
+An absent session is never an error: it is a session that is empty and new.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationError",
+    "ReplicationError",
+    "SessionConflictError",
+    "SessionEncodeError",
+    "SessionError",
+    "SessionGoneError",
+    "StoreError",
+    "StoreUnavailableError",
+]
+
+
+class SessionError(Exception):
+    """The base of everything that this library raises."""
+
+
+class ConfigurationError(SessionError):
+    """A configuration that can't work; the message says what to write instead."""
+
+
+class SessionEncodeError(SessionError):
+    """A value that can't be stored; the message names its path and type, or the sizes."""
+
+
+class SessionConflictError(SessionError):
+    """The session was changed elsewhere again and again, until the operation's deadline."""
+
+
+class SessionGoneError(SessionError):
+    """The session that was to be saved or refreshed has ended, or was rotated, elsewhere."""
+
+
+class StoreError(SessionError):
+    """The store answered, and refused."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store can't be asked now: unknown, rather than not done.
+
+    `reason` is one of `"connection"`, `"timeout"`, `"full"` (the queue of this process),
+    `"refused"` (credentials or rights), `"server"` (loading, out of memory, read-only ...).
+    """
+
+    def __init__(self, message: str, *, reason: str = "connection") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ReplicationError(StoreError):
+    """A write was stored, but fewer replicas than asked for confirmed it in time."""

@@ -1,0 +1,131 @@
+"""FastAPI: the session, its manager and its principal as dependencies, and in the OpenAPI scheme.
+
+@app.get("/me")
+async def me(session: SessionDep, user: PrincipalDep) -> dict[str, str]: ...
+"""
+
+# No `from __future__ import annotations`: FastAPI resolves what closures are annotated with.
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+from fastapi import Depends, HTTPException, Security
+from fastapi.openapi.models import APIKey, APIKeyIn
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+
+from redis_sessions.errors import ConfigurationError
+from redis_sessions.manager import SessionManager
+from redis_sessions.middleware import active_session
+from redis_sessions.session import Duration, Session, seconds
+
+__all__ = [
+    "PrincipalDep",
+    "SessionDep",
+    "SessionManagerDep",
+    "SessionSecurity",
+    "fresh",
+    "session_security",
+]
+
+DEFAULT_COOKIE: Final = "__Host-session"
+
+
+class _Scheme(SecurityBase):
+    """What OpenAPI says of the token; reading it is the middleware's."""
+
+    def __init__(self, where: str, name: str) -> None:
+        self.model = APIKey.model_validate(
+            {"in": APIKeyIn(where), "name": name, "description": "The session's opaque token"}
+        )
+        self.scheme_name = "session-" + re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+    async def __call__(self) -> None:
+        return None
+
+
+class SessionSecurity:
+    """The dependencies for one cookie or header; make it with `session_security()`.
+
+    `session`, `manager` and `principal` go into `Depends(...)`, and so does `fresh(within=…)`.
+    """
+
+    session: Callable[..., Awaitable[Session]]
+    """The session, loaded (also with `lazy=True`)."""
+    manager: Callable[..., Awaitable[SessionManager]]
+    principal: Callable[..., Awaitable[str]]
+    """Who is signed in, a str; 401 if nobody is."""
+
+    def __init__(self, where: str, name: str, *, innermost: bool = False) -> None:
+        scheme = _Scheme(where, name)
+        key = None if innermost else (where, name.lower() if where == "header" else name)
+
+        async def session(
+            connection: HTTPConnection, _: Annotated[None, Security(scheme)] = None
+        ) -> Session:
+            active = active_session(connection, key)
+            await active.load()
+            # Whoever asks for a session that is away gets the 503 here.
+            active.session.mark_accessed()
+            return active.session
+
+        async def manager(connection: HTTPConnection) -> SessionManager:
+            return active_session(connection, key).manager
+
+        async def principal(session: Annotated[Session, Depends(session)]) -> str:
+            if (found := session.principal) is None:
+                raise HTTPException(401, "Not signed in", {"WWW-Authenticate": "Session"})
+            return found
+
+        self.session, self.manager, self.principal = session, manager, principal
+
+    def fresh(self, *, within: Duration) -> Callable[..., Awaitable[str]]:
+        """A dependency for step-up: the principal, if they signed in at most `within` ago.
+
+        Otherwise 401 with a `WWW-Authenticate` after RFC 9470; `session.authenticated()` renews.
+        """
+        limit = seconds(within, "within")
+        challenge = f'Session error="insufficient_user_authentication", max_age={limit}'
+
+        async def fresh(
+            session: Annotated[Session, Depends(self.session)],
+            principal: Annotated[str, Depends(self.principal)],
+        ) -> str:
+            since = session.authenticated_at
+            if since is None or datetime.now(UTC) - since > timedelta(seconds=limit):
+                raise HTTPException(401, "Sign in again", {"WWW-Authenticate": challenge})
+            return principal
+
+        return fresh
+
+
+def session_security(*, cookie: str | None = None, header: str | None = None) -> SessionSecurity:
+    """The same dependencies for a session that travels under another name.
+
+    admin = session_security(cookie="admin")
+    AdminSession = Annotated[Session, Depends(admin.session)]
+    """
+    if cookie is not None and header is None:
+        return SessionSecurity("cookie", cookie)
+    if header is not None and cookie is None:
+        return SessionSecurity("header", header)
+    raise ConfigurationError("write session_security(cookie='name') or (header='Name')")
+
+
+_default: Final = SessionSecurity("cookie", DEFAULT_COOKIE, innermost=True)
+
+SessionDep = Annotated[Session, Depends(_default.session)]
+"""The session, loaded: of the innermost middleware, whatever its cookie is called."""
+
+SessionManagerDep = Annotated[SessionManager, Depends(_default.manager)]
+"""The manager of that session."""
+
+PrincipalDep = Annotated[str, Depends(_default.principal)]
+"""Who is signed in; 401 if nobody is."""
+
+
+def fresh(*, within: Duration) -> Callable[..., Awaitable[str]]:
+    """A dependency for step-up: `Depends(fresh(within=300))`; see `SessionSecurity.fresh`."""
+    return _default.fresh(within=within)

@@ -1,0 +1,105 @@
+"""Secret keys: their ids, and everything that is derived from them (BLAKE2b, RFC 7693)."""
+
+from __future__ import annotations
+
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from hashlib import blake2b
+from typing import Final
+
+from redis_sessions.errors import ConfigurationError
+
+__all__ = ["Keyring", "SecretKey", "generate_key"]
+
+KEY_SIZE: Final = 32
+MINIMUM: Final = 32
+_HOW: Final = "make one with `redis-sessions key`"
+
+
+def generate_key() -> str:
+    """A new secret key: 32 random bytes in base64url, as `redis-sessions key` prints it."""
+    return urlsafe_b64encode(secrets.token_bytes(KEY_SIZE)).decode()
+
+
+class SecretKey:
+    """One secret key, 32 bytes, and its public 4-byte `id` (BLAKE2b-32 of the key).
+
+    Takes what `redis-sessions key` printed (44 characters of base64url), or any other text of
+    at least 32 characters, which is hashed. Anything shorter is a `ConfigurationError`.
+    """
+
+    __slots__ = ("_key", "id")
+
+    def __init__(self, secret: str | bytes) -> None:
+        self._key = _key_bytes(secret)
+        self.id = blake2b(self._key, digest_size=4, person=b"rs-key-id").digest()
+
+    def sealing_key(self, context: bytes, token: str, salt: bytes) -> bytes:
+        """The 32-byte key of one record: of its public context, the whole token, the prefix."""
+        return blake2b(
+            context + token.encode(),
+            digest_size=32,
+            key=self._key,
+            salt=salt,
+            person=b"redis-sessions",
+        ).digest()
+
+    def owner(self, principal: str) -> bytes:
+        """A 12-byte digest that tells whether two principals are the same, and no more."""
+        return blake2b(
+            principal.encode("utf-8", "surrogatepass"),
+            digest_size=12,
+            key=self._key,
+            person=b"rs-owner",
+        ).digest()
+
+    def __repr__(self) -> str:
+        return f"<SecretKey id={self.id.hex()}>"
+
+
+class Keyring:
+    """`Keyring(primary, *retired)`: the primary seals, each record names the key that opens it.
+
+    A new key rolls out in two deployments without signing anybody out: `Keyring(old, new)`, so
+    that every process can read it, then `Keyring(new, old)`.
+    """
+
+    __slots__ = ("_by_id", "keys", "primary")
+
+    def __init__(self, primary: str | bytes, *retired: str | bytes) -> None:
+        self.keys = tuple(SecretKey(secret) for secret in (primary, *retired))
+        self.primary = self.keys[0]
+        self._by_id = {key.id: key for key in self.keys}
+        if len(self._by_id) < len(self.keys):
+            raise ConfigurationError(
+                "two secret keys have the same id (the same key twice?): "
+                f"write each key once, and {_HOW} for a new one"
+            )
+
+    def get(self, key_id: bytes) -> SecretKey | None:
+        """The key with this id: one lookup, never a trial of all."""
+        return self._by_id.get(key_id)
+
+    def owns(self, owner: bytes, principal: str) -> bool:
+        """Whether `owner` is this principal's digest under any key of the ring."""
+        return any(key.owner(principal) == owner for key in self.keys)
+
+    def __repr__(self) -> str:
+        return f"<Keyring {', '.join(key.id.hex() for key in self.keys)}>"
+
+
+def _key_bytes(secret: str | bytes) -> bytes:
+    text = secret if isinstance(secret, bytes) else str(secret).encode("utf-8", "surrogatepass")
+    if len(text) < MINIMUM:
+        raise ConfigurationError(
+            f"the secret key has {len(text)} characters; write at least {MINIMUM}: {_HOW}"
+        )
+    if len(text) == 44 and text.endswith(b"="):
+        try:
+            key = urlsafe_b64decode(text)
+        except ValueError:
+            key = b""
+        # A lenient decoder drops what it doesn't know: only a faithful round trip is a key.
+        if len(key) == KEY_SIZE and urlsafe_b64encode(key) == text:
+            return key
+    return blake2b(text, digest_size=KEY_SIZE, person=b"rs-key").digest()

@@ -1,0 +1,165 @@
+"""Which session a token opens, and what becomes of what a request did to it; no HTTP here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from redis_sessions import values
+from redis_sessions.errors import SessionError, SessionGoneError, StoreError
+from redis_sessions.operation import Operation
+from redis_sessions.outcome import NOTHING, Answer, Outcome
+from redis_sessions.policy import Policy
+from redis_sessions.record import Reject
+from redis_sessions.session import (
+    Found,
+    Session,
+    State,
+    Unloaded,
+    load_into,
+    replace_data,
+    state_of,
+)
+from redis_sessions.token import SessionToken
+
+__all__ = ["Answer", "SessionManager"]
+
+MAX_TOKENS: Final = 3
+"""How many cookies of our name are tried."""
+
+
+class SessionManager(Policy):
+    """Loads and commits sessions. Usable without a request: in a worker, a CLI, a test.
+
+    `SessionManager(store, keyring, *, …)` takes the options that `Policy` explains.
+    """
+
+    async def connect(self) -> None:
+        """Get ready: `ConfigurationError` for refused credentials, `StoreUnavailableError`."""
+        await self.store.connect()
+
+    async def close(self) -> None:
+        """Close what the running event loop holds open."""
+        await self.store.close()
+
+    # -- loading
+
+    async def load(self, token: str | Sequence[str] | None = None) -> Session:
+        """The session that this token opens, or a new, empty one.
+
+        Several tokens (a browser's several cookies): the one that opens, unless more do.
+        Raises nothing but `StoreError`; a token or record that is none is counted, and reported.
+        """
+        if token is None or not token:
+            return Session({}, self._state(Found.NOTHING))
+        tokens = self._parse((token,) if isinstance(token, str) else token)
+        if not tokens:
+            return Session({}, self._state(Found.NOTHING))
+        if len(tokens) == 1:
+            return self._open(tokens[0], await self.store.load(tokens[0].id))
+        stored = await asyncio.gather(*(self.store.load(token.id) for token in tokens))
+        found = [self._open(*pair) for pair in zip(tokens, stored, strict=True)]
+        live = [session for session in found if state_of(session).found is Found.OPEN]
+        if len(live) == 1:
+            return live[0]
+        if live:
+            self.report("rejected", "several tokens open a session")
+            return Session({}, self._state(Found.STALE))
+        crossed = (Found.SUPERSEDED, Found.ROTATED)
+        return next((s for s in found if state_of(s).found in crossed), found[0])
+
+    def unloaded(self, tokens: Sequence[str], why: SessionError) -> Session:
+        """A placeholder that raises `why` when used; its `refresh()` loads."""
+        away = isinstance(why, StoreError)
+        state = self._state(Found.UNAVAILABLE if away else Found.NOTHING)
+        state.tokens, state.why = tokens, why
+        return Unloaded(state)
+
+    def anonymous(self, why: StoreError) -> Session:
+        """An empty session for when the store is away: to be read, not written."""
+        state = self._state(Found.UNAVAILABLE)
+        state.why = why
+        return Session({}, state)
+
+    def _state(self, found: Found) -> State:
+        return State(self, found, int(self.clock() * 1000))
+
+    def _parse(self, tokens: Sequence[str]) -> list[SessionToken]:
+        parsed = [SessionToken.parse(token) for token in tokens]
+        if None in parsed:
+            self.report("rejected", "malformed token")
+        return list(dict.fromkeys(token for token in parsed if token))[:MAX_TOKENS]
+
+    def _open(self, token: SessionToken, stored: bytes | None) -> Session:
+        state = self._state(Found.STALE)
+        record = self.unseal(state, token, stored)
+        if record is None or stored is None:
+            return Session({}, state)
+        try:
+            data = values.decode(bytes(record.data))
+        except ValueError:
+            self.report("rejected", Reject.CONTENT, token.id)
+            return Session({}, state)
+        state.remember(token, record, stored)
+        state.principal = self.principal(data)
+        if state.principal is not None:
+            self.hint(data, state.principal)
+        return Session(data, state)
+
+    # -- committing
+
+    async def commit(
+        self, session: Session, *, status: int = 200, may_create: bool = True
+    ) -> Answer:
+        """Carry out what the request did to its session, given its response's status.
+
+        `may_create`: whether a new anonymous session may come into being. Raises
+        `SessionEncodeError` before anything is stored, `StoreError`, `SessionConflictError`.
+        """
+        if isinstance(session, Unloaded):
+            return NOTHING
+        state = state_of(session)
+        encoded = state.base
+        if status < 500:  # from there on, no change of data is stored
+            encoded = self.values.encode(session)
+            settled = encoded in (state.base, state.settled) and not state.wants()
+            if settled and not self.touch_due(state):
+                return NOTHING
+        return await Operation(self, session, encoded, status, may_create).run()
+
+    async def save(self, session: Session) -> None:
+        """What `await session.save()` does."""
+        state = state_of(session)
+        if isinstance(session, Unloaded):
+            raise state.why or SessionError("the session is not loaded")
+        operation = Operation(self, session, self.values.encode(session), 200, True)
+        if not state.late and operation.travels:
+            return
+        answer = await operation.run()
+        if answer.outcome is Outcome.DROP:
+            raise SessionGoneError("the session ended or was rotated elsewhere; nothing was saved")
+
+    async def refresh(self, session: Session) -> None:
+        """What `await session.refresh()` does."""
+        state = state_of(session)
+        if isinstance(session, Unloaded):
+            try:
+                loaded = await self.load(state.tokens)
+            except StoreError as exc:
+                state.why, state.found = exc, Found.UNAVAILABLE
+                raise
+            fresh = state_of(loaded)
+            fresh.raised, fresh.late, fresh.began = state.raised, state.late, state.began
+            load_into(session, loaded, fresh)
+            return
+        if state.stored is None or state.cleared:
+            return  # there is nothing to load
+        token = state.stored.token
+        stored = await self.store.load(token.id)
+        record = self.unseal(state, token, stored)
+        if record is None or stored is None:
+            raise SessionGoneError("the session ended or was rotated elsewhere")
+        mine = state.changes(self.values.encode(session))
+        state.remember(token, record, stored)
+        replace_data(session, values.decode(values.apply(state.base, mine)))

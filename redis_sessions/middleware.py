@@ -1,0 +1,251 @@
+"""ASGI: a session into the scope, its token into the response's headers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from starlette.datastructures import Secret
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from redis_sessions.errors import ConfigurationError, SessionError, StoreUnavailableError
+from redis_sessions.events import EventHandler, logger
+from redis_sessions.exchange import Active, Exchange, OnUnavailable, SocketExchange
+from redis_sessions.keyring import Keyring
+from redis_sessions.manager import SessionManager
+from redis_sessions.policy import DEFAULT_MAX_AGE
+from redis_sessions.principal import PrincipalOption
+from redis_sessions.session import Duration, Session, Unloaded
+from redis_sessions.stores import open_store
+from redis_sessions.transports import CookieTransport, SameSite, Transport
+
+__all__ = ["SessionMiddleware", "active_session", "get_session"]
+
+SCOPE_KEY: Final = "redis_sessions"
+
+SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret]
+
+
+class SessionMiddleware:
+    """Sessions for a Starlette or FastAPI application, over HTTP and WebSocket.
+
+    Takes the keyword names of Starlette's own middleware; `store=` is a URL (`redis://`,
+    `rediss://`, `unix://`, `embedded://`, `memory://`), a redis-py asyncio client or a
+    `SessionStore`, and `secret_key=` one key or `[new, old]`. Or one ready `manager=` in place
+    of these and of the policy. `lazy=True` loads a session only where `SessionDep`, or
+    `await session.refresh()`, asks for it. `on_unavailable` says what a request gets while the
+    store is away: `"error"` (503 for whoever touches the session), `"anonymous"` (an empty
+    session that can't be written), or a callable that chooses by the connection.
+
+    Raises `ConfigurationError`; `SessionMiddleware.check(**options)` does so at import.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        secret_key: SecretKeys | None = None,
+        session_cookie: str | None = None,
+        max_age: Duration | None = DEFAULT_MAX_AGE,
+        path: str = "/",
+        same_site: SameSite = "lax",
+        https_only: bool = True,
+        domain: str | None = None,
+        partitioned: bool = False,
+        *,
+        store: Any = None,
+        idle_timeout: Duration | None = None,
+        principal: PrincipalOption = "user_id",
+        transport: Transport | None = None,
+        max_size: int = 64 * 1024,
+        on_unavailable: OnUnavailable = "error",
+        on_event: EventHandler | None = None,
+        prefix: str | None = None,
+        lazy: bool = False,
+        manager: SessionManager | None = None,
+    ) -> None:
+        self.app = app
+        policy = {
+            "max_age": (max_age, DEFAULT_MAX_AGE),
+            "idle_timeout": (idle_timeout, None),
+            "principal": (principal, "user_id"),
+            "max_size": (max_size, 64 * 1024),
+            "on_event": (on_event, None),
+        }
+        if manager is not None:
+            given = [name for name, (value, default) in policy.items() if value != default]
+            given += [
+                name
+                for name, value in (
+                    ("store", store),
+                    ("secret_key", secret_key),
+                    ("prefix", prefix),
+                )
+                if value is not None
+            ]
+            if given:
+                raise ConfigurationError(
+                    f"manager= already decides {', '.join(given)}: give them to the "
+                    "SessionManager, or leave manager= out"
+                )
+        else:
+            options: dict[str, Any] = {name: value for name, (value, _) in policy.items()}
+            manager = SessionManager(
+                open_store(store, prefix=prefix), _keyring(secret_key), **options
+            )
+        cookie = {
+            "session_cookie": (session_cookie, None),
+            "path": (path, "/"),
+            "same_site": (same_site, "lax"),
+            "https_only": (https_only, True),
+            "domain": (domain, None),
+            "partitioned": (partitioned, False),
+        }
+        if transport is not None:
+            given = [name for name, (value, default) in cookie.items() if value != default]
+            if given:
+                raise ConfigurationError(
+                    f"transport= already decides {', '.join(given)}: give them to the transport, "
+                    "or leave transport= out"
+                )
+        else:
+            transport = CookieTransport(
+                session_cookie,
+                path=path,
+                same_site=same_site,
+                https_only=https_only,
+                domain=domain,
+                partitioned=partitioned,
+            )
+        if not callable(on_unavailable) and on_unavailable not in ("error", "anonymous"):
+            raise ConfigurationError(
+                f"on_unavailable={on_unavailable!r}: write 'error', 'anonymous' or a callable"
+            )
+        self.manager = manager
+        self.transport = transport
+        self._on_unavailable: OnUnavailable = on_unavailable
+        self._lazy = lazy
+
+    @staticmethod
+    def check(**options: Any) -> None:
+        """Raise what `add_middleware(SessionMiddleware, **options)` would raise later."""
+        SessionMiddleware(_no_app, **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif kind not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+        else:
+            outer: dict[tuple[str, str], Active] = scope.get(SCOPE_KEY) or {}
+            same = outer.get(self.transport.key)
+            if same is not None:
+                await self._stand_aside(same, scope, receive, send)
+            else:
+                await self._serve(outer, scope, receive, send)
+
+    async def _serve(
+        self,
+        outer: dict[tuple[str, str], Active],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        tokens = self.transport.read(scope)
+        make = Exchange if scope["type"] == "http" else SocketExchange
+        active = Active(self.manager, self.transport, tokens, self._on_unavailable, scope)
+        if self._lazy and tokens:
+            active.postpone()
+        else:
+            await active.load()
+        exchange = make(active, scope, send)
+        before = scope.get("session")
+        scope["session"] = active.session
+        scope[SCOPE_KEY] = {**outer, self.transport.key: active}
+        try:
+            await exchange.run(self.app, scope, receive)
+        finally:
+            # What is mounted may have put a session of its own here.
+            scope[SCOPE_KEY] = outer
+            _restore(scope, before)
+
+    async def _stand_aside(
+        self, active: Active, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if active.manager is not self.manager:
+            raise ConfigurationError(
+                f"two SessionMiddlewares with different managers share {self.transport!r}: give "
+                "both the same manager=, or one of them another session_cookie="
+            )
+        if not self._lazy:
+            await active.load()
+        before = scope.get("session")
+        scope["session"] = active.session
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            _restore(scope, before)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def on_receive() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.manager.connect()
+                except StoreUnavailableError as exc:
+                    logger.error("sessions: %s; the application starts all the same", exc)
+                except SessionError as exc:
+                    await send({"type": "lifespan.startup.failed", "message": str(exc)})
+                    raise
+            return message
+
+        async def on_send(message: Message) -> None:
+            if message["type"] == "lifespan.shutdown.complete":
+                await self.manager.close()
+            await send(message)
+
+        await self.app(scope, on_receive, on_send)
+
+
+def get_session(connection: HTTPConnection) -> Session:
+    """The session of a request or WebSocket, typed: `request.session` is a dict to checkers."""
+    session = active_session(connection).session
+    if not isinstance(session, Unloaded):  # its refresh() is what a handler may be after
+        session.mark_accessed()
+    return session
+
+
+def active_session(connection: HTTPConnection, key: tuple[str, str] | None = None) -> Active:
+    """What a middleware of ours put into the scope: the innermost, or that of one transport."""
+    found: dict[tuple[str, str], Active] = connection.scope.get(SCOPE_KEY) or {}
+    active = found.get(key) if key is not None else next(reversed(found.values()), None)
+    if active is None:
+        what = "" if key is None else f" for the {key[0]} {key[1]!r}"
+        raise ConfigurationError(
+            f"no session{what}: write app.add_middleware(redis_sessions.SessionMiddleware, …)"
+        )
+    return active
+
+
+def _keyring(secret_key: SecretKeys | None) -> Keyring:
+    if secret_key is None:
+        raise ConfigurationError(
+            "no secret_key is given: make one with `redis-sessions key` and write "
+            "secret_key=os.environ['SESSION_SECRET_KEY']"
+        )
+    keys = [secret_key] if isinstance(secret_key, (str, bytes, Secret)) else list(secret_key)
+    if not keys:
+        raise ConfigurationError("secret_key=[] holds no key: write [new, old], or one key")
+    return Keyring(*(key if isinstance(key, bytes) else str(key) for key in keys))
+
+
+def _restore(scope: Scope, session: Any) -> None:
+    if session is None:
+        scope.pop("session", None)
+    else:
+        scope["session"] = session
+
+
+async def _no_app(*_: Any) -> None:
+    raise AssertionError("only constructed, never called")

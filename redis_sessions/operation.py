@@ -1,0 +1,407 @@
+"""Carrying out what one request owes its session, within one deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from redis_sessions import values
+from redis_sessions.errors import (
+    SessionConflictError,
+    SessionEncodeError,
+    SessionError,
+    StoreError,
+    StoreUnavailableError,
+)
+from redis_sessions.events import logger
+from redis_sessions.outcome import NOTHING, Answer, Decision, Facts, Outcome, decide
+from redis_sessions.policy import Policy
+from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, Record, tombstone
+from redis_sessions.session import MAX_LIFETIME, Found, Session, Stored, state_of
+from redis_sessions.stores.protocols import Commit
+from redis_sessions.token import SessionToken
+from redis_sessions.values import EMPTY, Changes
+
+__all__ = ["Operation"]
+
+_TOMBSTONE_MS: Final = TOMBSTONE_TTL * 1000
+
+
+class Operation:
+    """One commit of one session. `encoded`: its data as they are now."""
+
+    def __init__(
+        self, policy: Policy, session: Session, encoded: bytes, status: int, may_create: bool
+    ) -> None:
+        self._policy = policy
+        self._store = policy.store
+        self._session = session
+        self._state = state_of(session)
+        self._encoded = encoded
+        self._status = status
+        self._now = policy.now()
+        self._ends = asyncio.get_running_loop().time() + policy.deadline
+        self._principal = policy.principal_of(session)
+        self._decision = self._decide(may_create)
+
+    @property
+    def travels(self) -> bool:
+        """Whether the browser's token changes, so that it belongs to a response."""
+        outcome = self._decision.outcome
+        return self._decision.clears or outcome is Outcome.LOSE or outcome.needs_token
+
+    async def run(self) -> Answer:
+        """Carry it out; afterwards the session is like one that was just loaded."""
+        state, outcome = self._state, self._decision.outcome
+        if outcome not in (Outcome.NOTHING, Outcome.TOUCH) and self._status < 500:
+            self._policy.values.check(self._encoded)
+            self._policy.hint(self._session, self._principal)
+        answer = await (self._clear() if self._decision.clears else self._carry_out(outcome))
+        state.settled = self._encoded
+        state.forget_wants()
+        return answer
+
+    # -- deciding
+
+    def _decide(self, may_create: bool) -> Decision:
+        state, counts = self._state, self._status < 500
+        stored = None if state.cleared else state.stored
+        rotates = False
+        if stored is None:
+            changed = self._encoded != EMPTY
+        else:
+            differs = self._encoded != state.base
+            if differs and state.rebased:
+                differs = bool(state.changes(self._encoded))
+            changed = differs or state.modified
+            if state.lifetime is not None:
+                expires_at, _, persistent = self._lifetime(stored.record)
+                record = stored.record
+                rotates = expires_at > record.expires_at or persistent != record.persistent
+                changed = changed or not rotates
+        return decide(
+            Facts(
+                found=state.found,
+                status=self._status,
+                was=state.principal,
+                now=self._principal,
+                owned=stored is None or self._owns(stored.record.owner),
+                cleared=state.cleared,
+                changed=changed and counts,
+                rotates=rotates or (state.rotate and stored is not None),
+                authenticates=state.authenticated and stored is not None,
+                touch_due=self._policy.touch_due(state),
+                may_create=may_create,
+            )
+        )
+
+    def _owns(self, owner: bytes | None) -> bool:
+        if owner is None or self._principal is None:
+            return True
+        return self._policy.keyring.owns(owner, self._principal)
+
+    # -- the rows of the table
+
+    async def _clear(self) -> Answer:
+        state, outcome = self._state, self._decision.outcome
+        expire = state.found is Found.ROTATED  # this browser asked to be signed out
+        if state.stored is not None:
+            expire = await self._end(state.stored.token.id, "cleared")
+            state.forget()
+            if not expire and outcome is not Outcome.GAIN:
+                # Another request ended it, and its answer decides what the browser holds.
+                state.found = Found.SUPERSEDED
+                outcome = Outcome.NOTHING if outcome is Outcome.NOTHING else Outcome.DROP
+        answer = await self._carry_out(outcome)
+        if answer.token is not None or not expire or state.late:
+            return answer
+        return Answer(Outcome.CLEAR if outcome is Outcome.NOTHING else outcome, expire=True)
+
+    async def _carry_out(self, outcome: Outcome) -> Answer:
+        if outcome.needs_token and self._state.late:
+            raise SessionError(
+                "the response has started, so the browser can't learn a new token "
+                f"({outcome.value}): sign in, rotate or begin a session before it starts"
+            )
+        match outcome:
+            case Outcome.TOUCH:
+                return await self._touch()
+            case Outcome.CHANGE:
+                at = self._at
+                if await self._in_place(at.token, at.rotated_at):
+                    return Answer(outcome)
+                return self._dropped("ended elsewhere", at.token.id)
+            case Outcome.CREATE:
+                return await self._create(outcome, self._encoded)
+            case Outcome.ROTATE | Outcome.REAUTHENTICATE:
+                return await self._rotate(outcome)
+            case Outcome.LOSE:
+                return await self._lose()
+            case Outcome.GAIN | Outcome.SWITCH:
+                return await self._gain(outcome)
+            case Outcome.REFUSE:
+                why = self._state.why
+                raise StoreUnavailableError(f"the session can't be stored: {why}") from why
+            case Outcome.DROP:
+                anybodys = self._state.found in (Found.NOTHING, Found.STALE)
+                return self._dropped("cross-site request" if anybodys else "superseded token")
+            case Outcome.NOTHING | Outcome.CLEAR:
+                return NOTHING
+
+    async def _touch(self) -> Answer:
+        at = self._at
+        new = at.record.amended(seen_at=self._now)
+        sealed = self._policy.sealer.seal(at.token, new, at.rotated_at)
+        try:
+            if await self._commit(at.token, at.version, sealed, new) is Commit.STORED:
+                self._state.stored = at._replace(record=new, version=sealed[:HEADER_SIZE])
+                return Answer(Outcome.TOUCH)
+        except StoreError as exc:
+            logger.warning("a session's time was not renewed: %s", exc)
+        self._state.untouchable = True
+        return NOTHING
+
+    async def _rotate(self, outcome: Outcome) -> Answer:
+        token = SessionToken.generate(self._at.token.id)
+        if await self._in_place(token, self._now):
+            self._policy.report("rotated", outcome.name.lower(), token.id)
+            return self._told(outcome)
+        if outcome is Outcome.ROTATE:
+            return self._dropped("ended elsewhere", token.id)
+        # It ended, or was rotated, under a principal who has just proved who they are.
+        return await self._enter(Outcome.GAIN, self._written())
+
+    async def _gain(self, outcome: Outcome) -> Answer:
+        old = self._state.stored
+        if old is None:
+            return await self._enter(outcome, self._encoded)
+        if outcome is Outcome.SWITCH:
+            answer = await self._enter(outcome, self._written())
+            await self._end(old.token.id, "switched")
+            return answer
+        answer = await self._enter(outcome, self._encoded)
+        await self._fold(old)
+        return answer
+
+    async def _enter(self, outcome: Outcome, data: bytes) -> Answer:
+        """A new session of the principal, with these data."""
+        owner = self._policy.keyring.primary.owner(self._principal or "")
+        return await self._create(outcome, data, owner, self._state.began)
+
+    async def _fold(self, old: Stored) -> None:
+        """End the anonymous session that signed in; what others changed in it moves along."""
+        while True:
+            grave = tombstone(self._now)
+            if await self._commit(old.token, old.version, grave) is not Commit.CONFLICT:
+                self._policy.report("ended", "signed in", old.token.id)
+                return
+            newer = await self._again(old.token)
+            if newer is None:
+                return  # it was rotated, or ended, meanwhile: left alone
+            theirs = values.changes(values.split(old.data), values.split(newer.data))
+            if theirs:
+                await self._merge_into_new(theirs)
+            old = newer
+
+    async def _merge_into_new(self, theirs: Changes) -> None:
+        at = self._at
+        data = values.apply(at.data, theirs)
+        new = at.record.amended(data=data)
+        sealed = self._policy.sealer.seal(at.token, new, at.rotated_at)
+        if await self._commit(at.token, at.version, sealed, new) is not Commit.STORED:
+            self._dropped("ended elsewhere")
+            return
+        self._state.remember(at.token, new, sealed)
+        self._adopt(data)
+        self._policy.report("merged", None, at.token.id)
+
+    async def _lose(self) -> Answer:
+        state, old = self._state, self._at
+        last = await self._end_unchanged(old)
+        if last is None:
+            state.found = Found.SUPERSEDED
+            return self._dropped("ended elsewhere")
+        left = self._left(last.data)
+        state.forget()
+        if self._status < 500 and not state.late:
+            self._adopt(left)
+        if left == EMPTY:
+            return Answer(Outcome.LOSE, expire=not state.late)
+        if state.late:  # the browser can't learn the id under which it would go on
+            self._adopt(EMPTY)
+            return self._dropped("signed out late")
+        return await self._create(Outcome.LOSE, left, old.record.owner)
+
+    async def _end_unchanged(self, old: Stored) -> Stored | None:
+        """End it; as it was at its end, or None if another request had ended it."""
+        while True:
+            result = await self._commit(old.token, old.version, tombstone(self._now))
+            if result is Commit.STORED:
+                self._policy.report("ended", "signed out", old.token.id)
+                return old
+            newer = await self._again(old.token) if result is Commit.CONFLICT else None
+            if newer is None:
+                # Gone, or rotated under us: a sign-out holds all the same.
+                return old if await self._end(old.token.id, "signed out") else None
+            old = newer
+
+    def _left(self, stored: bytes) -> bytes:
+        """What goes on without the principal: from 500 on, only its removal counts."""
+        if self._status < 500:
+            left = values.apply(stored, self._state.changes(self._encoded))
+        else:
+            left = values.apply(stored, self._removal())
+        return EMPTY if self._policy.principal_of(values.decode(left)) is not None else left
+
+    def _removal(self) -> Changes:
+        try:
+            changed = self._state.changes(self._policy.values.encode(self._session))
+        except SessionEncodeError:
+            changed = dict.fromkeys(values.split(self._state.base))
+        keys = self._policy.principal.keys(changed)
+        return {key: value for key, value in changed.items() if key in keys}
+
+    # -- writing
+
+    @property
+    def _at(self) -> Stored:
+        if self._state.stored is None:
+            raise RuntimeError("nothing is stored")
+        return self._state.stored
+
+    async def _in_place(self, token: SessionToken, rotated: int) -> bool:
+        """Commit this request's changes under the session's id; False if it is gone."""
+        state, at = self._state, self._at
+        data, mine = self._encoded, None
+        while True:
+            new = at.record.amended(data=data, **self._amendments(at.record))
+            sealed = self._policy.sealer.seal(token, new, rotated)
+            result = await self._commit(token, at.version, sealed, new)
+            if result is Commit.STORED:
+                break
+            newer = await self._again(at.token) if result is Commit.CONFLICT else None
+            if newer is None:
+                state.stored, state.found = None, Found.SUPERSEDED
+                return False
+            mine = state.changes(self._encoded) if mine is None else mine
+            data, at = values.apply(newer.data, mine), newer
+            self._policy.values.check(data)
+        state.remember(token, new, sealed)
+        if mine is not None:
+            self._adopt(data)
+            self._policy.report("merged", None, token.id)
+        return True
+
+    def _amendments(self, record: Record) -> dict[str, Any]:
+        fields = dict[str, Any]()
+        restarts = self._decision.outcome is Outcome.REAUTHENTICATE
+        if restarts:
+            began = max(record.created_at, (record.authenticated_at or 0) // 1000)
+            length = min(max(1, record.expires_at - began), MAX_LIFETIME)
+            fields.update(authenticated_at=self._state.began, expires_at=self._now + length)
+        if self._state.lifetime is not None:
+            expires_at, idle, persistent = self._lifetime(record)
+            fields.update(expires_at=expires_at, idle=idle, persistent=persistent)
+        if fields or self._policy.touch_due(self._state):
+            fields["seen_at"] = self._now
+        return fields
+
+    async def _create(
+        self,
+        outcome: Outcome,
+        data: bytes,
+        owner: bytes | None = None,
+        authenticated_at: int | None = None,
+    ) -> Answer:
+        state, token = self._state, SessionToken.generate()
+        expires_at, idle, persistent = self._lifetime(None)
+        record = Record(
+            created_at=self._now,
+            authenticated_at=authenticated_at,
+            seen_at=self._now,
+            expires_at=expires_at,
+            idle=idle,
+            persistent=persistent,
+            owner=owner,
+            binding=None,
+            data=values.raw(data),
+        )
+        sealed = self._policy.sealer.seal(token, record, 0)
+        if await self._commit(token, None, sealed, record) is not Commit.STORED:
+            raise StoreUnavailableError("the new session was ended before it began")
+        state.forget()
+        state.remember(token, record, sealed)
+        state.principal = None if authenticated_at is None else self._principal
+        self._adopt(data)
+        self._policy.report("created", outcome.name.lower(), token.id)
+        return self._told(outcome)
+
+    def _lifetime(self, record: Record | None) -> tuple[int, int, bool]:
+        """expires_at, idle, persistent: as `expire_in` asked, else the policy's."""
+        policy, wish = self._policy, self._state.lifetime
+        persistent = policy.persistent if record is None else record.persistent
+        if wish is None:
+            return self._now + policy.max_age, policy.idle_timeout, persistent
+        duration, wanted = wish
+        remembered = duration > policy.max_age
+        idle = duration if remembered else min(policy.idle_timeout, duration)
+        return self._now + duration, idle, persistent if wanted is None else wanted
+
+    async def _commit(
+        self, token: SessionToken, version: bytes | None, value: bytes, record: Record | None = None
+    ) -> Commit:
+        """Compare-and-set; without a record, `value` is a tombstone."""
+        self._check_time(StoreUnavailableError("the deadline has passed", reason="timeout"))
+        ttl = _TOMBSTONE_MS
+        if record is not None:
+            ttl = max(1, int((record.lives_until() - self._policy.clock()) * 1000))
+        return await self._store.commit(token.id, version, value, ttl)
+
+    async def _again(self, token: SessionToken) -> Stored | None:
+        """After a conflict: what is there now, or None if the token opens it no more."""
+        self._check_time(SessionConflictError("the session kept changing until the deadline"))
+        stored = await self._store.load(token.id)
+        opened = stored and self._policy.sealer.open(token, stored)
+        if stored is None or not isinstance(opened, Record):
+            return None
+        return Stored.of(token, opened, stored)
+
+    async def _end(self, id: str, how: str) -> bool:
+        alive = await self._store.end(id, tombstone(self._now), _TOMBSTONE_MS)
+        if alive:
+            self._policy.report("ended", how, id)
+        return alive
+
+    def _check_time(self, error: SessionError) -> None:
+        if asyncio.get_running_loop().time() > self._ends:
+            raise error
+
+    # -- telling
+
+    def _written(self) -> bytes:
+        """Only the keys that this request set, and those that say who is signed in."""
+        changed, now = self._state.changes(self._encoded), values.split(self._encoded)
+        keys = {key for key, value in changed.items() if value is not None}
+        keys |= self._policy.principal.keys(changed)
+        return values.join({key: value for key, value in now.items() if key in keys})
+
+    def _adopt(self, data: bytes) -> None:
+        """Make the session's dict what was stored, where that isn't what it encoded to."""
+        if data == self._encoded:
+            return
+        differing = values.changes(values.split(self._encoded), values.split(data))
+        for key, value in differing.items():
+            if value is None:
+                self._session.pop(key, None)
+            else:
+                self._session[key] = values.decode_value(value)
+        self._encoded = data
+
+    def _told(self, outcome: Outcome) -> Answer:
+        at = self._at
+        left = max(1, at.record.expires_at - self._now)
+        return Answer(outcome, at.token, left if at.record.persistent else None)
+
+    def _dropped(self, reason: str, id: str | None = None) -> Answer:
+        self._policy.report("dropped", reason, id)
+        return Answer(Outcome.DROP)

@@ -1,0 +1,132 @@
+"""What a response owes the session: one pure function from facts to a named outcome.
+
+The rows of the table, the first that applies decides; `docs/concepts.md` explains them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from redis_sessions.session import Found
+from redis_sessions.token import SessionToken
+
+__all__ = ["NOTHING", "Answer", "Decision", "Facts", "Outcome", "decide"]
+
+
+class Outcome(Enum):
+    """What is done about the session of one request."""
+
+    NOTHING = "nothing"
+    CLEAR = "ended, and nothing came after"
+    TOUCH = "its time is renewed"
+    CHANGE = "committed in place; no cookie"
+    CREATE = "a new anonymous session, under a new id"
+    ROTATE = "in place: same id, new secret"
+    REAUTHENTICATE = "in place: same id, new secret, the lifetime restarts"
+    LOSE = "signed out: ended, what is left goes on under a new id"
+    GAIN = "signed in: under a new id with all the data, then the anonymous id is ended"
+    SWITCH = "signed in over another's data: a new id with this request's keys, the old one ended"
+    DROP = "a change that is not stored, and reported"
+    REFUSE = "a change that can't be stored: the store is away"
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether the browser has to learn a new token for this to make sense."""
+        return self in _NEED_TOKEN
+
+
+_NEED_TOKEN = frozenset(
+    {Outcome.CREATE, Outcome.ROTATE, Outcome.REAUTHENTICATE, Outcome.GAIN, Outcome.SWITCH}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that the decision depends on."""
+
+    found: Found
+    status: int
+    was: str | None = None
+    """The principal that was loaded."""
+    now: str | None = None
+    """The principal that is set now."""
+    owned: bool = True
+    """What it holds belongs to nobody, or to `now`."""
+    cleared: bool = False
+    changed: bool = False
+    """The data; of a session that isn't stored: whether there are any."""
+    rotates: bool = False
+    """`rotate()`, or an `expire_in()` whose cookie has to go out."""
+    authenticates: bool = False
+    touch_due: bool = False
+    may_create: bool = True
+    """False for a cross-site unsafe request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`clears`: first, the session that was loaded ends. Then, the outcome."""
+
+    clears: bool
+    outcome: Outcome
+
+
+def decide(facts: Facts) -> Decision:
+    """The outcome of a request."""
+    if not facts.cleared:
+        return Decision(False, _judge(facts))
+    # What was written after clear() is judged as a new session.
+    superseded = facts.found in (Found.SUPERSEDED, Found.ROTATED, Found.UNAVAILABLE)
+    new = replace(
+        facts,
+        found=facts.found if superseded else Found.NOTHING,
+        was=None,
+        owned=True,
+        rotates=False,
+        authenticates=False,
+        touch_due=False,
+    )
+    return Decision(True, _judge(new))
+
+
+def _judge(f: Facts) -> Outcome:
+    if f.found is Found.UNAVAILABLE:
+        wanted = f.changed or f.cleared or f.rotates or f.authenticates
+        return Outcome.REFUSE if wanted and f.status < 500 else Outcome.NOTHING
+    if f.was is not None and f.now is None:
+        return Outcome.LOSE
+    if f.now is not None and f.now != f.was:
+        if f.status >= 400:
+            return Outcome.NOTHING
+        return Outcome.GAIN if f.was is None and f.owned else Outcome.SWITCH
+    if f.found is not Found.OPEN:
+        if not f.changed or f.status >= 500:
+            return Outcome.NOTHING
+        return Outcome.CREATE if f.found in _NOBODYS and f.may_create else Outcome.DROP
+    if f.authenticates and f.now is not None and f.status < 400:
+        return Outcome.REAUTHENTICATE
+    if (f.rotates or (f.authenticates and f.now is None)) and f.status < 500:
+        return Outcome.ROTATE
+    if f.changed and f.status < 500:
+        return Outcome.CHANGE
+    return Outcome.TOUCH if f.touch_due else Outcome.NOTHING
+
+
+_NOBODYS = (Found.NOTHING, Found.STALE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request's session, and what the browser is told about its token."""
+
+    outcome: Outcome
+    token: SessionToken | None = None
+    """To be sent; None: the browser keeps what it has, unless `expire`."""
+    max_age: int | None = None
+    """Seconds; None: until the browser is closed."""
+    expire: bool = False
+
+
+NOTHING: Final = Answer(Outcome.NOTHING)

@@ -1,0 +1,152 @@
+"""What is decided once: keys, lifetimes, limits, who is signed in, and whom to tell."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from redis_sessions.errors import ConfigurationError
+from redis_sessions.events import Event, EventHandler, logger
+from redis_sessions.keyring import Keyring
+from redis_sessions.principal import Principal, PrincipalOption
+from redis_sessions.record import TOMBSTONE_TTL, Record, Reject, Sealer, rotated_at
+from redis_sessions.session import Duration, Found, State, seconds
+from redis_sessions.stores.protocols import SessionStore
+from redis_sessions.token import SessionToken
+from redis_sessions.values import Values
+
+__all__ = ["Policy"]
+
+DEFAULT_MAX_AGE: Final = 14 * 24 * 3600
+DEFAULT_IDLE: Final = 7 * 24 * 3600
+MAX_DEADLINE: Final = 10.0  # with what the store adds, below half a tombstone's life
+TOUCH_AFTER: Final = 300
+
+_SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
+
+
+class Policy:
+    """The options of a `SessionManager`, checked.
+
+    `max_age` is the absolute lifetime (None: 14 days, and a cookie that ends with the browser),
+    `idle_timeout` what a session may go unused; both in seconds or as a timedelta. `principal`
+    is the key, dotted path or callable that says who is signed in. `max_size` bounds the encoded
+    data, in bytes; `deadline`, in seconds, the writes of one response. `enc_hook` and `dec_hook`
+    are msgspec's. `clock` gives seconds since the epoch. Raises `ConfigurationError`.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        keyring: Keyring,
+        *,
+        max_age: Duration | None = DEFAULT_MAX_AGE,
+        idle_timeout: Duration | None = None,
+        principal: PrincipalOption = "user_id",
+        max_size: int = 64 * 1024,
+        deadline: float = 5.0,
+        on_event: EventHandler | None = None,
+        enc_hook: Callable[[Any], Any] | None = None,
+        dec_hook: Callable[[type, Any], Any] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.keyring = keyring
+        self.persistent = max_age is not None
+        self.max_age = DEFAULT_MAX_AGE if max_age is None else seconds(max_age, "max_age")
+        self.idle_timeout = (
+            min(DEFAULT_IDLE, self.max_age)
+            if idle_timeout is None
+            else seconds(idle_timeout, "idle_timeout")
+        )
+        if self.idle_timeout > self.max_age:
+            raise ConfigurationError(
+                f"idle_timeout={self.idle_timeout} s is longer than max_age={self.max_age} s: "
+                "a session ends at max_age however much it is used; write the smaller one first"
+            )
+        if not 0 < deadline <= MAX_DEADLINE:
+            raise ConfigurationError(
+                f"deadline={deadline!r}: write seconds, above 0 and up to {MAX_DEADLINE:g}"
+            )
+        if max_size < 1:
+            raise ConfigurationError(f"max_size={max_size!r}: write bytes, such as 65536")
+        self.deadline = deadline
+        self.values = Values(max_size=max_size, enc_hook=enc_hook, dec_hook=dec_hook)
+        self.counts: Counter[str] = Counter()
+        """How often each event happened, by name, and by `name: reason`."""
+        self.principal = Principal(principal)
+        self.sealer = Sealer(keyring, store.prefix)
+        self._on_event = on_event
+        self.clock = clock
+        self._warned: set[str] = set()
+
+    def principal_of(self, data: Mapping[Any, Any]) -> str | None:
+        """Who is signed in, by these data."""
+        return self.principal(data)
+
+    def now(self) -> int:
+        """Whole seconds since the epoch."""
+        return int(self.clock())
+
+    def touch_due(self, state: State) -> bool:
+        """Whether so much of the idle timeout has passed that it is renewed."""
+        if state.stored is None or state.untouchable:
+            return False
+        record = state.stored.record
+        return self.clock() - record.seen_at > min(record.idle / 10, TOUCH_AFTER)
+
+    def unseal(self, state: State, token: SessionToken, stored: bytes | None) -> Record | None:
+        """The live record that the token opens; else None, and `state.found` says why."""
+        if stored is None:
+            state.found = Found.STALE
+            self.report("rejected", "unknown id", token.id)
+            return None
+        opened = self.sealer.open(token, stored)
+        now = self.clock()
+        if isinstance(opened, Record):
+            if now < opened.lives_until():
+                return opened
+            state.found = Found.STALE
+            self.report("rejected", "expired", token.id)
+            return None
+        recent = max(0.0, now - rotated_at(stored)) <= TOMBSTONE_TTL
+        if opened in (Reject.KEY, Reject.FORMAT) or (opened is Reject.TOMBSTONE and recent):
+            state.found = Found.SUPERSEDED
+        else:
+            state.found = Found.ROTATED if opened is Reject.SEAL and recent else Found.STALE
+        self.report("rejected", opened, token.id)
+        return None
+
+    # -- reporting
+
+    def report(self, name: str, reason: str | None = None, id: str | None = None) -> None:
+        """Count an event, and hand it to `on_event`, whose own failures are logged."""
+        self.counts[name] += 1
+        if reason is not None:
+            self.counts[f"{name}: {reason}"] += 1
+        if self._on_event is not None:
+            try:
+                self._on_event(Event(name, None if reason is None else str(reason), id))
+            except Exception:  # noqa: BLE001 - the application's, and no request fails by it
+                logger.exception("on_event failed")
+
+    def warn_once(self, topic: str, message: str, *args: object) -> None:
+        """Log something that works but surprises, the first time that it happens."""
+        if topic not in self._warned:
+            self._warned.add(topic)
+            logger.warning(message, *args)
+
+    def hint(self, data: Mapping[str, Any], principal: str | None) -> None:
+        """Warn once of data that look like a sign-in while no principal ever appears."""
+        if principal is not None:
+            self._warned.add("principal")
+        elif "principal" not in self._warned and (suspects := _SUSPECTS.intersection(data)):
+            self.warn_once(
+                "principal",
+                "a session holds %s, but nobody is signed in by principal=%r: signing in gives a "
+                "new token only if the principal is set; name the key that identifies the user",
+                ", ".join(sorted(map(repr, suspects))),
+                self.principal.option,
+            )

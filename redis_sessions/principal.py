@@ -1,0 +1,77 @@
+"""Who is signed in: where the principal is found in the data, and its one canonical form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+from uuid import UUID
+
+from redis_sessions.errors import ConfigurationError
+
+__all__ = ["Principal", "PrincipalOption"]
+
+PrincipalOption = str | Callable[[Mapping[str, Any]], Any]
+"""A key (`"user_id"`), a dotted path (`"user.sub"`), or a callable over the data."""
+
+
+class Principal:
+    """Finds the principal in a session's data: a str, or None for nobody.
+
+    `0` is somebody. int, str and UUID become str, since what was loaded may have another type
+    than what was stored; anything else is a `ConfigurationError`.
+    """
+
+    __slots__ = ("_find", "_path", "option")
+
+    def __init__(self, option: PrincipalOption) -> None:
+        self.option = option
+        self._find: Callable[[Mapping[str, Any]], Any] | None = None
+        if isinstance(option, str):
+            self._path: tuple[str, ...] = tuple(option.split("."))
+            if not all(self._path):
+                raise ConfigurationError(
+                    f"principal={option!r}: write a key, a dotted path such as 'user.sub', "
+                    "or a callable"
+                )
+            if len(self._path) > 1:
+                self._find = self._follow
+        else:
+            self._path = ()
+            self._find = option
+
+    def __call__(self, data: Mapping[str, Any]) -> str | None:
+        value = data.get(self._path[0]) if self._find is None else self._find(data)
+        return value if value is None or type(value) is str else self._canonical(value)
+
+    def keys(self, changed: Iterable[Any]) -> set[Any]:
+        """The top-level keys that say who it is; of a callable, any that changed may."""
+        return {self._path[0]} if self._path else set(changed)
+
+    def _follow(self, data: Mapping[str, Any]) -> Any:
+        value: Any = data
+        for step in self._path:
+            if value is None:
+                return None
+            if isinstance(value, Mapping):
+                value = cast("Mapping[str, Any]", value).get(step)
+            else:  # a typed value
+                value = getattr(value, step, None)
+        return value
+
+    def _canonical(self, value: Any) -> str:
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, UUID):
+            return str(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return int.__repr__(value)
+        kind = type(value).__name__
+        advice = (
+            'name what identifies the user, such as principal="user.sub"'
+            if isinstance(value, (Mapping, list, tuple, bool))
+            else "give a callable that returns a str, an int or a UUID"
+        )
+        raise ConfigurationError(
+            f"the principal (principal={self.option!r}) is a {kind}, which can't be compared "
+            f"for life: {advice}"
+        )

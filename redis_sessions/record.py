@@ -1,0 +1,138 @@
+"""The stored record: a header in clear, and a NaCl secretbox around the session.
+
+    byte 0       format, 0x01
+    bytes 1-4    key id
+    bytes 5-8    rotated_at: when this token replaced another (else 0), seconds, unsigned
+    bytes 9-32   nonce                      these 33 bytes are the header: the record's version
+    bytes 33-    secretbox (XSalsa20-Poly1305) of the MessagePack array; nothing: a tombstone
+
+The key of the box depends on the secret key, on bytes 0-8, on the whole token and on the key
+prefix: a record opens under one token, in one place, and nothing in clear can be altered.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from hashlib import blake2b
+from os import urandom
+from typing import Any, Final
+
+import msgspec
+import msgspec.structs
+from nacl.bindings import crypto_secretbox, crypto_secretbox_open
+from nacl.exceptions import CryptoError
+
+from redis_sessions.keyring import Keyring
+from redis_sessions.token import SessionToken
+
+__all__ = [
+    "HEADER_SIZE",
+    "TOMBSTONE_TTL",
+    "Record",
+    "Reject",
+    "Sealer",
+    "is_tombstone",
+    "rotated_at",
+    "tombstone",
+]
+
+FORMAT: Final = b"\x01"
+HEADER_SIZE: Final = 33
+NONCE: Final = slice(9, HEADER_SIZE)
+CONTEXT: Final = slice(0, 9)
+
+TOMBSTONE_TTL: Final = 30
+"""Seconds that a tombstone lives, and that a rotated token is known as superseded."""
+
+_NO_KEY: Final = b"\0\0\0\0"
+
+
+class Reject(StrEnum):
+    """Why stored bytes read as no session."""
+
+    TOMBSTONE = "tombstone"
+    TRUNCATED = "truncated"
+    FORMAT = "unknown format"
+    KEY = "unknown key id"
+    SEAL = "authentication failed"
+    CONTENT = "undecodable"
+
+
+class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True):
+    """What is sealed. Whole seconds since the epoch; `authenticated_at` alone in milliseconds."""
+
+    created_at: int
+    authenticated_at: int | None
+    seen_at: int
+    expires_at: int
+    idle: int
+    persistent: bool
+    owner: bytes | None
+    binding: bytes | None
+    data: msgspec.Raw
+
+    def amended(self, **fields: Any) -> Record:
+        """A copy with other values for these fields; `data` as bytes."""
+        if "data" in fields:
+            fields["data"] = msgspec.Raw(fields["data"])
+        return msgspec.structs.replace(self, **fields)
+
+    def lives_until(self) -> int:
+        """The second at which it ends unless it is touched: idle or absolute, the earlier."""
+        return min(self.seen_at + self.idle, self.expires_at)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Record).decode
+
+
+class Sealer:
+    """Seals and opens the records under one key prefix."""
+
+    __slots__ = ("_keyring", "_salt")
+
+    def __init__(self, keyring: Keyring, prefix: str) -> None:
+        self._keyring = keyring
+        self._salt = blake2b(prefix.encode(), digest_size=16, person=b"rs-prefix").digest()
+
+    def seal(self, token: SessionToken, record: Record, rotated_at: int) -> bytes:
+        """The bytes to store: under the primary key, with a fresh nonce."""
+        key = self._keyring.primary
+        nonce = urandom(24)
+        context = FORMAT + key.id + rotated_at.to_bytes(4, "big")
+        sealing_key = key.sealing_key(context, token.value, self._salt)
+        return context + nonce + crypto_secretbox(_encode(record), nonce, sealing_key)
+
+    def open(self, token: SessionToken, stored: bytes) -> Record | Reject:
+        """The record, or why these bytes are none for this token. Never raises."""
+        if len(stored) <= HEADER_SIZE:
+            return Reject.TOMBSTONE if is_tombstone(stored) else Reject.TRUNCATED
+        if stored[:1] != FORMAT:
+            return Reject.FORMAT
+        key = self._keyring.get(stored[1:5])
+        if key is None:
+            return Reject.KEY
+        sealing_key = key.sealing_key(stored[CONTEXT], token.value, self._salt)
+        try:
+            plain = crypto_secretbox_open(stored[HEADER_SIZE:], stored[NONCE], sealing_key)
+        except CryptoError:
+            return Reject.SEAL
+        try:
+            return _decode(plain)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return Reject.CONTENT
+
+
+def tombstone(rotated_at: int) -> bytes:
+    """A header alone: what stands for 30 seconds where a session ended."""
+    return FORMAT + _NO_KEY + rotated_at.to_bytes(4, "big") + urandom(24)
+
+
+def is_tombstone(stored: bytes) -> bool:
+    """Whether these bytes are a tombstone, of any format."""
+    return len(stored) == HEADER_SIZE
+
+
+def rotated_at(stored: bytes) -> int:
+    """When the token of this record (or tombstone) replaced another; 0 if it didn't."""
+    return int.from_bytes(stored[5:9], "big")

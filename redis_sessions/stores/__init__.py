@@ -1,0 +1,38 @@
+"""Where records live: the protocol, and the stores that come with the library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redis_sessions.errors import ConfigurationError
+from redis_sessions.stores.memory import MemoryStore
+from redis_sessions.stores.protocols import Commit, SessionStore
+from redis_sessions.stores.redis import RedisStore
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+__all__ = ["Commit", "MemoryStore", "RedisStore", "SessionStore", "open_store"]
+
+
+def open_store(
+    store: str | SessionStore | Redis | None, *, prefix: str | None = None
+) -> SessionStore:
+    """The store that a URL, a redis-py client or a ready store stands for.
+
+    `prefix` is for what is opened here; a ready store has its own.
+    """
+    if store is None:
+        raise ConfigurationError(
+            "no store is given: write store='redis://localhost:6379/0', or store='memory://' in "
+            "tests and 'embedded://' in development"
+        )
+    if isinstance(store, str) and store.split(":", 1)[0] == "memory":
+        return MemoryStore(prefix=prefix or "session:")
+    if isinstance(store, SessionStore):
+        if prefix is not None and prefix != store.prefix:
+            raise ConfigurationError(
+                f"prefix={prefix!r} is not the store's {store.prefix!r}: give it to the store"
+            )
+        return store
+    return RedisStore(store, prefix=prefix or "session:")

@@ -1,0 +1,47 @@
+"""What the browser holds: an id that addresses a session and a secret that unlocks it."""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64encode
+from secrets import token_bytes
+from typing import Final
+
+__all__ = ["SessionToken"]
+
+_FORM: Final = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII)
+
+
+class SessionToken:
+    """64 base64url characters: 20 of id (120 random bits), 44 of secret (264 random bits).
+
+    The id is the Redis key's suffix and may be logged and shown. The whole `value` opens the
+    session and is nobody's but the browser's: neither `repr` nor `str` contains it.
+    """
+
+    __slots__ = ("id", "value")
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+        self.id = value[:20]
+
+    @classmethod
+    def generate(cls, id: str | None = None) -> SessionToken:
+        """A fresh token; with `id`, a fresh secret for that id (a rotation in place)."""
+        if id is None:
+            return cls(urlsafe_b64encode(token_bytes(48)).decode())
+        return cls(id + urlsafe_b64encode(token_bytes(33)).decode())
+
+    @classmethod
+    def parse(cls, text: str) -> SessionToken | None:
+        """The token that `text` spells, or None: nothing else ever reaches a store."""
+        return cls(text) if _FORM.fullmatch(text) else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SessionToken) and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __repr__(self) -> str:
+        return f"<SessionToken id={self.id}>"

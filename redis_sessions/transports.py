@@ -1,0 +1,168 @@
+"""Where the token travels: a cookie, or a header. Their settings live here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, Protocol, cast
+
+from starlette.types import Scope
+
+from redis_sessions.errors import ConfigurationError
+
+__all__ = ["CookieTransport", "HeaderTransport", "SameSite", "Transport"]
+
+SameSite = Literal["lax", "strict", "none"]
+RawHeader = tuple[bytes, bytes]
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 9110, 5.6.2
+_PATH: Final = re.compile(r"/[ -:<-~]*", re.ASCII)  # RFC 6265, 4.1.1: no control, no ";"
+_DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
+_HOST: Final = "__Host-"
+
+
+class Transport(Protocol):
+    """How tokens come and go. `key` tells two transports of one application apart."""
+
+    @property
+    def key(self) -> tuple[str, str]: ...
+    @property
+    def vary(self) -> str:
+        """The request header that responses depend on."""
+        ...
+
+    @property
+    def secure(self) -> bool:
+        """Whether clients refuse it over plain http."""
+        ...
+
+    @property
+    def cross_site(self) -> bool:
+        """Whether tokens are meant to arrive from other sites."""
+        ...
+
+    def read(self, scope: Scope) -> list[str]:
+        """What a request brings under our name, well-formed or not."""
+        ...
+
+    def send(self, token: str, max_age: int | None) -> RawHeader: ...
+    def expire(self) -> RawHeader: ...
+
+
+class CookieTransport:
+    """A cookie; its arguments and its `Set-Cookie` are Starlette's.
+
+    Without a `name` it is `__Host-session`, or plain `sid` where that prefix's rules don't hold.
+    Raises `ConfigurationError` for what browsers would refuse.
+    """
+
+    vary = "Cookie"
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        path: str = "/",
+        same_site: SameSite = "lax",
+        https_only: bool = True,
+        domain: str | None = None,
+        partitioned: bool = False,
+    ) -> None:
+        host_bound = https_only and path == "/" and domain is None
+        if name is None:
+            name = f"{_HOST}session" if host_bound else "sid"
+        site = str(same_site).lower()
+        if not _TOKEN.fullmatch(name):
+            raise ConfigurationError(
+                f"session_cookie={name!r}: write a name of ASCII letters, digits, '-' or '_'"
+            )
+        if name.lower().startswith("__host-") and not host_bound:
+            raise ConfigurationError(
+                f"session_cookie={name!r}: browsers take a __Host- cookie only with "
+                "https_only=True, path='/' and no domain; write those, or another name"
+            )
+        if name.lower().startswith("__secure-") and not https_only:
+            raise ConfigurationError(
+                f"session_cookie={name!r}: browsers take a __Secure- cookie only with "
+                "https_only=True; write that, or another name"
+            )
+        if site not in ("lax", "strict", "none"):
+            raise ConfigurationError(f"same_site={same_site!r}: write 'lax', 'strict' or 'none'")
+        if site == "none" and not https_only:
+            raise ConfigurationError(
+                "same_site='none' needs https_only=True: browsers refuse such a cookie otherwise"
+            )
+        if partitioned and not https_only:
+            raise ConfigurationError(
+                "partitioned=True needs https_only=True: browsers refuse such a cookie otherwise"
+            )
+        if not _PATH.fullmatch(path):
+            raise ConfigurationError(f"path={path!r}: write a path such as '/' or '/app'")
+        if domain is not None and not _DOMAIN.fullmatch(domain):
+            raise ConfigurationError(f"domain={domain!r}: write a host name such as 'example.com'")
+        self.name = name
+        self.secure = https_only
+        self.cross_site = site == "none"
+        self._path = path
+        flags = f"httponly; samesite={site}"
+        flags += "; secure" if https_only else ""
+        flags += f"; domain={domain}" if domain is not None else ""
+        flags += "; partitioned" if partitioned else ""
+        self._flags = flags
+        self._find = re.compile(rb"(?:^|;)[ \t]*" + re.escape(name.encode()) + rb"=([^;]*)")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return "cookie", self.name
+
+    def read(self, scope: Scope) -> list[str]:
+        found: list[str] = []
+        for header, value in cast("list[RawHeader]", scope["headers"]):
+            if header == b"cookie":
+                found += [v.strip(b" \t").decode("latin-1") for v in self._find.findall(value)]
+        return found
+
+    def send(self, token: str, max_age: int | None) -> RawHeader:
+        age = "" if max_age is None else f"Max-Age={max_age}; "
+        cookie = f"{self.name}={token}; path={self._path}; {age}{self._flags}"
+        return b"set-cookie", cookie.encode()
+
+    def expire(self) -> RawHeader:
+        past = "expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        cookie = f"{self.name}=null; path={self._path}; {past}; {self._flags}"
+        return b"set-cookie", cookie.encode()
+
+    def __repr__(self) -> str:
+        return f"<CookieTransport {self.name}>"
+
+
+class HeaderTransport:
+    """A header of this name in requests, and in responses when the token changes.
+
+    For clients that aren't browsers. An empty value says that the session ended.
+    """
+
+    secure = False
+    cross_site = False
+
+    def __init__(self, name: str = "X-Session-Token") -> None:
+        if not _TOKEN.fullmatch(name):
+            raise ConfigurationError(f"header {name!r}: write a name such as 'X-Session-Token'")
+        self.name = self.vary = name
+        self._name = name.lower().encode()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return "header", self.name.lower()
+
+    def read(self, scope: Scope) -> list[str]:
+        headers = cast("list[RawHeader]", scope["headers"])
+        return [value.decode("latin-1") for header, value in headers if header == self._name]
+
+    def send(self, token: str, max_age: int | None) -> RawHeader:
+        return self._name, token.encode()
+
+    def expire(self) -> RawHeader:
+        return self._name, b""
+
+    def __repr__(self) -> str:
+        return f"<HeaderTransport {self.name}>"

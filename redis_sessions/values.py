@@ -1,0 +1,233 @@
+"""What an application keeps in a session, as MessagePack: encode, compare key by key, convert.
+
+Nothing here knows of tokens, seals or stores. The encoded bytes decide what counts as a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from redis_sessions.errors import SessionEncodeError
+
+__all__ = ["EMPTY", "MAX_DEPTH", "REMOVED", "Changes", "Values"]
+
+T = TypeVar("T")
+
+EMPTY: Final = b"\x80"
+"""An empty session, encoded."""
+
+MAX_DEPTH: Final = 100
+"""Levels of nesting: far below what the recursion limit of any supported Python decodes."""
+
+REMOVED: Final = None
+"""What a key that was removed has in `Changes`, in place of its encoded value."""
+
+Changes = dict[Any, "bytes | None"]
+
+# Bytes that open no MessagePack map or array: what is left of an encoding without them
+# bounds its number of containers, and so its depth, from above.
+_NO_CONTAINERS: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
+
+_split: Final = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
+_join: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(dict[Any, Any]).decode
+_decode_any: Final = msgspec.msgpack.Decoder().decode
+
+
+class Values:
+    """Encodes and decodes session data.
+
+    `enc_hook(value)` turns a value of an unknown type into one that MessagePack holds, or
+    raises NotImplementedError; `dec_hook(type, value)` restores one in `get_as`. Both are
+    msgspec's hooks. pydantic models work without them. `max_size` is in bytes, encoded.
+    """
+
+    __slots__ = ("_dec_hook", "_enc_hook", "_encode", "_hook_ran", "max_size")
+
+    def __init__(
+        self,
+        *,
+        max_size: int,
+        enc_hook: Callable[[Any], Any] | None = None,
+        dec_hook: Callable[[type, Any], Any] | None = None,
+    ) -> None:
+        self.max_size = max_size
+        self._enc_hook = enc_hook
+        self._dec_hook = dec_hook
+        self._hook_ran = False
+        self._encode = msgspec.msgpack.Encoder(enc_hook=self._from_unknown).encode
+
+    def encode(self, data: Mapping[Any, Any]) -> bytes:
+        """The bytes of a session's data; `SessionEncodeError` names what can't be stored."""
+        try:
+            return self._encode(data)
+        except Exception as exc:
+            path, value = self._culprit(data)
+            raise SessionEncodeError(
+                f"session{path} can't be stored: a value of type {_kind(value)} ({exc}). "
+                "Store plain data, or give the manager an enc_hook for this type"
+            ) from exc
+
+    def encode_value(self, key: Any, value: Any) -> bytes:
+        """The bytes of one value."""
+        try:
+            return self._encode(value)
+        except Exception:
+            self.encode({key: value})  # raises, and says where
+            raise
+
+    def check(self, encoded: bytes) -> None:
+        """Refuse what is too large, too deep, or was torn by another thread while encoded."""
+        if len(encoded) > self.max_size:
+            sizes = sorted(split(encoded).items(), key=lambda part: len(part[1]), reverse=True)
+            largest = ", ".join(f"{key!r} {len(value)}" for key, value in sizes[:3])
+            raise SessionEncodeError(
+                f"the session is {len(encoded)} bytes, over max_size={self.max_size}; "
+                f"its largest keys, in bytes: {largest}"
+            )
+        hook_ran, self._hook_ran = self._hook_ran, False
+        if hook_ran or len(encoded.translate(None, _NO_CONTAINERS)) > MAX_DEPTH:
+            try:
+                plain = _decode(encoded)
+            except RecursionError:
+                plain = None
+            except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+                raise SessionEncodeError(
+                    "the session was changed by another thread while it was encoded"
+                ) from exc
+            if plain is None or _is_deeper(plain, MAX_DEPTH):
+                raise SessionEncodeError(f"the session is nested deeper than {MAX_DEPTH} levels")
+
+    def convert(self, value: Any, type: type[T]) -> T:
+        """`value`, as it was loaded, as a `type`; ValueError if it doesn't fit."""
+        if value.__class__ is type:
+            same: T = value
+            return same
+        try:
+            return msgspec.convert(value, type, dec_hook=self._to_unknown)
+        except msgspec.ValidationError as exc:
+            raise ValueError(str(exc)) from exc
+
+    def _from_unknown(self, value: Any) -> Any:
+        self._hook_ran = True
+        if self._enc_hook is not None:
+            try:
+                return self._enc_hook(value)
+            except NotImplementedError:
+                pass  # the hook's word for "not mine"
+        if hasattr(value, "model_dump"):  # pydantic, unless mode="json" would mask secrets
+            return value.model_dump(round_trip=True, by_alias=False)
+        raise NotImplementedError("no enc_hook knows it")
+
+    def _to_unknown(self, type: type[Any], value: Any) -> Any:
+        if isinstance(value, type):
+            return value
+        if hasattr(type, "model_validate"):
+            return type.model_validate(value, by_name=True, by_alias=False, strict=False)
+        if self._dec_hook is not None:
+            return self._dec_hook(type, value)
+        raise NotImplementedError(f"no dec_hook restores a {_name(type)}")
+
+    def _culprit(self, value: Any) -> tuple[str, Any]:
+        """The path and the value that make encoding fail: only looked for after a failure."""
+        path = ""
+        for _ in range(MAX_DEPTH):
+            for step, child in _children(value):
+                try:
+                    self._encode(child)
+                except Exception:  # noqa: BLE001 - whatever it is, this is the way down
+                    path, value = path + step, child
+                    break
+            else:
+                break
+        return path, value
+
+
+def decode(encoded: bytes) -> dict[Any, Any]:
+    """Session data; raises ValueError for bytes that are none."""
+    try:
+        return _decode(encoded)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise ValueError("not a session's data") from exc
+
+
+def decode_value(encoded: bytes) -> Any:
+    """One value, in its encoded form's own types."""
+    return _decode_any(encoded)
+
+
+def raw(encoded: bytes) -> msgspec.Raw:
+    """Encoded bytes that stand for themselves inside another encoding."""
+    return msgspec.Raw(encoded)
+
+
+def split(encoded: bytes) -> dict[Any, bytes]:
+    """Each top-level key's value, still encoded."""
+    return {key: bytes(raw) for key, raw in _split(encoded).items()}
+
+
+def join(parts: Mapping[Any, bytes]) -> bytes:
+    """The inverse of `split`."""
+    return _join({key: msgspec.Raw(value) for key, value in parts.items()})
+
+
+def changes(before: Mapping[Any, bytes], after: Mapping[Any, bytes]) -> Changes:
+    """The top-level keys that were set (their encoded values) or removed (None)."""
+    changed: Changes = {k: v for k, v in after.items() if before.get(k) != v}
+    changed.update({k: REMOVED for k in before if k not in after})
+    return changed
+
+
+def apply(encoded: bytes, changed: Changes) -> bytes:
+    """`encoded` with these top-level keys set or removed."""
+    parts = split(encoded)
+    for key, value in changed.items():
+        if value is None:
+            parts.pop(key, None)
+        else:
+            parts[key] = value
+    return join(parts)
+
+
+def _children(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"[{key!r}]", child) for key, child in _items(value)]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [(f"[{index}]", child) for index, child in enumerate(_members(value))]
+    fields: Any = getattr(value, "__struct_fields__", getattr(value, "__dataclass_fields__", ()))
+    return [(f".{name}", getattr(value, name)) for name in fields]
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items())
+
+
+def _members(value: Any) -> list[Any]:
+    return list(value)
+
+
+def _kind(value: Any) -> str:
+    kind: Any = value.__class__
+    return _name(kind)
+
+
+def _name(type: type[Any]) -> str:
+    module = type.__module__
+    return type.__qualname__ if module == "builtins" else f"{module}.{type.__qualname__}"
