@@ -41,6 +41,7 @@ class Operation:
         self._status = status
         self._now = policy.now()
         self._ends = asyncio.get_running_loop().time() + policy.deadline
+        self._contended = False
         self._principal = policy.principal_of(session)
         self._decision = self._decide(may_create)
 
@@ -351,7 +352,7 @@ class Operation:
         self, token: SessionToken, version: bytes | None, value: bytes, record: Record | None = None
     ) -> Commit:
         """Compare-and-set; without a record, `value` is a tombstone."""
-        self._check_time(StoreUnavailableError("the deadline has passed", reason="timeout"))
+        self._check_time()
         ttl = _TOMBSTONE_MS
         if record is not None:
             ttl = max(1, int((record.lives_until() - self._policy.clock()) * 1000))
@@ -359,7 +360,8 @@ class Operation:
 
     async def _again(self, token: SessionToken) -> Stored | None:
         """After a conflict: what is there now, or None if the token opens it no more."""
-        self._check_time(SessionConflictError("the session kept changing until the deadline"))
+        self._contended = True
+        self._check_time()
         stored = await self._store.load(token.id)
         opened = stored and self._policy.sealer.open(token, stored)
         if stored is None or not isinstance(opened, Record):
@@ -372,9 +374,11 @@ class Operation:
             self._policy.report("ended", how, id)
         return alive
 
-    def _check_time(self, error: SessionError) -> None:
+    def _check_time(self) -> None:
         if asyncio.get_running_loop().time() > self._ends:
-            raise error
+            if self._contended:
+                raise SessionConflictError("the session kept changing until the deadline")
+            raise StoreUnavailableError("the deadline has passed", reason="timeout")
 
     # -- telling
 

@@ -6,9 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.events import logger
 
 __all__ = ["Batcher", "Health"]
 
@@ -34,25 +36,36 @@ class Health:
         self.probing = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Item, Reply]):
+    item: Item
+    size: int
+    future: asyncio.Future[Reply]
+    since: float
+
+
 class Batcher(Generic[Item, Reply]):
     """Queues items of one event loop and sends them in batches, one batch at a time.
 
     `send(items)` answers with one reply, or exception, per item; what it raises is every
     item's. It runs in a task of its own: a cancelled request stops waiting, and no more.
-    While the store is away one batch at a time probes it, and the rest fails at once.
+    An item waits `patience` seconds at most before it is sent. While the store is away one batch
+    at a time probes it, and the rest fails at once.
     """
 
-    __slots__ = ("_bytes", "_health", "_loop", "_queue", "_send", "_task")
+    __slots__ = ("_bytes", "_health", "_loop", "_patience", "_queue", "_send", "_task")
 
     def __init__(
         self,
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Reply | Exception]]],
         health: Health,
+        patience: float,
     ) -> None:
         self._send = send
         self._health = health
+        self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[tuple[Item, int, asyncio.Future[Reply]]] = deque()
+        self._queue: deque[_Waiting[Item, Reply]] = deque()
         self._bytes = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -64,12 +77,9 @@ class Batcher(Generic[Item, Reply]):
                 raise StoreUnavailableError(f"still away: {health.away}", reason=health.away.reason)
             health.probing = True
         if len(self._queue) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
-            raise StoreUnavailableError(
-                f"{len(self._queue)} operations are waiting in this process already",
-                reason="full",
-            )
+            raise _full(f"{len(self._queue)} operations wait in this process already")
         future: asyncio.Future[Reply] = self._loop.create_future()
-        self._queue.append((item, size, future))
+        self._queue.append(_Waiting(item, size, future, self._loop.time()))
         self._bytes += size
         if self._task is None:
             # Not eager, and in no request's context: the batch leaves at the end of the tick.
@@ -83,47 +93,62 @@ class Batcher(Generic[Item, Reply]):
         finally:
             self._task = None
             self._health.probing = False
-            for _, _, future in self._queue:  # only if this task was cancelled
-                future.cancel()
+            for waiting in self._queue:  # only if this task was cancelled
+                waiting.future.cancel()
             self._queue.clear()
             self._bytes = 0
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Reply]]]:
-        batch: list[tuple[Item, asyncio.Future[Reply]]] = []
+    def _take(self) -> list[_Waiting[Item, Reply]]:
+        batch: list[_Waiting[Item, Reply]] = []
         total = 0
+        oldest = self._loop.time() - self._patience
         while self._queue and len(batch) < MAX_ITEMS and (not batch or total < MAX_BYTES):
-            item, size, future = self._queue.popleft()
-            self._bytes -= size
-            if not future.done():  # nobody waits for a cancelled one, so it isn't sent
-                batch.append((item, future))
-                total += size
+            waiting = self._queue.popleft()
+            self._bytes -= waiting.size
+            if waiting.future.done():
+                continue  # nobody waits for it any more
+            if waiting.since < oldest:
+                waiting.future.set_exception(_full(f"it waited {self._patience:g} s in a queue"))
+                continue
+            batch.append(waiting)
+            total += waiting.size
         return batch
 
-    async def _flush(self, batch: list[tuple[Item, asyncio.Future[Reply]]]) -> None:
+    async def _flush(self, batch: list[_Waiting[Item, Reply]]) -> None:
         if not batch:
             return
         replies: Sequence[Reply | Exception]
         try:
-            replies = await self._send([item for item, _ in batch])
-            self._health.away = None
+            replies = await self._send([waiting.item for waiting in batch])
+            self._seen(None)
         except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
+            for waiting in batch:
+                waiting.future.cancel()
             raise
         except StoreUnavailableError as exc:
-            replies = [exc] * len(batch)
             if exc.reason in AWAY:
-                self._health.away = exc
-                batch += [(item, future) for item, _, future in self._queue]
+                self._seen(exc)
+                batch.extend(self._queue)
                 self._queue.clear()
                 self._bytes = 0
-                replies = [exc] * len(batch)
+            replies = [exc] * len(batch)
         except Exception as exc:  # noqa: BLE001 - whatever it is, those who wait get it
             replies = [exc] * len(batch)
-        for (_, future), reply in zip(batch, replies, strict=True):
-            if future.done():
+        for waiting, reply in zip(batch, replies, strict=True):
+            if waiting.future.done():
                 continue
             if isinstance(reply, Exception):
-                future.set_exception(reply)
+                waiting.future.set_exception(reply)
             else:
-                future.set_result(reply)
+                waiting.future.set_result(reply)
+
+    def _seen(self, away: StoreUnavailableError | None) -> None:
+        before, self._health.away = self._health.away, away
+        if away is not None and before is None:
+            logger.error("sessions: %s; requests that need one are refused until it is back", away)
+        elif away is None and before is not None:
+            logger.warning("sessions: the store is back")
+
+
+def _full(why: str) -> StoreUnavailableError:
+    return StoreUnavailableError(f"too much load: {why}", reason="full")

@@ -26,6 +26,7 @@ __all__ = ["RedisStore"]
 
 _SCRIPT: Final = (files("redis_sessions.stores") / "commit.lua").read_bytes()
 _SHA: Final = sha1(_SCRIPT, usedforsecurity=False).hexdigest()
+MAX_TIMEOUT: Final = 2.5  # twice it, and a manager's deadline, are half a tombstone's life
 _END: Final = b"*"
 _ABSENT: Final = b""
 
@@ -72,14 +73,17 @@ class RedisStore:
 
     `url_or_client`: `redis://`, `rediss://`, `unix://` with redis-py's query options,
     `embedded://`, or a `redis.asyncio.Redis`, whose settings are used for connections of the
-    store's own. `timeout`, in seconds, bounds connecting and each batch of commands.
+    store's own. `timeout`, in seconds, bounds connecting, each batch of
+    commands, and the wait for a batch.
     """
 
     def __init__(
         self, url_or_client: str | Redis, *, prefix: str = "session:", timeout: float = 2.0
     ) -> None:
-        if not 0 < timeout <= 5:
-            raise ConfigurationError(f"timeout={timeout!r}: write seconds, above 0 and up to 5")
+        if not 0 < timeout <= MAX_TIMEOUT:
+            raise ConfigurationError(
+                f"timeout={timeout!r}: write seconds, above 0 and up to {MAX_TIMEOUT:g}"
+            )
         self.prefix = _checked(prefix)
         self.timeout = timeout
         self._connector = Connector(url_or_client, timeout=timeout)
@@ -156,8 +160,8 @@ class RedisStore:
         channel = _Channel(
             loop,
             pid,
-            Batcher(lambda ids: self._load(channel, ids), health),
-            Batcher(lambda writes: self._write(channel, writes), health),
+            Batcher(lambda ids: self._load(channel, ids), health, self.timeout),
+            Batcher(lambda writes: self._write(channel, writes), health, self.timeout),
             asyncio.Lock(),
         )
         return channel

@@ -1,0 +1,19 @@
+"""For tests: of an application that has sessions, and of a store of your own."""
+
+from redis_sessions.testing.clients import (
+    get_session_data,
+    read_session,
+    set_session_data,
+    store_session,
+)
+from redis_sessions.testing.clock import Clock
+from redis_sessions.testing.conformance import StoreConformance
+
+__all__ = [
+    "Clock",
+    "StoreConformance",
+    "get_session_data",
+    "read_session",
+    "set_session_data",
+    "store_session",
+]

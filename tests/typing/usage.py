@@ -1,0 +1,170 @@
+"""What applications write, as type checkers see it. Never run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any, assert_type
+
+import msgspec
+from fastapi import Depends, FastAPI
+from pydantic import BaseModel
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket
+
+from redis_sessions import (
+    Answer,
+    CookieTransport,
+    Event,
+    HeaderTransport,
+    Keyring,
+    MemoryStore,
+    RedisStore,
+    Session,
+    SessionManager,
+    SessionMiddleware,
+    SessionStore,
+    get_session,
+)
+from redis_sessions.fastapi import (
+    PrincipalDep,
+    SessionDep,
+    SessionManagerDep,
+    fresh,
+    session_security,
+)
+from redis_sessions.testing import Clock, StoreConformance, set_session_data
+
+
+class Cart(msgspec.Struct):
+    items: list[str]
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class User(BaseModel):
+    name: str
+
+
+starlette_app = Starlette(
+    middleware=[
+        Middleware(
+            SessionMiddleware,
+            store="redis://localhost:6379/0",
+            secret_key=os.environ["SESSION_SECRET_KEY"],
+            max_age=timedelta(days=1),
+            same_site="strict",
+        )
+    ]
+)
+
+app = FastAPI()
+app.add_middleware(
+    SessionMiddleware,
+    store="redis://localhost:6379/0",
+    secret_key=["new" * 12, "old" * 12],
+    on_unavailable=lambda connection: "anonymous" if connection.url.path == "/" else "error",
+    principal=lambda data: data.get("user", {}).get("sub"),
+)
+
+
+async def starlette_handler(request: Request) -> JSONResponse:
+    session = get_session(request)
+    assert_type(session, Session)
+    session["count"] = session.get("count", 0) + 1
+    session.rotate()
+    session.authenticated()
+    session.expire_in(timedelta(days=30), persistent=True)
+    assert_type(session.id, str | None)
+    assert_type(session.principal, str | None)
+    assert_type(session.get_as("cart", Cart), Cart | None)
+    assert_type(session.get_as("cart", Cart, Cart([])), Cart)
+    assert_type(session.get_as("point", Point), Point | None)
+    assert_type(session.get_as("user", User), User | None)
+    assert_type(session["anything"], Any)
+    return JSONResponse(session)
+
+
+async def socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    session = get_session(websocket)
+    session["seen"] = True
+    await session.save()
+    await session.refresh()
+
+
+@app.get("/me")
+def me(session: SessionDep, user: PrincipalDep, manager: SessionManagerDep) -> dict[str, Any]:
+    assert_type(session, Session)
+    assert_type(user, str)
+    assert_type(manager, SessionManager)
+    return dict(session)
+
+
+@app.get("/transfer", dependencies=[Depends(fresh(within=300))])
+async def transfer(user: Annotated[str, Depends(fresh(within=timedelta(minutes=5)))]) -> str:
+    return user
+
+
+admin = session_security(cookie="admin")
+AdminSession = Annotated[Session, Depends(admin.session)]
+AdminPrincipal = Annotated[str, Depends(admin.principal)]
+
+
+@app.get("/admin", dependencies=[Depends(admin.fresh(within=60))])
+async def administer(session: AdminSession, who: AdminPrincipal) -> str:
+    assert_type(session, Session)
+    return who
+
+
+def log(event: Event) -> None:
+    assert_type(event.reason, str | None)
+
+
+async def without_a_request(client: Redis) -> None:
+    stores: list[SessionStore] = [
+        MemoryStore(clock=Clock()),
+        RedisStore(client, prefix="s:"),
+        RedisStore("rediss://user:password@host:6379/0?ssl_ca_certs=ca.pem", timeout=1),
+    ]
+    manager = SessionManager(
+        stores[0], Keyring("new" * 12, "old" * 12), max_age=None, on_event=log, deadline=2
+    )
+    session = await manager.load("token")
+    answer = await manager.commit(session, status=200)
+    assert_type(answer, Answer)
+    Starlette(middleware=[Middleware(SessionMiddleware, manager=manager)])
+    Starlette(
+        middleware=[Middleware(SessionMiddleware, manager=manager, transport=HeaderTransport())]
+    )
+    Starlette(
+        middleware=[
+            Middleware(
+                SessionMiddleware,
+                manager=manager,
+                transport=CookieTransport("sid", https_only=False, same_site="lax"),
+            )
+        ]
+    )
+    SessionMiddleware.check(store="memory://", secret_key="x" * 32)
+
+
+def in_a_test(client: Any, manager: SessionManager) -> None:
+    set_session_data(client, manager, {"user_id": 1})
+
+
+class TestMine(StoreConformance):
+    """A store of one's own."""
+
+
+hook: Callable[[type, Any], Any] = lambda kind, value: kind(value)  # noqa: E731 - as users write it
+SessionManager(MemoryStore(), Keyring("x" * 32), enc_hook=str, dec_hook=hook)

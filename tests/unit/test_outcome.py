@@ -1,0 +1,201 @@
+"""Every row of the table: what a response owes the session."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redis_sessions.outcome import Decision, Facts, Outcome, decide
+from redis_sessions.session import Found
+
+OPEN: Final = Facts(found=Found.OPEN, status=200)
+NEW: Final = Facts(found=Found.NOTHING, status=200)
+A: Final = replace(OPEN, was="A", now="A")
+
+SUPERSEDED: Final = (Found.SUPERSEDED, Found.ROTATED)
+
+ANY: Final = (200, 302, 399, 400, 401, 404, 499, 500, 503)
+BELOW_400: Final = tuple(s for s in ANY if s < 400)
+BELOW_500: Final = tuple(s for s in ANY if s < 500)
+
+# facts, the outcome, the statuses at which it is that, and what it is otherwise
+ROWS: Final = [
+    ("nothing", OPEN, Outcome.NOTHING, ANY, None),
+    ("nothing, signed in", A, Outcome.NOTHING, ANY, None),
+    ("nothing, nobody", NEW, Outcome.NOTHING, ANY, None),
+    ("loss", replace(A, now=None, changed=True), Outcome.LOSE, ANY, None),
+    ("gain", replace(OPEN, now="B", changed=True), Outcome.GAIN, BELOW_400, Outcome.NOTHING),
+    (
+        "gain, first visit",
+        replace(NEW, now="B", changed=True),
+        Outcome.GAIN,
+        BELOW_400,
+        Outcome.NOTHING,
+    ),
+    (
+        "gain over another owner's data",
+        replace(OPEN, now="B", owned=False, changed=True),
+        Outcome.SWITCH,
+        BELOW_400,
+        Outcome.NOTHING,
+    ),
+    ("switch", replace(A, now="B", changed=True), Outcome.SWITCH, BELOW_400, Outcome.NOTHING),
+    (
+        "authenticated",
+        replace(A, authenticates=True),
+        Outcome.REAUTHENTICATE,
+        BELOW_400,
+        Outcome.NOTHING,
+    ),
+    (
+        "authenticated, and data",
+        replace(A, authenticates=True, changed=True),
+        Outcome.REAUTHENTICATE,
+        BELOW_400,
+        None,
+    ),
+    (
+        "authenticated with nobody signed in",
+        replace(OPEN, authenticates=True),
+        Outcome.ROTATE,
+        BELOW_500,
+        Outcome.NOTHING,
+    ),
+    ("rotate", replace(A, rotates=True), Outcome.ROTATE, BELOW_500, Outcome.NOTHING),
+    ("change", replace(A, changed=True), Outcome.CHANGE, BELOW_500, Outcome.NOTHING),
+    ("change, nobody", replace(OPEN, changed=True), Outcome.CHANGE, BELOW_500, Outcome.NOTHING),
+    ("first change", replace(NEW, changed=True), Outcome.CREATE, BELOW_500, Outcome.NOTHING),
+    ("touch", replace(A, touch_due=True), Outcome.TOUCH, ANY, None),
+    (
+        "touch, and data",
+        replace(A, touch_due=True, changed=True),
+        Outcome.CHANGE,
+        BELOW_500,
+        Outcome.TOUCH,
+    ),
+    (
+        "a gain stores nothing else",
+        replace(A, now="B", touch_due=True),
+        Outcome.SWITCH,
+        BELOW_400,
+        Outcome.NOTHING,
+    ),
+]
+
+
+@pytest.mark.parametrize("status", ANY)
+@pytest.mark.parametrize(
+    ("facts", "outcome", "statuses", "otherwise"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS]
+)
+def test_row(
+    facts: Facts,
+    outcome: Outcome,
+    statuses: tuple[int, ...],
+    otherwise: Outcome | None,
+    status: int,
+) -> None:
+    """Each row applies at its statuses, and is passed over at the others."""
+    decision = decide(replace(facts, status=status))
+    if status in statuses:
+        assert decision == Decision(False, outcome)
+    elif otherwise is not None:
+        assert decision == Decision(False, otherwise)
+    else:
+        # authenticated() at 4xx is passed over; the data that changed are not
+        assert decision == Decision(False, Outcome.CHANGE if status < 500 else Outcome.NOTHING)
+
+
+@pytest.mark.parametrize("status", ANY)
+@pytest.mark.parametrize("found", [Found.OPEN, Found.NOTHING, Found.STALE])
+def test_clear(found: Found, status: int) -> None:
+    """clear() ends the session at any status."""
+    facts = Facts(found=found, status=status, cleared=True, was="A")
+    assert decide(facts) == Decision(True, Outcome.NOTHING)
+
+
+def test_clear_and_more() -> None:
+    """What was written after clear() is judged as a new session."""
+    facts = replace(A, cleared=True, changed=True, now=None)
+    assert decide(facts) == Decision(True, Outcome.CREATE)
+    assert decide(replace(facts, now="A")) == Decision(True, Outcome.GAIN)
+    assert decide(replace(facts, now="B", owned=False)) == Decision(True, Outcome.GAIN)
+    assert decide(replace(facts, now="B", status=400)) == Decision(True, Outcome.NOTHING)
+    assert decide(replace(facts, rotates=True, authenticates=True, changed=False)) == Decision(
+        True, Outcome.NOTHING
+    )
+
+
+@pytest.mark.parametrize("found", SUPERSEDED)
+def test_superseded(found: Found) -> None:
+    """A superseded token may sign in; what else it writes is dropped."""
+    facts = Facts(found=found, status=200, changed=True)
+    assert decide(facts).outcome is Outcome.DROP
+    assert decide(replace(facts, now="A")).outcome is Outcome.GAIN
+    assert decide(replace(facts, changed=False)).outcome is Outcome.NOTHING
+    assert decide(replace(facts, cleared=True)) == Decision(True, Outcome.DROP)
+    assert decide(replace(facts, cleared=True, changed=False)) == Decision(True, Outcome.NOTHING)
+
+
+def test_stale() -> None:
+    """A token that names no live session is like none: a new id is drawn."""
+    assert decide(Facts(found=Found.STALE, status=200, changed=True)).outcome is Outcome.CREATE
+
+
+def test_cross_site() -> None:
+    """A cross-site unsafe request begins no anonymous session, but may sign in."""
+    facts = replace(NEW, changed=True, may_create=False)
+    assert decide(facts).outcome is Outcome.DROP
+    assert decide(replace(facts, now="A")).outcome is Outcome.GAIN
+    assert decide(replace(A, changed=True, may_create=False)).outcome is Outcome.CHANGE
+
+
+def test_unavailable() -> None:
+    """While the store is away an empty session may be read, not written."""
+    away = Facts(found=Found.UNAVAILABLE, status=200)
+    assert decide(away).outcome is Outcome.NOTHING
+    for wanted in (
+        replace(away, changed=True),
+        replace(away, now="A", changed=True),
+        replace(away, cleared=True),
+    ):
+        assert decide(wanted).outcome is Outcome.REFUSE
+    assert decide(replace(away, changed=True, status=500)).outcome is Outcome.NOTHING
+
+
+PRINCIPALS: Final = st.sampled_from([None, "A", "B"])
+
+
+@given(
+    facts=st.builds(
+        Facts,
+        found=st.sampled_from(Found),
+        status=st.sampled_from(ANY),
+        was=PRINCIPALS,
+        now=PRINCIPALS,
+        owned=st.booleans(),
+        cleared=st.booleans(),
+        changed=st.booleans(),
+        rotates=st.booleans(),
+        authenticates=st.booleans(),
+        touch_due=st.booleans(),
+        may_create=st.booleans(),
+    )
+)
+def test_always(facts: Facts) -> None:
+    """Whatever the facts: errors sign nobody in, and an id keeps its principal."""
+    decision = decide(facts)
+    outcome = decision.outcome
+    signs_in = outcome in (Outcome.GAIN, Outcome.SWITCH, Outcome.REAUTHENTICATE)
+    assert not (signs_in and facts.status >= 400)
+    assert decision.clears == facts.cleared
+    in_place = outcome in (Outcome.CHANGE, Outcome.ROTATE, Outcome.REAUTHENTICATE, Outcome.TOUCH)
+    assert not in_place or (facts.found is Found.OPEN and facts.was == facts.now)
+    if outcome is Outcome.GAIN and not facts.cleared:
+        assert facts.was is None
+        assert facts.owned
+    if outcome is Outcome.CREATE:
+        assert facts.found not in SUPERSEDED
