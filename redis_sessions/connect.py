@@ -63,6 +63,11 @@ class Connector:
                     f"{exc}"
                 ) from exc
 
+    @property
+    def starts_server(self) -> bool:
+        """Whether opening starts the server, if it doesn't run."""
+        return self._embedded is not None
+
     async def open(self) -> ConnectionPool:
         """A pool whose connections belong to the running loop; nothing is connected yet."""
         arguments = self._arguments

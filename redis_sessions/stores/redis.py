@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib.resources import files
@@ -124,8 +124,7 @@ class RedisStore:
         if self._last is channel:
             self._last = None
         if channel.pid == os.getpid():
-            if channel.closer is not None:
-                await channel.closer.aclose()
+            await self._disconnect(channel)
         else:
             _inherited.append(channel)
 
@@ -145,9 +144,10 @@ class RedisStore:
         pid = os.getpid()
         for known, channel in list(self._channels.items()):
             if channel.pid != pid:
-                _inherited.append(self._channels.pop(known))
+                _inherited.append(channel)
+                self._channels.pop(known, None)
             elif known.is_closed():
-                del self._channels[known]
+                self._channels.pop(known, None)
         found = self._channels.get(loop)
         if found is None:
             found = self._new_channel(loop, pid)
@@ -166,7 +166,7 @@ class RedisStore:
         )
         return channel
 
-    async def _pool(self, channel: _Channel) -> ConnectionPool:
+    async def _open(self, channel: _Channel) -> ConnectionPool:
         async with channel.opening:
             if channel.pool is None:
                 pool = await self._connector.open()
@@ -176,14 +176,31 @@ class RedisStore:
                 channel.pool = pool
             return channel.pool
 
-    async def _call(self, channel: _Channel, *command: Any) -> Any:
-        """One command's reply; at most one retry.
+    async def _send(self, channel: _Channel, *command: Any) -> Any:
+        """One command's reply; one deadline, and one place where errors are translated."""
+        # Opening may start a server, which takes its own time.
+        pool = channel.pool or await self._open(channel)
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self._exchange(pool, _pack(command))
+        except (TimeoutError, errors.TimeoutError) as exc:
+            raise StoreUnavailableError(
+                f"{self._connector.where} didn't answer within {self.timeout:g} s",
+                reason="timeout",
+            ) from exc
+        except errors.NoScriptError:
+            raise
+        except (errors.RedisError, OSError) as exc:
+            if self._connector.starts_server and isinstance(exc, errors.ConnectionError):
+                await self._disconnect(channel)  # to open is to start it again
+            raise self._translated(exc) from exc
+
+    async def _exchange(self, pool: ConnectionPool, packed: bytes) -> Any:
+        """Send, and read one reply; at most one retry.
 
         A connection that the server closed meanwhile shows only in use, and everything that is
         sent here may be repeated.
         """
-        packed = _pack(command)
-        pool = channel.pool or await self._pool(channel)
         retried = False
         while True:
             try:
@@ -201,18 +218,10 @@ class RedisStore:
                     raise
                 retried = True
 
-    async def _guarded(self, operation: Awaitable[Any]) -> Any:
-        """One deadline for a batch, and the one place where redis-py's errors are translated."""
-        try:
-            async with asyncio.timeout(self.timeout):
-                return await operation
-        except (TimeoutError, errors.TimeoutError) as exc:
-            raise StoreUnavailableError(
-                f"{self._connector.where} didn't answer within {self.timeout:g} s",
-                reason="timeout",
-            ) from exc
-        except (errors.RedisError, OSError) as exc:
-            raise self._translated(exc) from exc
+    async def _disconnect(self, channel: _Channel) -> None:
+        closer, channel.closer, channel.pool = channel.closer, None, None
+        if closer is not None:
+            await closer.aclose()
 
     def _translated(self, exc: Exception) -> StoreError:
         where, text = self._connector.where, str(exc)
@@ -235,7 +244,7 @@ class RedisStore:
 
     async def _load(self, channel: _Channel, keys: Sequence[str]) -> list[bytes | None]:
         unique = list(dict.fromkeys(keys))
-        values = await self._guarded(self._call(channel, "MGET", *unique))
+        values = await self._send(channel, "MGET", *unique)
         found: dict[str, bytes | None] = dict(zip(unique, values, strict=True))
         return [found[key] for key in keys]
 
@@ -243,22 +252,18 @@ class RedisStore:
         arguments: list[Any] = [len(writes), *(write.key for write in writes)]
         for write in writes:
             arguments += (write.expected, write.value, write.ttl)
-        answers = await self._guarded(self._evaluate(channel, arguments))
-        return [
-            answer if isinstance(answer, int) else self._translated(errors.ResponseError(answer))
-            for answer in answers
-        ]
-
-    async def _evaluate(self, channel: _Channel, arguments: list[Any]) -> list[int | str]:
         try:
-            answers = await self._call(channel, "EVALSHA", _SHA, *arguments)
+            answers = await self._send(channel, "EVALSHA", _SHA, *arguments)
         except errors.NoScriptError:
-            answers = await self._call(channel, "EVAL", _SCRIPT, *arguments)
-        return [a.decode(errors="replace") if isinstance(a, bytes) else a for a in answers]
+            answers = await self._send(channel, "EVAL", _SCRIPT, *arguments)
+        return [answer if isinstance(answer, int) else self._refusal(answer) for answer in answers]
+
+    def _refusal(self, answer: bytes) -> StoreError:
+        return self._translated(errors.ResponseError(answer.decode(errors="replace")))
 
     async def _warn_of_eviction(self, channel: _Channel) -> None:
         try:
-            reply = await self._guarded(self._call(channel, "INFO", "memory"))
+            reply = await self._send(channel, "INFO", "memory")
         except StoreError:
             return  # a user that may not ask needn't be told
         lines = cast("bytes", reply).decode(errors="replace").splitlines()
