@@ -156,6 +156,8 @@ class Exchange:
         """Serve it, and commit what changed after the response had started."""
         try:
             await app(scope, receive, self._on_send)
+            if self._failure is not None:
+                raise self._failure  # the application has swallowed it
             await self._release()
             if self._started:
                 await self._commit(self._status)
@@ -170,8 +172,10 @@ class Exchange:
             told = None if failure is None else as_http(failure)
             if isinstance(told, _HttpError):
                 await self._refuse(told)
+            elif self._failure is not None:
+                raise self._failure from self._failure.__cause__
             else:
-                raise failure or exc from exc.__cause__
+                raise
 
     async def _on_send(self, message: Message) -> None:
         if self._failure is not None:
@@ -216,8 +220,8 @@ class Exchange:
         """A sign-out holds whatever the response is, and this one will be a 500."""
         try:
             await self._commit(500)
-        except SessionError as exc:
-            logger.error("sessions: what a failed request ended may not have ended: %s", exc)
+        except Exception:  # noqa: BLE001 - the request's own exception is the one to raise
+            logger.exception("sessions: what a failed request ended may not have ended")
 
     async def _handled_late(self, failure: SessionError | None) -> bool:
         """Whether an exception after the start is dealt with."""
