@@ -253,7 +253,7 @@ def _watch(directory: Path, grace: float) -> None:
         if not free:
             continue
         fcntl.flock(users, fcntl.LOCK_UN)  # a newcomer waits for it, holding the start lock
-        start = _lock(directory / "start")
+        start = _lock(directory / "start")  # raises if somebody removed the directory: the end
         if not os.path.samestat(os.fstat(users), directory.stat()):
             return  # removed and made anew by somebody else, who has a watchdog
         if _free(users):

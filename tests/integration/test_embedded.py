@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -75,6 +76,13 @@ def processes(word: object) -> list[int]:
     listing = subprocess.run(["ps", "-Ao", "pid=,args="], capture_output=True, check=True)
     lines = listing.stdout.decode(errors="replace").splitlines()
     return [int(line.split()[0]) for line in lines if str(word) in line]
+
+
+def kill_watchdog(base: Path, path: str) -> None:
+    pid = server_pid(path)
+    (watchdog,) = set(processes(base)) - {pid}
+    os.kill(watchdog, signal.SIGKILL)
+    assert eventually(lambda: processes(base) == [pid])
 
 
 class Worker:
@@ -254,9 +262,7 @@ def test_replaces_a_watchdog_that_died(base: Path) -> None:
     """The next call starts another watchdog, and the server stays."""
     path = ensure_server()
     pid = server_pid(path)
-    (watchdog,) = set(processes(base)) - {pid}
-    os.kill(watchdog, signal.SIGKILL)
-    assert eventually(lambda: processes(base) == [pid])
+    kill_watchdog(base, path)
     ensure_server()
     assert len(processes(base)) == 2
     assert server_pid(path) == pid
@@ -472,10 +478,39 @@ def test_a_watchdog_that_fails(base: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_the_watchdog_does(base: Path, monkeypatch: pytest.MonkeyPatch, hire: Hire) -> None:
     """It waits for the last user, stops the server and removes the files: here in this process."""
     worker = hire()
-    (watchdog,) = set(processes(base)) - {server_pid(worker.path)}
-    os.kill(watchdog, signal.SIGKILL)
+    kill_watchdog(base, worker.path)
     monkeypatch.setattr(os, "fork", lambda: 0)
     worker.kill()
     vars(embedded)["_watch"](Path(worker.path).parent, 0.1)
     assert not list(base.iterdir())
     assert eventually(lambda: not processes(base))
+
+
+def test_a_newcomer_at_the_last_moment(
+    base: Path, monkeypatch: pytest.MonkeyPatch, hire: Hire
+) -> None:
+    """Who comes between the end of the grace period and the start lock keeps the server."""
+    first = hire()
+    kill_watchdog(base, first.path)
+    lock, stop = vars(embedded)["_lock"], vars(embedded)["_stop"]
+    newcomers: list[Worker] = []
+    seen: list[int | None] = []
+
+    def late(path: Path, *, wait: bool = True) -> int:
+        if not newcomers:
+            newcomers.append(hire())
+            kill_watchdog(base, first.path)
+            threading.Timer(0.3, newcomers[0].process.kill).start()
+        return int(lock(path, wait=wait))
+
+    def watched(directory: Path) -> None:
+        seen.append(newcomers[0].process.poll())
+        stop(directory)
+
+    first.kill()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", lambda: 0)
+        patch.setattr(embedded, "_lock", late)
+        patch.setattr(embedded, "_stop", watched)
+        vars(embedded)["_watch"](Path(first.path).parent, 0.1)
+    assert seen == [-signal.SIGKILL]
