@@ -1,0 +1,138 @@
+"""The demo's application: signing in and out, a counter, and the page that shows it all."""
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Form, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from pydantic import StringConstraints
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from redis_sessions import Keyring, SessionMiddleware
+from redis_sessions.demo.view import dump, record_view, session_view
+from redis_sessions.fastapi import SessionDep, SessionManagerDep
+
+__all__ = ["KEY_VARIABLE", "STORE_VARIABLE", "create_app", "from_environment"]
+
+KEY_VARIABLE: Final = "SESSION_SECRET_KEY"
+STORE_VARIABLE: Final = "REDIS_SESSIONS_DEMO_STORE"
+
+_HERE: Final = Path(__file__).parent
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+_templates: Final = Jinja2Templates(_HERE / "templates")  # it escapes what it puts into HTML
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+
+
+def from_environment() -> FastAPI:
+    """The application with the store and the key of the environment: what workers import."""
+    return create_app(os.environ[STORE_VARIABLE], os.environ[KEY_VARIABLE])
+
+
+def create_app(store: str, secret_key: str) -> FastAPI:
+    """The application, on the store that a URL names. Raises `ConfigurationError`."""
+    options: dict[str, Any] = {
+        "store": store,
+        "secret_key": secret_key,
+        # The usual key is new at each start, and the server may outlive it. Its records should
+        # read as absent, not as those of another deployment, which are left in their place.
+        "prefix": f"demo:{Keyring(secret_key).primary.id.hex()}:",
+        # Cookies don't tell one port from another: "sid" may be some other application's.
+        "session_cookie": "redis-sessions-demo",
+        # Plain http on this machine, where not every client returns a Secure cookie.
+        "https_only": False,
+        # The stylesheet needs no session, and so asks Redis for none.
+        "lazy": True,
+    }
+    SessionMiddleware.check(**options)
+
+    app = FastAPI(title="redis-sessions demo", openapi_url=None)
+    app.add_middleware(SessionMiddleware, **options)
+    app.add_middleware(_SecureHeaders)
+    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    app.get("/", response_model=None)(show)
+    app.post("/sign-in")(sign_in)
+    app.post("/count")(count)
+    app.post("/sign-out")(sign_out)
+    return app
+
+
+async def show(
+    request: Request, session: SessionDep, manager: SessionManagerDep
+) -> Response | dict[str, Any]:
+    """The page, or for `Accept: application/json` what is on it."""
+    stored = None if session.id is None else await manager.store.load(session.id)
+    seen = session_view(session)
+    record = None if stored is None else record_view(f"{manager.store.prefix}{session.id}", stored)
+    if "application/json" in request.headers.get("accept", ""):
+        return {"session": seen, "record": record}
+    return _templates.TemplateResponse(
+        request,
+        "page.html",
+        {
+            "session": seen,
+            "data": json.dumps(seen["data"], indent=2, ensure_ascii=False),
+            "record": record,
+            "dump": "\n".join(dump(stored or b"")),
+            "idle": timedelta(seconds=manager.idle_timeout),
+            "url": str(request.base_url).rstrip("/"),
+        },
+    )
+
+
+async def sign_in(session: SessionDep, name: Annotated[Name, Form()]) -> RedirectResponse:
+    """Sign in by name: setting the principal is all that it takes to get a new id."""
+    if name == session.principal:
+        session.authenticated()
+    else:
+        session["previous_id"] = session.id
+        session["user_id"] = name
+    return _to_the_page()
+
+
+async def count(session: SessionDep) -> RedirectResponse:
+    """Count, signed in or not: whoever signs in keeps what they counted before."""
+    session["count"] = session.get("count", 0) + 1
+    return _to_the_page()
+
+
+async def sign_out(session: SessionDep) -> RedirectResponse:
+    """End the session."""
+    session.clear()
+    return _to_the_page()
+
+
+def _to_the_page() -> RedirectResponse:
+    return RedirectResponse("/", 303)  # relative, and a GET
+
+
+class _SecureHeaders:
+    """Around the sessions, so that their 503 has these headers, too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def on_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers.add_vary_header("Accept")
+            await send(message)
+
+        await self.app(scope, receive, on_send)

