@@ -285,6 +285,7 @@ class SocketExchange(Exchange):
     def __init__(self, active: Active, scope: Scope, send: Send) -> None:
         super().__init__(active, scope, send)
         self._accepted = False
+        self._refused = False
         self._closed = False
 
     async def _on_send(self, message: Message) -> None:
@@ -297,6 +298,7 @@ class SocketExchange(Exchange):
             self._closed = True
             if not self._started and self._held is None:
                 self._status = 403  # which is how a server spells it, and no header goes along
+                self._refused = True
                 self._begin()
         elif self._accepted and kind.startswith("websocket.http.response"):
             await self._close()  # an error handler that answers a socket as if it were a request
@@ -315,6 +317,9 @@ class SocketExchange(Exchange):
             await super()._refuse(told)
         else:
             await self._close()
+
+    def _may_create(self) -> bool:
+        return not self._refused
 
     async def _close(self) -> None:
         if not self._closed:

@@ -159,8 +159,8 @@ class SessionMiddleware:
             active.postpone()
         else:
             await active.load()
-        exchange = make(active, scope, send)
         before = scope.get("session")
+        exchange = make(active, scope, _as_outside(scope, before, send))
         scope["session"] = active.session
         scope[SCOPE_KEY] = {**outer, self.transport.key: active}
         try:
@@ -181,6 +181,8 @@ class SessionMiddleware:
         if not self._lazy:
             await active.load()
         before = scope.get("session")
+        if before is not active.session:
+            send = _as_outside(scope, before, send)
         scope["session"] = active.session
         try:
             await self.app(scope, receive, send)
@@ -238,6 +240,22 @@ def _keyring(secret_key: SecretKeys | None) -> Keyring:
     if not keys:
         raise ConfigurationError("secret_key=[] holds no key: write [new, old], or one key")
     return Keyring(*(key if isinstance(key, bytes) else str(key) for key in keys))
+
+
+def _as_outside(scope: Scope, before: Any, send: Send) -> Send:
+    """Let another session middleware around ours find its own session in the scope it shares."""
+    if before is None:
+        return send
+
+    async def as_outside(message: Message) -> None:
+        inside = scope.get("session")
+        _restore(scope, before)
+        try:
+            await send(message)
+        finally:
+            _restore(scope, inside)
+
+    return as_outside
 
 
 def _restore(scope: Scope, session: Any) -> None:

@@ -145,7 +145,7 @@ class Operation:
                 raise StoreUnavailableError(f"the session can't be stored: {why}") from why
             case Outcome.DROP:
                 anybodys = self._state.found in (Found.NOTHING, Found.STALE)
-                return self._dropped("cross-site request" if anybodys else "superseded token")
+                return self._dropped("no session begins here" if anybodys else "superseded token")
             case Outcome.NOTHING | Outcome.CLEAR:
                 return NOTHING
 
