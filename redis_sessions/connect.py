@@ -18,7 +18,8 @@ from redis_sessions.errors import ConfigurationError
 
 __all__ = ["SCHEMES", "Connector"]
 
-SCHEMES: Final = ("redis", "rediss", "unix", "embedded")
+_REDIS: Final = ("redis", "rediss", "unix")
+SCHEMES: Final = (*_REDIS, "embedded")
 
 # What redis-py adds to the arguments of a client's connections for the client's own use.
 _OF_THE_CLIENT: Final = ("himport_registry", "event_dispatcher", "parser_class", "encoder_class")
@@ -80,20 +81,30 @@ class Connector:
         return ConnectionPool(self._class, self._max_connections, **arguments)
 
     def _from_url(self, url: str) -> dict[str, Any]:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            # Not its text, nor the chain: a password may be what couldn't be read.
+            raise ConfigurationError(
+                "the store's URL can't be read: write redis://user:password@host:6379/0, with "
+                "what isn't a letter or digit in user and password percent-encoded"
+            ) from None
+        if parts.scheme in _REDIS:
+            try:
+                return dict(parse_url(url))
+            except ValueError as exc:  # of a known option, by name
+                raise ConfigurationError(f"the store's URL can't be read: {exc}") from None
         if parts.scheme == "embedded":
+            if parts.path not in ("", "/") or parts.query or parts.fragment:
+                raise ConfigurationError(f"store={url!r}: write embedded:// or embedded://name")
             self._embedded = parts.netloc
             return {"connection_class": UnixDomainSocketConnection}
-        if parts.scheme not in SCHEMES:
-            schemes = ", ".join(f"{scheme}://" for scheme in (*SCHEMES, "memory"))
-            raise ConfigurationError(
-                f"store={parts.scheme + '://…' if parts.scheme else '…'!r} is no URL of a store: "
-                f"write one of {schemes}, such as redis://localhost:6379/0"
-            )
-        try:
-            return dict(parse_url(url))
-        except ValueError as exc:
-            raise ConfigurationError(f"the store's URL can't be read: {exc}") from exc
+        schemes = ", ".join(f"{scheme}://" for scheme in (*SCHEMES, "memory"))
+        raise ConfigurationError(
+            f"store={parts.scheme + '://…' if parts.scheme else '…'!r} is no URL of a store: "
+            f"write one of {schemes}, such as redis://localhost:6379/0"
+        )
 
     def _describe(self) -> str:
         if self._embedded is not None:

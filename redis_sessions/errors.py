@@ -64,3 +64,9 @@ class StoreUnavailableError(StoreError):
 
 class ReplicationError(StoreError):
     """A write was stored, but fewer replicas than asked for confirmed it in time."""
+
+
+def check_bound(value: object, name: str, highest: float) -> None:
+    """Refuse what isn't a number of seconds above 0 and up to `highest`."""
+    if type(value) not in (int, float) or not 0 < value <= highest:  # type: ignore[operator]
+        raise ConfigurationError(f"{name}={value!r}: write seconds, above 0 and up to {highest:g}")

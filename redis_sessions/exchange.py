@@ -243,7 +243,9 @@ class Exchange:
         if self._scope.get("method", "GET") in _SAFE or self._active.transport.cross_site:
             return True
         headers = cast("list[RawHeader]", self._scope["headers"])
-        return (b"sec-fetch-site", b"cross-site") not in headers
+        return not any(
+            name == b"sec-fetch-site" and site == b"cross-site" for name, site in headers
+        )
 
     def _headers(self, headers: list[RawHeader], answer: Answer) -> list[RawHeader] | None:
         """The response's headers, or None where they stay as they are."""
@@ -300,7 +302,7 @@ class SocketExchange(Exchange):
                 self._status = 403  # which is how a server spells it, and no header goes along
                 self._refused = True
                 self._begin()
-        elif self._accepted and kind.startswith("websocket.http.response"):
+        elif kind.startswith("websocket.http.response") and not self._may_deny():
             await self._close()  # an error handler that answers a socket as if it were a request
             return
         await super()._on_send(message)
@@ -313,10 +315,14 @@ class SocketExchange(Exchange):
         return True
 
     async def _refuse(self, told: _HttpError) -> None:
-        if "websocket.http.response" in (self._scope.get("extensions") or {}):
+        if self._may_deny():
             await super()._refuse(told)
         else:
             await self._close()
+
+    def _may_deny(self) -> bool:
+        extensions: dict[str, object] = self._scope.get("extensions") or {}
+        return not self._accepted and "websocket.http.response" in extensions
 
     def _may_create(self) -> bool:
         return not self._refused

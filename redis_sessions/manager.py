@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from redis_sessions import values
-from redis_sessions.errors import SessionError, SessionGoneError, StoreError
+from redis_sessions.errors import (
+    ConfigurationError,
+    SessionError,
+    SessionGoneError,
+    StoreError,
+)
 from redis_sessions.operation import Operation
 from redis_sessions.outcome import NOTHING, Answer, Outcome
 from redis_sessions.policy import Policy
-from redis_sessions.record import Reject
 from redis_sessions.session import (
     Found,
     Session,
@@ -93,19 +97,17 @@ class SessionManager(Policy):
 
     def _open(self, token: SessionToken, stored: bytes | None) -> Session:
         state = self._state(Found.STALE)
-        record = self.unseal(state, token, stored)
-        if record is None or stored is None:
+        opened = self.unseal(state, token, stored)
+        if opened is None or stored is None:
             return Session({}, state)
+        state.remember(token, opened.record, stored)
         try:
-            data = values.decode(bytes(record.data))
-        except ValueError:
-            self.report("rejected", Reject.CONTENT, token.id)
-            return Session({}, state)
-        state.remember(token, record, stored)
-        state.principal = self.principal(data)
+            state.principal = self.principal(opened.data)
+        except ConfigurationError as exc:  # of whoever writes next, not of who reads
+            self.warn_once("stored principal", "a stored session has no principal: %s", exc)
         if state.principal is not None:
-            self.hint(data, state.principal)
-        return Session(data, state)
+            self.hint(opened.data, state.principal)
+        return Session(opened.data, state)
 
     # -- committing
 
@@ -153,13 +155,14 @@ class SessionManager(Policy):
             fresh.raised, fresh.late, fresh.began = state.raised, state.late, state.began
             load_into(session, loaded, fresh)
             return
-        if state.stored is None or state.cleared:
+        if state.live is None:
             return  # there is nothing to load
-        token = state.stored.token
+        token = state.live.token
         stored = await self.store.load(token.id)
-        record = self.unseal(state, token, stored)
-        if record is None or stored is None:
+        opened = self.unseal(state, token, stored)
+        if opened is None or stored is None:
+            state.lost()
             raise SessionGoneError("the session ended or was rotated elsewhere")
         mine = state.changes(self.values.encode(session))
-        state.remember(token, record, stored)
+        state.remember(token, opened.record, stored)
         replace_data(session, values.decode(values.apply(state.base, mine)))

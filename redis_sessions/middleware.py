@@ -24,6 +24,7 @@ __all__ = ["SessionMiddleware", "active_session", "get_session"]
 
 SCOPE_KEY: Final = "redis_sessions"
 
+Actives = dict[tuple[str, str], Active]
 SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret]
 
 
@@ -138,7 +139,7 @@ class SessionMiddleware:
         elif kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
         else:
-            outer: dict[tuple[str, str], Active] = scope.get(SCOPE_KEY) or {}
+            outer: Actives = scope.get(SCOPE_KEY) or {}
             same = outer.get(self.transport.key)
             if same is not None:
                 await self._stand_aside(same, scope, receive, send)
@@ -147,7 +148,7 @@ class SessionMiddleware:
 
     async def _serve(
         self,
-        outer: dict[tuple[str, str], Active],
+        outer: Actives,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -162,7 +163,7 @@ class SessionMiddleware:
         before = scope.get("session")
         exchange = make(active, scope, _as_outside(scope, before, send))
         scope["session"] = active.session
-        scope[SCOPE_KEY] = {**outer, self.transport.key: active}
+        scope[SCOPE_KEY] = _with_innermost(outer, active)
         try:
             await exchange.run(self.app, scope, receive)
         finally:
@@ -180,13 +181,15 @@ class SessionMiddleware:
             )
         if not self._lazy:
             await active.load()
-        before = scope.get("session")
+        before, outer = scope.get("session"), scope[SCOPE_KEY]
         if before is not active.session:
             send = _as_outside(scope, before, send)
         scope["session"] = active.session
+        scope[SCOPE_KEY] = _with_innermost(outer, active)
         try:
             await self.app(scope, receive, send)
         finally:
+            scope[SCOPE_KEY] = outer
             _restore(scope, before)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -220,7 +223,7 @@ def get_session(connection: HTTPConnection) -> Session:
 
 def active_session(connection: HTTPConnection, key: tuple[str, str] | None = None) -> Active:
     """What a middleware of ours put into the scope: the innermost, or that of one transport."""
-    found: dict[tuple[str, str], Active] = connection.scope.get(SCOPE_KEY) or {}
+    found: Actives = connection.scope.get(SCOPE_KEY) or {}
     active = found.get(key) if key is not None else next(reversed(found.values()), None)
     if active is None:
         what = "" if key is None else f" for the {key[0]} {key[1]!r}"
@@ -236,10 +239,20 @@ def _keyring(secret_key: SecretKeys | None) -> Keyring:
             "no secret_key is given: make one with `redis-sessions key` and write "
             "secret_key=os.environ['SESSION_SECRET_KEY']"
         )
-    keys = [secret_key] if isinstance(secret_key, (str, bytes, Secret)) else list(secret_key)
-    if not keys:
-        raise ConfigurationError("secret_key=[] holds no key: write [new, old], or one key")
+    keys: list[Any] = [secret_key]
+    if isinstance(secret_key, (list, tuple)):
+        keys = list(secret_key)
+    if not keys or not all(isinstance(key, (str, bytes, Secret)) for key in keys):
+        raise ConfigurationError(
+            "secret_key= holds something else than keys: write [new, old], or one key; "
+            "make one with `redis-sessions key`"
+        )
     return Keyring(*(key if isinstance(key, bytes) else str(key) for key in keys))
+
+
+def _with_innermost(outer: Actives, active: Active) -> Actives:
+    key = active.transport.key
+    return {**{k: other for k, other in outer.items() if k != key}, key: active}
 
 
 def _as_outside(scope: Scope, before: Any, send: Send) -> Send:

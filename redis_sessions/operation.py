@@ -1,13 +1,10 @@
-"""Carrying out what one request owes its session, within one deadline."""
+"""Carrying out what one request owes its session."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Final
-
 from redis_sessions import values
 from redis_sessions.errors import (
-    SessionConflictError,
+    ConfigurationError,
     SessionEncodeError,
     SessionError,
     StoreError,
@@ -16,33 +13,25 @@ from redis_sessions.errors import (
 from redis_sessions.events import logger
 from redis_sessions.outcome import NOTHING, Answer, Decision, Facts, Outcome, decide
 from redis_sessions.policy import Policy
-from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, Record, tombstone
-from redis_sessions.session import MAX_LIFETIME, Found, Session, Stored, state_of
+from redis_sessions.record import HEADER_SIZE, tombstone
+from redis_sessions.session import Found, Session, Stored
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.token import SessionToken
 from redis_sessions.values import EMPTY, Changes
+from redis_sessions.writer import Writer
 
 __all__ = ["Operation"]
 
-_TOMBSTONE_MS: Final = TOMBSTONE_TTL * 1000
 
-
-class Operation:
+class Operation(Writer):
     """One commit of one session. `encoded`: its data as they are now."""
 
     def __init__(
         self, policy: Policy, session: Session, encoded: bytes, status: int, may_create: bool
     ) -> None:
-        self._policy = policy
-        self._store = policy.store
-        self._session = session
-        self._state = state_of(session)
-        self._encoded = encoded
+        super().__init__(policy, session, encoded)
         self._status = status
-        self._now = policy.now()
-        self._ends = asyncio.get_running_loop().time() + policy.deadline
-        self._contended = False
-        self._principal = policy.principal_of(session)
+        self._principal = self._find_principal()
         self._decision = self._decide(may_create)
 
     @property
@@ -64,9 +53,20 @@ class Operation:
 
     # -- deciding
 
+    def _find_principal(self) -> str | None:
+        state = self._state
+        if self._encoded == state.base and self._status < 500 and not state.cleared:
+            return state.principal
+        try:
+            return self._policy.principal_of(self._session)
+        except ConfigurationError:
+            if self._status < 500:
+                raise
+            return state.principal
+
     def _decide(self, may_create: bool) -> Decision:
         state, counts = self._state, self._status < 500
-        stored = None if state.cleared else state.stored
+        stored = state.live
         rotates = False
         if stored is None:
             changed = self._encoded != EMPTY
@@ -80,15 +80,16 @@ class Operation:
                 record = stored.record
                 rotates = expires_at > record.expires_at or persistent != record.persistent
                 changed = changed or not rotates
+        away = state.found is Found.UNAVAILABLE
         return decide(
             Facts(
                 found=state.found,
                 status=self._status,
                 was=state.principal,
                 now=self._principal,
-                owned=stored is None or self._owns(stored.record.owner),
+                owned=self._owns(),
                 cleared=state.cleared,
-                changed=changed and counts,
+                changed=(changed or (away and state.wants())) and counts,
                 rotates=rotates or (state.rotate and stored is not None),
                 authenticates=state.authenticated and stored is not None,
                 touch_due=self._policy.touch_due(state),
@@ -96,18 +97,23 @@ class Operation:
             )
         )
 
-    def _owns(self, owner: bytes | None) -> bool:
-        if owner is None or self._principal is None:
+    def _owns(self) -> bool:
+        """Whether what the session holds belongs to nobody, or to who is signed in now."""
+        state = self._state
+        if state.stored is None or state.cleared or self._principal is None:
             return True
-        return self._policy.keyring.owns(owner, self._principal)
+        owner = state.stored.record.owner
+        if state.live is None:
+            return False  # it ended elsewhere, and nobody knows why
+        return owner is None or self._policy.keyring.owns(owner, self._principal)
 
     # -- the rows of the table
 
     async def _clear(self) -> Answer:
         state, outcome = self._state, self._decision.outcome
         expire = state.found is Found.ROTATED  # this browser asked to be signed out
-        if state.stored is not None:
-            expire = await self._end(state.stored.token.id, "cleared")
+        if state.found is Found.OPEN:
+            expire = await self._end(self._at.token.id, "cleared")
             state.forget()
             if not expire and outcome is not Outcome.GAIN:
                 # Another request ended it, and its answer decides what the browser holds.
@@ -164,7 +170,7 @@ class Operation:
 
     async def _rotate(self, outcome: Outcome) -> Answer:
         token = SessionToken.generate(self._at.token.id)
-        if await self._in_place(token, self._now):
+        if await self._in_place(token, self._now, outcome is Outcome.REAUTHENTICATE):
             self._policy.report("rotated", outcome.name.lower(), token.id)
             return self._told(outcome)
         if outcome is Outcome.ROTATE:
@@ -173,15 +179,13 @@ class Operation:
         return await self._enter(Outcome.GAIN, self._written())
 
     async def _gain(self, outcome: Outcome) -> Answer:
-        old = self._state.stored
-        if old is None:
-            return await self._enter(outcome, self._encoded)
-        if outcome is Outcome.SWITCH:
-            answer = await self._enter(outcome, self._written())
+        old = self._state.live
+        switches = outcome is Outcome.SWITCH
+        answer = await self._enter(outcome, self._written() if switches else self._encoded)
+        if old is not None and switches:
             await self._end(old.token.id, "switched")
-            return answer
-        answer = await self._enter(outcome, self._encoded)
-        await self._fold(old)
+        elif old is not None:
+            await self._fold(old)
         return answer
 
     async def _enter(self, outcome: Outcome, data: bytes) -> Answer:
@@ -220,7 +224,7 @@ class Operation:
         state, old = self._state, self._at
         last = await self._end_unchanged(old)
         if last is None:
-            state.found = Found.SUPERSEDED
+            state.lost()
             return self._dropped("ended elsewhere")
         left = self._left(last.data)
         state.forget()
@@ -262,150 +266,9 @@ class Operation:
         keys = self._policy.principal.keys(changed)
         return {key: value for key, value in changed.items() if key in keys}
 
-    # -- writing
-
-    @property
-    def _at(self) -> Stored:
-        if self._state.stored is None:
-            raise RuntimeError("nothing is stored")
-        return self._state.stored
-
-    async def _in_place(self, token: SessionToken, rotated: int) -> bool:
-        """Commit this request's changes under the session's id; False if it is gone."""
-        state, at = self._state, self._at
-        data, mine = self._encoded, None
-        while True:
-            new = at.record.amended(data=data, **self._amendments(at.record))
-            sealed = self._policy.sealer.seal(token, new, rotated)
-            result = await self._commit(token, at.version, sealed, new)
-            if result is Commit.STORED:
-                break
-            newer = await self._again(at.token) if result is Commit.CONFLICT else None
-            if newer is None:
-                state.stored, state.found = None, Found.SUPERSEDED
-                return False
-            mine = state.changes(self._encoded) if mine is None else mine
-            data, at = values.apply(newer.data, mine), newer
-            self._policy.values.check(data)
-        state.remember(token, new, sealed)
-        if mine is not None:
-            self._adopt(data)
-            self._policy.report("merged", None, token.id)
-        return True
-
-    def _amendments(self, record: Record) -> dict[str, Any]:
-        fields = dict[str, Any]()
-        restarts = self._decision.outcome is Outcome.REAUTHENTICATE
-        if restarts:
-            began = max(record.created_at, (record.authenticated_at or 0) // 1000)
-            length = min(max(1, record.expires_at - began), MAX_LIFETIME)
-            fields.update(authenticated_at=self._state.began, expires_at=self._now + length)
-        if self._state.lifetime is not None:
-            expires_at, idle, persistent = self._lifetime(record)
-            fields.update(expires_at=expires_at, idle=idle, persistent=persistent)
-        if fields or self._policy.touch_due(self._state):
-            fields["seen_at"] = self._now
-        return fields
-
-    async def _create(
-        self,
-        outcome: Outcome,
-        data: bytes,
-        owner: bytes | None = None,
-        authenticated_at: int | None = None,
-    ) -> Answer:
-        state, token = self._state, SessionToken.generate()
-        expires_at, idle, persistent = self._lifetime(None)
-        record = Record(
-            created_at=self._now,
-            authenticated_at=authenticated_at,
-            seen_at=self._now,
-            expires_at=expires_at,
-            idle=idle,
-            persistent=persistent,
-            owner=owner,
-            binding=None,
-            data=values.raw(data),
-        )
-        sealed = self._policy.sealer.seal(token, record, 0)
-        if await self._commit(token, None, sealed, record) is not Commit.STORED:
-            raise StoreUnavailableError("the new session was ended before it began")
-        state.forget()
-        state.remember(token, record, sealed)
-        state.principal = None if authenticated_at is None else self._principal
-        self._adopt(data)
-        self._policy.report("created", outcome.name.lower(), token.id)
-        return self._told(outcome)
-
-    def _lifetime(self, record: Record | None) -> tuple[int, int, bool]:
-        """expires_at, idle, persistent: as `expire_in` asked, else the policy's."""
-        policy, wish = self._policy, self._state.lifetime
-        persistent = policy.persistent if record is None else record.persistent
-        if wish is None:
-            return self._now + policy.max_age, policy.idle_timeout, persistent
-        duration, wanted = wish
-        remembered = duration > policy.max_age
-        idle = duration if remembered else min(policy.idle_timeout, duration)
-        return self._now + duration, idle, persistent if wanted is None else wanted
-
-    async def _commit(
-        self, token: SessionToken, version: bytes | None, value: bytes, record: Record | None = None
-    ) -> Commit:
-        """Compare-and-set; without a record, `value` is a tombstone."""
-        self._check_time()
-        ttl = _TOMBSTONE_MS
-        if record is not None:
-            ttl = max(1, int((record.lives_until() - self._policy.clock()) * 1000))
-        return await self._store.commit(token.id, version, value, ttl)
-
-    async def _again(self, token: SessionToken) -> Stored | None:
-        """After a conflict: what is there now, or None if the token opens it no more."""
-        self._contended = True
-        self._check_time()
-        stored = await self._store.load(token.id)
-        opened = stored and self._policy.sealer.open(token, stored)
-        if stored is None or not isinstance(opened, Record):
-            return None
-        return Stored.of(token, opened, stored)
-
-    async def _end(self, id: str, how: str) -> bool:
-        alive = await self._store.end(id, tombstone(self._now), _TOMBSTONE_MS)
-        if alive:
-            self._policy.report("ended", how, id)
-        return alive
-
-    def _check_time(self) -> None:
-        if asyncio.get_running_loop().time() > self._ends:
-            if self._contended:
-                raise SessionConflictError("the session kept changing until the deadline")
-            raise StoreUnavailableError("the deadline has passed", reason="timeout")
-
-    # -- telling
-
     def _written(self) -> bytes:
         """Only the keys that this request set, and those that say who is signed in."""
         changed, now = self._state.changes(self._encoded), values.split(self._encoded)
         keys = {key for key, value in changed.items() if value is not None}
         keys |= self._policy.principal.keys(changed)
         return values.join({key: value for key, value in now.items() if key in keys})
-
-    def _adopt(self, data: bytes) -> None:
-        """Make the session's dict what was stored, where that isn't what it encoded to."""
-        if data == self._encoded:
-            return
-        differing = values.changes(values.split(self._encoded), values.split(data))
-        for key, value in differing.items():
-            if value is None:
-                self._session.pop(key, None)
-            else:
-                self._session[key] = values.decode_value(value)
-        self._encoded = data
-
-    def _told(self, outcome: Outcome) -> Answer:
-        at = self._at
-        left = max(1, at.record.expires_at - self._now)
-        return Answer(outcome, at.token, left if at.record.persistent else None)
-
-    def _dropped(self, reason: str, id: str | None = None) -> Answer:
-        self._policy.report("dropped", reason, id)
-        return Answer(Outcome.DROP)

@@ -95,7 +95,7 @@ def _judge(f: Facts) -> Outcome:
     if f.found is Found.UNAVAILABLE:
         wanted = f.changed or f.cleared or f.rotates or f.authenticates
         return Outcome.REFUSE if wanted and f.status < 500 else Outcome.NOTHING
-    if f.was is not None and f.now is None:
+    if f.was is not None and f.now is None and f.found is Found.OPEN:
         return Outcome.LOSE
     if f.now is not None and f.now != f.was:
         if f.status >= 400:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from redis_sessions.errors import ConfigurationError
+from redis_sessions.errors import ConfigurationError, check_bound
 from redis_sessions.events import Event, EventHandler, logger
 from redis_sessions.keyring import Keyring
 from redis_sessions.principal import Principal, PrincipalOption
@@ -15,16 +15,24 @@ from redis_sessions.record import TOMBSTONE_TTL, Record, Reject, Sealer, rotated
 from redis_sessions.session import Duration, Found, State, seconds
 from redis_sessions.stores.protocols import SessionStore
 from redis_sessions.token import SessionToken
-from redis_sessions.values import Values
+from redis_sessions.values import Values, decode
 
-__all__ = ["Policy"]
+__all__ = ["Opened", "Policy"]
 
 DEFAULT_MAX_AGE: Final = 14 * 24 * 3600
 DEFAULT_IDLE: Final = 7 * 24 * 3600
 MAX_DEADLINE: Final = 10.0  # with what the store adds, below half a tombstone's life
 TOUCH_AFTER: Final = 300
+CLOCKS_DIFFER: Final = 3600
 
 _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
+
+
+class Opened(NamedTuple):
+    """A record, and its data decoded."""
+
+    record: Record
+    data: dict[Any, Any]
 
 
 class Policy:
@@ -66,12 +74,13 @@ class Policy:
                 f"idle_timeout={self.idle_timeout} s is longer than max_age={self.max_age} s: "
                 "a session ends at max_age however much it is used; write the smaller one first"
             )
-        if not 0 < deadline <= MAX_DEADLINE:
-            raise ConfigurationError(
-                f"deadline={deadline!r}: write seconds, above 0 and up to {MAX_DEADLINE:g}"
-            )
-        if max_size < 1:
+        if type(max_size) is not int or max_size < 1:
             raise ConfigurationError(f"max_size={max_size!r}: write bytes, such as 65536")
+        if on_event is not None and not callable(on_event):
+            raise ConfigurationError(
+                f"on_event={on_event!r}: write a callable that takes one Event"
+            )
+        check_bound(deadline, "deadline", MAX_DEADLINE)
         self.deadline = deadline
         self.values = Values(max_size=max_size, enc_hook=enc_hook, dec_hook=dec_hook)
         self.counts: Counter[str] = Counter()
@@ -92,26 +101,36 @@ class Policy:
 
     def touch_due(self, state: State) -> bool:
         """Whether so much of the idle timeout has passed that it is renewed."""
-        if state.stored is None or state.untouchable:
+        if state.live is None or state.untouchable:
             return False
-        record = state.stored.record
+        record = state.live.record
         return self.clock() - record.seen_at > min(record.idle / 10, TOUCH_AFTER)
 
-    def unseal(self, state: State, token: SessionToken, stored: bytes | None) -> Record | None:
-        """The live record that the token opens; else None, and `state.found` says why."""
+    def open(self, token: SessionToken, stored: bytes) -> Opened | Reject:
+        """The record and its data, or why these bytes are none for this token."""
+        record = self.sealer.open(token, stored)
+        if not isinstance(record, Record):
+            return record
+        try:
+            return Opened(record, decode(bytes(record.data)))
+        except ValueError:
+            return Reject.CONTENT
+
+    def unseal(self, state: State, token: SessionToken, stored: bytes | None) -> Opened | None:
+        """What the token opens, if it lives; else None, and `state.found` says why."""
         if stored is None:
             state.found = Found.STALE
             self.report("rejected", "unknown id", token.id)
             return None
-        opened = self.sealer.open(token, stored)
+        opened = self.open(token, stored)
         now = self.clock()
-        if isinstance(opened, Record):
-            if now < opened.lives_until():
+        if isinstance(opened, Opened):
+            if now < opened.record.lives_until():
                 return opened
             state.found = Found.STALE
             self.report("rejected", "expired", token.id)
             return None
-        recent = max(0.0, now - rotated_at(stored)) <= TOMBSTONE_TTL
+        recent = -CLOCKS_DIFFER <= now - rotated_at(stored) <= TOMBSTONE_TTL
         if opened in (Reject.KEY, Reject.FORMAT) or (opened is Reject.TOMBSTONE and recent):
             state.found = Found.SUPERSEDED
         else:

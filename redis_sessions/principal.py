@@ -10,6 +10,9 @@ from redis_sessions.errors import ConfigurationError
 
 __all__ = ["Principal", "PrincipalOption"]
 
+# What typed values have: msgspec, dataclasses, attrs, pydantic. Others have methods by any name.
+_TYPED = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__")
+
 PrincipalOption = str | Callable[[Mapping[str, Any]], Any]
 """A key (`"user_id"`), a dotted path (`"user.sub"`), or a callable over the data."""
 
@@ -35,9 +38,14 @@ class Principal:
                 )
             if len(self._path) > 1:
                 self._find = self._follow
-        else:
+        elif callable(option):
             self._path = ()
             self._find = option
+        else:
+            raise ConfigurationError(
+                f"principal={option!r}: write a key, a dotted path such as 'user.sub', "
+                "or a callable"
+            )
 
     def __call__(self, data: Mapping[str, Any]) -> str | None:
         value = data.get(self._path[0]) if self._find is None else self._find(data)
@@ -54,8 +62,10 @@ class Principal:
                 return None
             if isinstance(value, Mapping):
                 value = cast("Mapping[str, Any]", value).get(step)
-            else:  # a typed value
+            elif any(hasattr(value, mark) for mark in _TYPED):
                 value = getattr(value, step, None)
+            else:
+                return None
         return value
 
     def _canonical(self, value: Any) -> str:

@@ -17,14 +17,14 @@ from redis_sessions.record import HEADER_SIZE, Record, rotated_at
 from redis_sessions.token import SessionToken
 from redis_sessions.values import EMPTY, Changes, Values
 
-__all__ = ["MAX_LIFETIME", "Duration", "Found", "Session", "State", "Stored", "Unloaded", "seconds"]
+__all__ = ["LONGEST", "Duration", "Found", "Session", "State", "Stored", "Unloaded", "seconds"]
 
 T = TypeVar("T")
 
 Duration = int | float | timedelta
 """Seconds, or a timedelta."""
 
-MAX_LIFETIME: Final = 400 * 24 * 3600
+LONGEST: Final = 400 * 24 * 3600
 """What browsers keep a cookie for at most (RFC 6265bis), in seconds."""
 
 
@@ -121,6 +121,16 @@ class State:
         self.why: SessionError | None = None  # of an unloaded one
         self.raised: Callable[[SessionError], SessionError] = _as_it_is
 
+    @property
+    def live(self) -> Stored | None:
+        """What is stored, unless it was cleared here or has ended elsewhere."""
+        return None if self.cleared or self.found is not Found.OPEN else self.stored
+
+    def lost(self) -> None:
+        """Note that it ended, or was rotated, elsewhere since it was loaded."""
+        if self.found is not Found.ROTATED:
+            self.found = Found.SUPERSEDED
+
     def wants(self) -> bool:
         """Whether the handler asked for more than a change of data."""
         return (
@@ -179,30 +189,30 @@ class Session(dict[str, Any]):
     @property
     def id(self) -> str | None:
         """20 characters that name the session and open nothing; None until it is stored."""
-        stored = self._stored()
+        stored = self._state.live
         return None if stored is None else stored.token.id
 
     @property
     def is_new(self) -> bool:
         """Whether no live session was loaded, or it was cleared."""
-        return self._state.cleared or self._state.found is not Found.OPEN
+        return self._state.live is None
 
     @property
     def created_at(self) -> datetime | None:
         """When it was created (UTC); None if it isn't stored yet."""
-        stored = self._stored()
+        stored = self._state.live
         return None if stored is None else datetime.fromtimestamp(stored.record.created_at, UTC)
 
     @property
     def expires_at(self) -> datetime | None:
         """When it ends, however much it is used (UTC); None if it isn't stored yet."""
-        stored = self._stored()
+        stored = self._state.live
         return None if stored is None else datetime.fromtimestamp(stored.record.expires_at, UTC)
 
     @property
     def authenticated_at(self) -> datetime | None:
         """When its principal last signed in (UTC); None if nobody is signed in."""
-        stored = self._stored()
+        stored = self._state.live
         if stored is None or stored.record.authenticated_at is None:
             return None
         return datetime.fromtimestamp(stored.record.authenticated_at / 1000, UTC)
@@ -287,6 +297,7 @@ class Session(dict[str, Any]):
         Raises `SessionGoneError` and `StoreUnavailableError`.
         """
         await self._awaited(self._state.backend.refresh(self))
+        self.mark_accessed()
 
     async def _awaited(self, operation: Awaitable[None]) -> None:
         try:
@@ -296,9 +307,6 @@ class Session(dict[str, Any]):
             raise raised from (exc if raised is not exc else exc.__cause__)
 
     # -- as a dict
-
-    def _stored(self) -> Stored | None:
-        return None if self._state.cleared else self._state.stored
 
     def __repr__(self) -> str:
         # Data may be secret, and reprs end in logs.
@@ -350,8 +358,8 @@ def state_of(session: Session) -> State:
 
 def seconds(duration: Duration, name: str) -> int:
     """A duration in whole seconds, from 1 to 400 days; `ConfigurationError` names it."""
-    whole = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    if isinstance(whole, bool) or not 1 <= whole <= MAX_LIFETIME:
+    whole: Any = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if isinstance(whole, bool) or not isinstance(whole, (int, float)) or not 1 <= whole <= LONGEST:
         raise ConfigurationError(
             f"{name}={duration!r}: write seconds or a timedelta, from 1 second to 400 days"
         )

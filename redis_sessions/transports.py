@@ -70,7 +70,8 @@ class CookieTransport:
         host_bound = https_only and path == "/" and domain is None
         if name is None:
             name = f"{_HOST}session" if host_bound else "sid"
-        site = str(same_site).lower()
+        given = cast("object", same_site)
+        site = given.lower() if isinstance(given, str) else ""  # None is no SameSite=None
         if not _TOKEN.fullmatch(name):
             raise ConfigurationError(
                 f"session_cookie={name!r}: write a name of ASCII letters, digits, '-' or '_'"
@@ -142,7 +143,7 @@ class HeaderTransport:
     """
 
     secure = False
-    cross_site = False
+    cross_site = True  # a header doesn't come along by itself
 
     def __init__(self, name: str = "X-Session-Token") -> None:
         if not _TOKEN.fullmatch(name):

@@ -5,7 +5,8 @@ Nothing here knows of tokens, seals or stores. The encoded bytes decide what cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -31,6 +32,9 @@ Changes = dict[Any, "bytes | None"]
 # bounds its number of containers, and so its depth, from above.
 _NO_CONTAINERS: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
 
+# Where msgspec says that a value doesn't fit.
+_PATH: Final = re.compile(r" - at `(\$[^`]*)`$")
+
 _split: Final = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
 _join: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(dict[Any, Any]).decode
@@ -42,7 +46,7 @@ class Values:
 
     `enc_hook(value)` turns a value of an unknown type into one that MessagePack holds, or
     raises NotImplementedError; `dec_hook(type, value)` restores one in `get_as`. Both are
-    msgspec's hooks. pydantic models work without them. `max_size` is in bytes, encoded.
+    msgspec's hooks. pydantic's models and secrets work without them. `max_size`: encoded bytes.
     """
 
     __slots__ = ("_dec_hook", "_enc_hook", "_encode", "_hook_ran", "max_size")
@@ -64,10 +68,12 @@ class Values:
         """The bytes of a session's data; `SessionEncodeError` names what can't be stored."""
         try:
             return self._encode(data)
+        except RecursionError as exc:
+            raise _too_deep(k for k, v in data.items() if not self._encodes(v)) from exc
         except Exception as exc:
-            path, value = self._culprit(data)
+            path, kind = self._culprit(data)
             raise SessionEncodeError(
-                f"session{path} can't be stored: a value of type {_kind(value)} ({exc}). "
+                f"session{path} can't be stored: {kind} ({exc}). "
                 "Store plain data, or give the manager an enc_hook for this type"
             ) from exc
 
@@ -91,15 +97,13 @@ class Values:
         hook_ran, self._hook_ran = self._hook_ran, False
         if hook_ran or len(encoded.translate(None, _NO_CONTAINERS)) > MAX_DEPTH:
             try:
-                plain = _decode(encoded)
-            except RecursionError:
-                plain = None
+                deep = _deep_keys(encoded)
             except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
                 raise SessionEncodeError(
                     "the session was changed by another thread while it was encoded"
                 ) from exc
-            if plain is None or _is_deeper(plain, MAX_DEPTH):
-                raise SessionEncodeError(f"the session is nested deeper than {MAX_DEPTH} levels")
+            if deep:
+                raise _too_deep(deep)
 
     def convert(self, value: Any, type: type[T]) -> T:
         """`value`, as it was loaded, as a `type`; ValueError if it doesn't fit."""
@@ -109,7 +113,11 @@ class Values:
         try:
             return msgspec.convert(value, type, dec_hook=self._to_unknown)
         except msgspec.ValidationError as exc:
-            raise ValueError(str(exc)) from exc
+            # Not its text, nor the chain: pydantic's quotes the value.
+            where = _PATH.search(str(exc))
+            at = f" at {where[1]}" if where else ""
+            which = f": {exc.__cause__}" if isinstance(exc.__cause__, _MisfitError) else ""
+            raise ValueError(f"the stored value doesn't fit {_name(type)}{at}{which}") from None
 
     def _from_unknown(self, value: Any) -> Any:
         self._hook_ran = True
@@ -120,30 +128,58 @@ class Values:
                 pass  # the hook's word for "not mine"
         if hasattr(value, "model_dump"):  # pydantic, unless mode="json" would mask secrets
             return value.model_dump(round_trip=True, by_alias=False)
+        if hasattr(value, "get_secret_value"):
+            return value.get_secret_value()
         raise NotImplementedError("no enc_hook knows it")
 
     def _to_unknown(self, type: type[Any], value: Any) -> Any:
         if isinstance(value, type):
             return value
         if hasattr(type, "model_validate"):
-            return type.model_validate(value, by_name=True, by_alias=False, strict=False)
+            return _validate(type, value)
         if self._dec_hook is not None:
             return self._dec_hook(type, value)
         raise NotImplementedError(f"no dec_hook restores a {_name(type)}")
 
-    def _culprit(self, value: Any) -> tuple[str, Any]:
-        """The path and the value that make encoding fail: only looked for after a failure."""
+    def _culprit(self, value: Any) -> tuple[str, str]:
+        """The path to what makes encoding fail, and what it is; only asked after a failure."""
         path = ""
         for _ in range(MAX_DEPTH):
-            for step, child in _children(value):
-                try:
-                    self._encode(child)
-                except Exception:  # noqa: BLE001 - whatever it is, this is the way down
-                    path, value = path + step, child
-                    break
-            else:
+            children = _children(value)
+            child = next((c for c in children if not self._encodes(c[1])), None)
+            if child is None:
                 break
-        return path, value
+            path, value = path + child[0], child[1]
+        if isinstance(value, dict):
+            for key in _keys(value):
+                if not self._encodes({key: None}):
+                    return path, f"a key of type {_kind(key)}"
+        return path, f"a value of type {_kind(value)}"
+
+    def _encodes(self, value: Any) -> bool:
+        try:
+            self._encode(value)
+        except Exception:  # noqa: BLE001 - whatever it is, this is the way down
+            return False
+        return True
+
+
+class _MisfitError(ValueError):
+    """What a model refused, by its fields' names."""
+
+
+def _validate(type: Any, value: Any) -> Any:
+    try:
+        return type.model_validate(value, by_name=True, by_alias=False, strict=False)
+    except ValueError as exc:
+        errors: list[Any] = getattr(exc, "errors", list)()
+        fields = {".".join(map(str, error["loc"])) for error in errors} - {""}
+        raise _MisfitError(", ".join(sorted(fields)) or "its validator refuses it") from None
+
+
+def _too_deep(keys: Iterable[Any]) -> SessionEncodeError:
+    key = next(iter(keys), None)
+    return SessionEncodeError(f"session[{key!r}] is nested deeper than {MAX_DEPTH} levels")
 
 
 def decode(encoded: bytes) -> dict[Any, Any]:
@@ -201,6 +237,17 @@ def _children(value: Any) -> list[tuple[str, Any]]:
     return [(f".{name}", getattr(value, name)) for name in fields]
 
 
+def _deep_keys(encoded: bytes) -> list[Any]:
+    return [key for key, raw in split(encoded).items() if _is_deep(raw)]
+
+
+def _is_deep(raw: bytes) -> bool:
+    try:
+        return _is_deeper([_decode_any(raw)], MAX_DEPTH)
+    except RecursionError:
+        return True
+
+
 def _is_deeper(value: Any, limit: int) -> bool:
     level = [value]
     for _ in range(limit):
@@ -217,6 +264,10 @@ def _is_deeper(value: Any, limit: int) -> bool:
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
     return list(value.items())
+
+
+def _keys(value: Any) -> list[Any]:
+    return list(value)
 
 
 def _members(value: Any) -> list[Any]:

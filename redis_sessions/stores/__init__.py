@@ -28,11 +28,13 @@ def open_store(
             "tests and 'embedded://' in development"
         )
     if isinstance(store, str) and store.split(":", 1)[0] == "memory":
-        return MemoryStore(prefix=prefix or "session:")
+        if store != "memory://":
+            raise ConfigurationError(f"store={store!r}: write memory://, and no more")
+        return MemoryStore(prefix="session:" if prefix is None else prefix)
     if isinstance(store, SessionStore):
         if prefix is not None and prefix != store.prefix:
             raise ConfigurationError(
                 f"prefix={prefix!r} is not the store's {store.prefix!r}: give it to the store"
             )
         return store
-    return RedisStore(store, prefix=prefix or "session:")
+    return RedisStore(store, prefix="session:" if prefix is None else prefix)

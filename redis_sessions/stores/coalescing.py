@@ -9,7 +9,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.events import logger
 
 __all__ = ["Batcher", "Health"]
@@ -32,7 +32,7 @@ class Health:
     __slots__ = ("away", "probing")
 
     def __init__(self) -> None:
-        self.away: StoreUnavailableError | None = None
+        self.away: StoreError | None = None
         self.probing = False
 
 
@@ -53,7 +53,7 @@ class Batcher(Generic[Item, Reply]):
     at a time probes it, and the rest fails at once.
     """
 
-    __slots__ = ("_bytes", "_health", "_loop", "_patience", "_queue", "_send", "_task")
+    __slots__ = ("_bytes", "_health", "_loop", "_patience", "_probes", "_queue", "_send", "_task")
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Batcher(Generic[Item, Reply]):
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Waiting[Item, Reply]] = deque()
         self._bytes = 0
+        self._probes = False
         self._task: asyncio.Task[None] | None = None
 
     def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
@@ -74,8 +75,8 @@ class Batcher(Generic[Item, Reply]):
         health = self._health
         if health.away is not None:
             if health.probing:
-                raise StoreUnavailableError(f"still away: {health.away}", reason=health.away.reason)
-            health.probing = True
+                raise StoreUnavailableError(f"still away: {health.away}") from health.away
+            health.probing = self._probes = True
         if len(self._queue) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
             raise _full(f"{len(self._queue)} operations wait in this process already")
         future: asyncio.Future[Reply] = self._loop.create_future()
@@ -92,7 +93,8 @@ class Batcher(Generic[Item, Reply]):
                 await self._flush(self._take())
         finally:
             self._task = None
-            self._health.probing = False
+            if self._probes:
+                self._health.probing = self._probes = False
             for waiting in self._queue:  # only if this task was cancelled
                 waiting.future.cancel()
             self._queue.clear()
@@ -125,9 +127,10 @@ class Batcher(Generic[Item, Reply]):
             for waiting in batch:
                 waiting.future.cancel()
             raise
-        except StoreUnavailableError as exc:
-            if exc.reason in AWAY:
-                self._seen(exc)
+        except StoreError as exc:
+            away = isinstance(exc, StoreUnavailableError) and exc.reason in AWAY
+            self._seen(exc if away else None)
+            if away:
                 batch.extend(self._queue)
                 self._queue.clear()
                 self._bytes = 0
@@ -142,7 +145,7 @@ class Batcher(Generic[Item, Reply]):
             else:
                 waiting.future.set_result(reply)
 
-    def _seen(self, away: StoreUnavailableError | None) -> None:
+    def _seen(self, away: StoreError | None) -> None:
         before, self._health.away = self._health.away, away
         if away is not None and before is None:
             logger.error("sessions: %s; requests that need one are refused until it is back", away)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from redis_sessions.record import HEADER_SIZE
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import Commit, checked_prefix
 
 __all__ = ["MemoryStore"]
 
@@ -18,7 +18,7 @@ class MemoryStore:
     """A store in memory, shared by the threads and event loops of one process."""
 
     def __init__(self, *, prefix: str = "session:", clock: Callable[[], float] = time.time) -> None:
-        self.prefix = prefix
+        self.prefix = checked_prefix(prefix)
         self._clock = clock
         self._lock = Lock()
         self._records: dict[str, tuple[bytes, float]] = {}

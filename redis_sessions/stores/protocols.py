@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Commit", "SessionStore"]
+from redis_sessions.errors import ConfigurationError
+
+__all__ = ["Commit", "SessionStore", "checked_prefix"]
 
 
 class Commit(Enum):
@@ -56,3 +58,13 @@ class SessionStore(Protocol):
     async def close(self) -> None:
         """Close what this event loop holds open. The store may be used again afterwards."""
         ...
+
+
+def checked_prefix(prefix: str) -> str:
+    """The prefix, or a `ConfigurationError` that says what to write."""
+    if not prefix or not prefix.isascii() or not prefix.isprintable():
+        raise ConfigurationError(
+            f"prefix={prefix!r}: write printable ASCII, such as 'session:', so that ACL rules "
+            "can name it"
+        )
+    return prefix

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
 from secrets import token_urlsafe
@@ -16,11 +17,16 @@ from redis import exceptions as errors
 from redis.asyncio import ConnectionPool, Redis
 
 from redis_sessions.connect import Connector
-from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailableError
+from redis_sessions.errors import (
+    ConfigurationError,
+    StoreError,
+    StoreUnavailableError,
+    check_bound,
+)
 from redis_sessions.events import logger
 from redis_sessions.record import tombstone
 from redis_sessions.stores.coalescing import Batcher, Health
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import Commit, checked_prefix
 
 __all__ = ["RedisStore"]
 
@@ -38,7 +44,13 @@ _NOT_NOW: Final = (
     *("OOM", "LOADING", "BUSY", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN"),
     *("TRYAGAIN", "NOREPLICAS"),
 )
-_RIGHTS: Final = ("NOPERM", "NOAUTH", "WRONGPASS")
+_RIGHTS: Final = (
+    *("NOPERM", "NOAUTH", "WRONGPASS"),
+    *("ACL failure", "can't run this command"),  # inside a script: Redis 7 and later, 6.2
+)
+
+
+_Closer = AsyncGenerator[None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class _Channel:
     writes: Batcher[_Write, int]
     opening: asyncio.Lock
     pool: ConnectionPool | None = None
-    closer: AsyncGenerator[None, None] | None = field(default=None, repr=False)
+    closer: _Closer | None = None
 
 
 # A forked child must not touch its parent's sockets, not even by letting them be collected.
@@ -80,15 +92,16 @@ class RedisStore:
     def __init__(
         self, url_or_client: str | Redis, *, prefix: str = "session:", timeout: float = 2.0
     ) -> None:
-        if not 0 < timeout <= MAX_TIMEOUT:
-            raise ConfigurationError(
-                f"timeout={timeout!r}: write seconds, above 0 and up to {MAX_TIMEOUT:g}"
-            )
-        self.prefix = _checked(prefix)
+        check_bound(timeout, "timeout", MAX_TIMEOUT)
+        self.prefix = checked_prefix(prefix)
         self.timeout = timeout
         self._connector = Connector(url_or_client, timeout=timeout)
         self._channels: dict[asyncio.AbstractEventLoop, _Channel] = {}
         self._last: _Channel | None = None
+        self._warned = False
+        # A store that nobody holds any more closes its connections, where their loops run.
+        self._closers: dict[_Closer, asyncio.AbstractEventLoop] = {}
+        weakref.finalize(self, _close_all, self._closers, os.getpid()).atexit = False
 
     async def load(self, id: str) -> bytes | None:
         return await self._channel().loads.submit(self.prefix + id, 64)
@@ -148,6 +161,8 @@ class RedisStore:
                 self._channels.pop(known, None)
             elif known.is_closed():
                 self._channels.pop(known, None)
+                if channel.closer is not None:
+                    self._closers.pop(channel.closer, None)
         found = self._channels.get(loop)
         if found is None:
             found = self._new_channel(loop, pid)
@@ -173,6 +188,7 @@ class RedisStore:
                 # A loop that ends closes its async generators: so no connection outlives it.
                 channel.closer = _disconnect_at_the_end(pool)
                 await anext(channel.closer)
+                self._closers[channel.closer] = channel.loop
                 channel.pool = pool
             return channel.pool
 
@@ -182,14 +198,15 @@ class RedisStore:
         pool = channel.pool or await self._open(channel)
         try:
             async with asyncio.timeout(self.timeout):
-                return await self._exchange(pool, _pack(command))
+                try:
+                    return await self._exchange(pool, _pack(command))
+                except errors.NoScriptError:
+                    return await self._exchange(pool, _pack(("EVAL", _SCRIPT, *command[2:])))
         except (TimeoutError, errors.TimeoutError) as exc:
             raise StoreUnavailableError(
                 f"{self._connector.where} didn't answer within {self.timeout:g} s",
                 reason="timeout",
             ) from exc
-        except errors.NoScriptError:
-            raise
         except (errors.RedisError, OSError) as exc:
             if self._connector.starts_server and isinstance(exc, errors.ConnectionError):
                 await self._disconnect(channel)  # to open is to start it again
@@ -221,6 +238,7 @@ class RedisStore:
     async def _disconnect(self, channel: _Channel) -> None:
         closer, channel.closer, channel.pool = channel.closer, None, None
         if closer is not None:
+            self._closers.pop(closer, None)
             await closer.aclose()
 
     def _translated(self, exc: Exception) -> StoreError:
@@ -252,10 +270,7 @@ class RedisStore:
         arguments: list[Any] = [len(writes), *(write.key for write in writes)]
         for write in writes:
             arguments += (write.expected, write.value, write.ttl)
-        try:
-            answers = await self._send(channel, "EVALSHA", _SHA, *arguments)
-        except errors.NoScriptError:
-            answers = await self._send(channel, "EVAL", _SCRIPT, *arguments)
+        answers = await self._send(channel, "EVALSHA", _SHA, *arguments)
         return [answer if isinstance(answer, int) else self._refusal(answer) for answer in answers]
 
     def _refusal(self, answer: bytes) -> StoreError:
@@ -269,7 +284,9 @@ class RedisStore:
         lines = cast("bytes", reply).decode(errors="replace").splitlines()
         info = dict(line.split(":", 1) for line in lines if ":" in line)
         policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction" and info.get("maxmemory", "0") != "0":
+        evicts = policy != "noeviction" and info.get("maxmemory", "0") != "0"
+        if evicts and not self._warned:
+            self._warned = True
             logger.warning(
                 "%s may evict sessions when memory is short (maxmemory-policy %s): users would be "
                 "signed out. Set `maxmemory-policy noeviction` on a server that holds sessions",
@@ -278,17 +295,14 @@ class RedisStore:
             )
 
 
-async def _disconnect_at_the_end(pool: ConnectionPool) -> AsyncGenerator[None, None]:
+def _close_all(closers: dict[_Closer, asyncio.AbstractEventLoop], pid: int) -> None:
+    for closer, loop in closers.items():
+        if pid == os.getpid() and not loop.is_closed():
+            loop.call_soon_threadsafe(asyncio.ensure_future, closer.aclose())
+
+
+async def _disconnect_at_the_end(pool: ConnectionPool) -> _Closer:
     try:
         yield
     finally:
         await pool.disconnect()
-
-
-def _checked(prefix: str) -> str:
-    if not prefix or not prefix.isascii() or not prefix.isprintable():
-        raise ConfigurationError(
-            f"prefix={prefix!r}: write printable ASCII, such as 'session:', so that ACL rules "
-            "can name it"
-        )
-    return prefix

@@ -1,0 +1,292 @@
+"""What the integration tests share: applications, a real uvicorn, and eyes on a real Redis."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final, Self
+
+import httpx2
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from redis_sessions import SessionManager, SessionMiddleware, get_session
+from redis_sessions.events import Event
+from redis_sessions.keyring import Keyring
+from redis_sessions.stores import RedisStore, SessionStore
+
+KEY: Final = "a secret key of the tests, long enough"
+COOKIE: Final = "__Host-session"
+BASE: Final = "https://testserver"
+
+
+def manager_on(
+    store: str | SessionStore, prefix: str = "session:", *, timeout: float = 2.0, **policy: Any
+) -> SessionManager:
+    """A manager on a store, or on a Redis under a prefix of its own."""
+    if isinstance(store, str):
+        store = RedisStore(store, prefix=prefix, timeout=timeout)
+    return SessionManager(store, Keyring(KEY), **policy)
+
+
+def app_of(*routes: BaseRoute, **options: Any) -> Starlette:
+    """A Starlette application with our middleware."""
+    return Starlette(routes=list(routes), middleware=[Middleware(SessionMiddleware, **options)])
+
+
+# -- one application for many tests: each request says what it does to its session
+
+
+async def _do(request: Request) -> Response:
+    session = get_session(request)
+    status = int(request.query_params.get("status", "200"))
+    for step, value in request.query_params.multi_items():
+        match step:
+            case "set":
+                key, _, text = value.partition(":")
+                session[key] = text
+            case "drop":
+                session.pop(value, None)
+            case "clear":
+                session.clear()
+            case "rotate":
+                session.rotate()
+            case "authenticated":
+                session.authenticated()
+            case "expire_in":
+                session.expire_in(int(value))
+            case "raise":
+                raise RuntimeError(value)
+            case _:
+                pass
+    return JSONResponse(dict(session), status)
+
+
+async def _plain(request: Request) -> Response:
+    return JSONResponse("untouched")
+
+
+def doing(*routes: BaseRoute, **options: Any) -> Starlette:
+    """`/do?set=key:value&drop=key&clear=&rotate=&status=500` does that; `/plain` nothing."""
+    return app_of(
+        Route("/do", _do, methods=["GET", "POST"]), Route("/plain", _plain), *routes, **options
+    )
+
+
+# -- clients
+
+
+@asynccontextmanager
+async def client_of(
+    app: ASGIApp, cookie: str | None = None, *, raises: bool = True, **options: Any
+) -> AsyncGenerator[httpx2.AsyncClient, None]:
+    """A browser of an application in this event loop; `cookie` is what it begins with."""
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=raises)
+    async with httpx2.AsyncClient(transport=transport, base_url=BASE, **options) as client:
+        if cookie is not None:
+            client.cookies.set(COOKIE, cookie, domain="testserver.local", path="/")
+        yield client
+
+
+def token_in(response: httpx2.Response, name: str = COOKIE) -> str | None:
+    """The token that a response sets; "null" where it expires the cookie; None: neither."""
+    for header in response.headers.get_list("set-cookie"):
+        found, _, rest = header.partition("=")
+        if found == name:
+            return rest.partition(";")[0]
+    return None
+
+
+async def signed_in(client: httpx2.AsyncClient, user: str = "alice") -> str:
+    """Sign in at `/do`; the token."""
+    token = token_in(await client.get(f"/do?set=user_id:{user}"))
+    assert token is not None
+    return token
+
+
+class Events(list[Event]):
+    """An `on_event` that keeps what it is told."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def named(self, name: str) -> list[str | None]:
+        return [event.reason for event in self if event.name == name]
+
+
+# -- a real HTTP server
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = threading.Event()
+
+    def run_in_thread(self, listener: socket.socket) -> None:
+        with suppress(SystemExit):  # of a failed start
+            self.run([listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        finally:
+            self.is_up.set()
+
+
+@contextmanager
+def serve(app: ASGIApp, **config: Any) -> Generator[str, None, None]:
+    """A real uvicorn in a thread; its address, as `127.0.0.1:port`.
+
+    RuntimeError if it doesn't start. What it logs goes to the root logger.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings: dict[str, Any] = {
+            "log_config": None,
+            "log_level": logging.INFO,
+            "access_log": False,
+            **config,
+        }
+        server = _Uvicorn(uvicorn.Config(app, **settings))
+        thread = threading.Thread(target=server.run_in_thread, args=[listener])
+        thread.start()
+        try:
+            assert server.is_up.wait(20)
+            if not server.started:
+                raise RuntimeError("uvicorn didn't start")
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+# -- eyes on Redis
+
+
+class Wire:
+    """A connection of the test's own to a Redis server, without any client library."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._file = self._socket.makefile("rb")
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        return cls(int(url.partition("127.0.0.1:")[2].partition("/")[0]))
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        parts = [p if isinstance(p, bytes) else str(p).encode() for p in command]
+        packed = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts)
+        self._socket.sendall(packed)
+        return self.read()
+
+    def read(self) -> Any:
+        line = self._file.readline().rstrip(b"\r\n")
+        kind, rest = line[:1], line[1:]
+        if kind == b"$":
+            size = int(rest)
+            return None if size < 0 else self._file.read(size + 2)[:-2]
+        if kind == b"*":
+            return [self.read() for _ in range(int(rest))]
+        if kind == b"-":
+            raise RuntimeError(rest.decode())
+        return int(rest) if kind == b":" else rest.decode()
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys under a prefix, sorted."""
+        return sorted(key.decode() for key in self.ask("KEYS", f"{prefix}*"))
+
+    def records(self, prefix: str) -> list[str]:
+        """The keys of live records: tombstones are 33 bytes long, records longer."""
+        return [key for key in self.keys(prefix) if self.ask("STRLEN", key) > 33]
+
+    def clients(self) -> int:
+        """How many connections the server has besides this one."""
+        return len(self.ask("CLIENT", "LIST").splitlines()) - 1
+
+
+class Monitor:
+    """MONITOR: what the clients of one server send, without what its scripts do."""
+
+    def __init__(self, port: int) -> None:
+        self._watch = Wire(port)
+        self._mark = Wire(port)
+        self._marks = 0
+        self._watch.ask("MONITOR")
+
+    def commands(self) -> list[list[str]]:
+        """What was sent since the last call: each command's words, its name first."""
+        self._marks += 1
+        mark = f"mark-{self._marks}"
+        self._mark.ask("ECHO", mark)
+        seen: list[list[str]] = []
+        while True:
+            line = self._watch.read()
+            source, _, rest = line.partition("] ")
+            words = rest[1:-1].split('" "')
+            if words[-1] == mark:
+                return seen
+            if not source.endswith(" lua"):
+                seen.append([words[0].upper(), *words[1:]])
+
+    def names(self) -> list[str]:
+        """The names of these commands, without what redis-py says at connecting."""
+        greetings = {"CLIENT", "HELLO", "AUTH", "SELECT"}
+        return [words[0] for words in self.commands() if words[0] not in greetings]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.close()
+        self._mark.close()
+
+
+# -- ASGI by hand, for what no client sends
+
+
+async def request_of(
+    app: ASGIApp,
+    path: str = "/",
+    headers: Sequence[tuple[bytes, bytes] | list[bytes]] = (),
+    **scope: Any,
+) -> tuple[int, Mapping[bytes, bytes]]:
+    """One request at the ASGI interface, a GET unless `method=` says otherwise: status, headers."""
+    told: dict[str, Any] = {}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            told.update(message)
+
+    base: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "headers": list(headers),
+    }
+    base |= {"scheme": "https", "path": path, "raw_path": path.encode(), "query_string": b""}
+    base |= {"root_path": "", "server": ("testserver", 443), "client": ("127.0.0.1", 1)}
+    await app({**base, **scope}, receive, send)
+    return told["status"], dict(told["headers"])
