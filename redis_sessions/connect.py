@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import Connection, UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_sessions.embedded import ensure_server
@@ -19,6 +20,7 @@ from redis_sessions.errors import ConfigurationError
 __all__ = ["SCHEMES", "Connector"]
 
 _REDIS: Final = ("redis", "rediss", "unix")
+MIN_CONNECTIONS: Final = 4
 SCHEMES: Final = (*_REDIS, "embedded")
 
 # What redis-py adds to the arguments of a client's connections for the client's own use.
@@ -44,6 +46,11 @@ class Connector:
             self._class = source.connection_pool.connection_class
         self._class = arguments.pop("connection_class", self._class)
         self._max_connections: int | None = arguments.pop("max_connections", None)
+        if self._max_connections is not None and self._max_connections < MIN_CONNECTIONS:
+            raise ConfigurationError(
+                f"max_connections={self._max_connections}: write {MIN_CONNECTIONS} or more; a "
+                "process uses a few for each event loop, however many requests it serves"
+            )
         # Batches have one deadline each, and their own retry; redis-py's are dear, or slow to fail.
         arguments.update(
             socket_timeout=None,
@@ -58,7 +65,7 @@ class Connector:
         if self._embedded is None:
             try:
                 self._pool(arguments).make_connection()
-            except (TypeError, ValueError) as exc:
+            except (TypeError, ValueError, RedisError) as exc:
                 raise ConfigurationError(
                     f"the store's URL for {self.where} has an option that redis-py doesn't take: "
                     f"{exc}"
@@ -84,6 +91,10 @@ class Connector:
         try:
             parts = urlsplit(url)
             _ = parts.port
+            if parts.scheme in ("redis", "rediss"):
+                database = parts.path.strip("/")
+                if not parts.netloc or (database and not database.isdigit()):
+                    raise ValueError  # redis-py would take the default in its place
         except ValueError:
             # Not its text, nor the chain: a password may be what couldn't be read.
             raise ConfigurationError(
@@ -117,13 +128,13 @@ class Connector:
 
 
 def _of_client(client: Redis) -> dict[str, Any]:
-    pool = getattr(client, "connection_pool", None)
-    if not isinstance(pool, ConnectionPool):
+    pool: Any = getattr(client, "connection_pool", None)
+    if type(pool) not in (ConnectionPool, BlockingConnectionPool):  # Sentinel's is one, too
         raise ConfigurationError(
             f"store={type(client).__name__} can't be used: pass a URL, a redis.asyncio.Redis, "
             "or an object with the methods of SessionStore"
         )
-    given = pool.connection_kwargs
+    given: dict[str, Any] = pool.connection_kwargs
     return {
         name: value
         for name, value in given.items()

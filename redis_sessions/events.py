@@ -18,7 +18,7 @@ class Event:
 
     Names: `created`, `rotated`, `ended`, `rejected` (a token or record that reads as no
     session), `merged` (a conflict was resolved), `dropped` (a change that wasn't stored),
-    `cache_control_replaced`.
+    `cache_control_replaced`, `unavailable` (a request needed the store, and got none).
     """
 
     name: str

@@ -8,8 +8,10 @@ from typing import Final, Literal, cast
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from redis_sessions.errors import (
+    ConfigurationError,
     SessionConflictError,
     SessionError,
     SessionGoneError,
@@ -17,10 +19,11 @@ from redis_sessions.errors import (
     StoreUnavailableError,
 )
 from redis_sessions.events import logger
+from redis_sessions.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.manager import SessionManager
 from redis_sessions.outcome import Answer, Outcome
 from redis_sessions.session import Found, Session, Unloaded, load_into, state_of
-from redis_sessions.transports import RawHeader, Transport
+from redis_sessions.transports import Transport
 
 __all__ = ["Active", "Exchange", "OnUnavailable", "SocketExchange"]
 
@@ -71,7 +74,16 @@ def as_http(error: SessionError) -> SessionError:
 class Active:
     """The session of one connection, for those who ask the scope for it."""
 
-    __slots__ = ("_on_unavailable", "_scope", "manager", "session", "tokens", "transport")
+    __slots__ = (
+        "_on_unavailable",
+        "_scope",
+        "done",
+        "manager",
+        "raised",
+        "session",
+        "tokens",
+        "transport",
+    )
 
     session: Session
 
@@ -85,6 +97,12 @@ class Active:
     ) -> None:
         self.manager, self.transport, self.tokens = manager, transport, tokens
         self._on_unavailable, self._scope = on_unavailable, scope
+        self.raised: SessionError | None = None  # to the application, last
+        self.done = False
+
+    def _raise(self, error: SessionError) -> SessionError:
+        self.raised = as_http(error)
+        return self.raised
 
     def postpone(self) -> None:
         """A placeholder for now."""
@@ -103,7 +121,7 @@ class Active:
         try:
             if placeholder is None:
                 self.session = await self.manager.load(self.tokens)
-                state_of(self.session).raised = as_http
+                state_of(self.session).raised = self._raise
             else:
                 await self.manager.refresh(placeholder)
         except StoreError as exc:
@@ -113,11 +131,17 @@ class Active:
         choice = self._on_unavailable
         if callable(choice):
             choice = choice(HTTPConnection(self._scope))
+            if choice not in ("error", "anonymous"):
+                raise ConfigurationError(
+                    f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
+                )
+        if isinstance(why, StoreUnavailableError):
+            self.manager.report("unavailable", why.reason)
         if choice == "error":
             self._stand_in(why)
             return
         empty = self.manager.anonymous(why)
-        state_of(empty).raised = as_http
+        state_of(empty).raised = self._raise
         placeholder = getattr(self, "session", None)
         if placeholder is None:
             self.session = empty
@@ -128,7 +152,7 @@ class Active:
         placeholder = getattr(self, "session", None)
         if placeholder is None:
             self.session = self.manager.unloaded(self.tokens, why)
-            state_of(self.session).raised = as_http
+            state_of(self.session).raised = self._raise
         else:
             state = state_of(placeholder)
             state.why, state.found = why, Found.UNAVAILABLE
@@ -161,11 +185,12 @@ class Exchange:
             await self._release()
             if self._started:
                 await self._commit(self._status)
+            else:
+                await self._end_all_the_same()
         except Exception as exc:
-            failure = self._failure or _cause(exc)
+            failure = self._failure or _ours(exc)
             if self._started and self._failure is None:
-                if not await self._handled_late(failure):
-                    raise
+                await self._failed_late(exc, failure)
                 return
             if not isinstance(failure, StoreError):
                 await self._end_all_the_same()
@@ -181,10 +206,10 @@ class Exchange:
         if self._failure is not None:
             raise self._failure  # the application goes on; its response can't
         if not self._started:
-            if message["type"] == self.accepts:
-                self._held = message
+            if message["type"] == self.accepts and self._held is None:
+                self._held = {**message, "headers": list(message.get("headers", ()))}
                 self._status = message["status"]
-                if _is_event_stream(message):
+                if is_event_stream(self._held["headers"]):
                     await self._release()
                 return
             await self._release()
@@ -207,6 +232,8 @@ class Exchange:
             answer = await self._commit(status)
         except SessionError as exc:
             self._failure = exc
+            if isinstance(exc, StoreUnavailableError):
+                self._active.manager.report("unavailable", exc.reason)
             raise
         headers = self._headers(list(message.get("headers", ())), answer)
         return {**message, "headers": headers} if headers is not None else message
@@ -223,9 +250,11 @@ class Exchange:
         except Exception:  # noqa: BLE001 - the request's own exception is the one to raise
             logger.exception("sessions: what a failed request ended may not have ended")
 
-    async def _handled_late(self, failure: SessionError | None) -> bool:
-        """Whether an exception after the start is dealt with."""
-        return False
+    async def _failed_late(self, exc: Exception, failure: SessionError | None) -> None:
+        """An exception after the start: no data are stored, but what was ended has ended."""
+        if not isinstance(failure, StoreError):
+            await self._end_all_the_same()
+        raise exc
 
     async def _refuse(self, told: _HttpError) -> None:
         body = told.detail.encode()
@@ -261,11 +290,9 @@ class Exchange:
         elif answer.expire:
             headers.append(transport.expire())
         if varies:
-            _add_vary(headers, transport.vary)
-        if secret:
-            replaced = _forbid_storing(headers)
-            if replaced:
-                self._active.manager.report("cache_control_replaced", replaced)
+            add_vary(headers, transport.vary)
+        if secret and forbid_storing(headers):
+            self._active.manager.report("cache_control_replaced")
         return headers
 
     def _warn_if_insecure(self) -> None:
@@ -303,22 +330,26 @@ class SocketExchange(Exchange):
                 self._refused = True
                 self._begin()
         elif kind.startswith("websocket.http.response") and not self._may_deny():
-            await self._close()  # an error handler that answers a socket as if it were a request
-            return
+            told = self._active.raised
+            if told is not None:  # an error of ours, answered as if to a request
+                await self._close(told)
+                return
         await super()._on_send(message)
 
-    async def _handled_late(self, failure: SessionError | None) -> bool:
-        if not isinstance(failure, StoreUnavailableError):
-            return False
-        logger.error("sessions: a WebSocket was closed: %s", failure)
-        await self._close()
-        return True
+    async def _failed_late(self, exc: Exception, failure: SessionError | None) -> None:
+        if isinstance(exc, WebSocketDisconnect):  # the client left, as clients do
+            await self._commit(self._status)
+        elif failure is not None:
+            logger.error("sessions: a WebSocket was closed: %s", failure)
+            await self._close(failure)
+            return
+        await super()._failed_late(exc, failure)
 
     async def _refuse(self, told: _HttpError) -> None:
         if self._may_deny():
             await super()._refuse(told)
         else:
-            await self._close()
+            await self._close(told)
 
     def _may_deny(self) -> bool:
         extensions: dict[str, object] = self._scope.get("extensions") or {}
@@ -327,45 +358,17 @@ class SocketExchange(Exchange):
     def _may_create(self) -> bool:
         return not self._refused
 
-    async def _close(self) -> None:
+    async def _close(self, why: SessionError) -> None:
         if not self._closed:
             self._closed = True
-            await self._send({"type": "websocket.close", "code": 1013, "reason": "try again"})
+            again = isinstance(why, StoreUnavailableError)
+            code, reason = (1013, "try again") if again else (1008, "the session has ended")
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
 
-def _cause(exc: BaseException | None) -> SessionError | None:
-    """The error of ours in a chain of exceptions: frameworks wrap what they pass on."""
-    seen = 0
-    while exc is not None and seen < 16:
-        if isinstance(exc, SessionError):
-            return exc
-        exc, seen = exc.__cause__, seen + 1
-    return None
-
-
-def _is_event_stream(message: Message) -> bool:
-    headers = cast("list[RawHeader]", message.get("headers", ()))
-    return any(
-        name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
-        for name, value in headers
-    )
-
-
-def _add_vary(headers: list[RawHeader], name: str) -> None:
-    for index, (header, value) in enumerate(headers):
-        if header.lower() == b"vary":
-            names = [part.strip().lower() for part in value.decode("latin-1").split(",")]
-            if "*" not in names and name.lower() not in names:
-                headers[index] = (header, value + b", " + name.encode())
-            return
-    headers.append((b"vary", name.encode()))
-
-
-def _forbid_storing(headers: list[RawHeader]) -> str | None:
-    """`Cache-Control: no-store`; the weaker policy that it replaced, if there was one."""
-    old = [value for header, value in headers if header.lower() == b"cache-control"]
-    if any(b"no-store" in value.lower() for value in old):
-        return None
-    headers[:] = [item for item in headers if item[0].lower() != b"cache-control"]
-    headers.append((b"cache-control", b"no-store"))
-    return b", ".join(old).decode("latin-1") or None
+def _ours(exc: BaseException) -> SessionError | None:
+    """The exception if it is ours, also out of a task group; not what one of ours has caused."""
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return next(filter(None, map(_ours, group.exceptions)), None)
+    return exc if isinstance(exc, SessionError) else None

@@ -8,7 +8,6 @@ async def me(session: SessionDep, user: PrincipalDep) -> dict[str, str]: ...
 
 import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 from fastapi import Depends, HTTPException, Security
@@ -90,11 +89,12 @@ class SessionSecurity:
         challenge = f'Session error="insufficient_user_authentication", max_age={limit}'
 
         async def fresh(
+            manager: Annotated[SessionManager, Depends(self.manager)],
             session: Annotated[Session, Depends(self.session)],
             principal: Annotated[str, Depends(self.principal)],
         ) -> str:
             since = session.authenticated_at
-            if since is None or datetime.now(UTC) - since > timedelta(seconds=limit):
+            if since is None or manager.clock() - since.timestamp() > limit:
                 raise HTTPException(401, "Sign in again", {"WWW-Authenticate": challenge})
             return principal
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import iscoroutinefunction
 from typing import Any, Final
 
 from starlette.datastructures import Secret
@@ -73,27 +74,6 @@ class SessionMiddleware:
             "max_size": (max_size, 64 * 1024),
             "on_event": (on_event, None),
         }
-        if manager is not None:
-            given = [name for name, (value, default) in policy.items() if value != default]
-            given += [
-                name
-                for name, value in (
-                    ("store", store),
-                    ("secret_key", secret_key),
-                    ("prefix", prefix),
-                )
-                if value is not None
-            ]
-            if given:
-                raise ConfigurationError(
-                    f"manager= already decides {', '.join(given)}: give them to the "
-                    "SessionManager, or leave manager= out"
-                )
-        else:
-            options: dict[str, Any] = {name: value for name, (value, _) in policy.items()}
-            manager = SessionManager(
-                open_store(store, prefix=prefix), _keyring(secret_key), **options
-            )
         cookie = {
             "session_cookie": (session_cookie, None),
             "path": (path, "/"),
@@ -102,29 +82,15 @@ class SessionMiddleware:
             "domain": (domain, None),
             "partitioned": (partitioned, False),
         }
-        if transport is not None:
-            given = [name for name, (value, default) in cookie.items() if value != default]
-            if given:
-                raise ConfigurationError(
-                    f"transport= already decides {', '.join(given)}: give them to the transport, "
-                    "or leave transport= out"
-                )
-        else:
-            transport = CookieTransport(
-                session_cookie,
-                path=path,
-                same_site=same_site,
-                https_only=https_only,
-                domain=domain,
-                partitioned=partitioned,
-            )
-        if not callable(on_unavailable) and on_unavailable not in ("error", "anonymous"):
-            raise ConfigurationError(
-                f"on_unavailable={on_unavailable!r}: write 'error', 'anonymous' or a callable"
-            )
-        self.manager = manager
-        self.transport = transport
-        self._on_unavailable: OnUnavailable = on_unavailable
+        try:
+            self.manager = _manager(manager, store, secret_key, prefix, policy)
+            self.transport = _transport(transport, cookie)
+            self._on_unavailable: OnUnavailable = _choice(on_unavailable)
+        except ConfigurationError as exc:
+            # It is constructed late, and some servers then say that there is no lifespan.
+            if app is not _no_app:
+                logger.error("sessions: %s", exc)
+            raise
         self._lazy = lazy
 
     @staticmethod
@@ -141,7 +107,7 @@ class SessionMiddleware:
         else:
             outer: Actives = scope.get(SCOPE_KEY) or {}
             same = outer.get(self.transport.key)
-            if same is not None:
+            if same is not None and not same.done:
                 await self._stand_aside(same, scope, receive, send)
             else:
                 await self._serve(outer, scope, receive, send)
@@ -167,9 +133,11 @@ class SessionMiddleware:
         try:
             await exchange.run(self.app, scope, receive)
         finally:
-            # What is mounted may have put a session of its own here.
-            scope[SCOPE_KEY] = outer
-            _restore(scope, before)
+            # What is mounted may have put a session of its own here. Where there was none before,
+            # ours stays: error handlers outside of us show pages, too.
+            active.done = True
+            scope["session"] = active.session if before is None else before
+            scope[SCOPE_KEY] = outer or scope[SCOPE_KEY]
 
     async def _stand_aside(
         self, active: Active, scope: Scope, receive: Receive, send: Send
@@ -231,6 +199,59 @@ def active_session(connection: HTTPConnection, key: tuple[str, str] | None = Non
             f"no session{what}: write app.add_middleware(redis_sessions.SessionMiddleware, …)"
         )
     return active
+
+
+Options = dict[str, tuple[Any, Any]]
+"""Each option's value and default."""
+
+
+def _manager(
+    ready: SessionManager | None,
+    store: Any,
+    secret_key: SecretKeys | None,
+    prefix: str | None,
+    policy: Options,
+) -> SessionManager:
+    if ready is None:
+        options: dict[str, Any] = {name: value for name, (value, _) in policy.items()}
+        return SessionManager(open_store(store, prefix=prefix), _keyring(secret_key), **options)
+    if not isinstance(ready, SessionManager):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"manager={ready!r}: write a SessionManager")
+    parts = {"store": (store, None), "secret_key": (secret_key, None), "prefix": (prefix, None)}
+    if given := _given({**policy, **parts}):
+        raise ConfigurationError(
+            f"manager= already decides {given}: give them to the SessionManager, or leave "
+            "manager= out"
+        )
+    return ready
+
+
+def _transport(ready: Transport | None, cookie: Options) -> Transport:
+    if ready is None:
+        options: dict[str, Any] = {name: value for name, (value, _) in cookie.items()}
+        return CookieTransport(options.pop("session_cookie"), **options)
+    if isinstance(ready, type) or not hasattr(ready, "read"):
+        raise ConfigurationError(
+            f"transport={ready!r}: write CookieTransport(…) or HeaderTransport(…)"
+        )
+    if given := _given(cookie):
+        raise ConfigurationError(
+            f"transport= already decides {given}: give them to the transport, or leave "
+            "transport= out"
+        )
+    return ready
+
+
+def _given(options: Options) -> str:
+    return ", ".join(name for name, (value, default) in options.items() if value != default)
+
+
+def _choice(option: Any) -> Any:
+    if option in ("error", "anonymous") or (callable(option) and not iscoroutinefunction(option)):
+        return option
+    raise ConfigurationError(
+        f"on_unavailable={option!r}: write 'error', 'anonymous' or a callable that isn't async"
+    )
 
 
 def _keyring(secret_key: SecretKeys | None) -> Keyring:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from inspect import iscoroutinefunction
 from typing import Any, Final, NamedTuple
 
 from redis_sessions.errors import ConfigurationError, check_bound
@@ -76,9 +77,9 @@ class Policy:
             )
         if type(max_size) is not int or max_size < 1:
             raise ConfigurationError(f"max_size={max_size!r}: write bytes, such as 65536")
-        if on_event is not None and not callable(on_event):
+        if on_event is not None and not _is_sync(on_event):
             raise ConfigurationError(
-                f"on_event={on_event!r}: write a callable that takes one Event"
+                f"on_event={on_event!r}: write a callable, not async, that takes one Event"
             )
         check_bound(deadline, "deadline", MAX_DEADLINE)
         self.deadline = deadline
@@ -169,3 +170,7 @@ class Policy:
                 ", ".join(sorted(map(repr, suspects))),
                 self.principal.option,
             )
+
+
+def _is_sync(function: object) -> bool:
+    return callable(function) and not iscoroutinefunction(function)

@@ -8,15 +8,16 @@ from typing import Final, Literal, Protocol, cast
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.headers import RawHeader
 
 __all__ = ["CookieTransport", "HeaderTransport", "SameSite", "Transport"]
 
 SameSite = Literal["lax", "strict", "none"]
-RawHeader = tuple[bytes, bytes]
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 9110, 5.6.2
 _PATH: Final = re.compile(r"/[ -:<-~]*", re.ASCII)  # RFC 6265, 4.1.1: no control, no ";"
-_DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
+_LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+_DOMAIN: Final = re.compile(rf"\.?{_LABEL}(\.{_LABEL})*", re.ASCII)
 _HOST: Final = "__Host-"
 
 
@@ -72,7 +73,7 @@ class CookieTransport:
             name = f"{_HOST}session" if host_bound else "sid"
         given = cast("object", same_site)
         site = given.lower() if isinstance(given, str) else ""  # None is no SameSite=None
-        if not _TOKEN.fullmatch(name):
+        if not _fits(_TOKEN, name):
             raise ConfigurationError(
                 f"session_cookie={name!r}: write a name of ASCII letters, digits, '-' or '_'"
             )
@@ -96,9 +97,9 @@ class CookieTransport:
             raise ConfigurationError(
                 "partitioned=True needs https_only=True: browsers refuse such a cookie otherwise"
             )
-        if not _PATH.fullmatch(path):
+        if not _fits(_PATH, path):
             raise ConfigurationError(f"path={path!r}: write a path such as '/' or '/app'")
-        if domain is not None and not _DOMAIN.fullmatch(domain):
+        if domain is not None and not _fits(_DOMAIN, domain):
             raise ConfigurationError(f"domain={domain!r}: write a host name such as 'example.com'")
         self.name = name
         self.secure = https_only
@@ -146,7 +147,7 @@ class HeaderTransport:
     cross_site = True  # a header doesn't come along by itself
 
     def __init__(self, name: str = "X-Session-Token") -> None:
-        if not _TOKEN.fullmatch(name):
+        if not _fits(_TOKEN, name):
             raise ConfigurationError(f"header {name!r}: write a name such as 'X-Session-Token'")
         self.name = self.vary = name
         self._name = name.lower().encode()
@@ -167,3 +168,7 @@ class HeaderTransport:
 
     def __repr__(self) -> str:
         return f"<HeaderTransport {self.name}>"
+
+
+def _fits(form: re.Pattern[str], text: object) -> bool:
+    return isinstance(text, str) and form.fullmatch(text) is not None

@@ -29,10 +29,11 @@ AWAY: Final = frozenset({"connection", "timeout"})
 class Health:
     """Whether the store is away, as the batchers of one event loop saw it last."""
 
-    __slots__ = ("away", "probing")
+    __slots__ = ("away", "probing", "trouble")
 
     def __init__(self) -> None:
         self.away: StoreError | None = None
+        self.trouble: str | None = None  # the reason of the last failure, if nothing worked since
         self.probing = False
 
 
@@ -128,9 +129,8 @@ class Batcher(Generic[Item, Reply]):
                 waiting.future.cancel()
             raise
         except StoreError as exc:
-            away = isinstance(exc, StoreUnavailableError) and exc.reason in AWAY
-            self._seen(exc if away else None)
-            if away:
+            self._seen(exc)
+            if self._health.away is not None:
                 batch.extend(self._queue)
                 self._queue.clear()
                 self._bytes = 0
@@ -145,12 +145,15 @@ class Batcher(Generic[Item, Reply]):
             else:
                 waiting.future.set_result(reply)
 
-    def _seen(self, away: StoreError | None) -> None:
-        before, self._health.away = self._health.away, away
-        if away is not None and before is None:
-            logger.error("sessions: %s; requests that need one are refused until it is back", away)
-        elif away is None and before is not None:
-            logger.warning("sessions: the store is back")
+    def _seen(self, trouble: StoreError | None) -> None:
+        """Note what became of a batch; trouble is logged when it begins, changes and ends."""
+        reason = trouble.reason if isinstance(trouble, StoreUnavailableError) else None
+        self._health.away = trouble if reason in AWAY else None
+        before, self._health.trouble = self._health.trouble, reason
+        if reason is not None and reason != before:
+            logger.error("sessions: %s; requests that need one get 503", trouble)
+        elif reason is None and before is not None:
+            logger.warning("sessions: the store serves again")
 
 
 def _full(why: str) -> StoreUnavailableError:

@@ -56,6 +56,9 @@ class MemoryStore:
     async def close(self) -> None:
         pass
 
+    def __bool__(self) -> bool:
+        return True  # an empty store is a store
+
     def __len__(self) -> int:
         """How many records and tombstones are alive."""
         with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from redis_sessions.errors import ConfigurationError
 
@@ -62,7 +62,8 @@ class SessionStore(Protocol):
 
 def checked_prefix(prefix: str) -> str:
     """The prefix, or a `ConfigurationError` that says what to write."""
-    if not prefix or not prefix.isascii() or not prefix.isprintable():
+    given = cast("object", prefix)
+    if not isinstance(given, str) or not prefix or not prefix.isascii() or not prefix.isprintable():
         raise ConfigurationError(
             f"prefix={prefix!r}: write printable ASCII, such as 'session:', so that ACL rules "
             "can name it"

@@ -254,6 +254,8 @@ class RedisStore:
         not_now = (errors.BusyLoadingError, errors.ReadOnlyError, errors.OutOfMemoryError)
         if isinstance(exc, not_now) or any(word in text for word in _NOT_NOW):
             return StoreUnavailableError(f"{where} can't serve now: {text}", reason="server")
+        if isinstance(exc, errors.MaxConnectionsError):
+            return StoreUnavailableError(f"max_connections is too low: {text}", reason="full")
         if isinstance(exc, (errors.ConnectionError, OSError)):
             return StoreUnavailableError(f"{where} can't be reached: {text}")
         return StoreError(f"{where} answered: {text}")

@@ -430,7 +430,7 @@ async def test_no_store_goes_with_a_token(redis_url: str, prefix: str) -> None:
     async with client_of(app) as browser:
         response = await browser.get("/cached")
         assert response.headers.get_list("cache-control") == ["no-store"]
-        assert events.named("cache_control_replaced") == ["public, max-age=60"]
+        assert events.named("cache_control_replaced") == [None]
         response = await browser.get("/cached")  # no token this time
         assert response.headers["cache-control"] == "public, max-age=60"
         assert (await browser.get("/do?clear=")).headers["cache-control"] == "no-store"

@@ -233,7 +233,9 @@ async def test_a_cancelled_request_leaves_the_others_alone(redis_url: str, prefi
 # -- scripts in processes of their own, where any warning is an error
 
 HEAD = """
-import asyncio, gc, multiprocessing, os, sys
+import asyncio, gc, logging, multiprocessing, os, sys
+# -X dev has asyncio tell of callbacks that a busy machine makes slow.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 from redis_sessions import Keyring, RedisStore, SessionManager
 
 manager = SessionManager(RedisStore(sys.argv[1]), Keyring("x" * 32))

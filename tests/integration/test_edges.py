@@ -1,0 +1,356 @@
+"""Where the middleware meets others: error handlers, odd servers, clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from redis_sessions import (
+    ConfigurationError,
+    Event,
+    MemoryStore,
+    RedisStore,
+    SessionGoneError,
+    SessionMiddleware,
+    StoreUnavailableError,
+    get_session,
+)
+from redis_sessions.fastapi import SessionDep, fresh
+from redis_sessions.stores import Commit
+from redis_sessions.testing import Clock
+from tests.integration.apps import BASE, KEY, app_of, doing, manager_on
+
+WSS = "wss://testserver/ws"
+
+
+class Away(MemoryStore):
+    """A store that can go away."""
+
+    away = False
+
+    async def load(self, id: str) -> bytes | None:
+        self._check()
+        return await super().load(id)
+
+    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+        self._check()
+        return await super().commit(id, expected, value, ttl)
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreUnavailableError("away", reason="server")
+
+
+def test_error_pages_see_the_session() -> None:
+    """A handler of 500s, which runs outside the middleware, reads who was signed in."""
+
+    async def fail(request: Request) -> Response:
+        raise RuntimeError("a bug")
+
+    async def page(request: Request, exc: Exception) -> Response:
+        return PlainTextResponse(f"sorry, {request.session['set']} {get_session(request).id}", 500)
+
+    app = Starlette(
+        routes=[*doing(store="memory://", secret_key=KEY).routes, Route("/fail", fail)],
+        middleware=[Middleware(SessionMiddleware, store="memory://", secret_key=KEY)],
+        exception_handlers={Exception: page},
+    )
+    with TestClient(app, base_url=BASE, raise_server_exceptions=False) as client:
+        client.get("/do?set=set:Ada")
+        id = client.cookies["__Host-session"][:20]
+        assert client.get("/fail").text == f"sorry, Ada {id}"
+
+
+async def test_one_scope_served_twice() -> None:
+    """A scope that was served already, by another attempt, gets a session of its own."""
+    app = doing(store="memory://", secret_key=KEY)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    scope: Scope = {
+        "type": "http", "method": "GET", "path": "/do", "query_string": b"set=a:1",
+        "headers": [], "scheme": "https",
+    }  # fmt: skip
+    for _ in range(2):
+        await app(scope, receive, send)
+    starts = [message for message in sent if message["type"] == "http.response.start"]
+    assert ["set-cookie" in dict(_text(start)) for start in starts] == [True, True]
+
+
+def _text(start: Message) -> list[tuple[str, str]]:
+    return [(name.decode(), value.decode()) for name, value in start["headers"]]
+
+
+async def test_headers_that_can_be_read_once() -> None:
+    """A response's headers may be any iterable: none is lost."""
+
+    async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"]["a"] = 1
+        pairs = iter([(b"content-type", b"text/plain"), (b"x-mine", b"yes")])
+        await send({"type": "http.response.start", "status": 200, "headers": pairs})
+        await send({"type": "http.response.body", "body": b""})
+
+    middleware = SessionMiddleware(bare, store="memory://", secret_key=KEY)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "scheme": "https"}
+    await middleware(scope, cast("Receive", None), send)
+    names = [name for name, _ in _text(sent[0])]
+    assert names[:2] == ["content-type", "x-mine"]
+    assert "set-cookie" in names
+
+
+# -- clients that leave
+
+
+def socket(handler: Callable[[WebSocket], Awaitable[None]], store: MemoryStore) -> Starlette:
+    async def seed(request: Request) -> Response:
+        request.session.update(user_id="ada", n=0)
+        return JSONResponse({})
+
+    async def show(request: Request) -> Response:
+        return JSONResponse(dict(request.session))
+
+    return app_of(
+        WebSocketRoute("/ws", handler), Route("/seed", seed), Route("/show", show),
+        store=store, secret_key=KEY,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["change", "clear"])
+def test_a_client_that_leaves_a_socket(what: str) -> None:
+    """What a WebSocket's handler did holds, however the client leaves."""
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        while True:
+            await websocket.receive_text()
+            if what == "change":
+                websocket.session["n"] = 1
+            else:
+                websocket.session.clear()
+            await websocket.send_text("done")
+
+    app = socket(handler, MemoryStore())
+    with TestClient(app, base_url=BASE) as client:
+        client.get("/seed")
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect(WSS) as ws:
+            ws.send_text("go")
+            assert ws.receive_text() == "done"
+            ws.close()
+            ws.receive_text()
+        expected = {"user_id": "ada", "n": 1} if what == "change" else {}
+        assert client.get("/show").json() == expected
+
+
+def test_a_failing_task_after_a_sign_out() -> None:
+    """An exception after the response's start stores no data, and undoes no end."""
+
+    async def failing(request: Request) -> Response:
+        async def later() -> None:
+            request.session.clear()
+            raise RuntimeError("a bug")
+
+        from starlette.background import BackgroundTask
+
+        return JSONResponse({}, background=BackgroundTask(later))
+
+    app = doing(Route("/failing", failing), store="memory://", secret_key=KEY)
+    with TestClient(app, base_url=BASE, raise_server_exceptions=False) as client:
+        client.get("/do?set=user_id:ada")
+        client.get("/failing")
+        assert client.get("/do").json() == {}
+
+
+def test_errors_of_others_on_a_socket() -> None:
+    """A socket that fails for another reason isn't told to try again."""
+    from starlette.exceptions import HTTPException
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_text()
+        raise HTTPException(403)
+
+    app = socket(handler, MemoryStore())
+    with TestClient(app, base_url=BASE) as client:
+        client.get("/seed")
+        with pytest.raises(Exception) as caught, client.websocket_connect(WSS) as ws:  # noqa: PT011 - Starlette's own
+            ws.send_text("go")
+            ws.receive_text()
+        assert getattr(caught.value, "code", None) != 1013
+
+
+def test_a_session_that_ended_under_a_socket() -> None:
+    """The socket of an ended session closes with 1008: trying again is of no use."""
+    store = MemoryStore()
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_text()
+        await get_session(websocket).refresh()
+
+    app = socket(handler, store)
+    with TestClient(app, base_url=BASE) as client:
+        client.get("/seed")
+        id = client.cookies["__Host-session"][:20]
+        with pytest.raises(WebSocketDisconnect) as caught, client.websocket_connect(WSS) as ws:
+            asyncio.run(store.end(id, bytes(33), 30_000))
+            ws.send_text("go")
+            ws.receive_text()
+        assert caught.value.code == 1008
+
+
+# -- the store away
+
+
+def test_task_groups() -> None:
+    """The 503 is found inside an exception group."""
+    store = Away()
+
+    async def grouped(request: Request) -> Response:
+        async def touch() -> None:
+            _ = request.session
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(touch())
+        return JSONResponse({})
+
+    app = doing(Route("/grouped", grouped), store=store, secret_key=KEY)
+    with TestClient(app, base_url=BASE) as client:
+        client.get("/do?set=a:1")
+        store.away = True
+        response = client.get("/grouped")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+
+
+def test_bugs_stay_bugs() -> None:
+    """An application's error that one of ours has caused is the application's, and a 500."""
+
+    async def wrong(request: Request) -> Response:
+        try:
+            raise SessionGoneError("gone")
+        except SessionGoneError as exc:
+            raise ValueError("a bug") from exc
+
+    app = doing(Route("/wrong", wrong), store="memory://", secret_key=KEY)
+    with (
+        TestClient(app, base_url=BASE) as client,
+        pytest.raises(ValueError, match="a bug"),
+    ):
+        client.get("/wrong")
+
+
+@pytest.mark.parametrize("answer", [None, "junk"])
+def test_an_undecided_callable(answer: Any) -> None:
+    """on_unavailable that returns neither word is an error, never an open door."""
+    store = Away()
+    app = doing(store=store, secret_key=KEY, on_unavailable=lambda connection: answer)
+    with TestClient(app, base_url=BASE) as client:
+        client.get("/do?set=a:1")
+        store.away = True
+        with pytest.raises(ConfigurationError, match="return 'error' or 'anonymous'"):
+            client.get("/do")
+
+
+def test_each_refusal_is_reported() -> None:
+    """Whoever needed the store and got none is counted, with the reason."""
+    store, events = Away(), list[Event]()
+    app = doing(store=store, secret_key=KEY, on_event=events.append)
+    with TestClient(app, base_url=BASE) as client:
+        client.get("/do?set=a:1")
+        store.away = True
+        assert client.get("/do").status_code == 503
+        store.away = False
+    assert Event("unavailable", "server") in events
+
+
+async def test_trouble_is_logged_once(
+    redis_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every reason for a 503 is in the log: once when it begins, and once when it is over."""
+    from redis.asyncio import Redis
+
+    store = RedisStore(redis_url, prefix=prefix)
+    async with Redis.from_url(redis_url) as admin:
+        await admin.acl_setuser(
+            prefix, enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"]
+        )
+        host = redis_url.removeprefix("redis://")
+        store = RedisStore(f"redis://{prefix.rstrip(':')}%3A:pw@{host}", prefix=prefix)
+        await store.load("a" * 20)
+        await admin.acl_setuser(prefix, commands=["-mget"])
+        with caplog.at_level(logging.WARNING, "redis_sessions"):
+            for _ in range(3):
+                with pytest.raises(StoreUnavailableError) as refused:
+                    await store.load("a" * 20)
+                assert refused.value.reason == "refused"
+            await admin.acl_setuser(prefix, commands=["+mget"])
+            for _ in range(3):
+                await store.load("a" * 20)
+        await admin.acl_deluser(prefix)
+    await store.close()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_too_few_connections(count: int) -> None:
+    """A pool that a process can't work with is refused where it is written."""
+    with pytest.raises(ConfigurationError, match="write 4 or more"):
+        RedisStore(f"redis://localhost?max_connections={count}")
+
+
+# -- configuration and clocks
+
+
+def test_a_wrong_option_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a server takes a failing constructor for a missing lifespan, the log says it."""
+    with pytest.raises(ConfigurationError):
+        SessionMiddleware(Starlette(), store="memory://", secret_key="short")
+    assert "at least 32" in caplog.text
+    caplog.clear()
+    with pytest.raises(ConfigurationError):
+        SessionMiddleware.check(store="memory://", secret_key="short")
+    assert caplog.text == ""
+
+
+def test_fresh_goes_by_the_managers_clock() -> None:
+    """Step-up asks the same clock that the sign-in was timed with."""
+    from fastapi import Depends, FastAPI
+
+    clock = Clock()
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=manager_on(MemoryStore(clock=clock), clock=clock))
+
+    @app.post("/in")
+    async def enter(session: SessionDep) -> None:
+        session["user_id"] = 1
+
+    @app.get("/pay", dependencies=[Depends(fresh(within=300))])
+    async def pay() -> None: ...
+
+    with TestClient(app, base_url=BASE) as client:
+        client.post("/in")
+        clock.advance(299)
+        assert client.get("/pay").status_code == 200
+        clock.advance(2)
+        assert client.get("/pay").status_code == 401
