@@ -264,7 +264,11 @@ def test_bugs_stay_bugs() -> None:
 def test_an_undecided_callable(answer: Any) -> None:
     """on_unavailable that returns neither word is an error, never an open door."""
     store = Away()
-    app = doing(store=store, secret_key=KEY, on_unavailable=lambda connection: answer)
+
+    def choose(connection: object) -> Any:
+        return answer
+
+    app = doing(store=store, secret_key=KEY, on_unavailable=choose)
     with TestClient(app, base_url=BASE) as client:
         client.get("/do?set=a:1")
         store.away = True
