@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from redis_sessions import values
 from redis_sessions.errors import (
     ConfigurationError,
     SessionError,
@@ -22,10 +21,10 @@ from redis_sessions.session import (
     State,
     Unloaded,
     load_into,
-    replace_data,
     state_of,
 )
 from redis_sessions.token import SessionToken
+from redis_sessions.writer import Writer
 
 __all__ = ["Answer", "SessionManager"]
 
@@ -122,23 +121,30 @@ class SessionManager(Policy):
         if isinstance(session, Unloaded):
             return NOTHING
         state = state_of(session)
-        encoded = state.base
-        if status < 500:  # from there on, no change of data is stored
-            encoded = self.values.encode(session)
-            settled = encoded in (state.base, state.settled) and not state.wants()
-            if settled and not self.touch_due(state):
-                return NOTHING
-        return await Operation(self, session, encoded, status, may_create).run()
+        if status < 500 and self._is_settled(session, state):
+            return NOTHING
+        async with state.alone():
+            # From 500 on, no change of data is stored.
+            encoded = self.values.encode(session) if status < 500 else state.base
+            return await Operation(self, session, encoded, status, may_create).run()
+
+    def _is_settled(self, session: Session, state: State) -> bool:
+        """Whether nothing is owed: what a request that only reads costs."""
+        encoded = self.values.encode(session)
+        if state.wants() or encoded not in (state.base, state.settled):
+            return False
+        return state.untouchable or not self.touch_due(state)
 
     async def save(self, session: Session) -> None:
         """What `await session.save()` does."""
         state = state_of(session)
         if isinstance(session, Unloaded):
             raise state.why or SessionError("the session is not loaded")
-        operation = Operation(self, session, self.values.encode(session), 200, True)
-        if not state.late and operation.travels:
-            return
-        answer = await operation.run()
+        async with state.alone():
+            operation = Operation(self, session, self.values.encode(session), 200, True)
+            if not state.late and operation.travels:
+                return
+            answer = await operation.run()
         if answer.outcome is Outcome.DROP:
             raise SessionGoneError("the session ended or was rotated elsewhere; nothing was saved")
 
@@ -155,14 +161,5 @@ class SessionManager(Policy):
             fresh.raised, fresh.late, fresh.began = state.raised, state.late, state.began
             load_into(session, loaded, fresh)
             return
-        if state.live is None:
-            return  # there is nothing to load
-        token = state.live.token
-        stored = await self.store.load(token.id)
-        opened = self.unseal(state, token, stored)
-        if opened is None or stored is None:
-            state.lost()
-            raise SessionGoneError("the session ended or was rotated elsewhere")
-        mine = state.changes(self.values.encode(session))
-        state.remember(token, opened.record, stored)
-        replace_data(session, values.decode(values.apply(state.base, mine)))
+        async with state.alone():
+            await Writer(self, session, self.values.encode(session)).reload()

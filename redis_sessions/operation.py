@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from redis_sessions import values
 from redis_sessions.errors import (
     ConfigurationError,
@@ -48,7 +50,9 @@ class Operation(Writer):
             self._policy.hint(self._session, self._principal)
         answer = await (self._clear() if self._decision.clears else self._carry_out(outcome))
         state.settled = self._encoded
+        wish = state.lifetime if state.found in (Found.NOTHING, Found.STALE) else None
         state.forget_wants()
+        state.lifetime = wish  # of a session that isn't there yet
         return answer
 
     # -- deciding
@@ -57,11 +61,11 @@ class Operation(Writer):
         state = self._state
         if self._encoded == state.base and self._status < 500 and not state.cleared:
             return state.principal
+        if self._status < 500:
+            return self._policy.principal.of(self._session, self._encoded)
         try:
             return self._policy.principal_of(self._session)
         except ConfigurationError:
-            if self._status < 500:
-                raise
             return state.principal
 
     def _decide(self, may_create: bool) -> Decision:
@@ -91,7 +95,7 @@ class Operation(Writer):
                 cleared=state.cleared,
                 changed=(changed or (away and state.wants())) and counts,
                 rotates=rotates or (state.rotate and stored is not None),
-                authenticates=state.authenticated and stored is not None,
+                authenticates=state.authenticated and state.stored is not None,
                 touch_due=self._policy.touch_due(state),
                 may_create=may_create,
             )
@@ -112,8 +116,8 @@ class Operation(Writer):
     async def _clear(self) -> Answer:
         state, outcome = self._state, self._decision.outcome
         expire = state.found is Found.ROTATED  # this browser asked to be signed out
-        if state.found is Found.OPEN:
-            expire = await self._end(self._at.token.id, "cleared")
+        if state.stored is not None:  # rotated since or not, its token was the browser's
+            expire = await self._end(state.stored.token.id, "cleared")
             state.forget()
             if not expire and outcome is not Outcome.GAIN:
                 # Another request ended it, and its answer decides what the browser holds.
@@ -169,8 +173,8 @@ class Operation(Writer):
         return NOTHING
 
     async def _rotate(self, outcome: Outcome) -> Answer:
-        token = SessionToken.generate(self._at.token.id)
-        if await self._in_place(token, self._now, outcome is Outcome.REAUTHENTICATE):
+        token, again = SessionToken.generate(self._at.token.id), outcome is Outcome.REAUTHENTICATE
+        if self._state.live is not None and await self._in_place(token, self._now, again):
             self._policy.report("rotated", outcome.name.lower(), token.id)
             return self._told(outcome)
         if outcome is Outcome.ROTATE:
@@ -179,13 +183,17 @@ class Operation(Writer):
         return await self._enter(Outcome.GAIN, self._written())
 
     async def _gain(self, outcome: Outcome) -> Answer:
-        old = self._state.live
-        switches = outcome is Outcome.SWITCH
-        answer = await self._enter(outcome, self._written() if switches else self._encoded)
-        if old is not None and switches:
-            await self._end(old.token.id, "switched")
-        elif old is not None:
-            await self._fold(old)
+        state, old = self._state, self._state.stored
+        if old is not None and outcome is Outcome.SWITCH:
+            ends = state.live is not None or state.principal is not None
+            answer = await self._enter(outcome, self._written())
+            if ends:
+                await self._end(old.token.id, "switched")
+            return answer
+        mine = set(state.changes(self._encoded))
+        answer = await self._enter(outcome, self._encoded)
+        if old is not None:
+            await self._fold(old, mine)
         return answer
 
     async def _enter(self, outcome: Outcome, data: bytes) -> Answer:
@@ -193,17 +201,22 @@ class Operation(Writer):
         owner = self._policy.keyring.primary.owner(self._principal or "")
         return await self._create(outcome, data, owner, self._state.began)
 
-    async def _fold(self, old: Stored) -> None:
-        """End the anonymous session that signed in; what others changed in it moves along."""
+    async def _fold(self, old: Stored, mine: set[Any]) -> None:
+        """End the anonymous session that signed in; what others changed in it moves along.
+
+        `mine`: the keys that this request changed, which is the later.
+        """
         while True:
-            grave = tombstone(self._now)
-            if await self._commit(old.token, old.version, grave) is not Commit.CONFLICT:
+            result = await self._commit(old.token, old.version, tombstone(self._now))
+            if result is Commit.STORED:
                 self._policy.report("ended", "signed in", old.token.id)
+            if result is not Commit.CONFLICT:
                 return
             newer = await self._again(old.token)
             if newer is None:
                 return  # it was rotated, or ended, meanwhile: left alone
             theirs = values.changes(values.split(old.data), values.split(newer.data))
+            theirs = {key: value for key, value in theirs.items() if key not in mine}
             if theirs:
                 await self._merge_into_new(theirs)
             old = newer
@@ -211,6 +224,10 @@ class Operation(Writer):
     async def _merge_into_new(self, theirs: Changes) -> None:
         at = self._at
         data = values.apply(at.data, theirs)
+        fits = len(data) <= self._policy.values.max_size
+        if not fits or self._policy.principal_of(values.decode(data)) != self._principal:
+            self._dropped("no place after the sign-in")
+            return
         new = at.record.amended(data=data)
         sealed = self._policy.sealer.seal(at.token, new, at.rotated_at)
         if await self._commit(at.token, at.version, sealed, new) is not Commit.STORED:
@@ -234,7 +251,8 @@ class Operation(Writer):
             return Answer(Outcome.LOSE, expire=not state.late)
         if state.late:  # the browser can't learn the id under which it would go on
             self._adopt(EMPTY)
-            return self._dropped("signed out late")
+            self._dropped("signed out late")
+            return Answer(Outcome.LOSE)
         return await self._create(Outcome.LOSE, left, old.record.owner)
 
     async def _end_unchanged(self, old: Stored) -> Stored | None:

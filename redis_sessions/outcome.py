@@ -95,18 +95,19 @@ def _judge(f: Facts) -> Outcome:
     if f.found is Found.UNAVAILABLE:
         wanted = f.changed or f.cleared or f.rotates or f.authenticates
         return Outcome.REFUSE if wanted and f.status < 500 else Outcome.NOTHING
-    if f.was is not None and f.now is None and f.found is Found.OPEN:
+    loaded = f.found in (Found.OPEN, Found.LOST)
+    if f.was is not None and f.now is None and loaded:
         return Outcome.LOSE
     if f.now is not None and f.now != f.was:
         if f.status >= 400:
             return Outcome.NOTHING
         return Outcome.GAIN if f.was is None and f.owned else Outcome.SWITCH
+    if loaded and f.authenticates and f.now is not None and f.status < 400:
+        return Outcome.REAUTHENTICATE
     if f.found is not Found.OPEN:
         if not f.changed or f.status >= 500:
             return Outcome.NOTHING
         return Outcome.CREATE if f.found in _NOBODYS and f.may_create else Outcome.DROP
-    if f.authenticates and f.now is not None and f.status < 400:
-        return Outcome.REAUTHENTICATE
     if (f.rotates or (f.authenticates and f.now is None)) and f.status < 500:
         return Outcome.ROTATE
     if f.changed and f.status < 500:

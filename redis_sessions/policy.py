@@ -102,7 +102,7 @@ class Policy:
 
     def touch_due(self, state: State) -> bool:
         """Whether so much of the idle timeout has passed that it is renewed."""
-        if state.live is None or state.untouchable:
+        if state.live is None:
             return False
         record = state.live.record
         return self.clock() - record.seen_at > min(record.idle / 10, TOUCH_AFTER)
@@ -131,8 +131,11 @@ class Policy:
             state.found = Found.STALE
             self.report("rejected", "expired", token.id)
             return None
-        recent = -CLOCKS_DIFFER <= now - rotated_at(stored) <= TOMBSTONE_TTL
-        if opened in (Reject.KEY, Reject.FORMAT) or (opened is Reject.TOMBSTONE and recent):
+        rotated = rotated_at(stored)
+        recent = -CLOCKS_DIFFER <= now - rotated <= TOMBSTONE_TTL
+        # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
+        ended = opened is Reject.TOMBSTONE and rotated != 0
+        if ended or opened in (Reject.KEY, Reject.FORMAT):
             state.found = Found.SUPERSEDED
         else:
             state.found = Found.ROTATED if opened is Reject.SEAL and recent else Found.STALE

@@ -7,11 +7,15 @@ from typing import Any, cast
 from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.values import decode
 
 __all__ = ["Principal", "PrincipalOption"]
 
 # What typed values have: msgspec, dataclasses, attrs, pydantic. Others have methods by any name.
 _TYPED = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__")
+
+# Types that are stored as they are, or that no hook makes a principal of.
+_PLAIN = ("builtins", "uuid", "decimal", "datetime", "fractions")
 
 PrincipalOption = str | Callable[[Mapping[str, Any]], Any]
 """A key (`"user_id"`), a dotted path (`"user.sub"`), or a callable over the data."""
@@ -50,6 +54,12 @@ class Principal:
     def __call__(self, data: Mapping[str, Any]) -> str | None:
         value = data.get(self._path[0]) if self._find is None else self._find(data)
         return value if value is None or type(value) is str else self._canonical(value)
+
+    def of(self, data: Mapping[str, Any], encoded: bytes) -> str | None:
+        """By what is stored, where that may differ from what the application holds."""
+        if self._find is None and type(data.get(self._path[0])).__module__ in _PLAIN:
+            return self(data)
+        return self(decode(encoded))
 
     def keys(self, changed: Iterable[Any]) -> set[Any]:
         """The top-level keys that say who it is; of a callable, any that changed may."""

@@ -6,6 +6,7 @@ Handlers mutate it and record what they want (`rotate()`, `authenticated()`, `ex
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -36,6 +37,7 @@ class Found(Enum):
     STALE = "no live session"
     SUPERSEDED = "a session that ended a moment ago, or another deployment's"
     ROTATED = "a session whose token was replaced a moment ago"
+    LOST = "a live session, which has ended or was rotated elsewhere since"
     UNAVAILABLE = "unknown: the store is away"
 
 
@@ -84,6 +86,7 @@ class State:
         "found",
         "late",
         "lifetime",
+        "lock",
         "modified",
         "principal",
         "raised",
@@ -116,6 +119,7 @@ class State:
         # the request
         self.settled: bytes | None = None  # the data that a commit has dealt with already
         self.untouchable = False  # a touch failed; it isn't tried again
+        self.lock: asyncio.Lock | None = None  # one commit, save or refresh at a time
         self.late = False  # the response has started: no token can be sent any more
         self.tokens: Sequence[str] = ()
         self.why: SessionError | None = None  # of an unloaded one
@@ -128,8 +132,13 @@ class State:
 
     def lost(self) -> None:
         """Note that it ended, or was rotated, elsewhere since it was loaded."""
-        if self.found is not Found.ROTATED:
-            self.found = Found.SUPERSEDED
+        self.found = Found.LOST
+
+    def alone(self) -> asyncio.Lock:
+        """What whoever writes or reloads this session holds: its tasks may save at once."""
+        if self.lock is None:
+            self.lock = asyncio.Lock()
+        return self.lock
 
     def wants(self) -> bool:
         """Whether the handler asked for more than a change of data."""
@@ -161,13 +170,14 @@ class State:
         self.found = Found.OPEN
         self.stored = Stored.of(token, record, sealed)
         self.base = self.stored.data
-        self.rebased = None
+        self.rebased = self.settled = None
+        self.untouchable = False
         return self.stored
 
     def forget(self) -> None:
         """Note that nothing of it is in the store any more."""
         self.found = Found.NOTHING
-        self.stored = self.rebased = self.principal = None
+        self.stored = self.rebased = self.principal = self.settled = None
         self.base = EMPTY
         self.cleared = False
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 from redis_sessions import values
-from redis_sessions.errors import SessionConflictError, StoreUnavailableError
+from redis_sessions.errors import (
+    SessionConflictError,
+    SessionGoneError,
+    StoreUnavailableError,
+)
 from redis_sessions.outcome import Answer, Outcome
 from redis_sessions.policy import Opened, Policy
 from redis_sessions.record import TOMBSTONE_TTL, Record, tombstone
-from redis_sessions.session import LONGEST, Session, Stored, replace_data, state_of
+from redis_sessions.session import LONGEST, Found, Session, Stored, replace_data, state_of
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.token import SessionToken
 
@@ -56,11 +61,35 @@ class Writer:
             mine = state.changes(self._encoded) if mine is None else mine
             data, at = values.apply(newer.data, mine), newer
             self._policy.values.check(data)
+            if self._policy.principal_of(values.decode(data)) != self._principal:
+                # Each was right for itself; together they would change who an id belongs to.
+                raise SessionConflictError("crossing changes would change who is signed in")
+        before, rebased = values.split(state.base), state.rebased
         state.remember(token, new, sealed)
         if mine is not None:
-            self._adopt(data)
+            self._adopt(data, before, rebased)
             self._policy.report("merged", None, token.id)
         return True
+
+    async def reload(self) -> None:
+        """Take what others stored; what was changed here stays changed."""
+        state, at = self._state, self._state.live
+        if at is None:
+            if state.found is Found.LOST:
+                raise SessionGoneError("the session ended or was rotated elsewhere")
+            return  # there is nothing to load
+        stored = await self._store.load(at.token.id)
+        opened = self._policy.unseal(state, at.token, stored)
+        if opened is None or stored is None:
+            state.lost()
+            raise SessionGoneError("the session ended or was rotated elsewhere")
+        mine, before, rebased = (
+            state.changes(self._encoded),
+            values.split(state.base),
+            state.rebased,
+        )
+        state.remember(at.token, opened.record, stored)
+        self._adopt(values.apply(state.base, mine), before, rebased)
 
     def _amendments(self, record: Record, restarts: bool) -> dict[str, Any]:
         fields = dict[str, Any]()
@@ -149,20 +178,34 @@ class Writer:
                 raise SessionConflictError("the session kept changing until the deadline")
             raise StoreUnavailableError("the deadline has passed", reason="timeout")
 
-    def _adopt(self, data: bytes) -> None:
-        """Make the session's dict what was stored, where that isn't what it encoded to."""
+    def _adopt(
+        self,
+        data: bytes,
+        before: Mapping[Any, bytes] | None = None,
+        rebased: Mapping[Any, bytes] | None = None,
+    ) -> None:
+        """Make the session's dict these data, keeping the objects whose values are the same.
+
+        `before`, `rebased`: what the keys were compared with so far. A value that `get_as`
+        converted is the same as long as others left what it was converted from.
+        """
         if data == self._encoded:
             return
         session, mine, stored = self._session, values.split(self._encoded), values.split(data)
+        before, converted = before or {}, rebased or {}
+        adopted, bases = dict[Any, Any](), dict[Any, bytes]()
+        for key, raw in stored.items():
+            if key in session and mine.get(key) == raw:
+                adopted[key] = session[key]
+            elif key in session and key in converted and before.get(key) == raw:
+                adopted[key], bases[key] = session[key], converted[key]
+            else:
+                adopted[key] = values.decode_value(raw)
         since = {key: value for key, value in session.items() if key not in mine}
-        adopted = {
-            key: session[key]
-            if mine.get(key) == raw and key in session
-            else values.decode_value(raw)
-            for key, raw in stored.items()
-        }
         replace_data(session, {**adopted, **since})
-        self._encoded = data
+        self._state.rebased = bases or None
+        kept = {key: mine[key] for key in bases}
+        self._encoded = values.join({**stored, **kept}) if kept else data
 
     def _told(self, outcome: Outcome) -> Answer:
         at = self._at

@@ -73,33 +73,39 @@ class Batcher(Generic[Item, Reply]):
 
     def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
         """The future of this item's reply. `size`: its bytes, roughly."""
+        if len(self._queue) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
+            raise _full(f"{len(self._queue)} operations wait in this process already")
         health = self._health
         if health.away is not None:
             if health.probing:
                 raise StoreUnavailableError(f"still away: {health.away}") from health.away
             health.probing = self._probes = True
-        if len(self._queue) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
-            raise _full(f"{len(self._queue)} operations wait in this process already")
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._queue.append(_Waiting(item, size, future, self._loop.time()))
         self._bytes += size
         if self._task is None:
             # Not eager, and in no request's context: the batch leaves at the end of the tick.
             self._task = asyncio.Task(self._run(), loop=self._loop, context=Context())
+            self._task.add_done_callback(self._finish)
         return future
 
     async def _run(self) -> None:
-        try:
-            while self._queue:
-                await self._flush(self._take())
-        finally:
-            self._task = None
-            if self._probes:
-                self._health.probing = self._probes = False
-            for waiting in self._queue:  # only if this task was cancelled
+        while self._queue:
+            await self._flush(self._take())
+        self._end_run()  # at once: what comes now needs another task
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:  # cancelled, perhaps before its first step
+            for waiting in self._queue:
                 waiting.future.cancel()
             self._queue.clear()
             self._bytes = 0
+            self._end_run()
+
+    def _end_run(self) -> None:
+        self._task = None
+        if self._probes:
+            self._health.probing = self._probes = False
 
     def _take(self) -> list[_Waiting[Item, Reply]]:
         batch: list[_Waiting[Item, Reply]] = []
@@ -123,6 +129,8 @@ class Batcher(Generic[Item, Reply]):
         replies: Sequence[Reply | Exception]
         try:
             replies = await self._send([waiting.item for waiting in batch])
+            if len(replies) != len(batch):
+                raise StoreError(f"{len(replies)} replies to {len(batch)} operations")
             self._seen(None)
         except asyncio.CancelledError:
             for waiting in batch:

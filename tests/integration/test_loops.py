@@ -193,6 +193,7 @@ async def test_a_store_that_is_dropped(start_server: StartServer) -> None:
         manager = manager_on(server.url)
         await write(manager, 1)
         del manager
+        await asyncio.sleep(0)  # the batch's task has ended, and its callback is still to come
         gc.collect()  # warnings are errors: pytest fails the test for a ResourceWarning
         for _ in range(20):
             await asyncio.sleep(0)  # tasks that close what was left
