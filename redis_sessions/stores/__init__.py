@@ -6,18 +6,33 @@ from typing import TYPE_CHECKING
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.stores.memory import MemoryStore
-from redis_sessions.stores.protocols import Commit, SessionStore
+from redis_sessions.stores.protocols import (
+    Commit,
+    Entry,
+    Seat,
+    SessionIndex,
+    SessionStore,
+    Store,
+)
 from redis_sessions.stores.redis import RedisStore
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-__all__ = ["Commit", "MemoryStore", "RedisStore", "SessionStore", "open_store"]
+__all__ = [
+    "Commit",
+    "Entry",
+    "MemoryStore",
+    "RedisStore",
+    "Seat",
+    "SessionIndex",
+    "SessionStore",
+    "Store",
+    "open_store",
+]
 
 
-def open_store(
-    store: str | SessionStore | Redis | None, *, prefix: str | None = None
-) -> SessionStore:
+def open_store(store: str | Store | Redis | None, *, prefix: str | None = None) -> Store:
     """The store that a URL, a redis-py client or a ready store stands for.
 
     `prefix` is for what is opened here; a ready store has its own.
@@ -31,7 +46,7 @@ def open_store(
         if store != "memory://":
             raise ConfigurationError(f"store={store!r}: write memory://, and no more")
         return MemoryStore(prefix="session:" if prefix is None else prefix)
-    if isinstance(store, SessionStore):
+    if isinstance(store, Store):
         if prefix is not None and prefix != store.prefix:
             raise ConfigurationError(
                 f"prefix={prefix!r} is not the store's {store.prefix!r}: give it to the store"

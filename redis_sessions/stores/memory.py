@@ -1,17 +1,39 @@
-"""Records in this process: for tests and development, with the semantics of the Redis store."""
+"""Records and indexes in this process: for tests and development, as the Redis store has them."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import Final
 
+from redis_sessions.errors import SessionConflictError
 from redis_sessions.record import HEADER_SIZE
-from redis_sessions.stores.protocols import Commit, checked_prefix
+from redis_sessions.stores.protocols import Commit, Entered, Entry, Seat, checked_prefix
 
 __all__ = ["MemoryStore"]
 
-_SWEEP = 20  # entries looked at by each write, so that expired ones go
+_SWEEP: Final = 20  # entries looked at by each write, so that expired ones go
+_HOUR: Final = 3_600_000
+
+
+@dataclass(slots=True)
+class _Index:
+    """One principal's. Times in milliseconds."""
+
+    live: dict[str, Entry] = field(default_factory=dict[str, Entry])
+    ended: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """expires, marked"""
+    revoked: int = -1
+    kept: str | None = None
+    last: int = 0
+
+    def prune(self, now: int) -> None:
+        self.live = {id: entry for id, entry in self.live.items() if entry.expires > now}
+        self.ended = {id: mark for id, mark in self.ended.items() if mark[0] > now}
 
 
 class MemoryStore:
@@ -22,6 +44,10 @@ class MemoryStore:
         self._clock = clock
         self._lock = Lock()
         self._records: dict[str, tuple[bytes, float]] = {}
+        self._indexes: dict[str, _Index] = {}
+        self._locks: dict[str, tuple[object, float]] = {}
+
+    # -- records
 
     async def load(self, id: str) -> bytes | None:
         with self._lock:
@@ -50,6 +76,89 @@ class MemoryStore:
             self._put(id, found if found is not None and standing else tombstone, ttl)
             return found is not None and (not standing or found == tombstone)
 
+    @asynccontextmanager
+    async def lock(self, id: str, *, wait: float, hold: float) -> AsyncGenerator[None, None]:
+        patience, mine = time.monotonic() + wait, object()
+        while self._locks.get(id, (None, 0.0))[1] > time.monotonic():
+            if time.monotonic() > patience:
+                raise SessionConflictError(f"the session was locked for {wait:g} s")
+            await asyncio.sleep(0.005)
+        self._locks[id] = mine, time.monotonic() + hold
+        try:
+            yield
+        finally:
+            if self._locks.get(id, (None, 0.0))[0] is mine:
+                del self._locks[id]
+
+    # -- indexes
+
+    async def enter(
+        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+    ) -> Entered:
+        with self._lock:
+            index, now = self._index(key)
+            at = max(now - age, own + 1)
+            if id in index.ended:
+                return Entered(Seat.ENDED, 0, 0, 0, 0)
+            if index.revoked >= at and index.revoked > own:
+                return Entered(Seat.REFUSED, 0, 0, 0, 0)
+            index.last = max(now, index.last + 1)
+            index.live[id] = Entry(id, at, index.last, now + ttl, descriptor)
+            return Entered(Seat.LIVE, at, len(index.live), now, index.revoked)
+
+    async def touch(
+        self,
+        key: str,
+        id: str,
+        *,
+        authenticated: int,
+        ttl: int,
+        descriptor: bytes,
+        vouched: bool = False,
+        overtaken: bool = False,
+        age: int | None = None,
+    ) -> tuple[Seat, int]:
+        with self._lock:
+            index, now = self._index(key)
+            entry, over = index.live.get(id), index.revoked >= authenticated
+            if id in index.ended:
+                return Seat.ENDED, 0
+            kept = index.kept == id
+            if ttl == 0:
+                missing = Seat.OVERTAKEN if over else Seat.MISSING
+                return Seat.LIVE if entry else Seat.KEPT if kept else missing, 0
+            if entry is None and (over or overtaken) and not (vouched or kept):
+                return Seat.ENDED, 0
+            at = authenticated if age is None else now - age
+            shown = descriptor or (entry.descriptor if entry else b"")
+            index.live[id] = Entry(id, at, now, now + ttl, shown)
+            return Seat.LIVE, at
+
+    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+        with self._lock:
+            index, now = self._index(key)
+            entry = index.live.pop(id, None)
+            index.ended.setdefault(id, (entry.expires if entry else now + ttl, now))
+            return entry is not None
+
+    async def end_all(
+        self, key: str, *, keep: str | None, memory: int
+    ) -> tuple[int, Sequence[str], Sequence[str]]:
+        with self._lock:
+            index, now = self._index(key)
+            again = [i for i, (_, at) in index.ended.items() if i != keep and now - at <= _HOUR]
+            ended = [id for id in index.live if id != keep]
+            for id in ended:
+                index.ended[id] = index.live.pop(id).expires, now
+            index.revoked, index.kept = now, keep
+            return now, ended, again
+
+    async def entries(self, key: str) -> Sequence[Entry]:
+        with self._lock:
+            return [replace(entry) for entry in self._index(key)[0].live.values()]
+
+    # -- the store
+
     async def connect(self) -> None:
         pass
 
@@ -64,6 +173,12 @@ class MemoryStore:
         with self._lock:
             self._sweep(len(self._records))
             return len(self._records)
+
+    def _index(self, key: str) -> tuple[_Index, int]:
+        now = int(self._clock() * 1000)
+        index = self._indexes.setdefault(key, _Index())
+        index.prune(now)
+        return index, now
 
     def _get(self, id: str) -> bytes | None:
         value, expires = self._records.get(id, (None, 0.0))

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from redis_sessions.errors import ConfigurationError
 
-__all__ = ["Commit", "SessionStore", "checked_prefix"]
+__all__ = [
+    "Commit",
+    "Entered",
+    "Entry",
+    "Seat",
+    "SessionIndex",
+    "SessionStore",
+    "Store",
+    "checked_prefix",
+]
 
 
 class Commit(Enum):
@@ -51,6 +63,13 @@ class SessionStore(Protocol):
         """
         ...
 
+    def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
+        """Hold a session's lock, for `hold` seconds at most.
+
+        `SessionConflictError` if it isn't free within `wait` seconds.
+        """
+        ...
+
     async def connect(self) -> None:
         """Check that the store can be reached and used, and get ready."""
         ...
@@ -58,6 +77,106 @@ class SessionStore(Protocol):
     async def close(self) -> None:
         """Close what this event loop holds open. The store may be used again afterwards."""
         ...
+
+
+class Seat(Enum):
+    """What an index knows of a session."""
+
+    LIVE = "live"
+    ENDED = "ended"
+    """It was marked, for good, or overtaken by a revocation."""
+    REFUSED = "refused"
+    """A revocation came between this sign-in's request and now."""
+    KEPT = "kept"
+    """No entry, but the last revocation excepted it."""
+    OVERTAKEN = "overtaken"
+    """No entry, and a revocation since it was authenticated."""
+    MISSING = "missing"
+    """No entry, and nothing that speaks against it."""
+
+
+class Entered(NamedTuple):
+    """What became of a sign-in. Times in milliseconds, on the index's own clock."""
+
+    seat: Seat
+    authenticated: int
+    size: int
+    """How many entries there are, at most."""
+    now: int
+    revoked: int
+    """The last `revoked_at`, or -1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One session of a principal. Times in milliseconds, on the index's own clock."""
+
+    id: str
+    authenticated: int
+    seen: int
+    expires: int
+    descriptor: bytes
+    """Sealed: only the manager reads it."""
+
+
+@runtime_checkable
+class SessionIndex(Protocol):
+    """Which sessions a principal has, and which of them have ended: one `key` a principal.
+
+    Every operation is atomic on one key and on the index's own clock; durations are given and
+    times returned, in milliseconds, so that no two clocks are compared. Each may be repeated.
+    """
+
+    async def enter(
+        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+    ) -> Entered:
+        """A sign-in, `age` ms ago: LIVE.
+
+        `own`: the `revoked_at` that the same request has set, or -1. ENDED if it is marked,
+        REFUSED if another revocation isn't earlier.
+        """
+        ...
+
+    async def touch(
+        self,
+        key: str,
+        id: str,
+        *,
+        authenticated: int,
+        ttl: int,
+        descriptor: bytes,
+        vouched: bool = False,
+        overtaken: bool = False,
+        age: int | None = None,
+    ) -> tuple[Seat, int]:
+        """Renew an entry, or write it again if it is missing: LIVE, or ENDED.
+
+        `ttl=0` only asks: LIVE, ENDED, KEPT, OVERTAKEN or MISSING. `vouched`, `overtaken`: what
+        other keys said. `age`: authenticated again that long ago; the time is returned.
+        """
+        ...
+
+    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+        """Mark a session as ended, for good; whether it was live. `ttl`: if there is no entry."""
+        ...
+
+    async def end_all(
+        self, key: str, *, keep: str | None, memory: int
+    ) -> tuple[int, Sequence[str], Sequence[str]]:
+        """Mark all but `keep`, which a later touch finds KEPT if its entry had been lost.
+
+        `revoked_at`, kept for `memory` ms; the ids that were live; those marked in the last hour.
+        """
+        ...
+
+    async def entries(self, key: str) -> Sequence[Entry]:
+        """The live entries."""
+        ...
+
+
+@runtime_checkable
+class Store(SessionStore, SessionIndex, Protocol):
+    """Records and indexes: what a manager works on."""
 
 
 def checked_prefix(prefix: str) -> str:

@@ -8,9 +8,11 @@ from redis_sessions.testing.clients import (
 )
 from redis_sessions.testing.clock import Clock
 from redis_sessions.testing.conformance import StoreConformance
+from redis_sessions.testing.index_conformance import IndexConformance
 
 __all__ = [
     "Clock",
+    "IndexConformance",
     "StoreConformance",
     "get_session_data",
     "read_session",

@@ -1,0 +1,254 @@
+"""Connections to one Redis: one pool an event loop, one deadline, one retry, one translation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha1
+from importlib.resources import files
+from secrets import token_hex
+from typing import Any, Final, Generic, TypeVar, cast
+
+import hiredis
+from redis import exceptions as errors
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.lock import Lock
+
+from redis_sessions.connect import Connector
+from redis_sessions.errors import StoreError, StoreUnavailableError
+from redis_sessions.events import logger
+
+__all__ = ["Command", "PerLoop", "Script", "Wire"]
+
+T = TypeVar("T")
+
+Command = tuple[Any, ...]
+_Closer = AsyncGenerator[None, None]
+
+# Its stub says one argument.
+_pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
+
+# What a server that is there says when it can't serve now; anything else is a refusal.
+_NOT_NOW: Final = (
+    *("OOM", "LOADING", "BUSY", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN"),
+    *("TRYAGAIN", "NOREPLICAS"),
+)
+_RIGHTS: Final = (
+    *("NOPERM", "NOAUTH", "WRONGPASS"),
+    *("ACL failure", "can't run this command"),  # inside a script: Redis 7 and later, 6.2
+)
+
+
+class Script:
+    """A Lua script; a command that calls it."""
+
+    def __init__(self, file: str) -> None:
+        self.text = (files("redis_sessions.stores") / file).read_bytes()
+        self.sha = sha1(self.text, usedforsecurity=False).hexdigest()
+
+    def call(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+        """The command that runs it by name; a server that doesn't know the name is told."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+class PerLoop(Generic[T]):
+    """One thing for each event loop of each process, made when it is asked for."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._all: dict[asyncio.AbstractEventLoop, tuple[int, T]] = {}
+        self._last: tuple[asyncio.AbstractEventLoop, int, T] | None = None
+
+    def get(self) -> T:
+        """The running loop's."""
+        loop = asyncio.get_running_loop()
+        last = self._last
+        if last is not None and last[0] is loop and last[1] == os.getpid():
+            return last[2]
+        return self._find(loop, os.getpid())
+
+    def pop(self) -> T | None:
+        """The running loop's, which forgets it; None if it has none, or its parent made it."""
+        self._last = None
+        pid, value = self._all.pop(asyncio.get_running_loop(), (0, None))
+        if value is not None and pid != os.getpid():
+            _inherited.append(value)
+            return None
+        return value
+
+    def _find(self, loop: asyncio.AbstractEventLoop, pid: int) -> T:
+        for known, (made_by, value) in list(self._all.items()):
+            if made_by != pid:
+                _inherited.append(value)
+            if made_by != pid or known.is_closed():
+                self._all.pop(known, None)
+        if loop not in self._all:
+            self._all[loop] = pid, self._make()
+        value = self._all[loop][1]
+        self._last = loop, pid, value
+        return value
+
+
+# A forked child must not touch its parent's sockets, not even by letting them be collected.
+_inherited: list[object] = []
+
+
+class Wire:
+    """Sends commands to one Redis from one event loop. `timeout`, in seconds, bounds a batch."""
+
+    def __init__(self, connector: Connector, timeout: float, scripts: Sequence[Script]) -> None:
+        self._connector = connector
+        self._timeout = timeout
+        self._scripts = scripts
+        self._opening = asyncio.Lock()
+        self._pool: ConnectionPool | None = None
+        # Whose wire nobody holds any more, its connections are closed where their loop runs.
+        self._closers: set[_Closer] = set()
+        self._giving: set[asyncio.Future[None]] = set()
+        loop = asyncio.get_running_loop()
+        weakref.finalize(self, _close_all, self._closers, loop, os.getpid()).atexit = False
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        """Each command's reply, or the redis-py error that is its own; they leave together.
+
+        Raises `StoreError` for what befalls all of them.
+        """
+        # Opening may start a server, which takes its own time.
+        pool = self._pool or await self._open()
+        async with self._bounded(self._timeout):
+            replies = await self._exchange(pool, commands)
+            if any(isinstance(reply, errors.NoScriptError) for reply in replies):
+                load = [("SCRIPT", "LOAD", script.text) for script in self._scripts]
+                replies = (await self._exchange(pool, [*load, *commands]))[len(load) :]
+            return replies
+
+    async def send_one(self, *command: Any) -> Any:
+        """One command's reply; raises `StoreError`."""
+        (reply,) = await self.send([command])
+        if isinstance(reply, errors.RedisError):
+            raise self.translated(reply) from reply
+        return reply
+
+    @asynccontextmanager
+    async def lock(self, name: str, *, wait: float, hold: float) -> AsyncGenerator[bool, None]:
+        """redis-py's lock, of whoever holds its value; whether it was free in time."""
+        pool = self._pool or await self._open()
+        lock = Lock(Redis(connection_pool=pool), name, timeout=hold, sleep=0.02, thread_local=False)
+        value = token_hex(16)
+        try:
+            async with self._bounded(wait + self._timeout):
+                taken = await lock.acquire(blocking_timeout=wait, token=value)
+            yield bool(taken)
+        finally:
+            # Also after a cancelled attempt, to which the server may have given it.
+            giving = asyncio.ensure_future(self._give_back(lock, value.encode()))
+            self._giving.add(giving)
+            giving.add_done_callback(self._giving.discard)
+            await asyncio.shield(giving)
+
+    async def _give_back(self, lock: Lock, value: bytes) -> None:
+        try:
+            async with self._bounded(self._timeout):
+                with suppress(errors.LockError):  # it isn't ours, or not any more
+                    await lock.do_release(value)
+        except StoreError as exc:
+            logger.warning("sessions: a lock lapses by itself: %s", exc)
+
+    @asynccontextmanager
+    async def _bounded(self, seconds: float) -> AsyncGenerator[None, None]:
+        """One deadline, and one place for what befalls all that is sent within it."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except (TimeoutError, errors.TimeoutError) as exc:
+            raise StoreUnavailableError(
+                f"{self._connector.where} didn't answer within {seconds:g} s", reason="timeout"
+            ) from exc
+        except (errors.RedisError, OSError) as exc:
+            if self._connector.starts_server and isinstance(exc, errors.ConnectionError):
+                await self.close()  # to open is to start it again
+            raise self.translated(exc) from exc
+
+    async def close(self) -> None:
+        """Disconnect; a later command opens again."""
+        self._pool = None
+        while self._closers:
+            await self._closers.pop().aclose()
+
+    def translated(self, exc: Exception) -> StoreError:
+        """What an error of redis-py, or of a script's item, is for those who use a store."""
+        where, text = self._connector.where, str(exc)
+        refused = (
+            errors.AuthenticationError,
+            errors.AuthorizationError,
+            errors.NoPermissionError,
+            errors.AuthenticationWrongNumberOfArgsError,
+        )
+        if isinstance(exc, refused) or any(word in text for word in _RIGHTS):
+            return StoreUnavailableError(f"{where} refused: {text}", reason="refused")
+        not_now = (errors.BusyLoadingError, errors.ReadOnlyError, errors.OutOfMemoryError)
+        if isinstance(exc, not_now) or any(word in text for word in _NOT_NOW):
+            return StoreUnavailableError(f"{where} can't serve now: {text}", reason="server")
+        if isinstance(exc, errors.MaxConnectionsError):
+            return StoreUnavailableError(f"max_connections is too low: {text}", reason="full")
+        if isinstance(exc, (errors.ConnectionError, OSError)):
+            return StoreUnavailableError(f"{where} can't be reached: {text}")
+        return StoreError(f"{where} answered: {text}")
+
+    async def _open(self) -> ConnectionPool:
+        async with self._opening:
+            if self._pool is None:
+                pool = await self._connector.open()
+                # A loop that ends closes its async generators: so no connection outlives it.
+                closer = _disconnect_at_the_end(pool)
+                await anext(closer)
+                self._closers.add(closer)
+                self._pool = pool
+            return self._pool
+
+    async def _exchange(self, pool: ConnectionPool, commands: Sequence[Command]) -> list[Any]:
+        """Send, and read the replies; at most one retry.
+
+        A connection that the server closed meanwhile shows only in use, and everything that is
+        sent here may be repeated.
+        """
+        packed = b"".join(map(_pack, commands))
+        retried = False
+        while True:
+            try:
+                connection = await pool.get_connection()
+                try:
+                    await connection.send_packed_command(packed)
+                    replies = [await _reply(connection) for _ in commands]
+                    if any(isinstance(reply, errors.ReadOnlyError) for reply in replies):
+                        await connection.disconnect()  # of a primary that was demoted
+                    return replies
+                finally:
+                    await pool.release(connection)
+            except errors.ConnectionError as exc:
+                if retried or type(exc) is not errors.ConnectionError:
+                    raise
+                retried = True
+
+
+async def _reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except errors.ResponseError as exc:
+        return exc
+
+
+def _close_all(closers: set[_Closer], loop: asyncio.AbstractEventLoop, pid: int) -> None:
+    if pid == os.getpid() and not loop.is_closed():
+        for closer in closers:
+            loop.call_soon_threadsafe(asyncio.ensure_future, closer.aclose())
+
+
+async def _disconnect_at_the_end(pool: ConnectionPool) -> _Closer:
+    try:
+        yield
+    finally:
+        await pool.disconnect()

@@ -1,0 +1,30 @@
+"""The index's conformance suite, over every store and every server that is here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from redis_sessions import MemoryStore, RedisStore
+from redis_sessions.stores.protocols import SessionIndex
+from redis_sessions.testing import IndexConformance
+from tests.support import Server
+
+
+class TestMemoryIndex(IndexConformance):
+    """In this process."""
+
+    @pytest.fixture
+    def index(self) -> SessionIndex:
+        return MemoryStore()
+
+
+class TestRedisIndex(IndexConformance):
+    """Over Redis and Valkey."""
+
+    @pytest.fixture
+    async def index(self, server: Server, prefix: str) -> AsyncIterator[SessionIndex]:
+        store = RedisStore(server.url, prefix=prefix)
+        yield store
+        await store.close()
