@@ -10,7 +10,7 @@ PYTHON ?=
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup servers test coverage check format demo bench clean
+.PHONY: setup servers test torture coverage check format demo bench clean
 
 setup: $(VENV)/.dev
 
@@ -33,6 +33,11 @@ servers: $(VENV)/.python
 
 test: setup servers
 	$(BIN)/python -m pytest $(ARGS)
+
+# What takes minutes: long histories, requests cancelled by the 100,000, a soak; all interleavings.
+torture: setup servers
+	$(BIN)/python -m tests.torture $(ARGS)
+	$(BIN)/python -m tests.explorer
 
 coverage: setup servers
 	$(BIN)/python -m pytest --cov $(ARGS)

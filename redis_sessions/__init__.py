@@ -1,5 +1,6 @@
 """Sealed, revocable, server-side sessions in Redis for Starlette and FastAPI."""
 
+from redis_sessions.binding import client_ip
 from redis_sessions.errors import (
     ConfigurationError,
     ReplicationError,
@@ -10,12 +11,20 @@ from redis_sessions.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from redis_sessions.events import Event
+from redis_sessions.events import Event, log_events
 from redis_sessions.keyring import Keyring, generate_key
 from redis_sessions.manager import Answer, SessionManager
 from redis_sessions.middleware import SessionMiddleware, get_session
+from redis_sessions.revocation import SessionInfo
 from redis_sessions.session import Session
-from redis_sessions.stores import Commit, MemoryStore, RedisStore, SessionStore
+from redis_sessions.stores import (
+    Commit,
+    MemoryStore,
+    RedisStore,
+    SessionIndex,
+    SessionStore,
+    Store,
+)
 from redis_sessions.token import SessionToken
 from redis_sessions.transports import CookieTransport, HeaderTransport, Transport
 
@@ -35,15 +44,20 @@ __all__ = [
     "SessionEncodeError",
     "SessionError",
     "SessionGoneError",
+    "SessionIndex",
+    "SessionInfo",
     "SessionManager",
     "SessionMiddleware",
     "SessionStore",
     "SessionToken",
+    "Store",
     "StoreError",
     "StoreUnavailableError",
     "Transport",
+    "client_ip",
     "generate_key",
     "get_session",
+    "log_events",
 ]
 
 __version__ = "0.1.0"

@@ -2,160 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final, Literal, cast
+from typing import Final, cast
 
-from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from redis_sessions.errors import (
-    ConfigurationError,
-    SessionConflictError,
-    SessionError,
-    SessionGoneError,
-    StoreError,
-    StoreUnavailableError,
-)
+from redis_sessions.active import Active, HttpError, as_http
+from redis_sessions.errors import SessionError, StoreError, StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.headers import RawHeader, add_vary, forbid_storing, is_event_stream
-from redis_sessions.manager import SessionManager
 from redis_sessions.outcome import Answer, Outcome
-from redis_sessions.session import Found, Session, Unloaded, load_into, state_of
-from redis_sessions.transports import Transport
+from redis_sessions.session import serving, state_of
+from redis_sessions.state import Found
 
-__all__ = ["Active", "Exchange", "OnUnavailable", "SocketExchange"]
+__all__ = ["Exchange", "SocketExchange"]
 
-OnUnavailable = (
-    Literal["error", "anonymous"] | Callable[[HTTPConnection], Literal["error", "anonymous"]]
-)
-
-RETRY_AFTER: Final = "1"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _UNTOLD: Final = (Outcome.NOTHING, Outcome.TOUCH)
-
-
-# Errors that a mounted application, too, answers with the right status: its own
-# ServerErrorMiddleware would make a 500 of anything that isn't an HTTPException.
-
-
-class _UnavailableError(StoreUnavailableError, HTTPException):
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        headers = {"Retry-After": RETRY_AFTER}
-        HTTPException.__init__(self, 503, "The session store is unavailable", headers)
-
-
-class _ConflictError(SessionConflictError, HTTPException):
-    def __init__(self) -> None:
-        HTTPException.__init__(self, 409, "The session was changed elsewhere")
-
-
-class _GoneError(SessionGoneError, HTTPException):
-    def __init__(self) -> None:
-        HTTPException.__init__(self, 409, "The session has ended")
-
-
-_HttpError = _UnavailableError | _ConflictError | _GoneError
-
-
-def as_http(error: SessionError) -> SessionError:
-    """The error as one that carries its status, if it has one."""
-    if isinstance(error, _HttpError):
-        return error
-    if isinstance(error, StoreUnavailableError):
-        return _UnavailableError(error.reason)
-    if isinstance(error, SessionConflictError):
-        return _ConflictError()
-    return _GoneError() if isinstance(error, SessionGoneError) else error
-
-
-class Active:
-    """The session of one connection, for those who ask the scope for it."""
-
-    __slots__ = (
-        "_on_unavailable",
-        "_scope",
-        "done",
-        "manager",
-        "raised",
-        "session",
-        "tokens",
-        "transport",
-    )
-
-    session: Session
-
-    def __init__(
-        self,
-        manager: SessionManager,
-        transport: Transport,
-        tokens: Sequence[str],
-        on_unavailable: OnUnavailable,
-        scope: Scope,
-    ) -> None:
-        self.manager, self.transport, self.tokens = manager, transport, tokens
-        self._on_unavailable, self._scope = on_unavailable, scope
-        self.raised: SessionError | None = None  # to the application, last
-        self.done = False
-
-    def _raise(self, error: SessionError) -> SessionError:
-        self.raised = as_http(error)
-        return self.raised
-
-    def postpone(self) -> None:
-        """A placeholder for now."""
-        self._stand_in(
-            SessionError(
-                "the session isn't loaded (lazy=True): depend on SessionDep, or "
-                "`await get_session(request).refresh()` first"
-            )
-        )
-
-    async def load(self) -> None:
-        """Load the session, unless it is there. A store that is away is told on first use."""
-        placeholder = getattr(self, "session", None)
-        if placeholder is not None and not isinstance(placeholder, Unloaded):
-            return
-        try:
-            if placeholder is None:
-                self.session = await self.manager.load(self.tokens)
-                state_of(self.session).raised = self._raise
-            else:
-                await self.manager.refresh(placeholder)
-        except StoreError as exc:
-            self._without(exc)
-
-    def _without(self, why: StoreError) -> None:
-        choice = self._on_unavailable
-        if callable(choice):
-            choice = choice(HTTPConnection(self._scope))
-            if choice not in ("error", "anonymous"):
-                raise ConfigurationError(
-                    f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
-                )
-        if isinstance(why, StoreUnavailableError):
-            self.manager.report("unavailable", why.reason)
-        if choice == "error":
-            self._stand_in(why)
-            return
-        empty = self.manager.anonymous(why)
-        state_of(empty).raised = self._raise
-        placeholder = getattr(self, "session", None)
-        if placeholder is None:
-            self.session = empty
-        else:
-            load_into(placeholder, empty, state_of(empty))
-
-    def _stand_in(self, why: SessionError) -> None:
-        placeholder = getattr(self, "session", None)
-        if placeholder is None:
-            self.session = self.manager.unloaded(self.tokens, why)
-            state_of(self.session).raised = self._raise
-        else:
-            state = state_of(placeholder)
-            state.why, state.found = why, Found.UNAVAILABLE
 
 
 class Exchange:
@@ -175,9 +38,17 @@ class Exchange:
         self._started = False
         self._status = 500
         self._failure: SessionError | None = None
+        self._refused = False  # a WebSocket, without a word
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         """Serve it, and commit what changed after the response had started."""
+        token = serving.set((*serving.get(), self._active.session))
+        try:
+            await self._run(app, scope, receive)
+        finally:
+            serving.reset(token)
+
+    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         try:
             await app(scope, receive, self._on_send)
             if self._failure is not None:
@@ -195,7 +66,7 @@ class Exchange:
             if not isinstance(failure, StoreError):
                 await self._end_all_the_same()
             told = None if failure is None else as_http(failure)
-            if isinstance(told, _HttpError):
+            if isinstance(told, HttpError):
                 await self._refuse(told)
             elif self._failure is not None:
                 raise self._failure from self._failure.__cause__
@@ -235,6 +106,8 @@ class Exchange:
             if isinstance(exc, StoreUnavailableError):
                 self._active.manager.report("unavailable", exc.reason)
             raise
+        if self._refused:
+            return message  # a plain close, which carries no headers
         headers = self._headers(list(message.get("headers", ())), answer)
         return {**message, "headers": headers} if headers is not None else message
 
@@ -256,7 +129,7 @@ class Exchange:
             await self._end_all_the_same()
         raise exc
 
-    async def _refuse(self, told: _HttpError) -> None:
+    async def _refuse(self, told: HttpError) -> None:
         body = told.detail.encode()
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
@@ -314,7 +187,6 @@ class SocketExchange(Exchange):
     def __init__(self, active: Active, scope: Scope, send: Send) -> None:
         super().__init__(active, scope, send)
         self._accepted = False
-        self._refused = False
         self._closed = False
 
     async def _on_send(self, message: Message) -> None:
@@ -329,6 +201,7 @@ class SocketExchange(Exchange):
                 self._status = 403  # which is how a server spells it, and no header goes along
                 self._refused = True
                 self._begin()
+                message = await self._prepared(message, 403)
         elif kind.startswith("websocket.http.response") and not self._may_deny():
             told = self._active.raised
             if told is not None:  # an error of ours, answered as if to a request
@@ -345,7 +218,7 @@ class SocketExchange(Exchange):
             return
         await super()._failed_late(exc, failure)
 
-    async def _refuse(self, told: _HttpError) -> None:
+    async def _refuse(self, told: HttpError) -> None:
         if self._may_deny():
             await super()._refuse(told)
         else:

@@ -18,7 +18,8 @@ from starlette.requests import HTTPConnection
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.manager import SessionManager
 from redis_sessions.middleware import active_session
-from redis_sessions.session import Duration, Session, seconds
+from redis_sessions.session import Session
+from redis_sessions.state import Duration, seconds
 
 __all__ = [
     "PrincipalDep",

@@ -44,14 +44,26 @@ class SecretKey:
             person=b"redis-sessions",
         ).digest()
 
+    def digest(self, text: str, *, purpose: bytes, size: int = 12) -> bytes:
+        """A short keyed digest, to compare by: whoever lacks the key can't try guesses."""
+        data = text.encode("utf-8", "surrogatepass")
+        return blake2b(data, digest_size=size, key=self._key, person=purpose).digest()
+
     def owner(self, principal: str) -> bytes:
-        """A 12-byte digest that tells whether two principals are the same, and no more."""
-        return blake2b(
-            principal.encode("utf-8", "surrogatepass"),
-            digest_size=12,
-            key=self._key,
-            person=b"rs-owner",
-        ).digest()
+        """12 bytes that tell whether two principals are the same, and no more."""
+        return self.digest(principal, purpose=b"rs-owner")
+
+    def binding(self, text: str) -> bytes:
+        """12 bytes that tell whether a session is asked for from where it was begun."""
+        return self.digest(text, purpose=b"rs-binding")
+
+    def index(self, principal: str) -> str:
+        """The name of a principal's index: 32 hexadecimal digits."""
+        return self.digest(principal, purpose=b"rs-index", size=16).hex()
+
+    def descriptor_key(self, index: str, id: str) -> bytes:
+        """The 32-byte key of what an index holds about one session: it opens nowhere else."""
+        return self.digest(f"{index}:{id}", purpose=b"rs-descriptor", size=32)
 
     def __repr__(self) -> str:
         return f"<SecretKey id={self.id.hex()}>"
@@ -83,6 +95,10 @@ class Keyring:
     def owns(self, owner: bytes, principal: str) -> bool:
         """Whether `owner` is this principal's digest under any key of the ring."""
         return any(key.owner(principal) == owner for key in self.keys)
+
+    def bound(self, digest: bytes, text: str) -> bool:
+        """Whether `digest` is of this binding under any key of the ring."""
+        return any(key.binding(text) == digest for key in self.keys)
 
     def __repr__(self) -> str:
         return f"<Keyring {', '.join(key.id.hex() for key in self.keys)}>"

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
 
 from redis_sessions.errors import (
     ConfigurationError,
+    SessionConflictError,
     SessionError,
     SessionGoneError,
     StoreError,
 )
 from redis_sessions.operation import Operation
 from redis_sessions.outcome import NOTHING, Answer, Outcome
-from redis_sessions.policy import Policy
-from redis_sessions.session import (
-    Found,
-    Session,
-    State,
-    Unloaded,
-    load_into,
-    state_of,
-)
+from redis_sessions.revocation import Revoker
+from redis_sessions.session import Session, Unloaded, load_into, state_of
+from redis_sessions.state import Found, State
 from redis_sessions.token import SessionToken
-from redis_sessions.writer import Writer
+from redis_sessions.writer import Update, Writer
 
 __all__ = ["Answer", "SessionManager"]
+
+T = TypeVar("T")
+
+MAX_WAITING: Final = 32
+"""How many requests of one process may wait for one session's lock."""
+
+LOCK_SECONDS: Final = 30
+"""How long `exclusive()` holds at most; what comes later is still compared and set."""
 
 MAX_TOKENS: Final = 3
 """How many cookies of our name are tried."""
 
 
-class SessionManager(Policy):
+class SessionManager(Revoker):
     """Loads and commits sessions. Usable without a request: in a worker, a CLI, a test.
 
     `SessionManager(store, keyring, *, …)` takes the options that `Policy` explains.
@@ -48,27 +52,30 @@ class SessionManager(Policy):
 
     # -- loading
 
-    async def load(self, token: str | Sequence[str] | None = None) -> Session:
+    async def load(
+        self, token: str | Sequence[str] | None = None, *, bound: str | None = None
+    ) -> Session:
         """The session that this token opens, or a new, empty one.
 
-        Several tokens (a browser's several cookies): the one that opens, unless more do.
+        Several tokens (a browser's several cookies): the one that opens, unless more do. `bound`:
+        what the request is bound to; a session that was begun under another one isn't opened.
         Raises nothing but `StoreError`; a token or record that is none is counted, and reported.
         """
         if token is None or not token:
-            return Session({}, self._state(Found.NOTHING))
+            return Session({}, self._state(Found.NOTHING, bound))
         tokens = self._parse((token,) if isinstance(token, str) else token)
         if not tokens:
-            return Session({}, self._state(Found.NOTHING))
+            return Session({}, self._state(Found.NOTHING, bound))
         if len(tokens) == 1:
-            return self._open(tokens[0], await self.store.load(tokens[0].id))
+            return self._open(tokens[0], await self.store.load(tokens[0].id), bound)
         stored = await asyncio.gather(*(self.store.load(token.id) for token in tokens))
-        found = [self._open(*pair) for pair in zip(tokens, stored, strict=True)]
+        found = [self._open(*pair, bound) for pair in zip(tokens, stored, strict=True)]
         live = [session for session in found if state_of(session).found is Found.OPEN]
         if len(live) == 1:
             return live[0]
         if live:
             self.report("rejected", "several tokens open a session")
-            return Session({}, self._state(Found.STALE))
+            return Session({}, self._state(Found.STALE, bound))
         crossed = (Found.SUPERSEDED, Found.ROTATED)
         return next((s for s in found if state_of(s).found in crossed), found[0])
 
@@ -85,8 +92,10 @@ class SessionManager(Policy):
         state.why = why
         return Session({}, state)
 
-    def _state(self, found: Found) -> State:
-        return State(self, found, int(self.clock() * 1000))
+    def _state(self, found: Found, bound: str | None = None) -> State:
+        state = State(self, found, int(self.clock() * 1000))
+        state.bound = bound
+        return state
 
     def _parse(self, tokens: Sequence[str]) -> list[SessionToken]:
         parsed = [SessionToken.parse(token) for token in tokens]
@@ -94,8 +103,8 @@ class SessionManager(Policy):
             self.report("rejected", "malformed token")
         return list(dict.fromkeys(token for token in parsed if token))[:MAX_TOKENS]
 
-    def _open(self, token: SessionToken, stored: bytes | None) -> Session:
-        state = self._state(Found.STALE)
+    def _open(self, token: SessionToken, stored: bytes | None, bound: str | None) -> Session:
+        state = self._state(Found.STALE, bound)
         opened = self.unseal(state, token, stored)
         if opened is None or stored is None:
             return Session({}, state)
@@ -148,17 +157,53 @@ class SessionManager(Policy):
         if answer.outcome is Outcome.DROP:
             raise SessionGoneError("the session ended or was rotated elsewhere; nothing was saved")
 
+    async def update(self, session: Session, function: Callable[[dict[str, Any]], T]) -> T:
+        """Change the newest data by a function, and store them at once; returns what it returns.
+
+        For counters and one-time values: where another request was faster, the function runs again
+        on what that one stored. It may set and remove keys, but not sign in or out. What the
+        request itself changed in `session` stays, unsaved. `SessionGoneError`,
+        `SessionConflictError` at the deadline, `StoreError`.
+        """
+        state = state_of(session)
+        try:
+            async with state.alone():
+                return await Update(self, session).run(function)
+        except SessionError as exc:
+            raise state.raised(exc) from exc
+
+    @asynccontextmanager
+    async def exclusive(self, session: Session, timeout: float) -> AsyncGenerator[None, None]:
+        """What `session.exclusive()` does."""
+        id = session.id
+        if id is None:
+            yield  # nobody else has a session that isn't stored
+            return
+        if self._waiting[id] >= MAX_WAITING:
+            raise SessionConflictError(f"{MAX_WAITING} requests wait for this session already")
+        self._waiting[id] += 1
+        try:
+            async with self.store.lock(id, wait=timeout, hold=LOCK_SECONDS):
+                await self.refresh(session)
+                yield
+                await self.save(session)
+        finally:
+            self._waiting[id] -= 1
+            if not self._waiting[id]:
+                del self._waiting[id]
+
     async def refresh(self, session: Session) -> None:
         """What `await session.refresh()` does."""
         state = state_of(session)
         if isinstance(session, Unloaded):
             try:
-                loaded = await self.load(state.tokens)
+                loaded = await self.load(state.tokens, bound=state.bound)
             except StoreError as exc:
                 state.why, state.found = exc, Found.UNAVAILABLE
                 raise
             fresh = state_of(loaded)
             fresh.raised, fresh.late, fresh.began = state.raised, state.late, state.began
+            fresh.peer = state.peer
             load_into(session, loaded, fresh)
             return
         async with state.alone():

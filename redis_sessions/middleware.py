@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import iscoroutinefunction
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from redis_sessions.active import Active, OnUnavailable
+from redis_sessions.binding import BindingOption, bind_to
 from redis_sessions.errors import ConfigurationError, SessionError, StoreUnavailableError
 from redis_sessions.events import EventHandler, logger
-from redis_sessions.exchange import Active, Exchange, OnUnavailable, SocketExchange
+from redis_sessions.exchange import Exchange, SocketExchange
 from redis_sessions.keyring import Keyring
 from redis_sessions.manager import SessionManager
 from redis_sessions.policy import DEFAULT_MAX_AGE
 from redis_sessions.principal import PrincipalOption
-from redis_sessions.session import Duration, Session, Unloaded
+from redis_sessions.session import Session, Unloaded
+from redis_sessions.state import Duration
 from redis_sessions.stores import open_store
 from redis_sessions.transports import CookieTransport, SameSite, Transport
 
@@ -40,6 +43,9 @@ class SessionMiddleware:
     store is away: `"error"` (503 for whoever touches the session), `"anonymous"` (an empty
     session that can't be written), or a callable that chooses by the connection.
 
+    `binding` ties a session to where it was begun: `"ip"`, `"user_agent"`, `client_ip(v4=24,
+    v6=56)` for networks, or a callable over the connection.
+
     Raises `ConfigurationError`; `SessionMiddleware.check(**options)` does so at import.
     """
 
@@ -59,6 +65,10 @@ class SessionMiddleware:
         idle_timeout: Duration | None = None,
         principal: PrincipalOption = "user_id",
         transport: Transport | None = None,
+        binding: BindingOption | None = None,
+        on_binding_mismatch: Literal["reject", "report"] = "reject",
+        max_sessions: int | None = None,
+        on_conflict: Literal["merge", "error"] = "merge",
         max_size: int = 64 * 1024,
         on_unavailable: OnUnavailable = "error",
         on_event: EventHandler | None = None,
@@ -71,6 +81,9 @@ class SessionMiddleware:
             "max_age": (max_age, DEFAULT_MAX_AGE),
             "idle_timeout": (idle_timeout, None),
             "principal": (principal, "user_id"),
+            "on_binding_mismatch": (on_binding_mismatch, "reject"),
+            "max_sessions": (max_sessions, None),
+            "on_conflict": (on_conflict, "merge"),
             "max_size": (max_size, 64 * 1024),
             "on_event": (on_event, None),
         }
@@ -86,6 +99,7 @@ class SessionMiddleware:
             self.manager = _manager(manager, store, secret_key, prefix, policy)
             self.transport = _transport(transport, cookie)
             self._on_unavailable: OnUnavailable = _choice(on_unavailable)
+            self._binding = bind_to(binding)
         except ConfigurationError as exc:
             # It is constructed late, and some servers then say that there is no lifespan.
             if app is not _no_app:
@@ -121,7 +135,9 @@ class SessionMiddleware:
     ) -> None:
         tokens = self.transport.read(scope)
         make = Exchange if scope["type"] == "http" else SocketExchange
-        active = Active(self.manager, self.transport, tokens, self._on_unavailable, scope)
+        active = Active(
+            self.manager, self.transport, tokens, self._on_unavailable, self._binding, scope
+        )
         if self._lazy and tokens:
             active.postpone()
         else:

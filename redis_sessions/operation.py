@@ -14,10 +14,11 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import logger
 from redis_sessions.outcome import NOTHING, Answer, Decision, Facts, Outcome, decide
-from redis_sessions.policy import Policy
 from redis_sessions.record import HEADER_SIZE, tombstone
-from redis_sessions.session import Found, Session, Stored
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.revocation import Revoker
+from redis_sessions.session import Session
+from redis_sessions.state import Found, Stored
+from redis_sessions.stores.protocols import Commit, Seat
 from redis_sessions.token import SessionToken
 from redis_sessions.values import EMPTY, Changes
 from redis_sessions.writer import Writer
@@ -29,9 +30,10 @@ class Operation(Writer):
     """One commit of one session. `encoded`: its data as they are now."""
 
     def __init__(
-        self, policy: Policy, session: Session, encoded: bytes, status: int, may_create: bool
+        self, policy: Revoker, session: Session, encoded: bytes, status: int, may_create: bool
     ) -> None:
         super().__init__(policy, session, encoded)
+        self._revoker = policy
         self._status = status
         self._principal = self._find_principal()
         self._decision = self._decide(may_create)
@@ -61,11 +63,11 @@ class Operation(Writer):
         state = self._state
         if self._encoded == state.base and self._status < 500 and not state.cleared:
             return state.principal
-        if self._status < 500:
-            return self._policy.principal.of(self._session, self._encoded)
         try:
             return self._policy.principal_of(self._session)
-        except ConfigurationError:
+        except (ConfigurationError, SessionEncodeError):
+            if self._status < 500:
+                raise
             return state.principal
 
     def _decide(self, may_create: bool) -> Decision:
@@ -116,7 +118,11 @@ class Operation(Writer):
     async def _clear(self) -> Answer:
         state, outcome = self._state, self._decision.outcome
         expire = state.found is Found.ROTATED  # this browser asked to be signed out
-        if state.stored is not None:  # rotated since or not, its token was the browser's
+        if state.ended_here:  # by a revocation of this request's own
+            expire = True
+            state.forget()
+        elif state.stored is not None:  # rotated since or not, its token was the browser's
+            await self._mark(state.stored, state.principal)
             expire = await self._end(state.stored.token.id, "cleared")
             state.forget()
             if not expire and outcome is not Outcome.GAIN:
@@ -139,11 +145,13 @@ class Operation(Writer):
                 return await self._touch()
             case Outcome.CHANGE:
                 at = self._at
+                if self._policy.touch_due(self._state) and await self._is_over():
+                    return self._dropped("revoked", at.token.id)
                 if await self._in_place(at.token, at.rotated_at):
                     return Answer(outcome)
                 return self._dropped("ended elsewhere", at.token.id)
             case Outcome.CREATE:
-                return await self._create(outcome, self._encoded)
+                return await self._create(outcome, self._encoded, SessionToken.generate())
             case Outcome.ROTATE | Outcome.REAUTHENTICATE:
                 return await self._rotate(outcome)
             case Outcome.LOSE:
@@ -160,12 +168,15 @@ class Operation(Writer):
                 return NOTHING
 
     async def _touch(self) -> Answer:
-        at = self._at
-        new = at.record.amended(seen_at=self._now)
-        sealed = self._policy.sealer.seal(at.token, new, at.rotated_at)
         try:
+            if await self._is_over():
+                return NOTHING
+            at = self._at
+            new = at.record.amended(seen_at=self._now)
+            sealed = self._policy.sealer.seal(at.token, new, at.rotated_at)
             if await self._commit(at.token, at.version, sealed, new) is Commit.STORED:
                 self._state.stored = at._replace(record=new, version=sealed[:HEADER_SIZE])
+                self._policy.report("touched", None, at.token.id)
                 return Answer(Outcome.TOUCH)
         except StoreError as exc:
             logger.warning("a session's time was not renewed: %s", exc)
@@ -173,21 +184,37 @@ class Operation(Writer):
         return NOTHING
 
     async def _rotate(self, outcome: Outcome) -> Answer:
-        token, again = SessionToken.generate(self._at.token.id), outcome is Outcome.REAUTHENTICATE
-        if self._state.live is not None and await self._in_place(token, self._now, again):
+        state, at, again = self._state, self._at, None
+        lives = state.live is not None
+        if lives and outcome is Outcome.REAUTHENTICATE:
+            lives, again = await self._ask_index(self._length(at.record), state.began)
+        elif lives and (state.lifetime is not None or self._policy.touch_due(state)):
+            left = at.record.expires_at - self._now
+            lives, _ = await self._ask_index(state.lifetime[0] if state.lifetime else left)
+        token = SessionToken.generate(at.token.id)
+        if lives and await self._in_place(token, self._now, again):
             self._policy.report("rotated", outcome.name.lower(), token.id)
             return self._told(outcome)
         if outcome is Outcome.ROTATE:
             return self._dropped("ended elsewhere", token.id)
         # It ended, or was rotated, under a principal who has just proved who they are.
-        return await self._enter(Outcome.GAIN, self._written())
+        written = self._written()
+        if self._policy.principal(values.decode(written)) != self._principal:
+            written = self._encoded  # a callable's keys aren't known; the data are their own
+        return await self._enter(Outcome.GAIN, written)
 
     async def _gain(self, outcome: Outcome) -> Answer:
-        state, old = self._state, self._state.stored
+        state, old, was = self._state, self._state.stored, self._state.principal
         if old is not None and outcome is Outcome.SWITCH:
-            ends = state.live is not None or state.principal is not None
-            answer = await self._enter(outcome, self._written())
+            ends, written = state.live is not None or was is not None, self._written()
+            if self._policy.principal(values.decode(written)) != self._principal:
+                raise SessionError(
+                    "the keys that this request wrote don't say who signs in: with a callable "
+                    "principal, set every key that it looks at, or clear() the session first"
+                )
+            answer = await self._enter(outcome, written)
             if ends:
+                await self._mark(old, was)
                 await self._end(old.token.id, "switched")
             return answer
         mine = set(state.changes(self._encoded))
@@ -196,10 +223,34 @@ class Operation(Writer):
             await self._fold(old, mine)
         return answer
 
+    # -- the index, which is written before the record
+
     async def _enter(self, outcome: Outcome, data: bytes) -> Answer:
-        """A new session of the principal, with these data."""
-        owner = self._policy.keyring.primary.owner(self._principal or "")
-        return await self._create(outcome, data, owner, self._state.began)
+        """A new session of the principal, with these data: entered, then created."""
+        policy, state, principal = self._policy, self._state, self._principal or ""
+        token = SessionToken.generate()
+        self._check_time()
+        seat, at, size = await policy.index.enter(
+            principal,
+            token.id,
+            began=state.began,
+            own=state.revocations.get(principal),
+            ttl=(self._lifetime(None)[0] - self._now) * 1000,
+            descriptor=self._descriptor(token.id, self._now),
+        )
+        if seat is not Seat.LIVE:
+            policy.report("refused", "revoked meanwhile", token.id)
+            raise StoreUnavailableError(
+                "all sessions of this principal were ended while this sign-in was under way",
+                reason="server",
+            )
+        owner = policy.keyring.primary.owner(principal)
+        answer = await self._create(outcome, data, token, owner, at)
+        if policy.max_sessions is not None and size > policy.max_sessions:
+            await self._revoker.make_room(principal, token.id)
+        return answer
+
+    # -- ending
 
     async def _fold(self, old: Stored, mine: set[Any]) -> None:
         """End the anonymous session that signed in; what others changed in it moves along.
@@ -225,7 +276,7 @@ class Operation(Writer):
         at = self._at
         data = values.apply(at.data, theirs)
         fits = len(data) <= self._policy.values.max_size
-        if not fits or self._policy.principal_of(values.decode(data)) != self._principal:
+        if not fits or self._policy.principal(values.decode(data)) != self._principal:
             self._dropped("no place after the sign-in")
             return
         new = at.record.amended(data=data)
@@ -239,6 +290,7 @@ class Operation(Writer):
 
     async def _lose(self) -> Answer:
         state, old = self._state, self._at
+        await self._mark(old, state.principal)
         last = await self._end_unchanged(old)
         if last is None:
             state.lost()
@@ -253,7 +305,7 @@ class Operation(Writer):
             self._adopt(EMPTY)
             self._dropped("signed out late")
             return Answer(Outcome.LOSE)
-        return await self._create(Outcome.LOSE, left, old.record.owner)
+        return await self._create(Outcome.LOSE, left, SessionToken.generate(), old.record.owner)
 
     async def _end_unchanged(self, old: Stored) -> Stored | None:
         """End it; as it was at its end, or None if another request had ended it."""
@@ -274,7 +326,7 @@ class Operation(Writer):
             left = values.apply(stored, self._state.changes(self._encoded))
         else:
             left = values.apply(stored, self._removal())
-        return EMPTY if self._policy.principal_of(values.decode(left)) is not None else left
+        return EMPTY if self._policy.principal(values.decode(left)) is not None else left
 
     def _removal(self) -> Changes:
         try:

@@ -6,15 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from redis_sessions.errors import ConfigurationError, check_bound
 from redis_sessions.events import Event, EventHandler, logger
+from redis_sessions.index import Index
 from redis_sessions.keyring import Keyring
 from redis_sessions.principal import Principal, PrincipalOption
 from redis_sessions.record import TOMBSTONE_TTL, Record, Reject, Sealer, rotated_at
-from redis_sessions.session import Duration, Found, State, seconds
-from redis_sessions.stores.protocols import SessionStore
+from redis_sessions.state import Duration, Found, State, seconds
+from redis_sessions.stores.protocols import Store
 from redis_sessions.token import SessionToken
 from redis_sessions.values import Values, decode
 
@@ -41,19 +42,25 @@ class Policy:
 
     `max_age` is the absolute lifetime (None: 14 days, and a cookie that ends with the browser),
     `idle_timeout` what a session may go unused; both in seconds or as a timedelta. `principal`
-    is the key, dotted path or callable that says who is signed in. `max_size` bounds the encoded
+    is the key, dotted path or callable that says who is signed in; `max_sessions` how many sessions
+    they may have: the least recently seen end. `on_conflict`: whether crossing changes of different
+    keys are merged, or a `SessionConflictError`. `on_binding_mismatch`: whether a session that is
+    bound elsewhere reads as none, or is only reported. `max_size` bounds the encoded
     data, in bytes; `deadline`, in seconds, the writes of one response. `enc_hook` and `dec_hook`
     are msgspec's. `clock` gives seconds since the epoch. Raises `ConfigurationError`.
     """
 
     def __init__(
         self,
-        store: SessionStore,
+        store: Store,
         keyring: Keyring,
         *,
         max_age: Duration | None = DEFAULT_MAX_AGE,
         idle_timeout: Duration | None = None,
         principal: PrincipalOption = "user_id",
+        max_sessions: int | None = None,
+        on_conflict: Literal["merge", "error"] = "merge",
+        on_binding_mismatch: Literal["reject", "report"] = "reject",
         max_size: int = 64 * 1024,
         deadline: float = 5.0,
         on_event: EventHandler | None = None,
@@ -82,6 +89,22 @@ class Policy:
                 f"on_event={on_event!r}: write a callable, not async, that takes one Event"
             )
         check_bound(deadline, "deadline", MAX_DEADLINE)
+        if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
+            raise ConfigurationError(f"max_sessions={max_sessions!r}: write 1 or more, or None")
+        if on_conflict not in ("merge", "error"):
+            raise ConfigurationError(f"on_conflict={on_conflict!r}: write 'merge' or 'error'")
+        if on_binding_mismatch not in ("reject", "report"):
+            raise ConfigurationError(
+                f"on_binding_mismatch={on_binding_mismatch!r}: write 'reject' or 'report'"
+            )
+        if not isinstance(store, Store):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"store={type(store).__name__} has not all methods of SessionStore and SessionIndex"
+            )
+        self.max_sessions = max_sessions
+        self.on_conflict = on_conflict
+        self.on_binding_mismatch = on_binding_mismatch
+        self.index = Index(store, keyring, clock)
         self.deadline = deadline
         self.values = Values(max_size=max_size, enc_hook=enc_hook, dec_hook=dec_hook)
         self.counts: Counter[str] = Counter()
@@ -91,10 +114,11 @@ class Policy:
         self._on_event = on_event
         self.clock = clock
         self._warned: set[str] = set()
+        self._waiting: Counter[str] = Counter()  # for a session's lock, by id
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
-        """Who is signed in, by these data."""
-        return self.principal(data)
+        """Who is signed in by these data, as they would be stored."""
+        return self.principal.of(data, self.values.encode)
 
     def now(self) -> int:
         """Whole seconds since the epoch."""
@@ -126,11 +150,11 @@ class Policy:
         opened = self.open(token, stored)
         now = self.clock()
         if isinstance(opened, Opened):
-            if now < opened.record.lives_until():
-                return opened
-            state.found = Found.STALE
-            self.report("rejected", "expired", token.id)
-            return None
+            if now >= opened.record.lives_until():
+                state.found = Found.STALE
+                self.report("rejected", "expired", token.id)
+                return None
+            return opened if self._is_bound_here(state, opened.record, token.id) else None
         rotated = rotated_at(stored)
         recent = -CLOCKS_DIFFER <= now - rotated <= TOMBSTONE_TTL
         # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
@@ -141,6 +165,18 @@ class Policy:
             state.found = Found.ROTATED if opened is Reject.SEAL and recent else Found.STALE
         self.report("rejected", opened, token.id)
         return None
+
+    def _is_bound_here(self, state: State, record: Record, id: str) -> bool:
+        if record.binding is None or state.bound is None:
+            return True
+        if self.keyring.bound(record.binding, state.bound):
+            return True
+        if self.on_binding_mismatch == "report":
+            self.report("bound_elsewhere", None, id)
+            return True
+        state.found = Found.STALE
+        self.report("rejected", "bound elsewhere", id)
+        return False
 
     # -- reporting
 

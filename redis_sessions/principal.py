@@ -53,13 +53,15 @@ class Principal:
 
     def __call__(self, data: Mapping[str, Any]) -> str | None:
         value = data.get(self._path[0]) if self._find is None else self._find(data)
-        return value if value is None or type(value) is str else self._canonical(value)
+        return value if value is None or type(value) is str else self.canonical(value)
 
-    def of(self, data: Mapping[str, Any], encoded: bytes) -> str | None:
-        """By what is stored, where that may differ from what the application holds."""
+    def of(
+        self, data: Mapping[str, Any], encode: Callable[[Mapping[str, Any]], bytes]
+    ) -> str | None:
+        """By what is stored of these data, where that may differ from what they hold now."""
         if self._find is None and type(data.get(self._path[0])).__module__ in _PLAIN:
             return self(data)
-        return self(decode(encoded))
+        return self(decode(encode(data)))
 
     def keys(self, changed: Iterable[Any]) -> set[Any]:
         """The top-level keys that say who it is; of a callable, any that changed may."""
@@ -78,7 +80,8 @@ class Principal:
                 return None
         return value
 
-    def _canonical(self, value: Any) -> str:
+    def canonical(self, value: Any) -> str:
+        """The one form in which principals are compared; raises `ConfigurationError`."""
         if isinstance(value, str):
             return str.__str__(value)
         if isinstance(value, UUID):

@@ -28,6 +28,7 @@ from redis_sessions.token import SessionToken
 __all__ = [
     "HEADER_SIZE",
     "TOMBSTONE_TTL",
+    "Descriptor",
     "Record",
     "Reject",
     "Sealer",
@@ -82,6 +83,16 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True):
         return min(self.seen_at + self.idle, self.expires_at)
 
 
+class Descriptor(msgspec.Struct, array_like=True, gc=False, kw_only=True):
+    """What a principal's index holds, sealed, about one session: for lists of devices."""
+
+    created_at: int
+    address: str | None
+    user_agent: str | None
+
+
+_describe = msgspec.msgpack.Encoder().encode
+_described = msgspec.msgpack.Decoder(Descriptor).decode
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
 
@@ -121,6 +132,26 @@ class Sealer:
             return _decode(plain)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Reject.CONTENT
+
+    def seal_descriptor(self, index: str, id: str, descriptor: Descriptor) -> bytes:
+        """Key id, nonce and box: bound to the index and the id, and nothing that a token opens."""
+        key, nonce = self._keyring.primary, urandom(24)
+        return (
+            key.id
+            + nonce
+            + crypto_secretbox(_describe(descriptor), nonce, key.descriptor_key(index, id))
+        )
+
+    def open_descriptor(self, index: str, id: str, sealed: bytes) -> Descriptor | None:
+        """What was sealed for this id, or None. Never raises."""
+        key = self._keyring.get(sealed[:4])
+        if key is None or len(sealed) < 4 + 24 + 16:
+            return None
+        try:
+            plain = crypto_secretbox_open(sealed[28:], sealed[4:28], key.descriptor_key(index, id))
+            return _described(plain)
+        except (CryptoError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
 
 
 def tombstone(rotated_at: int) -> bytes:

@@ -7,9 +7,15 @@ from base64 import urlsafe_b64encode
 from secrets import token_bytes
 from typing import Final
 
-__all__ = ["SessionToken"]
+__all__ = ["SessionToken", "is_id"]
 
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII)
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{20}", re.ASCII)
+
+
+def is_id(text: str) -> bool:
+    """Whether this has the shape of a session's id."""
+    return _ID.fullmatch(text) is not None
 
 
 class SessionToken:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from redis_sessions import values
 from redis_sessions.errors import (
     SessionConflictError,
+    SessionError,
     SessionGoneError,
     StoreUnavailableError,
 )
 from redis_sessions.outcome import Answer, Outcome
 from redis_sessions.policy import Opened, Policy
-from redis_sessions.record import TOMBSTONE_TTL, Record, tombstone
-from redis_sessions.session import LONGEST, Found, Session, Stored, replace_data, state_of
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, tombstone
+from redis_sessions.session import Session, replace_data, state_of
+from redis_sessions.state import LONGEST, Found, Peer, Stored
+from redis_sessions.stores.protocols import Commit, Seat
 from redis_sessions.token import SessionToken
 
-__all__ = ["Writer"]
+__all__ = ["Update", "Writer"]
+
+T = TypeVar("T")
 
 _TOMBSTONE_MS: Final = TOMBSTONE_TTL * 1000
 
@@ -44,12 +48,17 @@ class Writer:
             raise RuntimeError("nothing is stored")
         return self._state.stored
 
-    async def _in_place(self, token: SessionToken, rotated: int, restarts: bool = False) -> bool:
-        """Commit this request's changes under the session's id; False if it is gone."""
+    async def _in_place(
+        self, token: SessionToken, rotated: int, authenticated_at: int | None = None
+    ) -> bool:
+        """Commit this request's changes under the session's id; False if it is gone.
+
+        `authenticated_at`: the principal proved again who they are, and the lifetime restarts.
+        """
         state, at = self._state, self._at
         data, mine = self._encoded, None
         while True:
-            new = at.record.amended(data=data, **self._amendments(at.record, restarts))
+            new = at.record.amended(data=data, **self._amendments(at.record, authenticated_at))
             sealed = self._policy.sealer.seal(token, new, rotated)
             result = await self._commit(token, at.version, sealed, new)
             if result is Commit.STORED:
@@ -58,10 +67,12 @@ class Writer:
             if newer is None:
                 state.lost()
                 return False
+            if self._policy.on_conflict == "error" and newer.data != at.data:
+                raise SessionConflictError("the session was changed by another request")
             mine = state.changes(self._encoded) if mine is None else mine
             data, at = values.apply(newer.data, mine), newer
             self._policy.values.check(data)
-            if self._policy.principal_of(values.decode(data)) != self._principal:
+            if self._policy.principal(values.decode(data)) != self._principal:
                 # Each was right for itself; together they would change who an id belongs to.
                 raise SessionConflictError("crossing changes would change who is signed in")
         before, rebased = values.split(state.base), state.rebased
@@ -88,15 +99,18 @@ class Writer:
             values.split(state.base),
             state.rebased,
         )
+        data = values.apply(bytes(opened.record.data), mine)
+        mine_principal = self._policy.principal_of(self._session)
+        if self._policy.principal(values.decode(data)) != mine_principal:
+            raise SessionConflictError("crossing changes would change who is signed in")
         state.remember(at.token, opened.record, stored)
-        self._adopt(values.apply(state.base, mine), before, rebased)
+        self._adopt(data, before, rebased)
 
-    def _amendments(self, record: Record, restarts: bool) -> dict[str, Any]:
+    def _amendments(self, record: Record, authenticated_at: int | None) -> dict[str, Any]:
         fields = dict[str, Any]()
-        if restarts:
-            began = max(record.created_at, (record.authenticated_at or 0) // 1000)
-            length = min(max(1, record.expires_at - began), LONGEST)
-            fields.update(authenticated_at=self._state.began, expires_at=self._now + length)
+        if authenticated_at is not None:
+            expires_at = self._now + self._length(record)
+            fields.update(authenticated_at=authenticated_at, expires_at=expires_at)
         if self._state.lifetime is not None:
             expires_at, idle, persistent = self._lifetime(record)
             fields.update(expires_at=expires_at, idle=idle, persistent=persistent)
@@ -104,14 +118,20 @@ class Writer:
             fields["seen_at"] = self._now
         return fields
 
+    def _length(self, record: Record) -> int:
+        """How long the session's own lifetime is, in seconds."""
+        began = max(record.created_at, (record.authenticated_at or 0) // 1000)
+        return min(max(1, record.expires_at - began), LONGEST)
+
     async def _create(
         self,
         outcome: Outcome,
         data: bytes,
+        token: SessionToken,
         owner: bytes | None = None,
         authenticated_at: int | None = None,
     ) -> Answer:
-        state, token = self._state, SessionToken.generate()
+        state = self._state
         expires_at, idle, persistent = self._lifetime(None)
         record = Record(
             created_at=self._now,
@@ -121,7 +141,7 @@ class Writer:
             idle=idle,
             persistent=persistent,
             owner=owner,
-            binding=None,
+            binding=self._binding(),
             data=values.raw(data),
         )
         sealed = self._policy.sealer.seal(token, record, 0)
@@ -134,6 +154,25 @@ class Writer:
         self._policy.report("created", outcome.name.lower(), token.id)
         return self._told(outcome)
 
+    def _binding(self) -> bytes | None:
+        bound = self._state.bound
+        return None if bound is None else self._policy.keyring.primary.binding(bound)
+
+    def _descriptor(self, id: str, created_at: int) -> bytes:
+        """What the index shows of this session; empty where nobody knows who asks."""
+        peer, principal = self._state.peer(), self._principal or self._state.principal
+        if peer == Peer() or principal is None:
+            return b""
+        return self._policy.sealer.seal_descriptor(
+            self._policy.keyring.primary.index(principal),
+            id,
+            Descriptor(
+                created_at=created_at,
+                address=peer.address,
+                user_agent=peer.user_agent and peer.user_agent[:256],
+            ),
+        )
+
     def _lifetime(self, record: Record | None) -> tuple[int, int, bool]:
         """expires_at, idle, persistent: as `expire_in` asked, else the policy's."""
         policy, wish = self._policy, self._state.lifetime
@@ -144,6 +183,41 @@ class Writer:
         remembered = duration > policy.max_age
         idle = duration if remembered else min(policy.idle_timeout, duration)
         return self._now + duration, idle, persistent if wanted is None else wanted
+
+    # -- the index, which is written before the record
+
+    async def _mark(self, at: Stored, principal: str | None) -> None:
+        if principal is not None:
+            self._check_time()
+            ttl = max(1, at.record.expires_at - self._now) * 1000
+            await self._policy.index.mark(principal, at.token.id, ttl=ttl)
+
+    async def _is_over(self) -> bool:
+        """Whether the index says that this session has ended: then it ends here and now."""
+        lives, _ = await self._ask_index(max(1, self._at.record.expires_at - self._now))
+        return not lives
+
+    async def _ask_index(self, ttl: int, began: int | None = None) -> tuple[bool, int]:
+        """Renew the entry, for `ttl` seconds; whether it lives, and when it was authenticated."""
+        state, at = self._state, self._at
+        if state.principal is None:
+            return True, 0
+        self._check_time()
+        seat, authenticated = await self._policy.index.touch(
+            state.principal,
+            at.token.id,
+            authenticated=at.record.authenticated_at or 0,
+            ttl=ttl * 1000,
+            descriptor=self._descriptor(at.token.id, at.record.created_at),
+            began=began,
+        )
+        if seat is Seat.LIVE:
+            return True, authenticated
+        await self._end(at.token.id, "revoked")
+        state.lost()
+        return False, 0
+
+    # -- the store
 
     async def _commit(
         self, token: SessionToken, version: bytes | None, value: bytes, record: Record | None = None
@@ -215,3 +289,45 @@ class Writer:
     def _dropped(self, reason: str, id: str | None = None) -> Answer:
         self._policy.report("dropped", reason, id)
         return Answer(Outcome.DROP)
+
+
+class Update(Writer):
+    """Read, modify and write, again and again until nobody was faster."""
+
+    def __init__(self, policy: Policy, session: Session) -> None:
+        super().__init__(policy, session, policy.values.encode(session))
+
+    async def run(self, function: Callable[[dict[str, Any]], T]) -> T:
+        """Apply the function to the newest data, and store them."""
+        policy, state, session = self._policy, self._state, self._session
+        if state.live is None:
+            if state.stored is not None and not state.cleared:
+                raise SessionGoneError("the session ended or was rotated elsewhere")
+            return function(session)  # it is stored with the response, and nobody else has it
+        due = policy.touch_due(state)
+        if due and await self._is_over():
+            raise SessionGoneError("the session was revoked")
+        mine, before, at = state.changes(self._encoded), values.split(state.base), state.live
+        rebased = state.rebased
+        while True:
+            data = values.decode(at.data)
+            result = function(data)
+            encoded = policy.values.encode(data)
+            policy.values.check(encoded)
+            if policy.principal(values.decode(encoded)) != state.principal:
+                raise SessionError(
+                    "update() can't sign in or out: set the principal in the session"
+                )
+            new = at.record.amended(data=encoded, seen_at=self._now if due else at.record.seen_at)
+            sealed = policy.sealer.seal(at.token, new, at.rotated_at)
+            written = await self._commit(at.token, at.version, sealed, new)
+            if written is Commit.STORED:
+                break
+            newer = await self._again(at.token) if written is Commit.CONFLICT else None
+            if newer is None:
+                state.lost()
+                raise SessionGoneError("the session ended or was rotated elsewhere")
+            at = newer
+        state.remember(at.token, new, sealed)
+        self._adopt(values.apply(encoded, mine), before, rebased)
+        return result

@@ -21,7 +21,8 @@ from starlette.types import ASGIApp
 from redis_sessions import SessionManager, SessionMiddleware, get_session
 from redis_sessions.events import Event
 from redis_sessions.keyring import Keyring
-from redis_sessions.stores import RedisStore, SessionStore
+from redis_sessions.stores import RedisStore
+from redis_sessions.stores.protocols import Store
 
 KEY: Final = "a secret key of the tests, long enough"
 COOKIE: Final = "__Host-session"
@@ -29,7 +30,7 @@ BASE: Final = "https://testserver"
 
 
 def manager_on(
-    store: str | SessionStore, prefix: str = "session:", *, timeout: float = 2.0, **policy: Any
+    store: str | Store, prefix: str = "session:", *, timeout: float = 2.0, **policy: Any
 ) -> SessionManager:
     """A manager on a store, or on a Redis under a prefix of its own."""
     if isinstance(store, str):
@@ -216,7 +217,8 @@ class Wire:
 
     def records(self, prefix: str) -> list[str]:
         """The keys of live records: tombstones are 33 bytes long, records longer."""
-        return [key for key in self.keys(prefix) if self.ask("STRLEN", key) > 33]
+        strings = [key for key in self.keys(prefix) if self.ask("TYPE", key) == "string"]
+        return [key for key in strings if self.ask("STRLEN", key) > 33]
 
     def clients(self) -> int:
         """How many connections the server has besides this one."""

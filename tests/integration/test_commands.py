@@ -47,8 +47,8 @@ def watched(start_server: StartServer) -> Iterator[tuple[str, Monitor]]:
 async def manager(watched: tuple[str, Monitor], clock: Clock) -> AsyncIterator[SessionManager]:
     url, monitor = watched
     manager = manager_on(url, clock=clock)
-    await manager.connect()  # which also makes the server know the script
-    assert monitor.names() == ["EVALSHA", "EVAL", "MGET", "INFO"]
+    await manager.connect()  # which also makes the server know the scripts
+    assert monitor.names() == ["EVALSHA", "SCRIPT", "SCRIPT", "EVALSHA", "MGET", "EVALSHA", "INFO"]
     yield manager
     await manager.close()
 
@@ -64,7 +64,33 @@ def app(manager: SessionManager) -> Starlette:
 
 
 READ = ["MGET"]
-COMMIT = ["EVALSHA"]
+COMMIT = ["COMMIT"]
+END = ["END"]
+
+
+def index_write(what: str) -> list[str]:
+    return [f"INDEX {what}"]
+
+
+def told(monitor: Monitor) -> list[str]:
+    """What was sent, with each script's name and what it was asked for in place of EVALSHA.
+
+    An id that is ended whatever is there is END; what is compared first is COMMIT, a tombstone
+    included.
+    """
+    names: list[str] = []
+    for words in monitor.commands():
+        if words[0] in {"CLIENT", "HELLO", "AUTH", "SELECT"}:
+            continue
+        if words[0] != "EVALSHA":
+            names.append(words[0])
+        elif ":of:" in words[3]:
+            assert words[2] == "1"  # one key a script: on Cluster too
+            names.append(f"INDEX {words[4]}")
+        else:
+            items = words[3 + int(words[2]) :]
+            names.append("END" if items[0] == "*" else "COMMIT")
+    return names
 
 
 @pytest.mark.parametrize(
@@ -104,100 +130,146 @@ async def test_a_change_costs_one_read_and_one_commit(app: Starlette, monitor: M
     """A first visit is one commit; a later change a read and a commit, without a cookie."""
     async with client_of(app) as browser:
         assert token_in(await browser.get("/do?set=a:1"))
-        assert monitor.names() == COMMIT
+        assert told(monitor) == COMMIT
         assert token_in(await browser.get("/do?set=b:2")) is None
-        assert monitor.names() == READ + COMMIT
+        assert told(monitor) == READ + COMMIT
         assert token_in(await browser.get("/do?set=b:2")) is None
-        assert monitor.names() == READ  # it is no change
+        assert told(monitor) == READ  # it is no change
 
 
+@pytest.mark.parametrize(
+    ("first", "due"),
+    [("set=a:1", COMMIT), ("set=user_id:alice", index_write("touch") + COMMIT)],
+    ids=["anonymous", "signed in"],
+)
 async def test_a_touch_costs_one_commit(
-    app: Starlette, monitor: Monitor, clock: Clock, manager: SessionManager
+    app: Starlette, monitor: Monitor, clock: Clock, first: str, due: list[str]
 ) -> None:
-    """Five minutes after the last one, a read renews the session's time; not before."""
+    """Five minutes after the last one, a read renews the session's time: its index first."""
     async with client_of(app) as browser:
-        await signed_in(browser)
-        monitor.names()
-        for passed, commands in ((299, READ), (2, READ + COMMIT), (299, READ), (2, READ + COMMIT)):
+        await browser.get(f"/do?{first}")
+        told(monitor)
+        for passed, commands in ((299, READ), (2, READ + due), (299, READ), (2, READ + due)):
             clock.now += passed
             assert token_in(await browser.get("/do")) is None
-            assert monitor.names() == commands
+            assert told(monitor) == commands
 
 
 async def test_a_change_renews_the_time_as_well(
     app: Starlette, monitor: Monitor, clock: Clock
 ) -> None:
-    """A change when a touch is due is one commit, which renews too."""
+    """A change when a touch is due is one commit, which renews too, after asking the index."""
     async with client_of(app) as browser:
         await signed_in(browser)
         clock.now += 301
-        monitor.names()
+        told(monitor)
         await browser.get("/do?set=a:1")
-        assert monitor.names() == READ + COMMIT
+        assert told(monitor) == READ + index_write("touch") + COMMIT
         clock.now += 200
-        await browser.get("/do")
-        assert monitor.names() == READ
+        await browser.get("/do?set=a:2")
+        assert told(monitor) == READ + COMMIT
 
 
-async def test_signing_in_costs_a_commit(app: Starlette, monitor: Monitor) -> None:
-    """Nobody was there before: one commit. Over an anonymous session: and one that ends it."""
+async def test_signing_in(app: Starlette, monitor: Monitor) -> None:
+    """An entry in the index, then a commit; over an anonymous session, a commit that ends it."""
     async with client_of(app) as browser:
         await signed_in(browser)
-        assert monitor.names() == COMMIT
+        assert told(monitor) == index_write("enter") + COMMIT
     async with client_of(app) as browser:
         await browser.get("/do?set=cart:tea")
-        monitor.names()
+        told(monitor)
         await signed_in(browser)
-        assert monitor.names() == READ + COMMIT + COMMIT
+        assert told(monitor) == READ + index_write("enter") + COMMIT + COMMIT
 
 
-async def test_switching_costs_two_commits(app: Starlette, monitor: Monitor) -> None:
-    """A → B: a new session, and the end of the old one."""
+async def test_switching(app: Starlette, monitor: Monitor) -> None:
+    """A → B: entered and created, then the old session marked and ended."""
     async with client_of(app) as browser:
         await signed_in(browser)
-        monitor.names()
+        told(monitor)
         await signed_in(browser, "bob")
-        assert monitor.names() == READ + COMMIT + COMMIT
-
-
-async def test_signing_out_costs_an_end(app: Starlette, monitor: Monitor) -> None:
-    """One end; a commit more if data are left."""
-    async with client_of(app) as browser:
-        for path, commands, told in (
-            ("/do?clear=", COMMIT, "null"),
-            ("/do?drop=user_id", COMMIT, "null"),
-            ("/do?set=cart:tea&drop=user_id", COMMIT + COMMIT, None),
-        ):
-            await signed_in(browser)
-            monitor.names()
-            token = token_in(await browser.get(path))
-            assert monitor.names() == READ + commands
-            assert token is not None
-            assert told is None or token == told
-
-
-async def test_rotating_costs_a_commit(app: Starlette, monitor: Monitor) -> None:
-    """rotate() and authenticated() replace the token in place."""
-    async with client_of(app) as browser:
-        await signed_in(browser)
-        for what in ("rotate", "authenticated"):
-            monitor.names()
-            assert token_in(await browser.get(f"/do?{what}="))
-            assert monitor.names() == READ + COMMIT
+        entered, marked = index_write("enter"), index_write("end")
+        assert told(monitor) == READ + entered + COMMIT + marked + END
 
 
 @pytest.mark.parametrize(
-    ("duration", "cookie"), [(30 * 24 * 3600, True), (3600, False)], ids=["longer", "shorter"]
+    ("query", "commands", "cookie"),
+    [
+        ("clear=", index_write("end") + END, "null"),
+        ("drop=user_id", index_write("end") + COMMIT, "null"),
+        ("set=cart:tea&drop=user_id", index_write("end") + COMMIT + COMMIT, "new"),
+        (
+            "clear=&set=user_id:alice",
+            index_write("end") + END + index_write("enter") + COMMIT,
+            "new",
+        ),
+    ],
+    ids=["clear", "sign out", "sign out, data left", "clear and sign in"],
 )
-async def test_expire_in(
-    app: Starlette, monitor: Monitor, manager: SessionManager, duration: int, cookie: bool
+async def test_signing_out(
+    app: Starlette, monitor: Monitor, query: str, commands: list[str], cookie: str
 ) -> None:
-    """A longer lifetime has to reach the cookie, so the token is new; a shorter one doesn't."""
+    """A mark in the index, then an end; a commit more if data are left."""
+    async with client_of(app) as browser:
+        old = await signed_in(browser)
+        told(monitor)
+        token = token_in(await browser.get(f"/do?{query}"))
+        assert told(monitor) == READ + commands
+        assert token is not None
+        assert token[:20] != old[:20]
+        assert (token == "null") is (cookie == "null")
+
+
+async def test_clearing_an_anonymous_session(app: Starlette, monitor: Monitor) -> None:
+    """Nobody is signed in: one end, and no index."""
+    async with client_of(app) as browser:
+        await browser.get("/do?set=a:1")
+        told(monitor)
+        assert token_in(await browser.get("/do?clear=")) == "null"
+        assert told(monitor) == READ + END
+
+
+async def test_rotating(app: Starlette, monitor: Monitor) -> None:
+    """rotate() replaces the token in place; authenticated() too, and tells the index first."""
+    async with client_of(app) as browser:
+        await signed_in(browser)
+        for what, commands in (("rotate", []), ("authenticated", index_write("touch"))):
+            told(monitor)
+            assert token_in(await browser.get(f"/do?{what}="))
+            assert told(monitor) == READ + commands + COMMIT
+
+
+async def test_the_keys_of_a_sign_in(
+    app: Starlette, monitor: Monitor, manager: SessionManager
+) -> None:
+    """The index is under the principal's digest, the record under the session's id."""
     async with client_of(app) as browser:
         token = await signed_in(browser)
-        monitor.names()
+    index, commit = (words for words in monitor.commands() if words[0] == "EVALSHA")
+    (digest,) = (key.index("alice") for key in manager.keyring.keys)
+    assert index[3:6] == [f"session:of:{digest}", "enter", token[:20]]
+    assert commit[3] == f"session:{token[:20]}"
+
+
+@pytest.mark.parametrize(
+    ("duration", "cookie", "commands"),
+    [(30 * 24 * 3600, True, index_write("touch") + COMMIT), (3600, False, COMMIT)],
+    ids=["longer", "shorter"],
+)
+async def test_expire_in(
+    app: Starlette,
+    monitor: Monitor,
+    manager: SessionManager,
+    duration: int,
+    cookie: bool,
+    commands: list[str],
+) -> None:
+    """A longer lifetime has to reach the index and the cookie, so the token is new."""
+    async with client_of(app) as browser:
+        token = await signed_in(browser)
+        told(monitor)
         response = await browser.get(f"/do?expire_in={duration}")
-        assert monitor.names() == READ + COMMIT
+        assert told(monitor) == READ + commands
         new = token_in(response)
         assert (new is not None) is cookie
         if cookie:
@@ -212,9 +284,9 @@ async def test_a_stale_token_costs_a_read(app: Starlette, monitor: Monitor) -> N
     stale = "stale" + "x" * 59
     async with client_of(app, stale) as browser:
         assert token_in(await browser.get("/do")) is None
-        assert monitor.names() == READ
+        assert told(monitor) == READ
         new = token_in(await browser.get("/do?set=a:1"))
-        assert monitor.names() == READ + COMMIT
+        assert told(monitor) == READ + COMMIT
         assert new is not None
         assert new[:20] != stale[:20]
 
@@ -232,7 +304,7 @@ async def test_loads_of_one_moment_share_one_command(
         return answer.token.value
 
     tokens = await asyncio.gather(*(new(number) for number in range(50)))
-    assert monitor.names() == COMMIT
+    assert told(monitor) == COMMIT
     sessions = await asyncio.gather(*(manager.load(token) for token in tokens + tokens))
     ((name, *keys),) = monitor.commands()
     assert name == "MGET"
@@ -266,7 +338,7 @@ async def test_requests_of_one_moment_share_commands(
 
 async def test_no_cookie_unless_the_token_changed(app: Starlette, clock: Clock) -> None:
     """Over a session's life `Set-Cookie` goes out at its beginning, rotation and end alone."""
-    told: list[bool] = []
+    sent: list[bool] = []
     async with client_of(app) as browser:
         for query in (
             "set=a:1", "set=b:2", "", "drop=b", "drop=a", "set=user_id:alice", "set=c:3", "",
@@ -274,6 +346,6 @@ async def test_no_cookie_unless_the_token_changed(app: Starlette, clock: Clock) 
         ):  # fmt: skip
             clock.now += 20
             response = await browser.get(f"/do?{query}")
-            told.append(token_in(response) is not None)
+            sent.append(token_in(response) is not None)
     expected = [True, False, False, False, False, True, False, False, True, False, False, False]
-    assert told == [*expected, True, False]
+    assert sent == [*expected, True, False]

@@ -45,6 +45,7 @@ runpy.run_module("redis_sessions.cli", run_name="__main__", alter_sys=True)
 NAME = "Ada Lovelace"
 COOKIE = "redis-sessions-demo"
 JSON = {"Accept": "application/json"}
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 
 class Demo:
@@ -154,6 +155,7 @@ def test_who_only_looks_gets_no_session(browser: httpx.Client) -> None:
             "data": {},
         },
         "record": None,
+        "devices": [],
     }
 
 
@@ -235,7 +237,9 @@ def test_nothing_in_redis_can_be_read(browser: httpx.Client, redis: Redis) -> No
         assert NAME.encode() not in found
         assert b"user_id" not in found
         assert token[20:] not in found
-        assert 0 < redis.pttl(key) <= 14 * 24 * 3600 * 1000
+        # What a revocation leaves in an index outlives the longest session that there could be.
+        days = 400 if b":of:" in key else 14
+        assert 0 < redis.pttl(key) <= days * 24 * 3600 * 1000
 
 
 def test_signing_out_ends_the_session(browser: httpx.Client, redis: Redis) -> None:
@@ -262,6 +266,88 @@ def test_the_cookie(browser: httpx.Client) -> None:
     assert "secure" not in cookie
     assert answer.headers["cache-control"] == "no-store"
     assert "set-cookie" not in browser.post("/count", follow_redirects=False).headers
+
+
+@pytest.fixture
+def signed_in(demo: Demo) -> Iterator[Callable[[str, str], httpx.Client]]:
+    """Further browsers, each with a name and a User-Agent."""
+    with ExitStack() as stack:
+
+        def sign_in(name: str, agent: str) -> httpx.Client:
+            client = stack.enter_context(
+                httpx.Client(
+                    base_url=demo.url, follow_redirects=True, headers={"User-Agent": agent}
+                )
+            )
+            client.post("/sign-in", data={"name": name})
+            return client
+
+        yield sign_in
+
+
+SignedIn = Callable[[str, str], httpx.Client]
+
+
+def test_the_devices_of_a_name(signed_in: SignedIn) -> None:
+    """Each sees all sessions of its own name, the one seen last first, and no other name's."""
+    laptop, phone = signed_in("Hedy", FIREFOX), signed_in("Hedy", "a phone <i>")
+    other = signed_in("Edith", FIREFOX)
+    devices = see(laptop)["devices"]
+
+    assert [(device["browser"], device["system"]) for device in devices] == [
+        ("a phone <i>", None),
+        ("Firefox 140", "Linux"),
+    ]
+    assert [device["current"] for device in devices] == [False, True]
+    assert devices[1]["id"] == see(laptop)["session"]["id"]
+    assert {device["address"] for device in devices} == {"127.0.0.1"}
+    assert all(device["last_seen_at"] >= device["authenticated_at"] for device in devices)
+    assert [device["id"] for device in see(other)["devices"]] == [see(other)["session"]["id"]]
+
+    page = laptop.get("/").text
+    assert re.findall(r'<li data-id="([^"]+)">', page) == [device["id"] for device in devices]
+    assert "a phone &lt;i&gt;" in page
+    assert phone.cookies[COOKIE][20:] not in page
+
+
+def test_signing_one_device_out(signed_in: SignedIn) -> None:
+    """The other one has no session any more; one's own counts as signing out."""
+    laptop, phone = signed_in("Alan", FIREFOX), signed_in("Alan", "a phone")
+    answer = laptop.post("/revoke", data={"id": see(phone)["session"]["id"]}, headers=JSON)
+    own = answer.json()["session"]["id"]
+
+    assert [device["id"] for device in answer.json()["devices"]] == [own]
+    assert see(phone)["session"]["principal"] is None
+    assert phone.post("/revoke", data={"id": own}).status_code == 401
+    assert laptop.post("/revoke", data={"id": own}, headers=JSON).json()["devices"] == []
+    assert COOKIE not in laptop.cookies
+
+
+def test_ids_of_others_are_not_revoked(signed_in: SignedIn) -> None:
+    """An id that isn't one's own changes nothing; what is none is refused."""
+    mine, theirs = signed_in("Barbara", FIREFOX), signed_in("Frances", FIREFOX)
+    mine.post("/revoke", data={"id": see(theirs)["session"]["id"]})
+
+    assert see(theirs)["session"]["principal"] == "Frances"
+    assert mine.post("/revoke", data={"id": "revoked"}).status_code == 422
+
+
+def test_signing_out_everywhere_else(signed_in: SignedIn) -> None:
+    """All other sessions of the name end, and a new one may begin."""
+    laptop, phone, tablet = (signed_in("Joan", agent) for agent in (FIREFOX, "phone", "tablet"))
+    answer = laptop.post("/revoke-others", headers=JSON)
+
+    assert [device["current"] for device in answer.json()["devices"]] == [True]
+    assert see(phone)["session"]["principal"] is None
+    assert see(tablet)["devices"] == []
+    phone.post("/sign-in", data={"name": "Joan"})
+    assert len(see(laptop)["devices"]) == 2
+
+
+@pytest.mark.parametrize("path", ["/revoke", "/revoke-others"])
+def test_who_is_not_signed_in_revokes_nothing(browser: httpx.Client, path: str) -> None:
+    """Without a name there are no sessions to end."""
+    assert browser.post(path, data={"id": "x" * 20}).status_code == 401
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 65])
@@ -307,7 +393,7 @@ def test_the_page_needs_nothing_from_elsewhere(browser: httpx.Client, demo: Demo
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
 def test_the_commands_on_the_page_work(browser: httpx.Client, tmp_path: Path) -> None:
-    """The curl commands count, sign in, look, and sign out."""
+    """The curl commands count, sign in, look, sign out elsewhere, and here."""
     commands = re.search(r'<pre id="commands"[^>]*>(.*?)</pre>', browser.get("/").text, re.DOTALL)
     assert commands is not None
     run = subprocess.run(
@@ -317,12 +403,13 @@ def test_the_commands_on_the_page_work(browser: httpx.Client, tmp_path: Path) ->
         text=True,
         check=True,
     )
-    counted, signed_in, looked, signed_out = map(json.loads, run.stdout.splitlines())
+    counted, signed_in, looked, alone, signed_out = map(json.loads, run.stdout.splitlines())
 
     assert counted["session"]["data"] == {"count": 1}
     assert signed_in["session"]["principal"] == "Ada"
     assert signed_in["session"]["data"]["count"] == 1
     assert looked == signed_in
+    assert [device["current"] for device in alone["devices"]] == [True]
     assert signed_out["record"] is None
 
 

@@ -77,6 +77,7 @@ def test_app_does_its_work(app: Redis) -> None:
     assert app.wait(0, 1) == 0
 
 
+@pytest.mark.standard(32, "ASVS 13.2.1", "ASVS 13.2.2", "ASVS 13.2.3")
 def test_app_has_its_own_keys_only(app: Redis) -> None:
     """Other applications' keys are out of reach, for scripts too."""
     with pytest.raises(NoPermissionError):
@@ -85,6 +86,7 @@ def test_app_has_its_own_keys_only(app: Redis) -> None:
         app.eval("return redis.call('GET', KEYS[1])", 1, "other:x")
 
 
+@pytest.mark.standard(32, "ASVS 13.2.1", "ASVS 13.2.2", "ASVS 13.2.3")
 @pytest.mark.parametrize(
     "command",
     ["FLUSHALL", "KEYS *", "SCAN 0", "CONFIG GET dir", "ACL LIST", "SHUTDOWN"],

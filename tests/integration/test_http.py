@@ -373,6 +373,7 @@ async def test_an_exception_after_the_start_stores_nothing(redis_url: str, prefi
 # -- other headers
 
 
+@pytest.mark.standard(26, "ASVS 14.3.2")
 async def test_vary_only_where_the_session_was_used(redis_url: str, prefix: str) -> None:
     """`Vary: Cookie` goes with request.session and get_session, not with a page that has none."""
 
@@ -416,6 +417,7 @@ async def test_vary_also_where_a_session_was_loaded_late(redis_url: str, prefix:
         assert response.headers.get("vary") == "Cookie"
 
 
+@pytest.mark.standard(26, "ASVS 14.3.2")
 async def test_no_store_goes_with_a_token(redis_url: str, prefix: str) -> None:
     """A response with a token isn't stored; a weaker policy is replaced, and reported."""
     events = Events()

@@ -132,6 +132,7 @@ def assert_unavailable(response: httpx2.Response) -> None:
 PATHS = ["/do", "/do?set=a:1", "/do?clear=", "/starlette/show", "/fastapi/show", "/fastapi/me"]
 
 
+@pytest.mark.standard(37, "ASVS 16.5.1", "ASVS 16.5.2", "ASVS 16.5.3")
 @away
 @pytest.mark.parametrize("lazy", [False, True])
 async def test_while_redis_is_away(

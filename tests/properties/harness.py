@@ -30,8 +30,8 @@ from redis_sessions import (
     Session,
     SessionManager,
     SessionMiddleware,
-    SessionStore,
     SessionToken,
+    Store,
     Transport,
     get_session,
 )
@@ -120,7 +120,7 @@ class Site:
 
     def __init__(
         self,
-        store: SessionStore,
+        store: Store,
         *,
         keyring: Keyring = KEYRING,
         transport: Transport | None = None,

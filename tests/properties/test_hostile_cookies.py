@@ -90,6 +90,7 @@ async def calls(client: Redis) -> dict[str, int]:
     return {name: entry["calls"] for name, entry in stats.items() if name != "cmdstat_info"}
 
 
+@pytest.mark.standard(5)
 @pytest.mark.parametrize("values", MALFORMED.values(), ids=MALFORMED)
 async def test_a_malformed_token_sends_no_command(
     values: list[bytes], watched: tuple[Site, Redis]
@@ -194,6 +195,7 @@ async def test_at_most_three_tokens_are_tried() -> None:
     assert {event.id for event in site.events} <= {token.id for token in tokens}
 
 
+@pytest.mark.standard(24)
 @pytest.mark.parametrize("joined", [True, False], ids=["one header", "several headers"])
 async def test_one_live_token_among_others_opens(joined: bool) -> None:
     """Malformed cookies and repetitions don't count against the three; two dead ones do no harm."""
@@ -209,6 +211,7 @@ async def test_one_live_token_among_others_opens(joined: bool) -> None:
     assert site.manager.counts["rejected: unknown id"] == 2
 
 
+@pytest.mark.standard(24)
 async def test_two_live_tokens_open_nothing() -> None:
     """More than one that opens is ambiguous: no session, an event, and both live on."""
     site = Site(MemoryStore())
@@ -246,6 +249,7 @@ async def test_a_malformed_header_is_no_session(value: bytes) -> None:
     assert_rejected(site, reply, "malformed token", None)
 
 
+@pytest.mark.standard(34, "ASVS 16.2.5")
 async def test_events_and_errors_name_no_secret() -> None:
     """What is reported of a token that opens nothing is its id."""
     site = Site(MemoryStore())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, assert_type
+from uuid import UUID, uuid4
 
 import msgspec
 from fastapi import Depends, FastAPI
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
@@ -27,9 +28,12 @@ from redis_sessions import (
     MemoryStore,
     RedisStore,
     Session,
+    SessionIndex,
+    SessionInfo,
     SessionManager,
     SessionMiddleware,
     SessionStore,
+    client_ip,
     get_session,
 )
 from redis_sessions.fastapi import (
@@ -39,7 +43,7 @@ from redis_sessions.fastapi import (
     fresh,
     session_security,
 )
-from redis_sessions.testing import Clock, StoreConformance, set_session_data
+from redis_sessions.testing import Clock, IndexConformance, StoreConformance, set_session_data
 
 
 class Cart(msgspec.Struct):
@@ -73,6 +77,10 @@ app.add_middleware(
     store="redis://localhost:6379/0",
     secret_key=["new" * 12, "old" * 12],
     on_unavailable=lambda connection: "anonymous" if connection.url.path == "/" else "error",
+    binding=client_ip(v4=24, v6=56),
+    on_binding_mismatch="report",
+    max_sessions=5,
+    on_conflict="error",
     principal=lambda data: data.get("user", {}).get("sub"),
 )
 
@@ -110,6 +118,25 @@ def me(session: SessionDep, user: PrincipalDep, manager: SessionManagerDep) -> d
     return dict(session)
 
 
+def take_code(data: dict[str, Any]) -> str | None:
+    code: str | None = data.pop("code", None)
+    return code
+
+
+@app.post("/devices/{id}")
+async def devices(id: str, session: SessionDep, manager: SessionManagerDep) -> list[str | None]:
+    assert_type(await manager.revoke(id, principal=uuid4()), bool)
+    assert_type(await manager.revoke_all(7, keep=session.id), int)
+    shown = await manager.sessions_of("alice")
+    assert_type(shown, list[SessionInfo])
+    assert_type(shown[0].last_seen_at, datetime)
+    assert_type(shown[0].created_at, datetime | None)
+    assert_type(await manager.update(session, take_code), str | None)
+    async with session.exclusive(timeout=2.5):
+        session["balance"] -= 1
+    return [shown[0].browser, shown[0].system, shown[0].address]
+
+
 @app.get("/transfer", dependencies=[Depends(fresh(within=300))])
 async def transfer(user: Annotated[str, Depends(fresh(within=timedelta(minutes=5)))]) -> str:
     return user
@@ -126,18 +153,25 @@ async def administer(session: AdminSession, who: AdminPrincipal) -> str:
     return who
 
 
+def device(connection: HTTPConnection) -> str | None:
+    return connection.headers.get("x-device")
+
+
 def log(event: Event) -> None:
     assert_type(event.reason, str | None)
 
 
 async def without_a_request(client: Redis) -> None:
+    store = MemoryStore(clock=Clock())
     stores: list[SessionStore] = [
-        MemoryStore(clock=Clock()),
+        store,
         RedisStore(client, prefix="s:"),
         RedisStore("rediss://user:password@host:6379/0?ssl_ca_certs=ca.pem", timeout=1),
     ]
+    for each in stores:
+        await each.close()
     manager = SessionManager(
-        stores[0], Keyring("new" * 12, "old" * 12), max_age=None, on_event=log, deadline=2
+        store, Keyring("new" * 12, "old" * 12), max_age=None, on_event=log, deadline=2
     )
     session = await manager.load("token")
     answer = await manager.commit(session, status=200)
@@ -155,7 +189,16 @@ async def without_a_request(client: Redis) -> None:
             )
         ]
     )
-    SessionMiddleware.check(store="memory://", secret_key="x" * 32)
+    SessionMiddleware.check(store="memory://", secret_key="x" * 32, binding="ip")
+    SessionMiddleware.check(
+        store="memory://",
+        secret_key="x" * 32,
+        binding=device,
+    )
+    indexes: list[SessionIndex] = [MemoryStore(), RedisStore(client)]
+    who: str | int | UUID = uuid4()
+    assert_type(await manager.revoke_all(who), int)
+    await indexes[0].entries("0" * 32)
 
 
 def in_a_test(client: Any, manager: SessionManager) -> None:
@@ -164,6 +207,10 @@ def in_a_test(client: Any, manager: SessionManager) -> None:
 
 class TestMine(StoreConformance):
     """A store of one's own."""
+
+
+class TestMyIndex(IndexConformance):
+    """An index of one's own."""
 
 
 hook: Callable[[type, Any], Any] = lambda kind, value: kind(value)  # noqa: E731 - as users write it

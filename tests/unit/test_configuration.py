@@ -141,6 +141,8 @@ def name_of(options: dict[str, Any]) -> str:
 IDS = [ascii(f"{number} {name_of(options)}") for number, (options, _) in enumerate(CASES)]
 
 
+@pytest.mark.standard(18, "ASVS 3.3.2")
+@pytest.mark.standard(25)
 @pytest.mark.parametrize(("options", "advice"), CASES, ids=IDS)
 def test_what_cannot_work_is_refused(options: dict[str, Any], advice: str) -> None:
     """By the middleware's constructor, and by `check`, which can run at import."""

@@ -130,6 +130,7 @@ def test_the_primary_seals_and_the_retired_opens() -> None:
     assert ring.get(b"") is None
 
 
+@pytest.mark.standard(29, "ASVS 11.2.2", "ASVS 13.3.4")
 def test_a_new_key_rolls_out_without_a_gap() -> None:
     """`[old]`, `[old, new]`, `[new, old]`: neighbours in the roll-out read each other's records."""
     token, record = SessionToken.generate(), make_record()
@@ -168,6 +169,7 @@ def test_a_sealing_key_depends_on_everything() -> None:
     assert {len(made) for made in keys} == {32}
 
 
+@pytest.mark.standard(30, "ASVS 13.3.1")
 def test_nothing_shows_a_key() -> None:
     """repr and str show ids alone; there is no __dict__ to dump."""
     secret = generate_key()

@@ -97,6 +97,7 @@ async def test_first_change_creates(at: Setting) -> None:
     assert again.created_at.timestamp() == at.clock.now
 
 
+@pytest.mark.standard(4)
 async def test_unknown_token_is_never_adopted(at: Setting) -> None:
     """The id that a client made up doesn't become a session's."""
     made_up = "A" * 64
@@ -138,6 +139,7 @@ async def test_mark_modified(at: Setting) -> None:
     assert await at.commit(session) == Answer(Outcome.CHANGE)
 
 
+@pytest.mark.standard(8, "ASVS 7.2.4")
 @pytest.mark.parametrize("user", [7, "ada", 0])
 async def test_sign_in(at: Setting, user: object) -> None:
     """Signing in keeps the cart, under a new id; the old token opens nothing any more."""
@@ -231,6 +233,7 @@ async def test_clear_and_sign_in(at: Setting) -> None:
     assert await at.data(token_of(await at.commit(session))) == {"user_id": 1}
 
 
+@pytest.mark.standard(9)
 async def test_rotate(at: Setting) -> None:
     """rotate() gives the same session another secret; the old token is dead."""
     old = await at.begin({"user_id": "A", "x": 1})
@@ -244,6 +247,7 @@ async def test_rotate(at: Setting) -> None:
     assert await at.data(old) == {}
 
 
+@pytest.mark.standard(8, "ASVS 7.2.4")
 async def test_authenticated(at: Setting) -> None:
     """authenticated() rotates and restarts the lifetime."""
     session = await at.load(await at.begin({"user_id": "A"}))
@@ -296,6 +300,7 @@ async def test_encode_error_stores_nothing(at: Setting) -> None:
 # -- lifetimes
 
 
+@pytest.mark.standard(10, "ASVS 7.3.1")
 async def test_idle_timeout(at: Setting) -> None:
     """A session that isn't used ends; each use, once in a while, renews it."""
     token = await at.begin({"x": 1})
@@ -316,6 +321,7 @@ async def test_touch_is_rare(at: Setting) -> None:
     assert await at.commit(await at.load(token)) == Answer(Outcome.NOTHING)
 
 
+@pytest.mark.standard(11, "ASVS 7.3.2")
 async def test_absolute_lifetime() -> None:
     """However much it is used, a session ends at max_age."""
     at = Setting(max_age=1000, idle_timeout=600)
@@ -403,6 +409,7 @@ async def test_same_key_the_later_wins(at: Setting) -> None:
     assert await at.data(token) == {"x": 2}
 
 
+@pytest.mark.standard(13, "ASVS 7.4.1", "ASVS 15.4.2")
 async def test_no_resurrection(at: Setting) -> None:
     """A slow request doesn't bring back a session that was ended meanwhile."""
     token = await at.begin({"user_id": "A"})
@@ -715,6 +722,7 @@ async def test_anonymous_while_away(at: Setting) -> None:
 # -- keys
 
 
+@pytest.mark.standard(29, "ASVS 11.2.2", "ASVS 13.3.4")
 async def test_key_roll_out(at: Setting) -> None:
     """A record under a retired key opens, and is sealed again at its next touch."""
     token = await at.begin({"user_id": "A", "x": 1})

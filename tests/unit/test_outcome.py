@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_sessions.outcome import Decision, Facts, Outcome, decide
-from redis_sessions.session import Found
+from redis_sessions.state import Found
 
 OPEN: Final = Facts(found=Found.OPEN, status=200)
 NEW: Final = Facts(found=Found.NOTHING, status=200)
@@ -193,7 +193,8 @@ def test_always(facts: Facts) -> None:
     assert not (signs_in and facts.status >= 400)
     assert decision.clears == facts.cleared
     in_place = outcome in (Outcome.CHANGE, Outcome.ROTATE, Outcome.REAUTHENTICATE, Outcome.TOUCH)
-    assert not in_place or (facts.found is Found.OPEN and facts.was == facts.now)
+    proves = outcome is Outcome.REAUTHENTICATE and facts.found is Found.LOST
+    assert not in_place or (facts.was == facts.now and (facts.found is Found.OPEN or proves))
     if outcome is Outcome.GAIN and not facts.cleared:
         assert facts.was is None
         assert facts.owned

@@ -114,6 +114,7 @@ def test_it_opens_under_one_token_and_one_prefix_only() -> None:
     assert Sealer(Keyring(generate_key()), "app:").open(TOKEN, sealed) is Reject.KEY
 
 
+@pytest.mark.standard(27, "ASVS 11.3.3", "ASVS 11.3.4")
 def test_each_sealing_is_another_version() -> None:
     """The same record sealed twice differs in its header, and nowhere shows its contents."""
     sealer = Sealer(KEYRING, "app:")

@@ -38,7 +38,8 @@ from redis_sessions import (
     generate_key,
     get_session,
 )
-from redis_sessions.session import Unloaded, seconds, state_of
+from redis_sessions.session import Unloaded, state_of
+from redis_sessions.state import seconds
 from tests.properties.harness import COOKIE, ask
 
 WHY = "not loaded, says the test"
@@ -397,6 +398,7 @@ BAD_DURATIONS: list[Any] = [
 ]
 
 
+@pytest.mark.standard(21, "RFC 6265bis")
 @pytest.mark.parametrize("duration", BAD_DURATIONS, ids=repr)
 async def test_bad_durations(duration: Any, manager: SessionManager) -> None:
     """They are refused where they are written, with what to write instead."""

@@ -23,6 +23,7 @@ def test_a_token_is_64_characters() -> None:
     assert made.id == made.value[:20]
 
 
+@pytest.mark.standard(1, "ASVS 7.2.3", "ASVS 11.5.1")
 def test_its_randomness_is_the_operating_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     """48 bytes of `secrets`: 120 bits of id, 264 of secret; a rotation draws 33 for the secret."""
     assert vars(token)["token_bytes"] is secrets.token_bytes

@@ -90,6 +90,10 @@ def attributes(transport: CookieTransport, max_age: int | None = 60) -> str:
     return value.decode().split("; ", 1)[1]
 
 
+@pytest.mark.standard(3)
+@pytest.mark.standard(17, "ASVS 3.3.1", "ASVS 3.3.3")
+@pytest.mark.standard(18, "ASVS 3.3.2")
+@pytest.mark.standard(19, "ASVS 3.3.4")
 def test_the_default_cookie() -> None:
     """`__Host-session`, Secure, HttpOnly, Lax, on the whole host and no other."""
     transport = CookieTransport()
@@ -128,6 +132,7 @@ def read(transport: CookieTransport | HeaderTransport, *values: str) -> list[str
     return transport.read({"headers": [(name, value.encode("latin-1")) for value in values]})
 
 
+@pytest.mark.standard(24)
 def test_all_cookies_of_our_name_are_read() -> None:
     """In one header (HTTP/1.1) and in several (HTTP/2), in their order."""
     transport = CookieTransport("sid")

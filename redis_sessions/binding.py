@@ -1,0 +1,57 @@
+"""What a session can be bound to: never the sole defence, but a stolen cookie is worth less."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Literal
+
+from starlette.requests import HTTPConnection
+
+from redis_sessions.active import Binding
+from redis_sessions.errors import ConfigurationError
+
+__all__ = ["BindingOption", "bind_to", "client_ip", "user_agent"]
+
+BindingOption = Literal["ip", "user_agent"] | Binding
+
+
+def bind_to(option: BindingOption | None) -> Binding | None:
+    """The callable that an option stands for; `ConfigurationError` for what is none."""
+    if option is None or callable(option):
+        return option
+    if option == "ip":
+        return client_ip()
+    if option == "user_agent":
+        return user_agent
+    raise ConfigurationError(
+        f"binding={option!r}: write 'ip', 'user_agent', client_ip(v4=24, v6=56) or a callable"
+    )
+
+
+def client_ip(*, v4: int = 32, v6: int = 128) -> Binding:
+    """Bind to the client's address, or to its network of so many bits.
+
+    The address is what the ASGI server resolved: behind a proxy, have it trust the proxy's
+    forwarded headers (uvicorn: `--proxy-headers --forwarded-allow-ips`).
+    """
+    if not (0 < v4 <= 32 and 0 < v6 <= 128):
+        raise ConfigurationError(f"client_ip(v4={v4}, v6={v6}): write bits, up to 32 and up to 128")
+
+    def bound(connection: HTTPConnection) -> str | None:
+        if connection.client is None:
+            return None
+        try:
+            address = ip_address(connection.client.host)
+        except ValueError:
+            return connection.client.host  # a Unix socket's, or a test client's
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        bits = v4 if address.version == 4 else v6
+        return str(ip_network((address, bits), strict=False))
+
+    return bound
+
+
+def user_agent(connection: HTTPConnection) -> str | None:
+    """Bind to the User-Agent header: it changes when the browser is updated."""
+    return connection.headers.get("user-agent", "")

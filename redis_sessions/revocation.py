@@ -1,0 +1,200 @@
+"""The sessions of a principal: listed, revoked one by one or all, and never too many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final
+from uuid import UUID
+
+from redis_sessions.errors import ConfigurationError, StoreError
+from redis_sessions.events import logger
+from redis_sessions.policy import Policy
+from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
+from redis_sessions.session import Session, serving, state_of
+from redis_sessions.stores.protocols import Entry
+from redis_sessions.token import is_id
+
+__all__ = ["Revoker", "SessionInfo"]
+
+_AT_ONCE: Final = 512
+_TOMBSTONE_MS: Final = TOMBSTONE_TTL * 1000
+
+AnyPrincipal = str | int | UUID
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """One session of a principal, for a list of devices. All times are UTC."""
+
+    id: str
+    current: bool
+    """Whether it is the session of the request that asks."""
+    authenticated_at: datetime
+    last_seen_at: datetime
+    """Within five minutes, as sessions are touched."""
+    expires_at: datetime
+    created_at: datetime | None
+    address: str | None
+    user_agent: str | None
+
+    @cached_property
+    def browser(self) -> str | None:
+        """Such as `Firefox 140`, by ua-parser (extra `devices`); None if it can't be told."""
+        return _words(self.user_agent, "user_agent")
+
+    @cached_property
+    def system(self) -> str | None:
+        """Such as `Windows 10`, by ua-parser (extra `devices`); None if it can't be told."""
+        return _words(self.user_agent, "os")
+
+
+class Revoker(Policy):
+    """What a manager does to all sessions of a principal."""
+
+    async def sessions_of(self, principal: AnyPrincipal) -> list[SessionInfo]:
+        """The live sessions of a principal, the one seen last first."""
+        found = await self.index.entries(self.principal.canonical(principal))
+        stored = await self._stored([entry.id for _, entry in found])
+        mine = self._own()
+        shown = [self._info(name, e, e.id in mine) for name, e in found if _lives(stored[e.id])]
+        return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
+
+    async def revoke(self, id: str, *, principal: AnyPrincipal) -> bool:
+        """End one session of a principal; False if it isn't theirs, or had ended.
+
+        The session is the principal's by its index, so an id that a client sent may be passed.
+        In the request that it belongs to it counts as `clear()`.
+        """
+        who = self.principal.canonical(principal)
+        if not is_id(id) or not await self.index.knows(who, id):
+            return False
+        await self.index.mark(who, id)
+        return await self._end_marked([id]) == 1
+
+    async def revoke_all(self, principal: AnyPrincipal, *, keep: str | None = None) -> int:
+        """End all sessions of a principal but `keep`, an id; returns how many it ended.
+
+        May be repeated until it succeeds. A sign-in of the principal that is under way is refused.
+        Where it ends the session of the request that calls it, that counts as `clear()`, and the
+        same request may sign in afterwards.
+        """
+        who = self.principal.canonical(principal)
+        if keep is not None and not is_id(keep):
+            raise ConfigurationError("keep= is no session's id: write session.id")
+        revocation, ids = await self.index.end_all(who, keep=keep)
+        # One's own goes as well, though its entry may have been lost.
+        mine = [i for i, s in self._own().items() if state_of(s).principal == who and i != keep]
+        ids = list(dict.fromkeys((*ids, *mine)))
+        for session in self._serving():
+            state_of(session).revocations[who] = revocation
+        count = await self._end_marked(ids)
+        self.report("revoked", "all" if keep is None else "all but one", keep)
+        return count
+
+    async def make_room(self, principal: str, keep: str) -> None:
+        """Keep to `max_sessions`: first those go that are dead, then the least recently seen."""
+        try:
+            entries = {entry.id: entry for _, entry in await self.index.entries(principal)}
+            over = len(entries) - (self.max_sessions or 0)
+            if over <= 0:
+                return
+            stored = await self._stored(list(entries))
+            newest = max(entry.seen for entry in entries.values())
+
+            def under_way(entry: Entry) -> bool:  # entered, and its record still to come
+                return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
+
+            def order(entry: Entry) -> tuple[bool, int]:
+                return _lives(stored[entry.id]) or under_way(entry), entry.seen
+
+            # Sign-ins at once agree on this order; each sees to itself once its record is there.
+            first = sorted(entries.values(), key=order)[:over]
+            ids = [entry.id for entry in first if entry.id == keep or not under_way(entry)]
+            for id in ids:
+                await self.index.mark(principal, id)
+            await self._end_marked(ids, "evicted")
+        except StoreError as exc:  # the sign-in holds
+            logger.warning("sessions over max_sessions were left alive: %s", exc)
+
+    # -- details
+
+    def _serving(self) -> list[Session]:
+        """The sessions of this manager in the request that is being served."""
+        return [session for session in serving.get() if id(state_of(session).backend) == id(self)]
+
+    def _own(self) -> dict[str, Session]:
+        """Those that are loaded, by id."""
+        pairs = [(state_of(session).live, session) for session in self._serving()]
+        return {live.token.id: session for live, session in pairs if live is not None}
+
+    async def _end_marked(self, ids: Sequence[str], how: str = "revoked") -> int:
+        """End these ids, which are marked; how many were alive."""
+        own = self._own()
+        count = 0
+        for batch in _batches(ids):
+            # The own end is told apart: its browser learns of it, others start afresh.
+            graves = [tombstone(self.now() if id in own else 0) for id in batch]
+            ended = await asyncio.gather(
+                *(
+                    self.store.end(id, grave, _TOMBSTONE_MS)
+                    for id, grave in zip(batch, graves, strict=True)
+                )
+            )
+            for id, alive in zip(batch, ended, strict=True):
+                count += alive
+                if alive:
+                    self.report("ended", how, id)
+                if id in own and alive:
+                    own[id].clear()
+                    state_of(own[id]).ended_here = True
+                elif id in own:  # another request ended it, and tells its browser
+                    state_of(own[id]).lost()
+        return count
+
+    async def _stored(self, ids: Sequence[str]) -> dict[str, bytes | None]:
+        """What is stored under each of these ids."""
+        found: dict[str, bytes | None] = {}
+        for batch in _batches(ids):
+            stored = await asyncio.gather(*(self.store.load(id) for id in batch))
+            found.update(zip(batch, stored, strict=True))
+        return found
+
+    def _info(self, name: str, entry: Entry, current: bool) -> SessionInfo:
+        descriptor = self.sealer.open_descriptor(name, entry.id, entry.descriptor)
+        return SessionInfo(
+            id=entry.id,
+            current=current,
+            authenticated_at=_time(entry.authenticated),
+            last_seen_at=_time(entry.seen),
+            expires_at=_time(entry.expires),
+            created_at=_time(descriptor.created_at * 1000) if descriptor else None,
+            address=descriptor.address if descriptor else None,
+            user_agent=descriptor.user_agent if descriptor else None,
+        )
+
+
+def _lives(stored: bytes | None) -> bool:
+    return stored is not None and len(stored) > HEADER_SIZE
+
+
+def _batches(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _words(user_agent: str | None, part: str) -> str | None:
+    if not user_agent:
+        return None
+    try:
+        import ua_parser
+    except ImportError:
+        return None
+    found: Any = getattr(ua_parser.parse(user_agent), part)
+    return None if found is None else " ".join(filter(None, (found.family, found.major)))
