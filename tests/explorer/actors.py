@@ -1,0 +1,291 @@
+"""Requests as the middleware drives them: load, the handler's change, commit, answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from redis_sessions.errors import SessionConflictError, StoreError
+from redis_sessions.events import Event
+from redis_sessions.keyring import Keyring
+from redis_sessions.manager import SessionManager
+from redis_sessions.outcome import Answer
+from redis_sessions.session import Session, serving, state_of
+from redis_sessions.state import Found, State
+from redis_sessions.stores import Store
+from redis_sessions.token import SessionToken
+from tests.explorer.gate import Call
+
+__all__ = [
+    "ADMIN",
+    "CHANGES",
+    "KEYRING",
+    "SIGNS_IN",
+    "Actor",
+    "Fact",
+    "Phase",
+    "Worker",
+    "tag",
+    "tagged",
+]
+
+KEYRING: Final = Keyring("the explorer's own key: thirty-two characters or more")
+ROTATES: Final = frozenset({"rotate", "reA", "keepre"})
+SIGNS_IN: Final[Mapping[str, str]] = {
+    "inA": "A",
+    "inB": "B",
+    "reA": "A",
+    "clear+inA": "A",
+    "resetA": "A",
+    "keepre": "A",
+}
+ADMIN: Final = frozenset({"revoke", "all", "keep"})
+CHANGES: Final[Mapping[str, frozenset[str]]] = {
+    "a": frozenset("a"),
+    "b": frozenset("b"),
+    "a+due": frozenset("a"),
+    "empty": frozenset("xab"),
+}
+"""The keys that a kind of request may change in place."""
+
+DUE: Final = frozenset({"touch", "a+due"})
+_TAG: Final = "datum/"
+
+
+def tag(principal: str | None, who: int) -> str:
+    """A value that says who wrote it, and for whom."""
+    return f"{_TAG}{principal or '-'}/{who}"
+
+
+def tagged(data: Mapping[str, Any]) -> dict[str, str]:
+    """The tagged values among these data: key → principal and writer."""
+    return {k: v[len(_TAG) :] for k, v in data.items() if str(v).startswith(_TAG)}
+
+
+class Phase(Enum):
+    """How far a request is."""
+
+    IDLE = 0
+    RUNNING = 1
+    SENT = 2
+    """Answered with a cookie, which is under way."""
+    DONE = 3
+    DEAD = 4
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something that ended, and whose end was answered."""
+
+    id: str | None = None
+    principal: str | None = None
+    """All of whose sessions were ended,"""
+    revoked: int = -1
+    keep: str | None = None
+    by: int = -1
+
+
+class Worker(SessionManager):
+    """One process' manager. `due`: whether its request finds a touch due."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        heard: Callable[[Event], None],
+        *,
+        due: bool = False,
+        keyring: Keyring = KEYRING,
+    ) -> None:
+        super().__init__(store, keyring, clock=clock, on_event=heard)
+        self._due = due
+
+    def touch_due(self, state: State) -> bool:
+        return self._due and super().touch_due(state)
+
+
+@dataclass(eq=False)
+class Actor:
+    """One request. `kind/status`, such as `out/500`; see `_handle` for the kinds."""
+
+    number: int
+    spec: str
+    phase: Phase = Phase.IDLE
+    token: SessionToken | None = None
+    began: float = 0.0
+    """When its handler did: whoever signs in proves it later."""
+    worker: Worker | None = None
+    task: asyncio.Task[None] | None = None
+    pending: list[Call] = field(default_factory=list[Call])
+    wake: asyncio.Future[None] | None = None
+    # what became of it
+    found: Found | None = None
+    was: str | None = None
+    """The principal that it loaded."""
+    events: list[Event] = field(default_factory=list[Event])
+    answer: Answer | None = None
+    code: int = 0
+    drawn: list[str] = field(default_factory=list[str])
+    ended: set[str] = field(default_factory=set[str])
+    facts: list[Fact] = field(default_factory=list[Fact])
+    wrote: bool = False
+    marked: bool = False
+    over_when_loaded: bool = False
+    index_lost_when_loaded: bool = False
+    replayed: bool = False
+    """A reply of its was lost, or it was told that the store is away."""
+
+    def __post_init__(self) -> None:
+        self.kind, _, status = self.spec.partition("/")
+        self.status = int(status or 200)
+
+    @property
+    def due(self) -> bool:
+        return self.kind in DUE
+
+    @property
+    def cookie(self) -> SessionToken | str | None:
+        """What its answer tells the browser: a token, `expire` or nothing."""
+        if self.answer is None:
+            return None
+        return self.answer.token or ("expire" if self.answer.expire else None)
+
+    @property
+    def superseded(self) -> bool:
+        """Whether its token was, when it was loaded."""
+        return self.found in (Found.SUPERSEDED, Found.ROTATED)
+
+    @property
+    def dropped(self) -> bool:
+        """Whether it reported a change that it didn't store."""
+        return any(event.name == "dropped" for event in self.events)
+
+    # -- waiting for the scheduler
+
+    def posted(self, call: Call) -> None:
+        """Note an operation that waits to be sent."""
+        self.pending.append(call)
+        self.stir()
+
+    def stir(self) -> None:
+        """Tell the scheduler that there is something new."""
+        if self.wake is not None and not self.wake.done():
+            self.wake.set_result(None)
+
+    async def settled(self) -> None:
+        """Wait until it waits itself, or is over."""
+        self.wake = asyncio.get_running_loop().create_future()
+        await self.wake
+        self.wake = None
+
+    # -- the request
+
+    async def run(self, first_id: str | None) -> None:
+        """Serve it, and tell the scheduler when it is over."""
+        try:
+            await (self._administer(first_id) if self.kind in ADMIN else self._serve())
+        except SessionConflictError:
+            self._refused(409)
+        except StoreError:
+            self._refused(503)
+        finally:
+            self.stir()
+
+    def _refused(self, code: int) -> None:
+        if not self.code:  # else its answer is under way
+            self._answered(None, code)
+
+    def _answered(self, answer: Answer | None, code: int) -> None:
+        self.answer, self.code = answer, code
+        self.phase = Phase.SENT if self.cookie else Phase.DONE
+
+    async def _administer(self, first_id: str | None) -> None:
+        worker = self._worker
+        if self.kind == "revoke":
+            await worker.revoke(first_id or "", principal="A")
+            if self.marked:  # otherwise it wasn't theirs
+                self.facts.append(Fact(id=first_id))
+        else:
+            await self._revoke_all(first_id if self.kind == "keep" else None)
+        self._answered(None, self.status)
+
+    async def _revoke_all(self, keep: str | None) -> None:
+        await self._worker.revoke_all("A", keep=keep)
+        self.facts.append(Fact(principal="A", revoked=self.revoked, keep=keep, by=self.number))
+
+    revoked: int = -1
+    """When its `revoke_all` was, by the index's clock."""
+
+    async def _serve(self) -> None:
+        worker = self._worker
+        session = await worker.load(self.token.value if self.token else None)
+        state = state_of(session)
+        self.began = worker.clock()
+        self.found, self.was = state.found, state.principal
+        mark = serving.set((session,))
+        try:
+            await self._handle(session)
+            answer = await worker.commit(session, status=self.status)
+        finally:
+            serving.reset(mark)
+        self._conclude()
+        self._answered(answer, self.status)
+        state.late = True  # the middleware commits again when the application has returned
+        await worker.commit(session, status=self.status)
+
+    async def _handle(self, session: Session) -> None:
+        who, kind = session.principal, self.kind
+        mine = tag(who, self.number)
+        match kind:
+            case "a" | "a+due":
+                session["a"] = mine
+            case "b":
+                session["b"] = mine
+            case "rotate" if session.id:
+                session.rotate()
+            case "inA" | "inB":
+                session["user_id"] = SIGNS_IN[kind]
+            case "reA":
+                session["user_id"] = "A"
+                session.authenticated()
+            case "out" if who:
+                del session["user_id"]
+            case "outx" if who:
+                for key in list(session):
+                    del session[key]
+            case "empty" if not who:
+                for key in list(session):
+                    del session[key]
+            case "clear" | "clear+a" | "clear+inA":
+                session.clear()
+                if kind == "clear+a":
+                    session["a"] = tag(None, self.number)
+                elif kind == "clear+inA":
+                    session["user_id"] = "A"
+            case "resetA":
+                await self._revoke_all(None)
+                session["user_id"] = "A"
+            case "keepre" if who == "A":
+                await self._revoke_all(session.id)
+                session.authenticated()
+            case _:
+                pass  # read, touch
+
+    def _conclude(self) -> None:
+        """What has ended, now that it is answered."""
+        if self.token is None or self.found is not Found.OPEN:
+            return
+        kind, id = self.kind, self.token.id
+        target = SIGNS_IN.get(kind) if self.status < 400 else None
+        switches = target not in (None, self.was) and self.was is not None and kind != "keepre"
+        if kind.startswith("clear") or switches or (kind in ("out", "outx") and self.was):
+            self.facts.append(Fact(id=id))
+
+    @property
+    def _worker(self) -> Worker:
+        if self.worker is None:
+            raise RuntimeError("it hasn't left yet")
+        return self.worker

@@ -1,0 +1,58 @@
+"""After an execution: touch what is alive, and compare it with the index."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from redis_sessions.state import State
+from redis_sessions.stores import Store
+from tests.explorer.actors import SIGNS_IN, Worker
+from tests.explorer.scenario import INDEXES, PRINCIPALS, Rec, view
+from tests.explorer.world import World
+
+__all__ = ["Eager", "audit"]
+
+
+class Eager(Worker):
+    """Finds every touch due."""
+
+    def touch_due(self, state: State) -> bool:
+        return state.live is not None and not state.untouchable
+
+
+async def audit(world: World) -> list[str]:
+    """What I1, I3, I7 and I8 find wrong in the end."""
+    found = list[str]()
+    forever = await world.backend.without_ttl(list(world.labels), list(INDEXES.values()))
+    if forever:
+        found.append("I3 a key without TTL")
+    store: Store = world.real
+    manager = Eager(store, world.backend.clock, lambda _: None)
+    # (nothing but its tombstone says that an anonymous session has ended)
+    over = {id for id, record in world.live().items() if record.principal and world.over(id)}
+    for record in world.live().values():
+        session = await manager.load(record.token.value)
+        await manager.commit(session)
+    alive = {id: rec async for id, rec in _alive(world)}
+    index_lost = world.scenario.fault == "failover index"
+    if not index_lost and over & alive.keys():
+        found.append("I8 a session that was ended survives its touch")
+    sole = world.actors[0] if len(world.actors) == 1 and not world.used else None
+    signs_in = sole is not None and sole.spec in SIGNS_IN and sole.was is not None
+    kept = world.jar is not None and world.jar.id in alive
+    if sole is not None and signs_in and sole.code == 200 and not kept:
+        found.append("kept sign-in: it ends at its next touch")
+    for principal in PRINCIPALS:
+        listed = {info.id for info in await manager.sessions_of(principal)}
+        lives = {id for id, record in alive.items() if record.principal == principal}
+        if listed != lives:
+            found.append(f"I7 sessions_of names {len(listed)} sessions, and {len(lives)} live")
+    return found
+
+
+async def _alive(world: World) -> AsyncIterator[tuple[str, Rec]]:
+    for id in world.labels:
+        raw = await world.backend.raw(id)
+        seen = None if raw is None else view(world.sealer, world.tokens.get(id, ()), raw)
+        if isinstance(seen, Rec):
+            yield id, seen

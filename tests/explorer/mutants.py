@@ -1,0 +1,246 @@
+"""The library with one mechanism switched off: an explorer that finds nothing then is blind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from redis_sessions.policy import Opened
+from redis_sessions.record import HEADER_SIZE
+from redis_sessions.state import Found, State
+from redis_sessions.stores import Commit, Entry, Seat, Store
+from redis_sessions.stores.protocols import Entered
+from redis_sessions.token import SessionToken
+from tests.explorer.actors import Worker
+from tests.explorer.backends import Backend
+
+__all__ = ["MUTANTS", "Mutant"]
+
+
+class _Passing:
+    """A store that passes everything on."""
+
+    def __init__(self, real: Store, backend: Backend) -> None:
+        self.prefix = real.prefix
+        self.real = real
+        self.backend = backend
+
+    async def load(self, id: str) -> bytes | None:
+        return await self.real.load(id)
+
+    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+        return await self.real.commit(id, expected, value, ttl)
+
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+        return await self.real.end(id, tombstone, ttl)
+
+    def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
+        return self.real.lock(id, wait=wait, hold=hold)
+
+    async def enter(
+        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+    ) -> Entered:
+        return await self.real.enter(key, id, age=age, own=own, ttl=ttl, descriptor=descriptor)
+
+    async def touch(
+        self,
+        key: str,
+        id: str,
+        *,
+        authenticated: int,
+        ttl: int,
+        descriptor: bytes,
+        vouched: bool = False,
+        overtaken: bool = False,
+        age: int | None = None,
+    ) -> tuple[Seat, int]:
+        return await self.real.touch(
+            key,
+            id,
+            authenticated=authenticated,
+            ttl=ttl,
+            descriptor=descriptor,
+            vouched=vouched,
+            overtaken=overtaken,
+            age=age,
+        )
+
+    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+        return await self.real.mark(key, id, ttl=ttl)
+
+    async def end_all(
+        self,
+        key: str,
+        *,
+        keep: str | None,
+        memory: int,
+    ) -> tuple[int, Sequence[str], Sequence[str]]:
+        return await self.real.end_all(
+            key,
+            keep=keep,
+            memory=memory,
+        )
+
+    async def entries(self, key: str) -> Sequence[Entry]:
+        return await self.real.entries(key)
+
+    async def connect(self) -> None:
+        await self.real.connect()
+
+    async def close(self) -> None:
+        await self.real.close()
+
+
+class _Overwrites(_Passing):
+    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+        found = await self.real.load(id)
+        if found is not None and len(found) > HEADER_SIZE:
+            expected = found[:HEADER_SIZE]
+        return await self.real.commit(id, expected, value, ttl)
+
+
+class _Revives(_Passing):
+    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+        found = await self.real.load(id)
+        if found is None or len(found) == HEADER_SIZE:
+            await self.backend.put(id, None)
+            expected = None
+        return await self.real.commit(id, expected, value, ttl)
+
+
+class _Deletes(_Passing):
+    """Ends leave nothing behind."""
+
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+        alive = await self.real.end(id, tombstone, ttl)
+        await self.backend.put(id, None)
+        return alive
+
+    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+        result = await self.real.commit(id, expected, value, ttl)
+        if result is Commit.STORED and len(value) == HEADER_SIZE:
+            await self.backend.put(id, None)
+        return result
+
+
+class _Buries(_Passing):
+    """An end replaces another's tombstone."""
+
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+        alive = await self.real.end(id, tombstone, ttl)
+        await self.backend.put(id, tombstone)
+        return alive
+
+
+class _Forgets(_Passing):
+    """A retry doesn't recognise its own write, or end."""
+
+    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+        found = await self.real.load(id)
+        if found is not None and found[:HEADER_SIZE] == value[:HEADER_SIZE]:
+            return Commit.GONE if len(value) == HEADER_SIZE else Commit.CONFLICT
+        return await self.real.commit(id, expected, value, ttl)
+
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+        found = await self.real.load(id)
+        return await self.real.end(id, tombstone, ttl) and found != tombstone
+
+
+class _Unmarked(_Passing):
+    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+        return False
+
+
+class _Lenient(_Passing):
+    """A sign-in is entered although a revocation came in between."""
+
+    async def enter(
+        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+    ) -> Entered:
+        entered = await self.real.enter(key, id, age=-1000, own=own, ttl=ttl, descriptor=descriptor)
+        return entered._replace(revoked=-1)
+
+
+class _Once(_Passing):
+    """What was marked a moment ago isn't ended again."""
+
+    async def end_all(
+        self,
+        key: str,
+        *,
+        keep: str | None,
+        memory: int,
+    ) -> tuple[int, Sequence[str], Sequence[str]]:
+        at, ended, _ = await super().end_all(
+            key,
+            keep=keep,
+            memory=memory,
+        )
+        return at, ended, ()
+
+
+class _Unasked(_Passing):
+    """A touch asks nobody."""
+
+    async def touch(
+        self,
+        key: str,
+        id: str,
+        *,
+        authenticated: int,
+        ttl: int,
+        descriptor: bytes,
+        vouched: bool = False,
+        overtaken: bool = False,
+        age: int | None = None,
+    ) -> tuple[Seat, int]:
+        return Seat.LIVE, authenticated
+
+
+class _Unaware(Worker):
+    """A token that was superseded is like any that opens nothing."""
+
+    def unseal(self, state: State, token: SessionToken, stored: bytes | None) -> Opened | None:
+        opened = super().unseal(state, token, stored)
+        if state.found in (Found.SUPERSEDED, Found.ROTATED):
+            state.found = Found.STALE
+        return opened
+
+
+class _Talkative(Worker):
+    """An event that tells what it shouldn't."""
+
+    def unseal(self, state: State, token: SessionToken, stored: bytes | None) -> Opened | None:
+        self.report("loaded", token.value)
+        return super().unseal(state, token, stored)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is switched off, where that shows, and as what."""
+
+    name: str
+    store: Callable[[Store, Backend], Store] = _Passing
+    worker: type[Worker] = Worker
+    family: str = "pairs"
+    fault: str | None = None
+    breaks: str = ""
+
+
+MUTANTS: Final = (
+    Mutant("commits don't compare", _Overwrites, breaks="I4 overwritten unseen"),
+    Mutant("commits revive what ended", _Revives, breaks="I2"),
+    Mutant("ends delete", _Deletes, breaks="I"),
+    Mutant("a revocation's tombstone hides another", _Buries, family="late change", breaks="I5"),
+    Mutant(
+        "a retry forgets its write", _Forgets, family="singles", fault="lost", breaks="needless"
+    ),
+    Mutant("marks are ignored", _Unmarked, family="singles", fault="failover record", breaks="I8"),
+    Mutant("sign-ins are never refused", _Lenient, family="admin", breaks="I2"),
+    Mutant("revoke_all ends no second time", _Once, family="admin", breaks="I2"),
+    Mutant("touches don't ask", _Unasked, family="admin", fault="failover record", breaks="I8"),
+    Mutant("no token is superseded", worker=_Unaware, breaks="I5"),
+    Mutant("events tell tokens", worker=_Talkative, breaks="I12"),
+)

@@ -1,0 +1,116 @@
+"""Who does what at once, and how what is stored looks to the explorer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from msgspec.msgpack import encode
+
+from redis_sessions import values
+from redis_sessions.record import HEADER_SIZE, Record, Sealer, rotated_at
+from redis_sessions.token import SessionToken
+from tests.explorer.actors import KEYRING, tag, tagged
+
+__all__ = [
+    "DAY",
+    "EVERYTHING",
+    "INDEXES",
+    "PRINCIPALS",
+    "Action",
+    "Footprint",
+    "Rec",
+    "Scenario",
+    "Tomb",
+    "first_record",
+    "view",
+]
+
+DAY: Final = 24 * 3600
+PRINCIPALS: Final = ("A", "B")
+INDEXES: Final = {name: KEYRING.primary.index(name) for name in PRINCIPALS}
+EVERYTHING: Final = "*"
+Footprint = Mapping[str, bool]
+"""What an action reads (False) or writes (True)."""
+
+
+class Rec(NamedTuple):
+    """A record, opened."""
+
+    token: SessionToken
+    principal: str | None
+    owner: str | None
+    data: Mapping[str, str]
+    """The tagged values."""
+    auth: int
+    version: bytes
+
+
+class Tomb(NamedTuple):
+    """A tombstone. `recent`: it says that a session ended, to its browser too."""
+
+    recent: bool
+
+
+class Action(NamedTuple):
+    """What may happen next. `nth`: which of a request's waiting operations; or an id's label."""
+
+    what: str
+    who: int = 0
+    nth: int | str = 0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Requests that are under way at once, what they start from, and what may go wrong."""
+
+    start: str
+    specs: tuple[str, ...]
+    fault: str | None = None
+    transit: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.start}: {' || '.join(self.specs)}" + (
+            f" +{self.fault}" if self.fault else ""
+        )
+
+
+def view(sealer: Sealer, tokens: Sequence[SessionToken], raw: bytes) -> Rec | Tomb | None:
+    """Stored bytes, opened by one of these tokens. AssertionError if two open it (I1)."""
+    if len(raw) == HEADER_SIZE:
+        return Tomb(rotated_at(raw) != 0)
+    opened = [(token, sealer.open(token, raw)) for token in tokens]
+    fits = [(token, record) for token, record in opened if isinstance(record, Record)]
+    if len(fits) != 1:
+        raise AssertionError(f"I1: {len(fits)} tokens open a record")
+    token, record = fits[0]
+    data = values.decode(bytes(record.data))
+    owner = None
+    if record.owner is not None:
+        owner = next(p for p in PRINCIPALS if KEYRING.primary.owner(p) == record.owner)
+    return Rec(
+        token,
+        data.get("user_id"),
+        owner,
+        tagged(data),
+        record.authenticated_at or 0,
+        raw[:HEADER_SIZE],
+    )
+
+
+def first_record(start: str, now: int) -> Record:
+    """What a scenario starts from: 400 seconds old, so that a touch is due."""
+    data = {"x": tag(None if start == "anon" else "A", 0)}
+    who = "A" if start in ("A", "Alost") else None
+    return Record(
+        created_at=now - 400,
+        authenticated_at=(now - 400) * 1000 if who else None,
+        seen_at=now - 400,
+        expires_at=now - 400 + 14 * DAY,
+        idle=7 * DAY,
+        persistent=True,
+        owner=None if start == "anon" else KEYRING.primary.owner("A"),
+        binding=None,
+        data=values.raw(encode(data | ({"user_id": who} if who else {}))),
+    )

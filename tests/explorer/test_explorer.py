@@ -1,0 +1,96 @@
+"""A bounded selection of what `python -m tests.explorer` explores in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from tests.explorer.actors import Worker
+from tests.explorer.backends import Backend, MemoryBackend, RedisBackend
+from tests.explorer.families import CORE, FAULTS, admin, pairs, singles, triples
+from tests.explorer.player import Player
+from tests.explorer.scenario import Scenario
+from tests.explorer.search import Explorer, independent
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+
+BOUND = 2000  # interleavings of one scenario
+
+
+async def _hold(backend: Backend, scenarios: Iterable[Scenario], bound: int = BOUND) -> None:
+    explorer = Explorer(backend, bound=bound)
+    for scenario in scenarios:
+        await explorer.explore(scenario)
+    result = explorer.result
+    print(f"{result.scenarios} scenarios, {result.runs} interleavings, {result.cut} cut")
+    assert not result.violations, result.report()
+
+
+async def test_singles_with_every_fault(memory: MemoryBackend) -> None:
+    await _hold(memory, singles())
+
+
+async def test_all_pairs(memory: MemoryBackend) -> None:
+    await _hold(memory, pairs())
+
+
+async def test_revocations(memory: MemoryBackend) -> None:
+    await _hold(memory, admin())
+
+
+async def test_pairs_with_every_fault(memory: MemoryBackend) -> None:
+    await _hold(memory, pairs(FAULTS, ("a+due", "inA", "out")), bound=200)
+
+
+async def test_revocations_with_every_fault(memory: MemoryBackend) -> None:
+    await _hold(memory, admin(FAULTS, ("touch", "inA", "out")), bound=40)
+
+
+async def test_some_triples(memory: MemoryBackend) -> None:
+    await _hold(memory, triples(kinds=("a", "touch", "out")), bound=50)
+
+
+async def test_singles_on_a_server(backend: RedisBackend) -> None:
+    await _hold(backend, singles((None, "lost", "away", "failover record", "failover index")))
+
+
+async def test_pairs_on_a_server(backend: RedisBackend) -> None:
+    await _hold(backend, pairs(kinds=CORE))
+
+
+async def test_revocations_on_a_server(backend: RedisBackend) -> None:
+    await _hold(backend, admin(kinds=("touch", "inA", "reA", "out")))
+
+
+async def test_reset_though_the_entry_was_lost(memory: MemoryBackend) -> None:
+    """`revoke_all(A)`, then signed in as A, in a session that the index has forgotten."""
+    async with Player(memory, "Alost", "resetA") as play:
+        await play.whole(1)
+        assert (await play.touch()).principal == "A"
+
+
+async def test_revocation_overtakes_a_sign_in_on_its_way(memory: MemoryBackend) -> None:
+    """The sign-in's operation is under way while `revoke_all` is carried out."""
+    await _hold(memory, [Scenario("none", ("inA", "all"), transit=True)])
+
+
+async def test_keep_of_nobodys_session(memory: MemoryBackend) -> None:
+    """An anonymous session's id, kept by `revoke_all(A)`, doesn't become one of A's."""
+    store, clock = memory.store, memory.clock
+    manager = Worker(store, clock, lambda _: None)
+    session = await manager.load(None)
+    session["cart"] = 1
+    await manager.commit(session)
+    await manager.revoke_all("A", keep=session.id)
+    assert await manager.sessions_of("A") == []
+
+
+def test_independence() -> None:
+    """Readers commute; a writer commutes with nobody on the same thing."""
+    read, write, other = {"x": False}, {"x": True}, {"y": True}
+    assert independent(read, read)
+    assert independent(write, other)
+    assert not independent(read, write)
+    assert not independent(write, write)
+    assert not independent({"*": True}, read)

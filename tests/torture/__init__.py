@@ -1,0 +1,1 @@
+"""What runs too long for every test run: `python -m tests.torture`."""

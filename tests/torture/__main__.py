@@ -1,0 +1,91 @@
+"""Everything that takes minutes, one after the other, with what it found.
+
+python -m tests.torture [state-machine] [cancellation] [soak] [--minutes 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import uvloop
+from hypothesis import settings
+
+from tests.properties import test_state_machine as state_machine
+from tests.support import DEFAULT_SERVER, Server
+from tests.torture import cancellation, soak
+
+MOST_GROWTH: Final = 6 << 20
+"""Bytes that a process, or its server, may grow by in the last third of a soak."""
+
+
+def _state_machine(url: str, arguments: argparse.Namespace) -> str:
+    examples: int = arguments.examples
+    profile = settings(state_machine.PROFILES["torture"], max_examples=examples)
+    state_machine.run(url, "torture:", profile)
+    return f"{examples} histories of up to {profile.stateful_step_count} steps, no difference"
+
+
+def _cancellation(url: str, arguments: argparse.Namespace) -> str:
+    half = arguments.requests // 2
+    with asyncio.Runner() as runner:
+        first = runner.run(cancellation.run(url, half, prefix="asyncio:"))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        second = runner.run(cancellation.run(url, half, prefix="uvloop:", seed=2))
+    return f"asyncio: {first}\n    uvloop: {second}"
+
+
+def _soak(url: str, arguments: argparse.Namespace) -> str:
+    result = asyncio.run(soak.run(url, arguments.minutes * 60))
+    here, there = result.growth()
+    if max(here, there) > MOST_GROWTH:
+        raise AssertionError(f"memory grows\n    {result}")
+    if result.left:
+        raise AssertionError(f"keys without an end\n    {result}")
+    if result.outcomes.keys() - {"200", "409", "503"}:
+        raise AssertionError(f"unexpected answers\n    {result}")
+    return str(result)
+
+
+TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
+    "state-machine": _state_machine,
+    "cancellation": _cancellation,
+    "soak": _soak,
+}
+
+
+def main() -> int:
+    """Run what was asked for, or all; 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture")
+    parser.add_argument("tasks", nargs="*", choices=[[], *TASKS], metavar="|".join(TASKS))
+    parser.add_argument("--examples", type=int, default=2000, help="histories to try")
+    parser.add_argument("--requests", type=int, default=100_000, help="requests to cancel")
+    parser.add_argument("--minutes", type=float, default=3, help="to soak")
+    arguments = parser.parse_args()
+    failed = False
+    for name in arguments.tasks or TASKS:
+        started = time.monotonic()
+        with Server(DEFAULT_SERVER) as server:
+            try:
+                said = TASKS[name](server.url, arguments)
+            except (AssertionError, ExceptionGroup) as exc:
+                failed, said = True, f"FAILED: {exc!r}\n    {_notes(exc)}"
+        command = " ".join(sys.argv[1:]) or "all"
+        print(f"{name} ({time.monotonic() - started:.0f} s, python -m tests.torture: {command})")
+        print(f"    {said}", flush=True)
+    return failed
+
+
+def _notes(exc: BaseException) -> str:
+    """What hypothesis adds: the histories that it found."""
+    parts: Sequence[BaseException] = getattr(exc, "exceptions", ())
+    notes: Sequence[str] = getattr(exc, "__notes__", ())
+    return "\n    ".join([*(f"{part!r}\n    {_notes(part)}" for part in parts), *notes])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
