@@ -1,4 +1,4 @@
-"""The demo's application: signing in and out, a counter, and the page that shows it all."""
+"""The demo's application: signing in and out, a counter, devices, and the page that shows all."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions import Keyring, SessionMiddleware
-from redis_sessions.demo.view import dump, record_view, session_view
-from redis_sessions.fastapi import SessionDep, SessionManagerDep
+from redis_sessions.demo.view import device_view, dump, record_view, session_view
+from redis_sessions.fastapi import PrincipalDep, SessionDep, SessionManagerDep
 
 __all__ = ["KEY_VARIABLE", "STORE_VARIABLE", "create_app", "from_environment"]
 
@@ -37,6 +37,7 @@ _HEADERS: Final = {
 _templates: Final = Jinja2Templates(_HERE / "templates")  # it escapes what it puts into HTML
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{20}$")]
 
 
 def from_environment() -> FastAPI:
@@ -69,6 +70,8 @@ def create_app(store: str, secret_key: str) -> FastAPI:
     app.post("/sign-in")(sign_in)
     app.post("/count")(count)
     app.post("/sign-out")(sign_out)
+    app.post("/revoke")(revoke)
+    app.post("/revoke-others")(revoke_others)
     return app
 
 
@@ -77,10 +80,11 @@ async def show(
 ) -> Response | dict[str, Any]:
     """The page, or for `Accept: application/json` what is on it."""
     stored = None if session.id is None else await manager.store.load(session.id)
-    seen = session_view(session)
+    seen, who = session_view(session), session.principal
+    devices = [] if who is None else [device_view(info) for info in await manager.sessions_of(who)]
     record = None if stored is None else record_view(f"{manager.store.prefix}{session.id}", stored)
     if "application/json" in request.headers.get("accept", ""):
-        return {"session": seen, "record": record}
+        return {"session": seen, "record": record, "devices": devices}
     return _templates.TemplateResponse(
         request,
         "page.html",
@@ -88,6 +92,7 @@ async def show(
             "session": seen,
             "data": json.dumps(seen["data"], indent=2, ensure_ascii=False),
             "record": record,
+            "devices": devices,
             "dump": "\n".join(dump(stored or b"")),
             "idle": timedelta(seconds=manager.idle_timeout),
             "url": str(request.base_url).rstrip("/"),
@@ -114,6 +119,22 @@ async def count(session: SessionDep) -> RedirectResponse:
 async def sign_out(session: SessionDep) -> RedirectResponse:
     """End the session."""
     session.clear()
+    return _to_the_page()
+
+
+async def revoke(
+    manager: SessionManagerDep, user: PrincipalDep, id: Annotated[Id, Form()]
+) -> RedirectResponse:
+    """Sign one device out. The id comes from the browser, so only the user's own are ended."""
+    await manager.revoke(id, principal=user)
+    return _to_the_page()
+
+
+async def revoke_others(
+    manager: SessionManagerDep, session: SessionDep, user: PrincipalDep
+) -> RedirectResponse:
+    """Sign out everywhere else: this session stays."""
+    await manager.revoke_all(user, keep=session.id)
     return _to_the_page()
 
 

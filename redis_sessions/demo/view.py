@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from redis_sessions import Session, SessionInfo
 from redis_sessions.record import HEADER_SIZE, NONCE, rotated_at
-from redis_sessions.session import Session
 
-__all__ = ["dump", "record_view", "session_view"]
+__all__ = ["device_view", "dump", "record_view", "session_view"]
 
 _PER_LINE = 8  # fits a phone
 
@@ -23,6 +23,19 @@ def session_view(session: Session) -> dict[str, Any]:
         "authenticated_at": _text(session.authenticated_at),
         "expires_at": _text(session.expires_at),
         "data": dict(session),
+    }
+
+
+def device_view(info: SessionInfo) -> dict[str, Any]:
+    """What the list of devices shows of one session, ready for JSON."""
+    return {
+        "id": info.id,
+        "current": info.current,
+        "browser": info.browser or info.user_agent,  # in words with the extra `devices`
+        "system": info.system,
+        "address": info.address,
+        "authenticated_at": _text(info.authenticated_at),
+        "last_seen_at": _text(info.last_seen_at),
     }
 
 

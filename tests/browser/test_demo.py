@@ -135,6 +135,30 @@ def test_the_cookie(page: Page, context: BrowserContext) -> None:
     assert context.cookies() == [cookie]
 
 
+def test_devices(page: Page, browser: Browser, demo: str) -> None:
+    """Two browsers with one name: each is listed, and one signs the other out."""
+    name = f"Ida {page.evaluate('crypto.randomUUID()')}"
+    sign_in(page, name)
+    with browser.new_context() as elsewhere:
+        other = elsewhere.new_page()
+        for everywhere in (False, True):
+            other.goto(demo)
+            sign_in(other, name)
+            page.reload()
+            expect(page.locator(".devices li")).to_have_count(2)
+            if everywhere:
+                button(page, "Sign out everywhere else")
+            else:
+                button(page, f"Sign out {other.locator('#session-id').inner_text()}")
+            expect(page.locator(".devices li")).to_have_count(1)
+            expect(page.locator(".devices li")).to_contain_text("this one")
+            other.reload()
+            expect(other.get_by_label("Any name")).to_be_visible()
+
+    button(page, f"Sign out {page.locator('#session-id').inner_text()}")
+    expect(page.get_by_label("Any name")).to_be_visible()
+
+
 def test_a_blank_name_goes_nowhere(page: Page, demo: str) -> None:
     """The browser asks for a name before it sends anything."""
     for name in ("", "   "):
@@ -153,7 +177,7 @@ def test_it_can_be_used_without_a_mouse_or_eyes(page: Page, signed_in: bool) -> 
     assert page.locator("html").get_attribute("lang") == "en"
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     expect(page.get_by_role("main")).to_have_count(1)
-    controls = page.locator("input, button, [tabindex]")
+    controls = page.locator("input:not([type=hidden]), button, [tabindex]")
     names = [controls.nth(index).aria_snapshot() for index in range(controls.count())]
     assert names
     assert all('"' in name for name in names), names
