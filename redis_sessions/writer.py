@@ -17,7 +17,7 @@ from redis_sessions.outcome import Answer, Outcome
 from redis_sessions.policy import Opened, Policy
 from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, tombstone
 from redis_sessions.session import Session, replace_data, state_of
-from redis_sessions.state import LONGEST, Found, Peer, Stored
+from redis_sessions.state import Found, Peer, Stored
 from redis_sessions.stores.protocols import Commit, Seat
 from redis_sessions.token import SessionToken
 
@@ -119,9 +119,8 @@ class Writer:
         return fields
 
     def _length(self, record: Record) -> int:
-        """How long the session's own lifetime is, in seconds."""
-        began = max(record.created_at, (record.authenticated_at or 0) // 1000)
-        return min(max(1, record.expires_at - began), LONGEST)
+        """The lifetime that a renewed sign-in gets, in seconds: the policy's, or "remember me"."""
+        return max(self._policy.max_age, record.idle)
 
     async def _create(
         self,
