@@ -150,10 +150,16 @@ class SessionManager(Revoker):
         if isinstance(session, Unloaded):
             raise state.why or SessionError("the session is not loaded")
         async with state.alone():
-            operation = Operation(self, session, self.values.encode(session), 200, True)
-            if not state.late and operation.travels:
-                return
-            answer = await operation.run()
+            # A rotation travels with the response; what needs no token is stored now.
+            deferred = None if state.late else state.defer()
+            try:
+                operation = Operation(self, session, self.values.encode(session), 200, True)
+                if not state.late and operation.travels:
+                    return
+                answer = await operation.run()
+            finally:
+                if deferred is not None:
+                    state.rotate, state.authenticated, state.lifetime = deferred
         if answer.outcome is Outcome.DROP:
             raise SessionGoneError("the session ended or was rotated elsewhere; nothing was saved")
 
@@ -175,8 +181,12 @@ class SessionManager(Revoker):
     @asynccontextmanager
     async def exclusive(self, session: Session, timeout: float) -> AsyncGenerator[None, None]:
         """What `session.exclusive()` does."""
-        id = session.id
+        id, state = session.id, state_of(session)
         if id is None:
+            if state.found is Found.UNAVAILABLE:
+                raise state.why or SessionError("the session is not loaded")
+            if state.found not in (Found.OPEN, Found.NOTHING, Found.STALE):
+                raise SessionGoneError("the session ended or was rotated elsewhere")
             yield  # nobody else has a session that isn't stored
             return
         if self._waiting[id] >= MAX_WAITING:

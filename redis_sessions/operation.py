@@ -187,7 +187,8 @@ class Operation(Writer):
         state, at, again = self._state, self._at, None
         lives = state.live is not None
         if lives and outcome is Outcome.REAUTHENTICATE:
-            lives, again = await self._ask_index(self._length(at.record), state.began)
+            length = state.lifetime[0] if state.lifetime else self._length(at.record)
+            lives, again = await self._ask_index(length, state.began)
         elif lives and (state.lifetime is not None or self._policy.touch_due(state)):
             left = at.record.expires_at - self._now
             lives, _ = await self._ask_index(state.lifetime[0] if state.lifetime else left)
@@ -246,7 +247,8 @@ class Operation(Writer):
             )
         owner = policy.keyring.primary.owner(principal)
         answer = await self._create(outcome, data, token, owner, at)
-        if policy.max_sessions is not None and size > policy.max_sessions:
+        rolling_out = len(policy.keyring.keys) > 1  # the size is of one key's index
+        if policy.max_sessions is not None and (rolling_out or size > policy.max_sessions):
             await self._revoker.make_room(principal, token.id)
         return answer
 

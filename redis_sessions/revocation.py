@@ -15,6 +15,7 @@ from redis_sessions.events import logger
 from redis_sessions.policy import Policy
 from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
 from redis_sessions.session import Session, serving, state_of
+from redis_sessions.state import Found
 from redis_sessions.stores.protocols import Entry
 from redis_sessions.token import is_id
 
@@ -127,9 +128,13 @@ class Revoker(Policy):
         return [session for session in serving.get() if id(state_of(session).backend) == id(self)]
 
     def _own(self) -> dict[str, Session]:
-        """Those that are loaded, by id."""
-        pairs = [(state_of(session).live, session) for session in self._serving()]
-        return {live.token.id: session for live, session in pairs if live is not None}
+        """Those that were loaded, cleared since or not, by id."""
+        pairs = [(state_of(session), session) for session in self._serving()]
+        return {
+            state.stored.token.id: session
+            for state, session in pairs
+            if state.stored is not None and state.found is Found.OPEN
+        }
 
     async def _end_marked(self, ids: Sequence[str], how: str = "revoked") -> int:
         """End these ids, which are marked; how many were alive."""
@@ -148,12 +153,18 @@ class Revoker(Policy):
                 count += alive
                 if alive:
                     self.report("ended", how, id)
-                if id in own and alive:
-                    own[id].clear()
-                    state_of(own[id]).ended_here = True
-                elif id in own:  # another request ended it, and tells its browser
-                    state_of(own[id]).lost()
+                if id in own:
+                    self._end_own(own[id], alive, how)
         return count
+
+    def _end_own(self, session: Session, alive: bool, how: str) -> None:
+        state = state_of(session)
+        if not alive or how == "evicted":
+            state.lost()  # another request ended it and tells its browser, or it had just begun
+            return
+        if not state.cleared:
+            session.clear()
+        state.ended_here = True
 
     async def _stored(self, ids: Sequence[str]) -> dict[str, bytes | None]:
         """What is stored under each of these ids."""

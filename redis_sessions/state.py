@@ -183,6 +183,12 @@ class State:
             or self.lifetime is not None
         )
 
+    def defer(self) -> tuple[bool, bool, tuple[int, bool | None] | None]:
+        """Put aside what is wanted of the token and the lifetime; returns it."""
+        wanted = self.rotate, self.authenticated, self.lifetime
+        self.rotate, self.authenticated, self.lifetime = False, False, None
+        return wanted
+
     def forget_wants(self) -> None:
         self.cleared = self.rotate = self.authenticated = self.modified = False
         self.lifetime = None

@@ -13,9 +13,9 @@ _FORM: Final = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII)
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{20}", re.ASCII)
 
 
-def is_id(text: str) -> bool:
+def is_id(text: object) -> bool:
     """Whether this has the shape of a session's id."""
-    return _ID.fullmatch(text) is not None
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 class SessionToken:

@@ -159,7 +159,8 @@ class Writer:
 
     def _descriptor(self, id: str, created_at: int) -> bytes:
         """What the index shows of this session; empty where nobody knows who asks."""
-        peer, principal = self._state.peer(), self._principal or self._state.principal
+        peer, principal = self._state.peer(), self._principal
+        principal = self._state.principal if principal is None else principal
         if peer == Peer() or principal is None:
             return b""
         return self._policy.sealer.seal_descriptor(
@@ -268,6 +269,8 @@ class Writer:
         before, converted = before or {}, rebased or {}
         adopted, bases = dict[Any, Any](), dict[Any, bytes]()
         for key, raw in stored.items():
+            if key not in session and mine.get(key) == raw:
+                continue  # it was removed since it was encoded
             if key in session and mine.get(key) == raw:
                 adopted[key] = session[key]
             elif key in session and key in converted and before.get(key) == raw:

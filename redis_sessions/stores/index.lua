@@ -17,9 +17,10 @@ local function get(id)
   if kind == 'K' then return {kept = true} end
   if kind == 'E' then
     local expires, marked = string.match(value, '^E (%d+) (%d+)$')
-    return {ended = true, expires = tonumber(expires), marked = tonumber(marked)}
+    return {ended = true, expires = tonumber(expires or now), marked = tonumber(marked or now)}
   end
   local authenticated, seen, expires, descriptor = string.match(value, '^L (%d+) (%d+) (%d+) (.*)$')
+  if not expires then return nil end  -- not ours
   return {
     authenticated = tonumber(authenticated), seen = tonumber(seen),
     expires = tonumber(expires), descriptor = descriptor,
@@ -28,7 +29,7 @@ end
 
 local function revoked()
   local value = redis.call('HGET', key, 'revoked')
-  return value and tonumber(string.match(value, '^(%d+)')) or -1
+  return value and tonumber(string.match(value, '^(%d+)') or -1) or -1
 end
 
 -- A write lets a few entries go whose time is over, and the hash outlives its longest entry.
@@ -68,7 +69,7 @@ if what == 'enter' then
   local at = revoked()
   if at >= authenticated and at > own then return {'refused', 0, 0, 0, 0} end
   -- No two sign-ins are seen at the same time: max_sessions ends the earlier.
-  local last = tonumber(redis.call('HGET', key, 'last') or 0)
+  local last = tonumber(redis.call('HGET', key, 'last') or 0) or 0
   local seen = math.max(now, last + 1)
   redis.call('HSET', key, 'last', number(seen))
   put(id, authenticated, seen, now + ttl, descriptor)
@@ -97,7 +98,7 @@ elseif what == 'end' then
   local expires = entry and entry.expires or now + tonumber(ARGV[3])
   mark(id, expires)
   keep_until(expires)
-  return entry and 1 or 0
+  return (entry and not entry.kept) and 1 or 0
 
 elseif what == 'end_all' then
   -- id to keep (''), how long to remember -> {revoked_at, ended, again}
@@ -110,7 +111,7 @@ elseif what == 'end_all' then
     if id == keep then
       -- stays as it is
     elseif kind == 'L' then
-      local expires = tonumber(string.match(value, '^L %d+ %d+ (%d+)'))
+      local expires = tonumber(string.match(value, '^L %d+ %d+ (%d+)') or 0)
       if expires > now then
         mark(id, expires)
         ended[#ended + 1] = id
@@ -119,7 +120,7 @@ elseif what == 'end_all' then
       end
     elseif kind == 'E' then
       local expires, marked = string.match(value, '^E (%d+) (%d+)$')
-      if tonumber(expires) <= now then
+      if tonumber(expires or 0) <= now then
         redis.call('HDEL', key, id)
       elseif now - tonumber(marked) <= HOUR then
         again[#again + 1] = id

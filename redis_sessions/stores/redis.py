@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from redis_sessions.record import tombstone
 from redis_sessions.stores.coalescing import Batcher, Health
 from redis_sessions.stores.protocols import Commit, Entered, Entry, Seat, checked_prefix
 from redis_sessions.stores.wire import Command, PerLoop, Script, Wire
+from redis_sessions.token import is_id
 
 __all__ = ["RedisStore"]
 
@@ -31,6 +33,7 @@ MAX_TIMEOUT: Final = 2.5  # twice it, and a manager's deadline, are half a tombs
 
 _COMMIT: Final = Script("commit.lua")
 _INDEX: Final = Script("index.lua")
+_LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}) (\d{1,15}) ")
 _END: Final = b"*"
 _ABSENT: Final = b""
 
@@ -126,7 +129,7 @@ class RedisStore:
         self, key: str, *, keep: str | None, memory: int
     ) -> tuple[int, Sequence[str], Sequence[str]]:
         at, ended, again = await self._ask(key, "end_all", keep or "", memory)
-        return int(at), [id.decode() for id in ended], [id.decode() for id in again]
+        return int(at), _ids(ended), _ids(again)
 
     async def entries(self, key: str) -> Sequence[Entry]:
         fields = await self._question("HGETALL", self._index_key(key))
@@ -217,7 +220,12 @@ def _error(answer: bytes) -> ResponseError:
 
 
 def _entry(id: bytes, value: bytes) -> Entry | None:
-    if value[:2] != b"L ":
-        return None
-    _, authenticated, seen, expires, descriptor = value.split(b" ", 4)
-    return Entry(id.decode(), int(authenticated), int(seen), int(expires), descriptor)
+    form = _LIVE.match(value)
+    if form is None or not _ids([id]):
+        return None  # an ended one, or a field that isn't ours
+    authenticated, seen, expires = map(int, form.groups())
+    return Entry(id.decode(), authenticated, seen, expires, value[form.end() :])
+
+
+def _ids(fields: Sequence[bytes]) -> list[str]:
+    return [text for text in (field.decode("latin-1") for field in fields) if is_id(text)]
