@@ -123,6 +123,12 @@ def chromium(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def curl(request: pytest.FixtureRequest) -> Path:
+    """The curl command, for what the demo's page says."""
+    return find_program("curl") or _skip_without("curl", request.config)
+
+
+@pytest.fixture(scope="session")
 def docker_compose(request: pytest.FixtureRequest) -> Path:
     """The docker-compose command; no engine is needed to check a file."""
     return find_program("docker-compose") or _skip_without("docker-compose", request.config)

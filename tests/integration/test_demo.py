@@ -391,7 +391,7 @@ def test_the_page_needs_nothing_from_elsewhere(browser: httpx.Client, demo: Demo
     assert " style=" not in page
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
+@pytest.mark.usefixtures("curl")
 def test_the_commands_on_the_page_work(browser: httpx.Client, tmp_path: Path) -> None:
     """The curl commands count, sign in, look, sign out elsewhere, and here."""
     commands = re.search(r'<pre id="commands"[^>]*>(.*?)</pre>', browser.get("/").text, re.DOTALL)

@@ -7,7 +7,6 @@ import importlib
 import json
 import pickle
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -82,16 +81,7 @@ COPIES: dict[str, Copy] = {
 }
 EACH_COPY = pytest.mark.parametrize(
     "copy_of",
-    [
-        pytest.param(
-            copy_of,
-            id=name,
-            marks=pytest.mark.skipif(
-                name == "orjson" and find_spec("orjson") is None, reason="orjson isn't installed"
-            ),
-        )
-        for name, copy_of in COPIES.items()
-    ],
+    [pytest.param(copy_of, id=name) for name, copy_of in COPIES.items()],
 )
 
 
