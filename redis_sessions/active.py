@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Any, Final, Literal, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
+from starlette.types import Message, Scope, Send
 
 from redis_sessions.errors import (
     ConfigurationError,
@@ -22,12 +22,26 @@ from redis_sessions.session import Session, Unloaded, load_into, state_of
 from redis_sessions.state import Found, Peer
 from redis_sessions.transports import Transport
 
-__all__ = ["Active", "Binding", "HttpError", "OnUnavailable", "as_http"]
+__all__ = [
+    "SCOPE_KEY",
+    "Active",
+    "Actives",
+    "Binding",
+    "HttpError",
+    "OnUnavailable",
+    "Setup",
+    "as_http",
+    "as_outside",
+    "restore",
+    "with_innermost",
+]
 
 OnUnavailable = (
     Literal["error", "anonymous"] | Callable[[HTTPConnection], Literal["error", "anonymous"]]
 )
 Binding = Callable[[HTTPConnection], "str | None"]
+
+SCOPE_KEY: Final = "redis_sessions"
 
 RETRY_AFTER: Final = "1"
 
@@ -66,38 +80,46 @@ def as_http(error: SessionError) -> SessionError:
     return _GoneError() if isinstance(error, SessionGoneError) else error
 
 
+_OVER: Final[Scope] = {"type": "over", "headers": []}
+
+
+class Setup(NamedTuple):
+    """What all connections of one middleware have in common."""
+
+    manager: SessionManager
+    transport: Transport
+    on_unavailable: OnUnavailable
+    binding: Binding | None
+    key: tuple[str, str]
+    """The transport's."""
+    vary: str
+
+
 class Active:
     """The session of one connection, for those who ask the scope for it."""
 
-    __slots__ = (
-        "_binding",
-        "_on_unavailable",
-        "_scope",
-        "done",
-        "manager",
-        "raised",
-        "session",
-        "tokens",
-        "transport",
-    )
-
     session: Session
+    """Once it is loaded, or something stands in for it."""
+    raised: SessionError | None = None
+    """To the application, last."""
+    done = False
 
-    def __init__(
-        self,
-        manager: SessionManager,
-        transport: Transport,
-        tokens: Sequence[str],
-        on_unavailable: OnUnavailable,
-        binding: Binding | None,
-        scope: Scope,
-    ) -> None:
-        self.manager, self.transport, self.tokens = manager, transport, tokens
-        self._on_unavailable, self._binding, self._scope = on_unavailable, binding, scope
-        self.raised: SessionError | None = None  # to the application, last
-        self.done = False
+    def __init__(self, setup: Setup, scope: Scope, send: Send) -> None:
+        self.setup = setup
+        self.tokens = setup.transport.read(scope)
+        self._scope = scope
+        self._send = send
 
-    def _raise(self, error: SessionError) -> SessionError:
+    @property
+    def manager(self) -> SessionManager:
+        return self.setup.manager
+
+    @property
+    def transport(self) -> Transport:
+        return self.setup.transport
+
+    def raises(self, error: SessionError) -> SessionError:
+        """The error as one that carries its status; noted as the application's last."""
         self.raised = as_http(error)
         return self.raised
 
@@ -120,25 +142,28 @@ class Active:
 
     async def load(self) -> None:
         """Load the session, unless it is there. A store that is away is told on first use."""
-        placeholder = getattr(self, "session", None)
-        if placeholder is not None and not isinstance(placeholder, Unloaded):
-            return
+        setup, session = self.setup, self._there()
         try:
-            if placeholder is None:
-                bound = self._binding and self._binding(HTTPConnection(self._scope))
-                self.session = await self.manager.load(self.tokens, bound=bound)
-                self._introduce(self.session)
-            else:
-                await self.manager.refresh(placeholder)
+            if session is None:
+                bound = setup.binding and setup.binding(HTTPConnection(self._scope))
+                self.session = session = await setup.manager.load(self.tokens, bound=bound)
+                state_of(session).visit = self
+            elif isinstance(session, Unloaded):
+                await setup.manager.refresh(session)
         except StoreError as exc:
             self._without(exc)
 
-    def _introduce(self, session: Session) -> None:
-        state = state_of(session)
-        state.raised, state.peer = self._raise, self.peer
+    def leave(self) -> None:
+        """The request is over. What held each other lets go: it leaves no work to the collector."""
+        self.done = True
+        self._scope = _OVER
+        state_of(self.session).visit = None
+
+    def _there(self) -> Session | None:
+        return getattr(self, "session", None)
 
     def _without(self, why: StoreError) -> None:
-        choice = self._on_unavailable
+        choice = self.setup.on_unavailable
         if callable(choice):
             choice = choice(HTTPConnection(self._scope))
             if choice not in ("error", "anonymous"):
@@ -151,21 +176,51 @@ class Active:
             self._stand_in(why)
             return
         empty = self.manager.anonymous(why)
-        self._introduce(empty)
-        placeholder = getattr(self, "session", None)
-        if placeholder is None:
+        state_of(empty).visit = self
+        if self._there() is None:
             self.session = empty
         else:
-            load_into(placeholder, empty, state_of(empty))
+            load_into(self.session, empty, state_of(empty))
 
     def _stand_in(self, why: SessionError) -> None:
-        placeholder = getattr(self, "session", None)
-        if placeholder is None:
-            self.session = self.manager.unloaded(self.tokens, why)
-            self._introduce(self.session)
-            if self._binding is not None:
-                bound = self._binding(HTTPConnection(self._scope))
-                state_of(self.session).bound = bound
+        session = self._there()
+        if session is None:
+            self.session = session = self.manager.unloaded(self.tokens, why)
+            state_of(session).visit = self
+            if (binding := self.setup.binding) is not None:
+                state_of(session).bound = binding(HTTPConnection(self._scope))
         else:
-            state = state_of(placeholder)
+            state = state_of(session)
             state.why, state.found = why, Found.UNAVAILABLE
+
+
+Actives = dict[tuple[str, str], Active]
+"""The sessions of one connection, by the key of their transport; the innermost is the last."""
+
+
+def with_innermost(outer: Actives, active: Active) -> Actives:
+    """These, and another one inside of them."""
+    key = active.setup.key
+    return {**{k: other for k, other in outer.items() if k != key}, key: active}
+
+
+def as_outside(scope: Scope, before: Any, send: Send) -> Send:
+    """Let another session middleware around ours find its own session in the scope it shares."""
+
+    async def send_as_outside(message: Message) -> None:
+        inside = scope.get("session")
+        restore(scope, before)
+        try:
+            await send(message)
+        finally:
+            restore(scope, inside)
+
+    return send_as_outside
+
+
+def restore(scope: Scope, session: Any) -> None:
+    """Put another middleware's session back, or none."""
+    if session is None:
+        scope.pop("session", None)
+    else:
+        scope["session"] = session

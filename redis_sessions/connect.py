@@ -20,7 +20,7 @@ from redis_sessions.errors import ConfigurationError
 __all__ = ["SCHEMES", "Connector"]
 
 _REDIS: Final = ("redis", "rediss", "unix")
-MIN_CONNECTIONS: Final = 4
+MIN_CONNECTIONS: Final = 8
 SCHEMES: Final = (*_REDIS, "embedded")
 
 # What redis-py adds to the arguments of a client's connections for the client's own use.

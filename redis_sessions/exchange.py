@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive
 from starlette.websockets import WebSocketDisconnect
 
-from redis_sessions.active import Active, HttpError, as_http
+from redis_sessions.active import (
+    SCOPE_KEY,
+    Active,
+    Actives,
+    HttpError,
+    as_http,
+    as_outside,
+    with_innermost,
+)
 from redis_sessions.errors import SessionError, StoreError, StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.headers import RawHeader, add_vary, forbid_storing, is_event_stream
-from redis_sessions.outcome import Answer, Outcome
+from redis_sessions.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session import serving, state_of
 from redis_sessions.state import Found
 
@@ -21,7 +29,7 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _UNTOLD: Final = (Outcome.NOTHING, Outcome.TOUCH)
 
 
-class Exchange:
+class Exchange(Active):
     """One HTTP request.
 
     Its response's start is held until the body begins, so that generators may still change the
@@ -30,91 +38,129 @@ class Exchange:
 
     accepts = "http.response.start"
 
-    def __init__(self, active: Active, scope: Scope, send: Send) -> None:
-        self._active = active
-        self._scope = scope
-        self._send = send
-        self._held: Message | None = None
-        self._started = False
-        self._status = 500
-        self._failure: SessionError | None = None
-        self._refused = False  # a WebSocket, without a word
+    _held: Message | None = None
+    _headers: list[RawHeader]
+    _started = False
+    _status = 500
+    _failure: SessionError | None = None
+    _refused = False  # a WebSocket, without a word
 
-    async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
-        """Serve it, and commit what changed after the response had started."""
-        token = serving.set((*serving.get(), self._active.session))
-        try:
-            await self._run(app, scope, receive)
-        finally:
-            serving.reset(token)
+    async def serve(
+        self, app: ASGIApp, receive: Receive, outer: Actives | None, lazy: bool
+    ) -> None:
+        """Load its session into the scope, and commit what the application did to it.
 
-    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
+        `outer`: the sessions of middlewares around this one.
+        """
+        scope = self._scope
+        if lazy and self.tokens:
+            self.postpone()
+        else:
+            await self.load()
+        session, before = self.session, scope.get("session")
+        if before is not None:
+            self._send = as_outside(scope, before, self._send)
+        scope["session"] = session
+        scope[SCOPE_KEY] = with_innermost(outer, self) if outer else {self.setup.key: self}
+        token = serving.set((*serving.get(), session))
         try:
             await app(scope, receive, self._on_send)
             if self._failure is not None:
                 raise self._failure  # the application has swallowed it
-            await self._release()
-            if self._started:
-                await self._commit(self._status)
-            else:
+            if self._held is not None:
+                await self._release(self._held)
+            if not self._started:
                 await self._end_all_the_same()
-        except Exception as exc:
-            failure = self._failure or _ours(exc)
-            if self._started and self._failure is None:
-                await self._failed_late(exc, failure)
-                return
-            if not isinstance(failure, StoreError):
-                await self._end_all_the_same()
-            told = None if failure is None else as_http(failure)
-            if isinstance(told, HttpError):
-                await self._refuse(told)
-            elif self._failure is not None:
-                raise self._failure from self._failure.__cause__
-            else:
-                raise
+            elif not self.setup.manager.is_settled(session, self._status):
+                await self._commit(self._status)  # what changed after the response had started
+        except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
+            await self._failed(exc)
+        finally:
+            serving.reset(token)
+            self.leave()
+            # What is mounted may have put a session of its own here. Where there was none before,
+            # ours stays: error handlers outside of us show pages, too.
+            scope["session"] = session if before is None else before
+            if outer:
+                scope[SCOPE_KEY] = outer
+
+    async def _failed(self, exc: Exception) -> None:
+        """Answer for what the application, or a commit, has raised; or raise it again."""
+        failure = self._failure or _ours(exc)
+        if self._started and self._failure is None:
+            await self._failed_late(exc, failure)
+            return
+        if not isinstance(failure, StoreError):
+            await self._end_all_the_same()
+        told = None if failure is None else as_http(failure)
+        if isinstance(told, HttpError):
+            await self._refuse(told)
+        elif self._failure is not None:
+            raise self._failure from self._failure.__cause__
+        else:
+            raise exc
 
     async def _on_send(self, message: Message) -> None:
         if self._failure is not None:
             raise self._failure  # the application goes on; its response can't
         if not self._started:
-            if message["type"] == self.accepts and self._held is None:
-                self._held = {**message, "headers": list(message.get("headers", ()))}
+            held = self._held
+            if held is not None:
+                await self._release(held)
+            elif message["type"] == self.accepts:
+                self._headers = list(message.get("headers", ()))
                 self._status = message["status"]
-                if is_event_stream(self._held["headers"]):
-                    await self._release()
+                self._held = message
+                if is_event_stream(self._headers):
+                    await self._release(message)
                 return
-            await self._release()
         await self._send(message)
 
-    async def _release(self) -> None:
+    async def _release(self, held: Message) -> None:
         """Commit, then let the start go, with what the client has to know."""
-        if (held := self._held) is not None:
-            self._held = None
-            prepared = await self._prepared(held, self._status)
-            self._begin()
-            await self._send(prepared)
+        self._held, answer = None, NOTHING
+        if not self.setup.manager.is_settled(self.session, self._status):
+            answer = await self._answer(self._status)
+        await self._send(self._start(held, answer))
 
-    def _begin(self) -> None:
-        self._started = True
-        state_of(self._active.session).late = True
+    def _start(self, message: Message, answer: Answer) -> Message:
+        """A response's first message, with what the client is told about its session."""
+        state, headers = state_of(self.session), self._headers
+        self._started = state.late = True
+        if answer is not NOTHING:
+            self._tell(answer, headers)
+        if state.accessed or answer.outcome not in _UNTOLD:
+            add_vary(headers, self.setup.vary)
+        if state.found is Found.UNAVAILABLE:
+            self._forbid_storing(headers)
+        return {**message, "headers": headers}
 
-    async def _prepared(self, message: Message, status: int) -> Message:
+    def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
+        if answer.token is not None:
+            headers.append(self.transport.send(answer.token.value, answer.max_age))
+            self._warn_if_insecure()
+        elif answer.expire:
+            headers.append(self.transport.expire())
+        else:
+            return
+        self._forbid_storing(headers)
+
+    def _forbid_storing(self, headers: list[RawHeader]) -> None:
+        if forbid_storing(headers):
+            self.manager.report("cache_control_replaced")
+
+    async def _answer(self, status: int) -> Answer:
+        """Commit; a failure is the response's."""
         try:
-            answer = await self._commit(status)
+            return await self._commit(status)
         except SessionError as exc:
             self._failure = exc
             if isinstance(exc, StoreUnavailableError):
-                self._active.manager.report("unavailable", exc.reason)
+                self.manager.report("unavailable", exc.reason)
             raise
-        if self._refused:
-            return message  # a plain close, which carries no headers
-        headers = self._headers(list(message.get("headers", ())), answer)
-        return {**message, "headers": headers} if headers is not None else message
 
     async def _commit(self, status: int) -> Answer:
-        return await self._active.manager.commit(
-            self._active.session, status=status, may_create=self._may_create()
-        )
+        return await self.setup.manager.settle(self.session, status, self._may_create())
 
     async def _end_all_the_same(self) -> None:
         """A sign-out holds whatever the response is, and this one will be a 500."""
@@ -142,35 +188,16 @@ class Exchange:
         await self._send({"type": self.accepts.replace("start", "body"), "body": body})
 
     def _may_create(self) -> bool:
-        if self._scope.get("method", "GET") in _SAFE or self._active.transport.cross_site:
+        if self._scope.get("method", "GET") in _SAFE or self.transport.cross_site:
             return True
         headers = cast("list[RawHeader]", self._scope["headers"])
         return not any(
             name == b"sec-fetch-site" and site == b"cross-site" for name, site in headers
         )
 
-    def _headers(self, headers: list[RawHeader], answer: Answer) -> list[RawHeader] | None:
-        """The response's headers, or None where they stay as they are."""
-        state, transport = state_of(self._active.session), self._active.transport
-        told = answer.token is not None or answer.expire
-        varies = state.accessed or answer.outcome not in _UNTOLD
-        secret = told or state.found is Found.UNAVAILABLE
-        if not (varies or secret):
-            return None
-        if answer.token is not None:
-            headers.append(transport.send(answer.token.value, answer.max_age))
-            self._warn_if_insecure()
-        elif answer.expire:
-            headers.append(transport.expire())
-        if varies:
-            add_vary(headers, transport.vary)
-        if secret and forbid_storing(headers):
-            self._active.manager.report("cache_control_replaced")
-        return headers
-
     def _warn_if_insecure(self) -> None:
-        if self._active.transport.secure and self._scope.get("scheme") in ("http", "ws"):
-            self._active.manager.warn_once(
+        if self.transport.secure and self._scope.get("scheme") in ("http", "ws"):
+            self.manager.warn_once(
                 "insecure",
                 "a Secure session cookie was sent over plain http, where most clients don't "
                 "return it. In development write https_only=False; in tests "
@@ -184,26 +211,25 @@ class SocketExchange(Exchange):
 
     accepts = "websocket.http.response.start"
 
-    def __init__(self, active: Active, scope: Scope, send: Send) -> None:
-        super().__init__(active, scope, send)
-        self._accepted = False
-        self._closed = False
+    _accepted = False
+    _closed = False
 
     async def _on_send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.accept" and self._failure is None:
-            message = await self._prepared(message, 200)
+            self._headers = list(message.get("headers", ()))
+            answer = await self._answer(200)
             self._accepted, self._status = True, 200
-            self._begin()
+            message = self._start(message, answer)
         elif kind == "websocket.close" and self._failure is None:
             self._closed = True
             if not self._started and self._held is None:
                 self._status = 403  # which is how a server spells it, and no header goes along
                 self._refused = True
-                self._begin()
-                message = await self._prepared(message, 403)
+                self._started = state_of(self.session).late = True
+                await self._answer(403)
         elif kind.startswith("websocket.http.response") and not self._may_deny():
-            told = self._active.raised
+            told = self.raised
             if told is not None:  # an error of ours, answered as if to a request
                 await self._close(told)
                 return

@@ -9,16 +9,16 @@ RawHeader = tuple[bytes, bytes]
 
 def is_event_stream(headers: list[RawHeader]) -> bool:
     """Whether these announce server-sent events, whose headers must go out at once."""
-    return any(
-        name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
-        for name, value in headers
-    )
+    for name, value in headers:
+        if len(name) == 12 and name.lower() == b"content-type":
+            return value[:17].lower() == b"text/event-stream"
+    return False
 
 
 def add_vary(headers: list[RawHeader], name: str) -> None:
     """Name a request header that the response depends on."""
     for index, (header, value) in enumerate(headers):
-        if header.lower() == b"vary":
+        if len(header) == 4 and header.lower() == b"vary":
             names = [part.strip().lower() for part in value.decode("latin-1").split(",")]
             if "*" not in names and name.lower() not in names:
                 headers[index] = (header, value + b", " + name.encode())

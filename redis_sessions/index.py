@@ -38,17 +38,17 @@ class Index:
         principal: str,
         id: str,
         *,
-        began: int,
+        began: float,
         own: Revocation | None,
         ttl: int,
         descriptor: bytes,
     ) -> tuple[Seat, int, int]:
         """A sign-in: LIVE, its time, and the index's size; or REFUSED, or ENDED.
 
-        `began`: when its request began, milliseconds on this machine's clock; only the duration
+        `began`: when its request began, seconds on this machine's clock; only the duration
         since goes out. `own` counts instead, if the request itself revoked since.
         """
-        since = began / 1000 if own is None else own.answered
+        since = began if own is None else own.answered
         name, floor = self._keyring.primary.index(principal), -1 if own is None else own.at
         entered = await self._store.enter(
             name, id, age=self._age(since), own=floor, ttl=ttl, descriptor=descriptor
@@ -70,7 +70,7 @@ class Index:
         authenticated: int,
         ttl: int,
         descriptor: bytes,
-        began: int | None = None,
+        began: float | None = None,
     ) -> tuple[Seat, int]:
         """Renew: LIVE and the time it was authenticated, or ENDED.
 
@@ -93,7 +93,7 @@ class Index:
             descriptor=descriptor,
             vouched=Seat.LIVE in said or Seat.KEPT in said,
             overtaken=Seat.OVERTAKEN in said,
-            age=None if began is None else self._age(began / 1000),
+            age=None if began is None else self._age(began),
         )
 
     async def mark(self, principal: str, id: str, *, ttl: int = _MEMORY) -> None:

@@ -9,7 +9,9 @@ from typing import Final
 
 from redis_sessions.errors import ConfigurationError
 
-__all__ = ["Keyring", "SecretKey", "generate_key"]
+__all__ = ["Derivation", "Keyring", "SecretKey", "generate_key"]
+
+Derivation = blake2b
 
 KEY_SIZE: Final = 32
 MINIMUM: Final = 32
@@ -34,15 +36,11 @@ class SecretKey:
         self._key = _key_bytes(secret)
         self.id = blake2b(self._key, digest_size=4, person=b"rs-key-id").digest()
 
-    def sealing_key(self, context: bytes, token: str, salt: bytes) -> bytes:
-        """The 32-byte key of one record: of its public context, the whole token, the prefix."""
-        return blake2b(
-            context + token.encode(),
-            digest_size=32,
-            key=self._key,
-            salt=salt,
-            person=b"redis-sessions",
-        ).digest()
+    def derivation(self, salt: bytes) -> Derivation:
+        """Derives the 32-byte sealing keys of one prefix: copied, then fed with a record's public
+        context and its whole token.
+        """
+        return blake2b(digest_size=32, key=self._key, salt=salt, person=b"redis-sessions")
 
     def digest(self, text: str, *, purpose: bytes, size: int = 12) -> bytes:
         """A short keyed digest, to compare by: whoever lacks the key can't try guesses."""

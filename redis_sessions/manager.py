@@ -18,7 +18,8 @@ from redis_sessions.operation import Operation
 from redis_sessions.outcome import NOTHING, Answer, Outcome
 from redis_sessions.revocation import Revoker
 from redis_sessions.session import Session, Unloaded, load_into, state_of
-from redis_sessions.state import Found, State
+from redis_sessions.state import Found, State, Stored
+from redis_sessions.stores.protocols import Commit
 from redis_sessions.token import SessionToken
 from redis_sessions.writer import Update, Writer
 
@@ -31,6 +32,8 @@ MAX_WAITING: Final = 32
 
 LOCK_SECONDS: Final = 30
 """How long `exclusive()` holds at most; what comes later is still compared and set."""
+
+_CHANGED: Final = Answer(Outcome.CHANGE)
 
 MAX_TOKENS: Final = 3
 """How many cookies of our name are tried."""
@@ -61,13 +64,18 @@ class SessionManager(Revoker):
         what the request is bound to; a session that was begun under another one isn't opened.
         Raises nothing but `StoreError`; a token or record that is none is counted, and reported.
         """
-        if token is None or not token:
+        texts = (token,) if isinstance(token, str) else token
+        if not texts:
             return Session({}, self._state(Found.NOTHING, bound))
-        tokens = self._parse((token,) if isinstance(token, str) else token)
+        first = SessionToken.parse(texts[0])
+        if first is not None and len(texts) == 1:
+            return self._open(first, await self.store.load(first.id), bound)
+        tokens = [token for token in map(SessionToken.parse, texts) if token is not None]
+        if len(tokens) < len(texts):
+            self.report("rejected", "malformed token")
+        tokens = list(dict.fromkeys(tokens))[:MAX_TOKENS]
         if not tokens:
             return Session({}, self._state(Found.NOTHING, bound))
-        if len(tokens) == 1:
-            return self._open(tokens[0], await self.store.load(tokens[0].id), bound)
         stored = await asyncio.gather(*(self.store.load(token.id) for token in tokens))
         found = [self._open(*pair, bound) for pair in zip(tokens, stored, strict=True)]
         live = [session for session in found if state_of(session).found is Found.OPEN]
@@ -93,29 +101,23 @@ class SessionManager(Revoker):
         return Session({}, state)
 
     def _state(self, found: Found, bound: str | None = None) -> State:
-        state = State(self, found, int(self.clock() * 1000))
-        state.bound = bound
-        return state
+        return State(self, found, self.clock(), bound=bound)
 
-    def _parse(self, tokens: Sequence[str]) -> list[SessionToken]:
-        parsed = [SessionToken.parse(token) for token in tokens]
-        if None in parsed:
-            self.report("rejected", "malformed token")
-        return list(dict.fromkeys(token for token in parsed if token))[:MAX_TOKENS]
-
-    def _open(self, token: SessionToken, stored: bytes | None, bound: str | None) -> Session:
-        state = self._state(Found.STALE, bound)
-        opened = self.unseal(state, token, stored)
-        if opened is None or stored is None:
+    def _open(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Session:
+        state = State(self, Found.STALE, self.clock(), bound=bound)
+        opened = self.unseal(state, token, sealed)
+        if opened is None:
             return Session({}, state)
-        state.remember(token, opened.record, stored)
+        stored, data = opened
+        state.remember(stored)
         try:
-            state.principal = self.principal(opened.data)
+            state.principal = principal = self.principal(data)
         except ConfigurationError as exc:  # of whoever writes next, not of who reads
             self.warn_once("stored principal", "a stored session has no principal: %s", exc)
-        if state.principal is not None:
-            self.hint(opened.data, state.principal)
-        return Session(opened.data, state)
+        else:
+            if principal is not None:
+                self.hint(data, principal)
+        return Session(data, state)
 
     # -- committing
 
@@ -127,22 +129,56 @@ class SessionManager(Revoker):
         `may_create`: whether a new anonymous session may come into being. Raises
         `SessionEncodeError` before anything is stored, `StoreError`, `SessionConflictError`.
         """
+        if self.is_settled(session, status):
+            return NOTHING
+        return await self.settle(session, status, may_create)
+
+    async def settle(self, session: Session, status: int, may_create: bool) -> Answer:
+        """A commit that has something to do."""
         if isinstance(session, Unloaded):
             return NOTHING
         state = state_of(session)
-        if status < 500 and self._is_settled(session, state):
-            return NOTHING
         async with state.alone():
-            # From 500 on, no change of data is stored.
-            encoded = self.values.encode(session) if status < 500 else state.base
+            if status >= 500:  # then no change of data is stored
+                return await Operation(self, session, state.base, status, may_create).run()
+            encoded = self.values.encode(session)
+            if await self._change(session, state, encoded):
+                return _CHANGED
             return await Operation(self, session, encoded, status, may_create).run()
 
-    def _is_settled(self, session: Session, state: State) -> bool:
-        """Whether nothing is owed: what a request that only reads costs."""
-        encoded = self.values.encode(session)
-        if state.wants() or encoded not in (state.base, state.settled):
+    async def _change(self, session: Session, state: State, encoded: bytes) -> bool:
+        """What most commits are, in the shortest way: other data, and nothing else.
+
+        False if it is something else, or needs to be merged; then nothing was stored.
+        """
+        at = state.live
+        if at is None or state.rebased is not None or state.wants() or encoded == at.data:
             return False
-        return state.untouchable or not self.touch_due(state)
+        now = self.clock()
+        if now > state.touch_at or self.principal_of(session) != state.principal:
+            return False
+        self.values.check(encoded)
+        self.hint(session, state.principal)
+        record = at.record.amended(data=encoded)
+        sealed = self.sealer.seal(at.token, record, at.rotated_at)
+        ttl = max(1, int((record.lives_until() - now) * 1000))
+        if await self.store.commit(at.token.id, at.version, sealed, ttl) is not Commit.STORED:
+            return False
+        state.remember(Stored(at.token, record, sealed, encoded))
+        state.settled = encoded
+        return True
+
+    def is_settled(self, session: Session, status: int) -> bool:
+        """Whether a commit would do nothing: what a request that only reads costs."""
+        if session.__class__ is Unloaded:
+            return True
+        state = state_of(session)
+        if status >= 500 or state.wants():
+            return False
+        encoded = self.values.encode(session)
+        if encoded != state.base and encoded != state.settled:  # noqa: PLR1714 - on every request
+            return False
+        return self.clock() <= state.touch_at
 
     async def save(self, session: Session) -> None:
         """What `await session.save()` does."""
@@ -212,8 +248,7 @@ class SessionManager(Revoker):
                 state.why, state.found = exc, Found.UNAVAILABLE
                 raise
             fresh = state_of(loaded)
-            fresh.raised, fresh.late, fresh.began = state.raised, state.late, state.began
-            fresh.peer = state.peer
+            fresh.visit, fresh.late, fresh.began = state.visit, state.late, state.began
             load_into(session, loaded, fresh)
             return
         async with state.alone():

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import iscoroutinefunction
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from redis_sessions.active import Active, OnUnavailable
+from redis_sessions.active import (
+    SCOPE_KEY,
+    Active,
+    Actives,
+    OnUnavailable,
+    Setup,
+    as_outside,
+    restore,
+    with_innermost,
+)
 from redis_sessions.binding import BindingOption, bind_to
 from redis_sessions.errors import ConfigurationError, SessionError, StoreUnavailableError
 from redis_sessions.events import EventHandler, logger
@@ -26,9 +35,6 @@ from redis_sessions.transports import CookieTransport, SameSite, Transport
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
 
-SCOPE_KEY: Final = "redis_sessions"
-
-Actives = dict[tuple[str, str], Active]
 SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret]
 
 
@@ -98,8 +104,14 @@ class SessionMiddleware:
         try:
             self.manager = _manager(manager, store, secret_key, prefix, policy)
             self.transport = _transport(transport, cookie)
-            self._on_unavailable: OnUnavailable = _choice(on_unavailable)
-            self._binding = bind_to(binding)
+            self._setup = Setup(
+                self.manager,
+                self.transport,
+                _choice(on_unavailable),
+                bind_to(binding),
+                self.transport.key,
+                self.transport.vary,
+            )
         except ConfigurationError as exc:
             # It is constructed late, and some servers then say that there is no lifespan.
             if app is not _no_app:
@@ -116,44 +128,18 @@ class SessionMiddleware:
         kind = scope["type"]
         if kind == "lifespan":
             await self._lifespan(scope, receive, send)
-        elif kind not in ("http", "websocket"):
+            return
+        if kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
-        else:
-            outer: Actives = scope.get(SCOPE_KEY) or {}
-            same = outer.get(self.transport.key)
+            return
+        outer: Actives | None = scope.get(SCOPE_KEY)
+        if outer:
+            same = outer.get(self._setup.key)
             if same is not None and not same.done:
                 await self._stand_aside(same, scope, receive, send)
-            else:
-                await self._serve(outer, scope, receive, send)
-
-    async def _serve(
-        self,
-        outer: Actives,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        tokens = self.transport.read(scope)
-        make = Exchange if scope["type"] == "http" else SocketExchange
-        active = Active(
-            self.manager, self.transport, tokens, self._on_unavailable, self._binding, scope
-        )
-        if self._lazy and tokens:
-            active.postpone()
-        else:
-            await active.load()
-        before = scope.get("session")
-        exchange = make(active, scope, _as_outside(scope, before, send))
-        scope["session"] = active.session
-        scope[SCOPE_KEY] = _with_innermost(outer, active)
-        try:
-            await exchange.run(self.app, scope, receive)
-        finally:
-            # What is mounted may have put a session of its own here. Where there was none before,
-            # ours stays: error handlers outside of us show pages, too.
-            active.done = True
-            scope["session"] = active.session if before is None else before
-            scope[SCOPE_KEY] = outer or scope[SCOPE_KEY]
+                return
+        make = Exchange if kind == "http" else SocketExchange
+        await make(self._setup, scope, send).serve(self.app, receive, outer, self._lazy)
 
     async def _stand_aside(
         self, active: Active, scope: Scope, receive: Receive, send: Send
@@ -167,14 +153,14 @@ class SessionMiddleware:
             await active.load()
         before, outer = scope.get("session"), scope[SCOPE_KEY]
         if before is not active.session:
-            send = _as_outside(scope, before, send)
+            send = as_outside(scope, before, send)
         scope["session"] = active.session
-        scope[SCOPE_KEY] = _with_innermost(outer, active)
+        scope[SCOPE_KEY] = with_innermost(outer, active)
         try:
             await self.app(scope, receive, send)
         finally:
             scope[SCOPE_KEY] = outer
-            _restore(scope, before)
+            restore(scope, before)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def on_receive() -> Message:
@@ -285,34 +271,6 @@ def _keyring(secret_key: SecretKeys | None) -> Keyring:
             "make one with `redis-sessions key`"
         )
     return Keyring(*(key if isinstance(key, bytes) else str(key) for key in keys))
-
-
-def _with_innermost(outer: Actives, active: Active) -> Actives:
-    key = active.transport.key
-    return {**{k: other for k, other in outer.items() if k != key}, key: active}
-
-
-def _as_outside(scope: Scope, before: Any, send: Send) -> Send:
-    """Let another session middleware around ours find its own session in the scope it shares."""
-    if before is None:
-        return send
-
-    async def as_outside(message: Message) -> None:
-        inside = scope.get("session")
-        _restore(scope, before)
-        try:
-            await send(message)
-        finally:
-            _restore(scope, inside)
-
-    return as_outside
-
-
-def _restore(scope: Scope, session: Any) -> None:
-    if session is None:
-        scope.pop("session", None)
-    else:
-        scope["session"] = session
 
 
 async def _no_app(*_: Any) -> None:

@@ -14,10 +14,10 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import logger
 from redis_sessions.outcome import NOTHING, Answer, Decision, Facts, Outcome, decide
-from redis_sessions.record import HEADER_SIZE, tombstone
+from redis_sessions.record import tombstone
 from redis_sessions.revocation import Revoker
 from redis_sessions.session import Session
-from redis_sessions.state import Found, Stored
+from redis_sessions.state import NEVER, Found, Stored
 from redis_sessions.stores.protocols import Commit, Seat
 from redis_sessions.token import SessionToken
 from redis_sessions.values import EMPTY, Changes
@@ -175,12 +175,13 @@ class Operation(Writer):
             new = at.record.amended(seen_at=self._now)
             sealed = self._policy.sealer.seal(at.token, new, at.rotated_at)
             if await self._commit(at.token, at.version, sealed, new) is Commit.STORED:
-                self._state.stored = at._replace(record=new, version=sealed[:HEADER_SIZE])
+                self._state.stored = Stored(at.token, new, sealed, at.data)
+                self._state.touch_at = new.touch_at()
                 self._policy.report("touched", None, at.token.id)
                 return Answer(Outcome.TOUCH)
         except StoreError as exc:
             logger.warning("a session's time was not renewed: %s", exc)
-        self._state.untouchable = True
+        self._state.touch_at = NEVER
         return NOTHING
 
     async def _rotate(self, outcome: Outcome) -> Answer:
@@ -286,7 +287,7 @@ class Operation(Writer):
         if await self._commit(at.token, at.version, sealed, new) is not Commit.STORED:
             self._dropped("ended elsewhere")
             return
-        self._state.remember(at.token, new, sealed)
+        self._state.remember(Stored(at.token, new, sealed, data))
         self._adopt(data)
         self._policy.report("merged", None, at.token.id)
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from redis_sessions.errors import ConfigurationError, check_bound
 from redis_sessions.events import Event, EventHandler, logger
@@ -14,7 +14,7 @@ from redis_sessions.index import Index
 from redis_sessions.keyring import Keyring
 from redis_sessions.principal import Principal, PrincipalOption
 from redis_sessions.record import TOMBSTONE_TTL, Record, Reject, Sealer, rotated_at
-from redis_sessions.state import Duration, Found, State, seconds
+from redis_sessions.state import Duration, Found, State, Stored, seconds
 from redis_sessions.stores.protocols import Store
 from redis_sessions.token import SessionToken
 from redis_sessions.values import Values, decode
@@ -24,17 +24,13 @@ __all__ = ["Opened", "Policy"]
 DEFAULT_MAX_AGE: Final = 14 * 24 * 3600
 DEFAULT_IDLE: Final = 7 * 24 * 3600
 MAX_DEADLINE: Final = 10.0  # with what the store adds, below half a tombstone's life
-TOUCH_AFTER: Final = 300
 CLOCKS_DIFFER: Final = 3600
 
 _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
 
 
-class Opened(NamedTuple):
-    """A record, and its data decoded."""
-
-    record: Record
-    data: dict[Any, Any]
+Opened = tuple[Stored, dict[Any, Any]]
+"""A record, and its data decoded."""
 
 
 class Policy:
@@ -126,56 +122,51 @@ class Policy:
 
     def touch_due(self, state: State) -> bool:
         """Whether so much of the idle timeout has passed that it is renewed."""
-        if state.live is None:
-            return False
-        record = state.live.record
-        return self.clock() - record.seen_at > min(record.idle / 10, TOUCH_AFTER)
+        return state.live is not None and self.clock() > state.touch_at
 
-    def open(self, token: SessionToken, stored: bytes) -> Opened | Reject:
+    def open(self, token: SessionToken, sealed: bytes) -> Opened | Reject:
         """The record and its data, or why these bytes are none for this token."""
-        record = self.sealer.open(token, stored)
-        if not isinstance(record, Record):
+        record = self.sealer.open(token, sealed)
+        if isinstance(record, Reject):
             return record
+        encoded = bytes(record.data)
         try:
-            return Opened(record, decode(bytes(record.data)))
+            return Stored(token, record, sealed, encoded), decode(encoded)
         except ValueError:
             return Reject.CONTENT
 
-    def unseal(self, state: State, token: SessionToken, stored: bytes | None) -> Opened | None:
+    def unseal(self, state: State, token: SessionToken, sealed: bytes | None) -> Opened | None:
         """What the token opens, if it lives; else None, and `state.found` says why."""
-        if stored is None:
-            state.found = Found.STALE
-            self.report("rejected", "unknown id", token.id)
-            return None
-        opened = self.open(token, stored)
-        now = self.clock()
-        if isinstance(opened, Opened):
-            if now >= opened.record.lives_until():
-                state.found = Found.STALE
-                self.report("rejected", "expired", token.id)
-                return None
-            return opened if self._is_bound_here(state, opened.record, token.id) else None
-        rotated = rotated_at(stored)
-        recent = -CLOCKS_DIFFER <= now - rotated <= TOMBSTONE_TTL
-        # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
-        ended = opened is Reject.TOMBSTONE and rotated != 0
-        if ended or opened in (Reject.KEY, Reject.FORMAT):
-            state.found = Found.SUPERSEDED
-        else:
-            state.found = Found.ROTATED if opened is Reject.SEAL and recent else Found.STALE
+        opened = Reject.UNKNOWN if sealed is None else self.open(token, sealed)
+        if not isinstance(opened, Reject):
+            record, now = opened[0].record, self.clock()
+            if now >= record.expires_at or now >= record.seen_at + record.idle:
+                opened = Reject.EXPIRED
+            elif record.binding is None or self._is_bound_here(state, record, token):
+                return opened
+            else:
+                opened = Reject.BOUND
+        state.found = self._found(opened, sealed or b"")
         self.report("rejected", opened, token.id)
         return None
 
-    def _is_bound_here(self, state: State, record: Record, id: str) -> bool:
+    def _found(self, why: Reject, sealed: bytes) -> Found:
+        """What a token led to whose record isn't a session."""
+        rotated = rotated_at(sealed)
+        # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
+        if why in (Reject.KEY, Reject.FORMAT) or (why is Reject.TOMBSTONE and rotated != 0):
+            return Found.SUPERSEDED
+        recent = -CLOCKS_DIFFER <= self.clock() - rotated <= TOMBSTONE_TTL
+        return Found.ROTATED if why is Reject.SEAL and recent else Found.STALE
+
+    def _is_bound_here(self, state: State, record: Record, token: SessionToken) -> bool:
         if record.binding is None or state.bound is None:
             return True
         if self.keyring.bound(record.binding, state.bound):
             return True
         if self.on_binding_mismatch == "report":
-            self.report("bound_elsewhere", None, id)
+            self.report("bound_elsewhere", None, token.id)
             return True
-        state.found = Found.STALE
-        self.report("rejected", "bound elsewhere", id)
         return False
 
     # -- reporting

@@ -28,11 +28,12 @@ class Principal:
     than what was stored; anything else is a `ConfigurationError`.
     """
 
-    __slots__ = ("_find", "_path", "option")
+    __slots__ = ("_find", "_key", "_path", "option")
 
     def __init__(self, option: PrincipalOption) -> None:
         self.option = option
         self._find: Callable[[Mapping[str, Any]], Any] | None = None
+        self._key = option if isinstance(option, str) else ""
         if isinstance(option, str):
             self._path: tuple[str, ...] = tuple(option.split("."))
             if not all(self._path):
@@ -52,14 +53,14 @@ class Principal:
             )
 
     def __call__(self, data: Mapping[str, Any]) -> str | None:
-        value = data.get(self._path[0]) if self._find is None else self._find(data)
+        value = data.get(self._key) if self._find is None else self._find(data)
         return value if value is None or type(value) is str else self.canonical(value)
 
     def of(
         self, data: Mapping[str, Any], encode: Callable[[Mapping[str, Any]], bytes]
     ) -> str | None:
         """By what is stored of these data, where that may differ from what they hold now."""
-        if self._find is None and type(data.get(self._path[0])).__module__ in _PLAIN:
+        if self._find is None and type(data.get(self._key)).__module__ in _PLAIN:
             return self(data)
         return self(decode(encode(data)))
 
@@ -82,6 +83,8 @@ class Principal:
 
     def canonical(self, value: Any) -> str:
         """The one form in which principals are compared; raises `ConfigurationError`."""
+        if type(value) is int:
+            return int.__repr__(value)
         if isinstance(value, str):
             return str.__str__(value)
         if isinstance(value, UUID):

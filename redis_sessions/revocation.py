@@ -91,7 +91,8 @@ class Revoker(Policy):
         mine = [i for i, s in self._own().items() if state_of(s).principal == who and i != keep]
         ids = list(dict.fromkeys((*ids, *mine)))
         for session in self._serving():
-            state_of(session).revocations[who] = revocation
+            state = state_of(session)
+            state.revocations = {**state.revocations, who: revocation}
         count = await self._end_marked(ids)
         self.report("revoked", "all" if keep is None else "all but one", keep)
         return count

@@ -6,10 +6,11 @@ Handlers mutate it and record what they want (`rotate()`, `authenticated()`, `ex
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final, NoReturn, TypeVar, overload
 
 from redis_sessions.errors import SessionError
@@ -220,9 +221,8 @@ def replace_data(session: Session, data: Mapping[str, Any]) -> None:
     dict.update(session, data)
 
 
-def state_of(session: Session) -> State:
-    """The library's side of a session."""
-    return session._state  # pyright: ignore[reportPrivateUsage] - the accessor of this package
+state_of: Final[Callable[[Session], State]] = attrgetter("_state")
+"""The library's side of a session."""
 
 
 def _refuse(self: Session, *_: Any, **__: Any) -> NoReturn:

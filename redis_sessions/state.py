@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
 
 from redis_sessions import values
 from redis_sessions.errors import ConfigurationError, SessionError
@@ -25,11 +28,14 @@ __all__ = [
     "Revocation",
     "State",
     "Stored",
+    "Visit",
     "seconds",
 ]
 
 Duration = int | float | timedelta
 """Seconds, or a timedelta."""
+
+NEVER: Final = float("inf")
 
 LONGEST: Final = 400 * 24 * 3600
 """What browsers keep a cookie for at most (RFC 6265bis), in seconds."""
@@ -76,87 +82,100 @@ class Backend(Protocol):
     def exclusive(self, session: Any, timeout: float) -> AbstractAsyncContextManager[None]: ...
 
 
-class Stored(NamedTuple):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """What is in the store, as this request knows it."""
 
     token: SessionToken
     record: Record
-    version: bytes  # the header
-    rotated_at: int  # its part
-
-    @classmethod
-    def of(cls, token: SessionToken, record: Record, sealed: bytes) -> Stored:
-        return cls(token, record, sealed[:HEADER_SIZE], rotated_at(sealed))
+    sealed: bytes
+    data: bytes
+    """The record's, encoded."""
 
     @property
-    def data(self) -> bytes:
-        """Its data, encoded."""
-        return bytes(self.record.data)
+    def version(self) -> bytes:
+        return self.sealed[:HEADER_SIZE]
+
+    @property
+    def rotated_at(self) -> int:
+        return rotated_at(self.sealed)
+
+    def __repr__(self) -> str:
+        return f"<Stored {self.token.id}>"
 
 
-def _as_it_is(error: SessionError) -> SessionError:
-    return error
+class Visit(Protocol):
+    """The request that a session serves."""
+
+    def peer(self) -> Peer:
+        """Who asks."""
+        ...
+
+    def raises(self, error: SessionError) -> SessionError:
+        """What the application gets to see in place of an error."""
+        ...
 
 
-class State:
+_NO_REVOCATIONS: Final[Mapping[str, Revocation]] = MappingProxyType({})
+
+
+class State(msgspec.Struct, eq=False):
     """What a session is beside its data: where it came from, and what is wanted of it."""
 
-    __slots__ = (
-        "accessed",
-        "authenticated",
-        "backend",
-        "base",
-        "began",
-        "bound",
-        "cleared",
-        "ended_here",
-        "found",
-        "late",
-        "lifetime",
-        "lock",
-        "modified",
-        "peer",
-        "principal",
-        "raised",
-        "rebased",
-        "revocations",
-        "rotate",
-        "settled",
-        "stored",
-        "tokens",
-        "untouchable",
-        "why",
-    )
+    # A Struct, since most requests leave most of this as it is: it is made in C.
 
-    def __init__(self, backend: Backend, found: Found, began: int) -> None:
-        self.backend = backend
-        self.found = found
-        self.began = began  # when the request began, milliseconds
-        # as it is stored
-        self.stored: Stored | None = None
-        self.base = EMPTY  # its data, encoded
-        self.principal: str | None = None  # by its data
-        # a conversion by get_as replaces a key's base for comparison
-        self.rebased: dict[Any, bytes] | None = None
-        # what is wanted
-        self.cleared = False
-        self.rotate = False
-        self.authenticated = False
-        self.lifetime: tuple[int, bool | None] | None = None
-        self.accessed = False
-        self.modified = False
-        # the request
-        self.peer: Callable[[], Peer] = Peer  # who asks; only called where it is stored
-        self.bound: str | None = None  # what a new session is bound to
-        self.revocations: dict[str, Revocation] = {}  # its own, by principal
-        self.ended_here = False  # ... by which it ended its own session
-        self.settled: bytes | None = None  # the data that a commit has dealt with already
-        self.untouchable = False  # a touch failed; it isn't tried again
-        self.lock: asyncio.Lock | None = None  # one commit, save or refresh at a time
-        self.late = False  # the response has started: no token can be sent any more
-        self.tokens: Sequence[str] = ()
-        self.why: SessionError | None = None  # of an unloaded one
-        self.raised: Callable[[SessionError], SessionError] = _as_it_is
+    backend: Backend
+    found: Found
+    began: float
+    """When the request began, in seconds."""
+
+    # as it is stored
+    stored: Stored | None = None
+    base: bytes = EMPTY
+    """Its data, encoded."""
+    principal: str | None = None
+    """By its data."""
+    rebased: dict[Any, bytes] | None = None
+    """A conversion by get_as replaces a key's base for comparison."""
+    touch_at: float = NEVER
+    """From when on its time is renewed, in seconds; never again after a touch that failed."""
+
+    # what is wanted
+    cleared: bool = False
+    rotate: bool = False
+    authenticated: bool = False
+    lifetime: tuple[int, bool | None] | None = None
+    accessed: bool = False
+    modified: bool = False
+
+    # the request
+    visit: Visit | None = None
+    bound: str | None = None
+    """What a new session is bound to."""
+    revocations: Mapping[str, Revocation] = _NO_REVOCATIONS
+    """Its own, by principal."""
+    ended_here: bool = False
+    """... by which it ended its own session."""
+    settled: bytes | None = None
+    """The data that a commit has dealt with already."""
+    lock: asyncio.Lock | None = None
+    """One commit, save or refresh at a time."""
+    late: bool = False
+    """The response has started: no token can be sent any more."""
+    tokens: Sequence[str] = ()
+    why: SessionError | None = None
+    """Of an unloaded one."""
+
+    def __repr__(self) -> str:
+        # Not what it holds: reprs end in logs.
+        return f"<State {self.found.name}>"
+
+    def peer(self) -> Peer:
+        """Who asks; nobody knows outside of a request."""
+        return Peer() if self.visit is None else self.visit.peer()
+
+    def raised(self, error: SessionError) -> SessionError:
+        """The error as the application gets to see it."""
+        return error if self.visit is None else self.visit.raises(error)
 
     @property
     def live(self) -> Stored | None:
@@ -166,6 +185,7 @@ class State:
     def lost(self) -> None:
         """Note that it ended, or was rotated, elsewhere since it was loaded."""
         self.found = Found.LOST
+        self.touch_at = NEVER
 
     def alone(self) -> asyncio.Lock:
         """What whoever writes or reloads this session holds: its tasks may save at once."""
@@ -204,19 +224,19 @@ class State:
         """The top-level keys that this request set or removed."""
         return values.changes({} if self.cleared else self.before(), values.split(encoded))
 
-    def remember(self, token: SessionToken, record: Record, sealed: bytes) -> Stored:
+    def remember(self, stored: Stored) -> None:
         """Note what is in the store from now on."""
         self.found = Found.OPEN
-        self.stored = Stored.of(token, record, sealed)
-        self.base = self.stored.data
+        self.stored = stored
+        self.base = stored.data
+        self.touch_at = stored.record.touch_at()
         self.rebased = self.settled = None
-        self.untouchable = False
-        return self.stored
 
     def forget(self) -> None:
         """Note that nothing of it is in the store any more."""
         self.found = Found.NOTHING
         self.stored = self.rebased = self.principal = self.settled = None
+        self.touch_at = NEVER
         self.base = EMPTY
         self.cleared = self.ended_here = False
 

@@ -110,7 +110,7 @@ class CookieTransport:
         flags += f"; domain={domain}" if domain is not None else ""
         flags += "; partitioned" if partitioned else ""
         self._flags = flags
-        self._find = re.compile(rb"(?:^|;)[ \t]*" + re.escape(name.encode()) + rb"=([^;]*)")
+        self._find = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)").findall
 
     @property
     def key(self) -> tuple[str, str]:
@@ -118,9 +118,11 @@ class CookieTransport:
 
     def read(self, scope: Scope) -> list[str]:
         found: list[str] = []
-        for header, value in cast("list[RawHeader]", scope["headers"]):
+        headers: list[RawHeader] = scope["headers"]
+        for header, value in headers:
             if header == b"cookie":
-                found += [v.strip(b" \t").decode("latin-1") for v in self._find.findall(value)]
+                for text in self._find(value.decode("latin-1")):
+                    found.append(text.strip(" \t"))  # noqa: PERF401 - cheaper than a list of one
         return found
 
     def send(self, token: str, max_age: int | None) -> RawHeader:
@@ -157,7 +159,7 @@ class HeaderTransport:
         return "header", self.name.lower()
 
     def read(self, scope: Scope) -> list[str]:
-        headers = cast("list[RawHeader]", scope["headers"])
+        headers: list[RawHeader] = scope["headers"]
         return [value.decode("latin-1") for header, value in headers if header == self._name]
 
     def send(self, token: str, max_age: int | None) -> RawHeader:

@@ -14,8 +14,8 @@ from redis_sessions.errors import (
     StoreUnavailableError,
 )
 from redis_sessions.outcome import Answer, Outcome
-from redis_sessions.policy import Opened, Policy
-from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, tombstone
+from redis_sessions.policy import Policy
+from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, Reject, tombstone
 from redis_sessions.session import Session, replace_data, state_of
 from redis_sessions.state import Found, Peer, Stored
 from redis_sessions.stores.protocols import Commit, Seat
@@ -76,7 +76,7 @@ class Writer:
                 # Each was right for itself; together they would change who an id belongs to.
                 raise SessionConflictError("crossing changes would change who is signed in")
         before, rebased = values.split(state.base), state.rebased
-        state.remember(token, new, sealed)
+        state.remember(Stored(token, new, sealed, data))
         if mine is not None:
             self._adopt(data, before, rebased)
             self._policy.report("merged", None, token.id)
@@ -89,9 +89,8 @@ class Writer:
             if state.found is Found.LOST:
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             return  # there is nothing to load
-        stored = await self._store.load(at.token.id)
-        opened = self._policy.unseal(state, at.token, stored)
-        if opened is None or stored is None:
+        opened = self._policy.unseal(state, at.token, await self._store.load(at.token.id))
+        if opened is None:
             state.lost()
             raise SessionGoneError("the session ended or was rotated elsewhere")
         mine, before, rebased = (
@@ -99,11 +98,12 @@ class Writer:
             values.split(state.base),
             state.rebased,
         )
-        data = values.apply(bytes(opened.record.data), mine)
+        newer, _ = opened
+        data = values.apply(newer.data, mine)
         mine_principal = self._policy.principal_of(self._session)
         if self._policy.principal(values.decode(data)) != mine_principal:
             raise SessionConflictError("crossing changes would change who is signed in")
-        state.remember(at.token, opened.record, stored)
+        state.remember(newer)
         self._adopt(data, before, rebased)
 
     def _amendments(self, record: Record, authenticated_at: int | None) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Writer:
         if await self._commit(token, None, sealed, record) is not Commit.STORED:
             raise StoreUnavailableError("the new session was ended before it began")
         state.forget()
-        state.remember(token, record, sealed)
+        state.remember(Stored(token, record, sealed, data))
         state.principal = None if authenticated_at is None else self._principal
         self._adopt(data)
         self._policy.report("created", outcome.name.lower(), token.id)
@@ -197,7 +197,7 @@ class Writer:
         lives, _ = await self._ask_index(max(1, self._at.record.expires_at - self._now))
         return not lives
 
-    async def _ask_index(self, ttl: int, began: int | None = None) -> tuple[bool, int]:
+    async def _ask_index(self, ttl: int, began: float | None = None) -> tuple[bool, int]:
         """Renew the entry, for `ttl` seconds; whether it lives, and when it was authenticated."""
         state, at = self._state, self._at
         if state.principal is None:
@@ -233,11 +233,9 @@ class Writer:
         """After a conflict: what is there now, or None if the token opens it no more."""
         self._contended = True
         self._check_time()
-        stored = await self._store.load(token.id)
-        opened = stored and self._policy.open(token, stored)
-        if stored is None or not isinstance(opened, Opened):
-            return None
-        return Stored.of(token, opened.record, stored)
+        sealed = await self._store.load(token.id)
+        opened = None if sealed is None else self._policy.open(token, sealed)
+        return None if opened is None or isinstance(opened, Reject) else opened[0]
 
     async def _end(self, id: str, how: str) -> bool:
         self._check_time()
@@ -330,6 +328,6 @@ class Update(Writer):
                 state.lost()
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             at = newer
-        state.remember(at.token, new, sealed)
+        state.remember(Stored(at.token, new, sealed, encoded))
         self._adopt(values.apply(encoded, mine), before, rebased)
         return result

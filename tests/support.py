@@ -17,6 +17,8 @@ from typing import Final, Protocol, Self
 
 import pytest
 
+from redis_sessions.keyring import SecretKey
+
 VENV: Final = Path(sys.prefix)
 ROOT: Final = Path(__file__).parents[1]
 
@@ -172,3 +174,10 @@ def version(binary: Path) -> str:
     text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
     match = re.search(r"v=([\d.]+)", text)
     return match[1] if match else "unknown"
+
+
+def sealing_key(key: SecretKey, context: bytes, token: str, salt: bytes) -> bytes:
+    """The 32-byte key of one record."""
+    derivation = key.derivation(salt)
+    derivation.update(context + token.encode())
+    return derivation.digest()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis_sessions import Session, SessionInfo
-from redis_sessions.record import HEADER_SIZE, NONCE, rotated_at
+from redis_sessions.record import HEADER_SIZE, rotated_at
 
 __all__ = ["device_view", "dump", "record_view", "session_view"]
 
@@ -48,7 +48,7 @@ def record_view(key: str, stored: bytes) -> dict[str, Any]:
         "format": stored[0],
         "key_id": stored[1:5].hex(),
         "rotated_at": _text(datetime.fromtimestamp(rotated, UTC)) if rotated else None,
-        "nonce": stored[NONCE].hex(),
+        "nonce": stored[9:HEADER_SIZE].hex(),
         "sealed": stored[HEADER_SIZE:].hex(),
     }
 

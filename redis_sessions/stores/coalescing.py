@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from redis_sessions.errors import StoreError, StoreUnavailableError
@@ -19,6 +18,10 @@ Reply = TypeVar("Reply")
 
 MAX_ITEMS: Final = 128
 MAX_BYTES: Final = 256 * 1024
+MAX_RUNS: Final = 2
+SLOW: Final = 0.005
+"""Seconds after which a batch counts as slow."""
+
 CAPACITY_ITEMS: Final = 16 * 1024
 CAPACITY_BYTES: Final = 64 * 1024 * 1024
 
@@ -37,24 +40,20 @@ class Health:
         self.probing = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[Item, Reply]):
-    item: Item
-    size: int
-    future: asyncio.Future[Reply]
-    since: float
-
-
 class Batcher(Generic[Item, Reply]):
     """Queues items of one event loop and sends them in batches, one batch at a time.
 
     `send(items)` answers with one reply, or exception, per item; what it raises is every
     item's. It runs in a task of its own: a cancelled request stops waiting, and no more.
     An item waits `patience` seconds at most before it is sent. While the store is away one batch
-    at a time probes it, and the rest fails at once.
+    at a time probes it, and the rest fails at once. Where a batch takes long, a second one leaves
+    beside it, so that what is slow doesn't hold up the rest.
     """
 
-    __slots__ = ("_bytes", "_health", "_loop", "_patience", "_probes", "_queue", "_send", "_task")
+    __slots__ = (
+        *("_alone", "_bytes", "_health", "_left", "_loop", "_patience", "_probes", "_queue"),
+        *("_runs", "_send", "_size"),
+    )
 
     def __init__(
         self,
@@ -66,92 +65,128 @@ class Batcher(Generic[Item, Reply]):
         self._health = health
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Waiting[Item, Reply]] = deque()
+        # Each item, its bytes, the future of its reply, since when it waits.
+        self._queue: deque[tuple[Item, int, asyncio.Future[Reply], float]] = deque()
         self._bytes = 0
         self._probes = False
-        self._task: asyncio.Task[None] | None = None
+        self._runs: set[asyncio.Task[None]] = set()
+        self._left = 0.0  # when the last batch left
+        self._size = 0  # how many were in it
+        self._alone = False  # one item is under way without a queue
+
+    def ask(self, item: Item, size: int) -> Awaitable[Reply]:
+        """As `submit`; but where requests come one by one, this one needn't queue.
+
+        What is returned runs in the caller's task, and must be awaited.
+        """
+        if self._size == 1 and not (self._runs or self._alone or self._health.trouble):
+            self._alone = True
+            return self._send_alone(item)
+        return self.submit(item, size)
 
     def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
         """The future of this item's reply. `size`: its bytes, roughly."""
-        if len(self._queue) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
-            raise _full(f"{len(self._queue)} operations wait in this process already")
-        health = self._health
+        queue, health = self._queue, self._health
+        if len(queue) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
+            raise _full(f"{len(queue)} operations wait in this process already")
         if health.away is not None:
             if health.probing:
                 raise StoreUnavailableError(f"still away: {health.away}") from health.away
             health.probing = self._probes = True
         future: asyncio.Future[Reply] = self._loop.create_future()
-        self._queue.append(_Waiting(item, size, future, self._loop.time()))
+        now = self._loop.time()
+        queue.append((item, size, future, now))
         self._bytes += size
-        if self._task is None:
+        if not self._runs or (now - self._left > SLOW and len(self._runs) < MAX_RUNS):
             # Not eager, and in no request's context: the batch leaves at the end of the tick.
-            self._task = asyncio.Task(self._run(), loop=self._loop, context=Context())
-            self._task.add_done_callback(self._finish)
+            run = asyncio.Task(self._run(), loop=self._loop, context=Context())
+            self._left = now
+            self._runs.add(run)
+            run.add_done_callback(self._finish)
         return future
+
+    async def _send_alone(self, item: Item) -> Reply:
+        try:
+            (reply,) = await self._send([item])
+        except StoreError as exc:
+            self._seen(exc)
+            raise
+        finally:
+            self._alone = False
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     async def _run(self) -> None:
         while self._queue:
             await self._flush(self._take())
-        self._end_run()  # at once: what comes now needs another task
+        if (this := asyncio.current_task()) is not None:
+            self._end_run(this)  # at once: what comes now needs another task
 
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        if self._task is task:  # cancelled, perhaps before its first step
-            for waiting in self._queue:
-                waiting.future.cancel()
+    def _finish(self, run: asyncio.Task[None]) -> None:
+        if run in self._runs:  # cancelled, perhaps before its first step
+            for _, _, future, _ in self._queue:
+                future.cancel()
             self._queue.clear()
             self._bytes = 0
-            self._end_run()
+            self._end_run(run)
 
-    def _end_run(self) -> None:
-        self._task = None
-        if self._probes:
+    def _end_run(self, run: asyncio.Task[None]) -> None:
+        self._runs.discard(run)
+        if self._probes and not self._runs:
             self._health.probing = self._probes = False
 
-    def _take(self) -> list[_Waiting[Item, Reply]]:
-        batch: list[_Waiting[Item, Reply]] = []
-        total = 0
-        oldest = self._loop.time() - self._patience
-        while self._queue and len(batch) < MAX_ITEMS and (not batch or total < MAX_BYTES):
-            waiting = self._queue.popleft()
-            self._bytes -= waiting.size
-            if waiting.future.done():
+    def _take(self) -> tuple[list[Item], list[asyncio.Future[Reply]]]:
+        queue, total = self._queue, 0
+        items: list[Item] = []
+        futures: list[asyncio.Future[Reply]] = []
+        self._left = self._loop.time()
+        oldest = self._left - self._patience
+        while queue and len(items) < MAX_ITEMS and (not items or total < MAX_BYTES):
+            item, size, future, since = queue.popleft()
+            self._bytes -= size
+            if future.done():
                 continue  # nobody waits for it any more
-            if waiting.since < oldest:
-                waiting.future.set_exception(_full(f"it waited {self._patience:g} s in a queue"))
+            if since < oldest:
+                future.set_exception(_full(f"it waited {self._patience:g} s in a queue"))
                 continue
-            batch.append(waiting)
-            total += waiting.size
-        return batch
+            items.append(item)
+            futures.append(future)
+            total += size
+        self._size = len(items)
+        return items, futures
 
-    async def _flush(self, batch: list[_Waiting[Item, Reply]]) -> None:
-        if not batch:
+    async def _flush(self, batch: tuple[list[Item], list[asyncio.Future[Reply]]]) -> None:
+        items, futures = batch
+        if not items:
             return
         replies: Sequence[Reply | Exception]
         try:
-            replies = await self._send([waiting.item for waiting in batch])
-            if len(replies) != len(batch):
-                raise StoreError(f"{len(replies)} replies to {len(batch)} operations")
-            self._seen(None)
+            replies = await self._send(items)
+            if len(replies) != len(items):
+                raise StoreError(f"{len(replies)} replies to {len(items)} operations")
+            if self._health.trouble is not None:
+                self._seen(None)
         except asyncio.CancelledError:
-            for waiting in batch:
-                waiting.future.cancel()
+            for future in futures:
+                future.cancel()
             raise
         except StoreError as exc:
             self._seen(exc)
             if self._health.away is not None:
-                batch.extend(self._queue)
+                futures.extend(future for _, _, future, _ in self._queue)
                 self._queue.clear()
                 self._bytes = 0
-            replies = [exc] * len(batch)
+            replies = [exc] * len(futures)
         except Exception as exc:  # noqa: BLE001 - whatever it is, those who wait get it
-            replies = [exc] * len(batch)
-        for waiting, reply in zip(batch, replies, strict=True):
-            if waiting.future.done():
+            replies = [exc] * len(futures)
+        for future, reply in zip(futures, replies, strict=True):
+            if future.done():
                 continue
             if isinstance(reply, Exception):
-                waiting.future.set_exception(reply)
+                future.set_exception(reply)
             else:
-                waiting.future.set_result(reply)
+                future.set_result(reply)
 
     def _seen(self, trouble: StoreError | None) -> None:
         """Note what became of a batch; trouble is logged when it begins, changes and ends."""

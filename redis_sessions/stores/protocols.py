@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -42,8 +42,8 @@ class SessionStore(Protocol):
     prefix: str
     """Before each id; records are bound to it."""
 
-    async def load(self, id: str) -> bytes | None:
-        """The stored bytes, or None."""
+    def load(self, id: str) -> Awaitable[bytes | None]:
+        """The stored bytes, or None. An `async def` will do."""
         ...
 
     async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:

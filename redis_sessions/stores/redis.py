@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_urlsafe
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -38,8 +38,7 @@ _END: Final = b"*"
 _ABSENT: Final = b""
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
+class _Write(NamedTuple):
     """One item of the commit script."""
 
     key: str
@@ -48,7 +47,7 @@ class _Write:
     ttl: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Channel:
     """What one event loop has: a wire, and the queues before it."""
 
@@ -56,6 +55,8 @@ class _Channel:
     loads: Batcher[str, bytes | None]
     writes: Batcher[_Write, int]
     questions: Batcher[Command, Any]
+    record_size: int = 512
+    """Bytes of a record, as they were lately: how many fit into a batch."""
 
 
 class RedisStore:
@@ -79,12 +80,14 @@ class RedisStore:
 
     # -- records
 
-    async def load(self, id: str) -> bytes | None:
-        return await self._channels.get().loads.submit(self.prefix + id, 64)
+    def load(self, id: str) -> Awaitable[bytes | None]:
+        channel = self._channels.get()
+        return channel.loads.ask(self.prefix + id, channel.record_size)
 
     async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
         write = _Write(self.prefix + id, _ABSENT if expected is None else expected, value, ttl)
-        return Commit(await self._channels.get().writes.submit(write, len(value) + 128))
+        answer = await self._channels.get().writes.submit(write, len(value) + 128)
+        return Commit.STORED if answer == 1 else Commit(answer)
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
         write = _Write(self.prefix + id, _END, tombstone, ttl)
@@ -174,9 +177,12 @@ class RedisStore:
     def _new_channel(self) -> _Channel:
         wire, health = Wire(self._connector, self.timeout, [_COMMIT, _INDEX]), Health()
 
-        async def load(keys: Sequence[str]) -> list[bytes | None]:
+        async def load(keys: Sequence[str]) -> Sequence[bytes | None]:
             unique = list(dict.fromkeys(keys))
             values = await wire.send_one("MGET", *unique)
+            channel.record_size = sum(len(v or b"") for v in values) // len(unique) + 64
+            if len(unique) == len(keys):
+                return cast("list[bytes | None]", values)
             found: dict[str, bytes | None] = dict(zip(unique, values, strict=True))
             return [found[key] for key in keys]
 
@@ -189,12 +195,13 @@ class RedisStore:
             replies = await wire.send(commands)
             return [wire.translated(r) if isinstance(r, RedisError) else r for r in replies]
 
-        return _Channel(
+        channel = _Channel(
             wire,
             Batcher(load, health, self.timeout),
             Batcher(write, health, self.timeout),
             Batcher(ask, health, self.timeout),
         )
+        return channel
 
     async def _warn_of_eviction(self) -> None:
         try:

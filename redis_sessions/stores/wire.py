@@ -6,11 +6,11 @@ import asyncio
 import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from hashlib import sha1
 from importlib.resources import files
 from secrets import token_hex
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import hiredis
 from redis import exceptions as errors
@@ -36,6 +36,7 @@ _NOT_NOW: Final = (
     *("OOM", "LOADING", "BUSY", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN"),
     *("TRYAGAIN", "NOREPLICAS"),
 )
+_MISFORTUNES: Final = (errors.RedisError, OSError)  # a TimeoutError is one
 _RIGHTS: Final = (
     *("NOPERM", "NOAUTH", "WRONGPASS"),
     *("ACL failure", "can't run this command"),  # inside a script: Redis 7 and later, 6.2
@@ -64,36 +65,68 @@ class PerLoop(Generic[T]):
 
     def get(self) -> T:
         """The running loop's."""
-        loop = asyncio.get_running_loop()
-        last = self._last
-        if last is not None and last[0] is loop and last[1] == os.getpid():
+        loop, last = asyncio.get_running_loop(), self._last
+        if last is not None and last[0] is loop and last[1] == _forks:
             return last[2]
-        return self._find(loop, os.getpid())
+        return self._find(loop)
 
     def pop(self) -> T | None:
         """The running loop's, which forgets it; None if it has none, or its parent made it."""
         self._last = None
-        pid, value = self._all.pop(asyncio.get_running_loop(), (0, None))
-        if value is not None and pid != os.getpid():
+        made, value = self._all.pop(asyncio.get_running_loop(), (0, None))
+        if value is not None and made != _forks:
             _inherited.append(value)
             return None
         return value
 
-    def _find(self, loop: asyncio.AbstractEventLoop, pid: int) -> T:
-        for known, (made_by, value) in list(self._all.items()):
-            if made_by != pid:
+    def _find(self, loop: asyncio.AbstractEventLoop) -> T:
+        for known, (made, value) in list(self._all.items()):
+            if made != _forks:
                 _inherited.append(value)
-            if made_by != pid or known.is_closed():
+            if made != _forks or known.is_closed():
                 self._all.pop(known, None)
         if loop not in self._all:
-            self._all[loop] = pid, self._make()
+            self._all[loop] = _forks, self._make()
         value = self._all[loop][1]
-        self._last = loop, pid, value
+        self._last = loop, _forks, value
         return value
 
 
 # A forked child must not touch its parent's sockets, not even by letting them be collected.
 _inherited: list[object] = []
+_forks = 0  # how many lie between the first process and this one: cheaper to ask than a pid
+
+
+def _note_fork() -> None:
+    global _forks  # noqa: PLW0603 - a process has one
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+class _Line(NamedTuple):
+    """A pool, and those of its connections that wait for the next batch, their replies read."""
+
+    pool: ConnectionPool
+    idle: list[Any]
+
+    async def take(self) -> Any:
+        """A connection that is there already, if it is clean and open; else a new one."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.is_connected and not await connection.can_read():
+                return connection
+            await self.drop(connection)  # the server has closed it meanwhile
+        return await self.pool.get_connection()
+
+    async def drop(self, connection: Any) -> None:
+        await connection.disconnect(nowait=True)
+        await self.pool.release(connection)
+
+    async def drop_idle(self) -> None:
+        while self.idle:
+            await self.drop(self.idle.pop())
 
 
 class Wire:
@@ -104,7 +137,7 @@ class Wire:
         self._timeout = timeout
         self._scripts = scripts
         self._opening = asyncio.Lock()
-        self._pool: ConnectionPool | None = None
+        self._line: _Line | None = None
         # Whose wire nobody holds any more, its connections are closed where their loop runs.
         self._closers: set[_Closer] = set()
         self._giving: set[asyncio.Future[None]] = set()
@@ -117,13 +150,17 @@ class Wire:
         Raises `StoreError` for what befalls all of them.
         """
         # Opening may start a server, which takes its own time.
-        pool = self._pool or await self._open()
-        async with self._bounded(self._timeout):
-            replies = await self._exchange(pool, commands)
-            if any(isinstance(reply, errors.NoScriptError) for reply in replies):
-                load = [("SCRIPT", "LOAD", script.text) for script in self._scripts]
-                replies = (await self._exchange(pool, [*load, *commands]))[len(load) :]
-            return replies
+        line = self._line or await self._open()
+        try:
+            async with asyncio.timeout(self._timeout):
+                replies = await _exchange(line, commands)
+                for reply in replies:
+                    if isinstance(reply, errors.NoScriptError):
+                        load = [("SCRIPT", "LOAD", script.text) for script in self._scripts]
+                        return (await _exchange(line, [*load, *commands]))[len(load) :]
+                return replies
+        except _MISFORTUNES as exc:
+            raise await self._befallen(exc, self._timeout) from exc
 
     async def send_one(self, *command: Any) -> Any:
         """One command's reply; raises `StoreError`."""
@@ -135,12 +172,17 @@ class Wire:
     @asynccontextmanager
     async def lock(self, name: str, *, wait: float, hold: float) -> AsyncGenerator[bool, None]:
         """redis-py's lock, of whoever holds its value; whether it was free in time."""
-        pool = self._pool or await self._open()
-        lock = Lock(Redis(connection_pool=pool), name, timeout=hold, sleep=0.02, thread_local=False)
+        line = self._line or await self._open()
+        client = Redis(connection_pool=line.pool)
+        lock = Lock(client, name, timeout=hold, sleep=0.02, thread_local=False)
         value = token_hex(16)
         try:
-            async with self._bounded(wait + self._timeout):
-                taken = await lock.acquire(blocking_timeout=wait, token=value)
+            seconds = wait + self._timeout
+            try:
+                async with asyncio.timeout(seconds):
+                    taken = await lock.acquire(blocking_timeout=wait, token=value)
+            except _MISFORTUNES as exc:
+                raise await self._befallen(exc, seconds) from exc
             yield bool(taken)
         finally:
             # Also after a cancelled attempt, to which the server may have given it.
@@ -151,30 +193,28 @@ class Wire:
 
     async def _give_back(self, lock: Lock, value: bytes) -> None:
         try:
-            async with self._bounded(self._timeout):
-                with suppress(errors.LockError):  # it isn't ours, or not any more
-                    await lock.do_release(value)
-        except StoreError as exc:
-            logger.warning("sessions: a lock lapses by itself: %s", exc)
+            async with asyncio.timeout(self._timeout):
+                await lock.do_release(value)
+        except errors.LockError:
+            return  # it isn't ours, or not any more
+        except _MISFORTUNES as exc:
+            why = await self._befallen(exc, self._timeout)
+            logger.warning("sessions: a lock lapses by itself: %s", why)
 
-    @asynccontextmanager
-    async def _bounded(self, seconds: float) -> AsyncGenerator[None, None]:
-        """One deadline, and one place for what befalls all that is sent within it."""
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except (TimeoutError, errors.TimeoutError) as exc:
-            raise StoreUnavailableError(
-                f"{self._connector.where} didn't answer within {seconds:g} s", reason="timeout"
-            ) from exc
-        except (errors.RedisError, OSError) as exc:
-            if self._connector.starts_server and isinstance(exc, errors.ConnectionError):
-                await self.close()  # to open is to start it again
-            raise self.translated(exc) from exc
+    async def _befallen(self, exc: Exception, seconds: float) -> StoreError:
+        """What befell all that was sent, for those who use a store."""
+        if isinstance(exc, (TimeoutError, errors.TimeoutError)):
+            where = self._connector.where
+            return StoreUnavailableError(
+                f"{where} didn't answer within {seconds:g} s", reason="timeout"
+            )
+        if self._connector.starts_server and isinstance(exc, errors.ConnectionError):
+            await self.close()  # to open is to start it again
+        return self.translated(exc)
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
-        self._pool = None
+        self._line = None
         while self._closers:
             await self._closers.pop().aclose()
 
@@ -198,40 +238,45 @@ class Wire:
             return StoreUnavailableError(f"{where} can't be reached: {text}")
         return StoreError(f"{where} answered: {text}")
 
-    async def _open(self) -> ConnectionPool:
+    async def _open(self) -> _Line:
         async with self._opening:
-            if self._pool is None:
+            if self._line is None:
                 pool = await self._connector.open()
                 # A loop that ends closes its async generators: so no connection outlives it.
                 closer = _disconnect_at_the_end(pool)
                 await anext(closer)
                 self._closers.add(closer)
-                self._pool = pool
-            return self._pool
+                self._line = _Line(pool, [])
+            return self._line
 
-    async def _exchange(self, pool: ConnectionPool, commands: Sequence[Command]) -> list[Any]:
-        """Send, and read the replies; at most one retry.
 
-        A connection that the server closed meanwhile shows only in use, and everything that is
-        sent here may be repeated.
-        """
-        packed = b"".join(map(_pack, commands))
-        retried = False
-        while True:
+async def _exchange(line: _Line, commands: Sequence[Command]) -> list[Any]:
+    """Send, and read the replies; at most one retry.
+
+    A connection that the server closed meanwhile may show only in use, and everything that is
+    sent here may be repeated.
+    """
+    packed = _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
+    retried = False
+    while True:
+        try:
+            connection = await line.take()
             try:
-                connection = await pool.get_connection()
-                try:
-                    await connection.send_packed_command(packed)
-                    replies = [await _reply(connection) for _ in commands]
-                    if any(isinstance(reply, errors.ReadOnlyError) for reply in replies):
-                        await connection.disconnect()  # of a primary that was demoted
-                    return replies
-                finally:
-                    await pool.release(connection)
-            except errors.ConnectionError as exc:
-                if retried or type(exc) is not errors.ConnectionError:
-                    raise
-                retried = True
+                await connection.send_packed_command(packed)
+                replies = [await _reply(connection) for _ in commands]
+            except BaseException:
+                await line.drop(connection)  # a reply may come that nobody reads
+                raise
+        except errors.ConnectionError as exc:
+            await line.drop_idle()
+            if retried or type(exc) is not errors.ConnectionError:
+                raise
+            retried = True
+            continue
+        line.idle.append(connection)
+        if any(isinstance(reply, errors.ReadOnlyError) for reply in replies):
+            await line.drop_idle()  # they lead to a primary that was demoted
+        return replies
 
 
 async def _reply(connection: Any) -> Any:

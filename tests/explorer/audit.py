@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from redis_sessions.state import State
+from redis_sessions.session import Session, state_of
+from redis_sessions.state import NEVER, State
 from redis_sessions.stores import Store
 from tests.explorer.actors import SIGNS_IN, Worker
 from tests.explorer.scenario import INDEXES, PRINCIPALS, Rec, view
@@ -17,7 +18,10 @@ class Eager(Worker):
     """Finds every touch due."""
 
     def touch_due(self, state: State) -> bool:
-        return state.live is not None and not state.untouchable
+        return state.live is not None and state.touch_at != NEVER
+
+    def is_settled(self, session: Session, status: int) -> bool:
+        return not self.touch_due(state_of(session))
 
 
 async def audit(world: World) -> list[str]:

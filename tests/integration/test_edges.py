@@ -319,7 +319,7 @@ async def test_trouble_is_logged_once(
 @pytest.mark.parametrize("count", [1, 3])
 def test_too_few_connections(count: int) -> None:
     """A pool that a process can't work with is refused where it is written."""
-    with pytest.raises(ConfigurationError, match="write 4 or more"):
+    with pytest.raises(ConfigurationError, match="write 8 or more"):
         RedisStore(f"redis://localhost?max_connections={count}")
 
 

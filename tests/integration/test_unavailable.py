@@ -499,7 +499,7 @@ async def test_a_full_queue(private: Server, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(coalescing, "CAPACITY_ITEMS", 4)
     manager = manager_on(private.url, timeout=2.0)
     app = doing(manager=manager)
-    assert await statuses(app, 1) == [200]
+    assert await statuses(app, 2) == [200] * 2  # together: so that they queue from now on
     hang(private)
     async with client_of(app) as browser:
         tasks = [

@@ -35,6 +35,7 @@ from redis_sessions import (
     Transport,
     get_session,
 )
+from tests.support import sealing_key
 
 SECRET: Final = "a secret key for the tests, long enough"
 KEYRING: Final = Keyring(SECRET)
@@ -203,7 +204,7 @@ def forge(
     context = b"\x01" + keyring.primary.id + rotated_at.to_bytes(4, "big")
     salt = blake2b(prefix.encode(), digest_size=16, person=b"rs-prefix").digest()
     nonce = urandom(24)
-    key = keyring.primary.sealing_key(context, token.value, salt)
+    key = sealing_key(keyring.primary, context, token.value, salt)
     return context + nonce + crypto_secretbox(plain, nonce, key)
 
 

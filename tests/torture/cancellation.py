@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, cast, Final
 
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
@@ -240,14 +240,19 @@ async def _all_work(site: Site) -> int:
 
 
 def _pool(store: RedisStore) -> dict[str, int]:
-    """How many of its connections redis-py's pool takes for used, and for idle."""
+    """How many of its connections are used, and how many are open and idle."""
     channels: Any = vars(store)["_channels"]
     wire: object = channels.get().wire
-    pool: object = vars(wire)["_pool"]
-    sets: dict[str, Any] = vars(pool)
+    line: Any = vars(wire)["_line"]
+    sets: dict[str, Any] = vars(line.pool)
+    held, available = (
+        cast("list[Any]", line.idle),
+        cast("list[Any]", sets["_available_connections"]),
+    )
+    pooled = sum(bool(connection.is_connected) for connection in available)
     return {
-        "in use": len(sets["_in_use_connections"]),
-        "idle": len(sets["_available_connections"]),
+        "in use": len(sets["_in_use_connections"]) - len(held),
+        "idle": pooled + len(held),
     }
 
 

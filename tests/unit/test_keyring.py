@@ -12,6 +12,7 @@ import pytest
 from redis_sessions import ConfigurationError, Keyring, SessionToken, generate_key
 from redis_sessions.keyring import SecretKey
 from redis_sessions.record import Record, Reject, Sealer
+from tests.support import sealing_key
 
 OLD, NEW = "the old secret key, which is long enough", "the new secret key, which is long enough"
 
@@ -158,11 +159,11 @@ def test_a_sealing_key_depends_on_everything() -> None:
     """The secret key, the public context, the whole token, the prefix."""
     key = SecretKey(OLD)
     keys = {
-        key.sealing_key(b"context", "token", b"salt"),
-        key.sealing_key(b"contexT", "token", b"salt"),
-        key.sealing_key(b"context", "tokeN", b"salt"),
-        key.sealing_key(b"context", "token", b"salT"),
-        SecretKey(NEW).sealing_key(b"context", "token", b"salt"),
+        sealing_key(key, b"context", "token", b"salt"),
+        sealing_key(key, b"contexT", "token", b"salt"),
+        sealing_key(key, b"context", "tokeN", b"salt"),
+        sealing_key(key, b"context", "token", b"salT"),
+        sealing_key(SecretKey(NEW), b"context", "token", b"salt"),
     }
 
     assert len(keys) == 5

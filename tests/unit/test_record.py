@@ -23,6 +23,7 @@ from redis_sessions.record import (
     tombstone,
 )
 from redis_sessions.session import state_of
+from tests.support import sealing_key
 
 KEYRING = Keyring(generate_key())
 TOKEN = SessionToken.generate()
@@ -52,7 +53,7 @@ def test_the_layout() -> None:
     assert sealed[1:5] == KEYRING.primary.id
     assert sealed[5:9] == b"\x01\x02\x03\x04"
     salt = blake2b(b"app:", digest_size=16, person=b"rs-prefix").digest()
-    key = KEYRING.primary.sealing_key(sealed[0:9], TOKEN.value, salt)
+    key = sealing_key(KEYRING.primary, sealed[0:9], TOKEN.value, salt)
     plain = crypto_secretbox_open(sealed[33:], sealed[9:33], key)
     assert msgspec.msgpack.decode(plain) == [
         1_800_000_000,

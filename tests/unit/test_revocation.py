@@ -20,6 +20,7 @@ from redis_sessions import (
     Keyring,
     MemoryStore,
     Session,
+    SessionError,
     SessionInfo,
     SessionManager,
     StoreUnavailableError,
@@ -57,11 +58,24 @@ def in_request(*sessions: Session) -> Generator[None]:
         serving.reset(token)
 
 
+class Visiting:
+    """A request, as far as a session asks for it."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def peer(self) -> Peer:
+        return self._peer
+
+    def raises(self, error: SessionError) -> SessionError:
+        return error
+
+
 async def signed_in(at: Setting, user: object = "alice", peer: Peer | None = None) -> str:
     session = await at.load(None)
     session["user_id"] = user
     if peer is not None:
-        state_of(session).peer = lambda: peer
+        state_of(session).visit = Visiting(peer)
     return token_of(await at.commit(session))
 
 
@@ -118,7 +132,7 @@ async def test_a_touch_tells_from_where(at: Setting) -> None:
     token = await signed_in(at, peer=Peer("192.0.2.1", FIREFOX))
     at.clock.advance(DUE)
     session = await at.load(token)
-    state_of(session).peer = lambda: Peer("192.0.2.2", SAFARI)
+    state_of(session).visit = Visiting(Peer("192.0.2.2", SAFARI))
     await at.commit(session)
     (info,) = await at.manager.sessions_of("alice")
     assert (info.address, info.user_agent) == ("192.0.2.2", SAFARI)
