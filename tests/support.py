@@ -65,7 +65,8 @@ EXPECTED_SERVERS: Final = ("redis", "valkey")
 DEFAULT_SERVER: Final = "redis" if "redis" in SERVERS else "valkey"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     # Below the range of outgoing connections, so that a stopped server's port stays free;
     # and a Cluster's bus takes this port + 10,000.
     while True:
@@ -89,7 +90,7 @@ class Server:
         self.binary = SERVERS[kind]
         # Not pytest's directory: a socket's path holds 107 bytes at most.
         self.dir = Path(tempfile.mkdtemp(prefix="rs-test-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._socket = self.dir / "s"
         self._log = self.dir / "log"
         self._command = [

@@ -1,0 +1,1 @@
+"""Topologies of real servers; `redis_sessions.testing.topology` is their front door."""
