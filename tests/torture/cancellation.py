@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast, Final
+from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
@@ -244,7 +244,7 @@ def _pool(store: RedisStore) -> dict[str, int]:
     channels: Any = vars(store)["_channels"]
     wire: object = channels.get().wire
     line: Any = vars(wire)["_line"]
-    sets: dict[str, Any] = vars(line.pool)
+    sets = cast("dict[str, Any]", vars(line.pool))
     held, available = (
         cast("list[Any]", line.idle),
         cast("list[Any]", sets["_available_connections"]),
