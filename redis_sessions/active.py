@@ -141,17 +141,12 @@ class Active:
         )
 
     async def load(self) -> None:
-        """Load the session, unless it is there. A store that is away is told on first use."""
-        setup, session = self.setup, self._there()
-        try:
-            if session is None:
-                bound = setup.binding and setup.binding(HTTPConnection(self._scope))
-                self.session = session = await setup.manager.load(self.tokens, bound=bound)
-                state_of(session).visit = self
-            elif isinstance(session, Unloaded):
-                await setup.manager.refresh(session)
-        except StoreError as exc:
-            self._without(exc)
+        """Load what was postponed. A store that is away is told on first use."""
+        if isinstance(self.session, Unloaded):
+            try:
+                await self.manager.refresh(self.session)
+            except StoreError as exc:
+                self._without(exc)
 
     def leave(self) -> None:
         """The request is over. What held each other lets go: it leaves no work to the collector."""

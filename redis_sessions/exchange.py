@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, cast
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive
 from starlette.websockets import WebSocketDisconnect
 
@@ -52,16 +53,21 @@ class Exchange(Active):
 
         `outer`: the sessions of middlewares around this one.
         """
-        scope = self._scope
+        scope, setup = self._scope, self.setup
         if lazy and self.tokens:
             self.postpone()
         else:
-            await self.load()
+            try:
+                bound = setup.binding and setup.binding(HTTPConnection(scope))
+                self.session = await setup.manager.load(self.tokens, bound=bound)
+                state_of(self.session).visit = self
+            except StoreError as exc:
+                self._without(exc)
         session, before = self.session, scope.get("session")
         if before is not None:
             self._send = as_outside(scope, before, self._send)
         scope["session"] = session
-        scope[SCOPE_KEY] = with_innermost(outer, self) if outer else {self.setup.key: self}
+        scope[SCOPE_KEY] = with_innermost(outer, self) if outer else {setup.key: self}
         token = serving.set((*serving.get(), session))
         try:
             await app(scope, receive, self._on_send)
@@ -71,7 +77,7 @@ class Exchange(Active):
                 await self._release(self._held)
             if not self._started:
                 await self._end_all_the_same()
-            elif not self.setup.manager.is_settled(session, self._status):
+            elif not setup.manager.is_settled(session, self._status):
                 await self._commit(self._status)  # what changed after the response had started
         except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
             await self._failed(exc)
@@ -105,22 +111,28 @@ class Exchange(Active):
             raise self._failure  # the application goes on; its response can't
         if not self._started:
             held = self._held
-            if held is not None:
-                await self._release(held)
-            elif message["type"] == self.accepts:
+            if held is None and message["type"] == self.accepts:
                 self._headers = list(message.get("headers", ()))
                 self._status = message["status"]
-                self._held = message
-                if is_event_stream(self._headers):
-                    await self._release(message)
+                if not is_event_stream(self._headers):
+                    self._held = message
+                    return
+                held = message
+            if held is not None:
+                await self._release(held)
+            if held is message:
                 return
         await self._send(message)
 
     async def _release(self, held: Message) -> None:
         """Commit, then let the start go, with what the client has to know."""
-        self._held, answer = None, NOTHING
-        if not self.setup.manager.is_settled(self.session, self._status):
-            answer = await self._answer(self._status)
+        self._held, manager, answer = None, self.setup.manager, NOTHING
+        if not manager.is_settled(self.session, self._status):
+            try:
+                answer = await manager.settle(self.session, self._status, self._may_create())
+            except SessionError as exc:
+                self._fails(exc)
+                raise
         await self._send(self._start(held, answer))
 
     def _start(self, message: Message, answer: Answer) -> Message:
@@ -149,15 +161,11 @@ class Exchange(Active):
         if forbid_storing(headers):
             self.manager.report("cache_control_replaced")
 
-    async def _answer(self, status: int) -> Answer:
-        """Commit; a failure is the response's."""
-        try:
-            return await self._commit(status)
-        except SessionError as exc:
-            self._failure = exc
-            if isinstance(exc, StoreUnavailableError):
-                self.manager.report("unavailable", exc.reason)
-            raise
+    def _fails(self, exc: SessionError) -> None:
+        """A commit's failure is the response's."""
+        self._failure = exc
+        if isinstance(exc, StoreUnavailableError):
+            self.manager.report("unavailable", exc.reason)
 
     async def _commit(self, status: int) -> Answer:
         return await self.setup.manager.settle(self.session, status, self._may_create())
@@ -234,6 +242,13 @@ class SocketExchange(Exchange):
                 await self._close(told)
                 return
         await super()._on_send(message)
+
+    async def _answer(self, status: int) -> Answer:
+        try:
+            return await self._commit(status)
+        except SessionError as exc:
+            self._fails(exc)
+            raise
 
     async def _failed_late(self, exc: Exception, failure: SessionError | None) -> None:
         if isinstance(exc, WebSocketDisconnect):  # the client left, as clients do

@@ -1,4 +1,4 @@
-"""Response headers, as ASGI has them: lists of pairs of bytes."""
+"""Response headers, as ASGI has them: lists of pairs of bytes, their names in lower case."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ RawHeader = tuple[bytes, bytes]
 
 def is_event_stream(headers: list[RawHeader]) -> bool:
     """Whether these announce server-sent events, whose headers must go out at once."""
-    for name, value in headers:
-        if len(name) == 12 and name.lower() == b"content-type":
-            return value[:17].lower() == b"text/event-stream"
-    return False
+    return dict(headers).get(b"content-type", b"")[:17].lower() == b"text/event-stream"
 
 
 def add_vary(headers: list[RawHeader], name: str) -> None:
     """Name a request header that the response depends on."""
+    if b"vary" not in dict(headers):
+        headers.append((b"vary", name.encode()))
+        return
     for index, (header, value) in enumerate(headers):
-        if len(header) == 4 and header.lower() == b"vary":
+        if header == b"vary":
             names = [part.strip().lower() for part in value.decode("latin-1").split(",")]
             if "*" not in names and name.lower() not in names:
                 headers[index] = (header, value + b", " + name.encode())
             return
-    headers.append((b"vary", name.encode()))
 
 
 def forbid_storing(headers: list[RawHeader]) -> bool:

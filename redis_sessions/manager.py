@@ -142,31 +142,30 @@ class SessionManager(Revoker):
             if status >= 500:  # then no change of data is stored
                 return await Operation(self, session, state.base, status, may_create).run()
             encoded = self.values.encode(session)
-            if await self._change(session, state, encoded):
-                return _CHANGED
+            at, changed = state.live, self._changed(session, state, encoded)
+            if at is not None and changed is not None:
+                ttl = max(1, int((changed.record.lives_until() - self.clock()) * 1000))
+                stored = self.store.commit(at.token.id, at.version, changed.sealed, ttl)
+                if await stored is Commit.STORED:
+                    state.remember(changed)
+                    state.settled = encoded
+                    return _CHANGED
             return await Operation(self, session, encoded, status, may_create).run()
 
-    async def _change(self, session: Session, state: State, encoded: bytes) -> bool:
-        """What most commits are, in the shortest way: other data, and nothing else.
+    def _changed(self, session: Session, state: State, encoded: bytes) -> Stored | None:
+        """What is to be stored of a session whose data are others, and nothing else.
 
-        False if it is something else, or needs to be merged; then nothing was stored.
+        None if it is something else. If it turns out to need merging, an `Operation` begins anew.
         """
         at = state.live
         if at is None or state.rebased is not None or state.wants() or encoded == at.data:
-            return False
-        now = self.clock()
-        if now > state.touch_at or self.principal_of(session) != state.principal:
-            return False
+            return None
+        if self.clock() > state.touch_at or self.principal_of(session) != state.principal:
+            return None
         self.values.check(encoded)
         self.hint(session, state.principal)
         record = at.record.amended(data=encoded)
-        sealed = self.sealer.seal(at.token, record, at.rotated_at)
-        ttl = max(1, int((record.lives_until() - now) * 1000))
-        if await self.store.commit(at.token.id, at.version, sealed, ttl) is not Commit.STORED:
-            return False
-        state.remember(Stored(at.token, record, sealed, encoded))
-        state.settled = encoded
-        return True
+        return Stored(at.token, record, self.sealer.seal(at.token, record, at.rotated_at), encoded)
 
     def is_settled(self, session: Session, status: int) -> bool:
         """Whether a commit would do nothing: what a request that only reads costs."""

@@ -126,11 +126,8 @@ class SessionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-            return
-        if kind not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+        if kind != "http" and kind != "websocket":  # noqa: PLR1714 - on every request
+            await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
             return
         outer: Actives | None = scope.get(SCOPE_KEY)
         if outer:

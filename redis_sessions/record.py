@@ -46,6 +46,10 @@ TOMBSTONE_TTL: Final = 30
 TOUCH_AFTER: Final = 300
 """A session's time is renewed after so many seconds, or a tenth of its idle timeout."""
 
+REMEMBERED: Final = 1024
+SMALL: Final = 4096
+"""Opening is remembered for so many records of at most so many bytes."""
+
 _NO_KEY: Final = b"\0\0\0\0"
 
 
@@ -63,7 +67,7 @@ class Reject(StrEnum):
     CONTENT = "undecodable"
 
 
-class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True):
+class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=True):
     """What is sealed. Whole seconds since the epoch; `authenticated_at` alone in milliseconds."""
 
     created_at: int
@@ -109,7 +113,7 @@ _decode = msgspec.msgpack.Decoder(Record).decode
 class Sealer:
     """Seals and opens the records under one key prefix."""
 
-    __slots__ = ("_derivations", "_keyring", "_primary")
+    __slots__ = ("_before", "_derivations", "_keyring", "_primary", "_recent")
 
     def __init__(self, keyring: Keyring, prefix: str) -> None:
         self._keyring = keyring
@@ -117,30 +121,46 @@ class Sealer:
         # By a record's first five bytes. Copying one costs half of keying another.
         self._derivations = {FORMAT + key.id: key.derivation(salt) for key in keyring.keys}
         self._primary = FORMAT + keyring.primary.id
+        # What was sealed or opened lately, by its sealing key: the bytes, and what they hold.
+        self._recent: dict[bytes, tuple[bytes, Record]] = {}
+        self._before = self._recent
 
     def seal(self, token: SessionToken, record: Record, rotated_at: int) -> bytes:
         """The bytes to store: under the primary key, with a fresh nonce."""
         context = self._primary + rotated_at.to_bytes(4, "big")
         derivation = self._derivations[self._primary].copy()
         derivation.update(context + token.value.encode())
-        nonce = urandom(24)
-        return context + nonce + crypto_secretbox(_encode(record), nonce, derivation.digest())
+        key, nonce = derivation.digest(), urandom(24)
+        sealed = context + nonce + crypto_secretbox(_encode(record), nonce, key)
+        self._remember(key, sealed, record)
+        return sealed
 
     def open(self, token: SessionToken, stored: bytes) -> Record | Reject:
         """The record, or why these bytes are none for this token. Never raises."""
-        if len(stored) <= HEADER_SIZE:
-            return Reject.TOMBSTONE if is_tombstone(stored) else Reject.TRUNCATED
         keyed = self._derivations.get(stored[:5])
-        if keyed is None:
-            return Reject.KEY if stored[:1] == FORMAT else Reject.FORMAT
+        if keyed is None or len(stored) <= HEADER_SIZE:
+            return _misfit(stored)
         derivation = keyed.copy()
         derivation.update(stored[:9] + token.value.encode())
+        key = derivation.digest()
+        known = self._recent.get(key) or self._before.get(key)
+        if known is not None and known[0] == stored:
+            return known[1]
         try:
-            return _decode(crypto_secretbox_open(stored[33:], stored[9:33], derivation.digest()))
+            record = _decode(crypto_secretbox_open(stored[33:], stored[9:33], key))
         except CryptoError:
             return Reject.SEAL
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Reject.CONTENT
+        self._remember(key, stored, record)
+        return record
+
+    def _remember(self, key: bytes, stored: bytes, record: Record) -> None:
+        """Opening the same bytes under the same key again would give the same record."""
+        if len(stored) <= SMALL:
+            if len(self._recent) >= REMEMBERED // 2:
+                self._before, self._recent = self._recent, {}
+            self._recent[key] = stored, record
 
     def seal_descriptor(self, index: str, id: str, descriptor: Descriptor) -> bytes:
         """Key id, nonce and box: bound to the index and the id, and nothing that a token opens."""
@@ -161,6 +181,12 @@ class Sealer:
             return _described(plain)
         except (CryptoError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
+
+
+def _misfit(stored: bytes) -> Reject:
+    if len(stored) <= HEADER_SIZE:
+        return Reject.TOMBSTONE if is_tombstone(stored) else Reject.TRUNCATED
+    return Reject.KEY if stored[:1] == FORMAT else Reject.FORMAT
 
 
 def tombstone(rotated_at: int) -> bytes:

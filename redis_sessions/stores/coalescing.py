@@ -86,24 +86,30 @@ class Batcher(Generic[Item, Reply]):
 
     def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
         """The future of this item's reply. `size`: its bytes, roughly."""
-        queue, health = self._queue, self._health
-        if len(queue) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
-            raise _full(f"{len(queue)} operations wait in this process already")
-        if health.away is not None:
-            if health.probing:
-                raise StoreUnavailableError(f"still away: {health.away}") from health.away
-            health.probing = self._probes = True
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        now = self._loop.time()
-        queue.append((item, size, future, now))
+        queue, loop = self._queue, self._loop
         self._bytes += size
+        if len(queue) >= CAPACITY_ITEMS or self._bytes > CAPACITY_BYTES:
+            self._bytes -= size
+            raise _full(f"{len(queue)} operations wait in this process already")
+        if self._health.away is not None:
+            self._probe(size)
+        future: asyncio.Future[Reply] = loop.create_future()
+        now = loop.time()
+        queue.append((item, size, future, now))
         if not self._runs or (now - self._left > SLOW and len(self._runs) < MAX_RUNS):
             # Not eager, and in no request's context: the batch leaves at the end of the tick.
-            run = asyncio.Task(self._run(), loop=self._loop, context=Context())
+            run = asyncio.Task(self._run(), loop=loop, context=Context())
             self._left = now
             self._runs.add(run)
             run.add_done_callback(self._finish)
         return future
+
+    def _probe(self, size: int) -> None:
+        health = self._health
+        if health.probing:
+            self._bytes -= size
+            raise StoreUnavailableError(f"still away: {health.away}") from health.away
+        health.probing = self._probes = True
 
     async def _send_alone(self, item: Item) -> Reply:
         try:
@@ -146,13 +152,13 @@ class Batcher(Generic[Item, Reply]):
             item, size, future, since = queue.popleft()
             self._bytes -= size
             if future.done():
-                continue  # nobody waits for it any more
-            if since < oldest:
+                pass  # nobody waits for it any more
+            elif since < oldest:
                 future.set_exception(_full(f"it waited {self._patience:g} s in a queue"))
-                continue
-            items.append(item)
-            futures.append(future)
-            total += size
+            else:
+                items.append(item)
+                futures.append(future)
+                total += size
         self._size = len(items)
         return items, futures
 
@@ -182,8 +188,8 @@ class Batcher(Generic[Item, Reply]):
             replies = [exc] * len(futures)
         for future, reply in zip(futures, replies, strict=True):
             if future.done():
-                continue
-            if isinstance(reply, Exception):
+                pass
+            elif isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)

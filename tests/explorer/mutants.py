@@ -202,8 +202,8 @@ class _Unasked(_Passing):
 class _Unaware(Worker):
     """A token that was superseded is like any that opens nothing."""
 
-    def unseal(self, state: State, token: SessionToken, stored: bytes | None) -> Opened | None:
-        opened = super().unseal(state, token, stored)
+    def unseal(self, state: State, token: SessionToken, sealed: bytes | None) -> Opened | None:
+        opened = super().unseal(state, token, sealed)
         if state.found in (Found.SUPERSEDED, Found.ROTATED):
             state.found = Found.STALE
         return opened
@@ -212,9 +212,9 @@ class _Unaware(Worker):
 class _Talkative(Worker):
     """An event that tells what it shouldn't."""
 
-    def unseal(self, state: State, token: SessionToken, stored: bytes | None) -> Opened | None:
+    def unseal(self, state: State, token: SessionToken, sealed: bytes | None) -> Opened | None:
         self.report("loaded", token.value)
-        return super().unseal(state, token, stored)
+        return super().unseal(state, token, sealed)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""One chart for each benchmark, as SVG, by pygal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import codec
+from benchmarks.budgets import Figures, rows_of
+from benchmarks.driver import ratio
+from benchmarks.peers import PEERS
+from benchmarks.tables import unique
+
+__all__ = ["draw"]
+
+Chart = Any
+NOT_DRAWN = re.compile(rb"<!--.*?-->|<script.*?</script>|<script[^>]*/>", re.DOTALL)
+COLOURS = ("#0b6e4f", "#74a892", "#b0b0b0", "#c98c5a", "#5a7fc9", "#8a5ac9", "#c95a7f", "#444444")
+
+
+def _chart(kind: str, **options: Any) -> Chart:
+    pygal = import_module("pygal")
+    style = import_module("pygal.style").Style(
+        background="#ffffff", plot_background="#ffffff", colors=COLOURS, font_family="sans-serif"
+    )
+    # The same file for the same figures, and nothing that is loaded from elsewhere.
+    fixed = {"js": (), "no_prefix": True, "width": 900, "height": 420, "legend_at_bottom": True}
+    return getattr(pygal, kind)(style=style, **fixed, **options)
+
+
+def _ours_first(names: list[str]) -> list[str]:
+    return sorted(names, key=lambda name: PEERS[name].package != "redis-sessions")
+
+
+def overhead(figures: Figures) -> Chart:
+    rows = rows_of(figures, "overhead", "overhead", lanes=64)
+    chart = _chart("Bar", title="CPU for a request's session ÷ the signed cookie's, 64 in flight")
+    operations = chart.x_labels = unique(row["operation"] for row in rows)
+    cpu = {(row["peer"], row["operation"]): row["cpu"] for row in rows}
+    for name in _ours_first(unique(row["peer"] for row in rows)):
+        values = [ratio(cpu[name, op], cpu["cookie", op]) for op in operations]
+        chart.add(PEERS[name].title, [round(value, 2) for value in values])
+    return chart
+
+
+def codecs(figures: Figures) -> Chart:
+    rows = rows_of(figures, "codec", "codec")
+    rows = [row for row in rows if row["size"] == min(row["size"] for row in rows)]
+    size = rows[0]["size"]
+    chart = _chart("Bar", title=f"Time for {size} B ÷ {codec.COOKIE}")
+    chart.x_labels = codec.OPERATIONS
+    us = {(row["codec"], row["operation"]): row["us"] for row in rows}
+    for name in sorted(unique(row["codec"] for row in rows), key=lambda name: name != codec.OURS):
+        values = [ratio(us[name, op], us[codec.COOKIE, op]) for op in codec.OPERATIONS]
+        chart.add(name, [round(value, 2) for value in values])
+    return chart
+
+
+def http(figures: Figures) -> Chart:
+    rows = rows_of(figures, "http", "http")
+    chart = _chart("Bar", title="Requests a second ÷ the signed cookie's, over HTTP")
+    cells = unique((row["operation"], row["connections"]) for row in rows)
+    chart.x_labels = [f"{operation}, {connections}" for operation, connections in cells]
+    rate = {(row["peer"], row["operation"], row["connections"]): row["rate"] for row in rows}
+    for name in _ours_first(unique(row["peer"] for row in rows)):
+        values = [ratio(rate[name, *cell], rate["cookie", *cell]) for cell in cells]
+        chart.add(PEERS[name].title, [round(value, 2) for value in values])
+    return chart
+
+
+def redis(figures: Figures) -> Chart:
+    rows = rows_of(figures, "redis", "redis")
+    chart = _chart("Bar", title="The server's CPU for a request, µs")
+    cells = unique((row["operation"], row["lanes"]) for row in rows)
+    chart.x_labels = [f"{operation}, {lanes}" for operation, lanes in cells]
+    found = {(row["peer"], row["operation"], row["lanes"]): row["server_cpu_us"] for row in rows}
+    for name in _ours_first(unique(row["peer"] for row in rows)):
+        chart.add(PEERS[name].title, [found[name, *cell] for cell in cells])
+    return chart
+
+
+def scale(figures: Figures) -> Chart:
+    rows = rows_of(figures, "scale", "size", operation="read")
+    chart = _chart("Line", title="CPU for a read's session by its size, µs", logarithmic=True)
+    sizes = unique(row["size"] for row in rows)
+    chart.x_labels = [f"{size:,} B" for size in sizes]
+    cpu = {(row["peer"], row["size"]): median(row["cpu"]) for row in rows}
+    for name in _ours_first(unique(row["peer"] for row in rows)):
+        chart.add(PEERS[name].title, [cpu[name, size] for size in sizes])
+    return chart
+
+
+CHARTS: Mapping[str, Callable[[Figures], Chart]] = {
+    "overhead": overhead,
+    "codec": codecs,
+    "http": http,
+    "redis": redis,
+    "scale": scale,
+}
+
+
+def draw(figures: Figures, directory: Path) -> list[Path]:
+    """The charts of what has been run; none without pygal."""
+    if find_spec("pygal") is None:
+        print("pygal is missing, so no charts: pip install -e '.[bench]'")
+        return []
+    drawn: list[Path] = []
+    for name, chart in CHARTS.items():
+        if name in figures:
+            path = directory / f"{name}.svg"
+            path.write_bytes(NOT_DRAWN.sub(b"", chart(figures).render()) + b"\n")
+            drawn.append(path)
+    return drawn

@@ -1,0 +1,120 @@
+"""Requests a second and their latency, over HTTP: uvicorn with one worker, and wrk.
+
+wrk sends the next request when an answer has come (a closed loop), each with the cookie of another
+browser, so that no session is asked for twice at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.driver import Progress, ratio, turns
+from benchmarks.peers import PEERS, present
+from benchmarks.servers import available, serving
+from benchmarks.workers import Site, site
+
+__all__ = ["FULL", "QUICK", "Size", "load", "measure", "wrk"]
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+SHOWN = ("p50", "p99", "p999")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. `seconds`: of one block."""
+
+    rounds: int = 3
+    seconds: int = 1
+    cells: Sequence[tuple[str, int]] = (("read", 1), ("read", 64), ("read", 512), ("change", 64))
+    peers: Sequence[str] | None = None
+
+
+FULL = Size()
+QUICK = Size(rounds=1, cells=(("read", 8),), peers=("none", "cookie", "ours"))
+
+
+def wrk() -> str | None:
+    return shutil.which("wrk")
+
+
+def load(
+    program: str, site: Site, operation: str, connections: int, seconds: int
+) -> dict[str, Any]:
+    """One block of wrk's."""
+    with tempfile.NamedTemporaryFile("w", suffix=".cookies") as file:
+        file.write("".join(f"{cookie}\n" for cookie in site.cookies))
+        file.flush()
+        command = [program, "--threads", "1", "--connections", str(connections)]
+        command += ["--duration", f"{seconds}s", "--script", str(SCRIPT)]
+        command += [f"http://127.0.0.1:{site.port}/{operation}"]
+        done = subprocess.run(
+            command, env={**os.environ, "BENCH_COOKIES": file.name},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    found = json.loads(line.removeprefix("RESULT "))
+    return {
+        "rate": round(found["requests"] / found["us"] * 1e6, 1),
+        "errors": found["errors"],
+        **{name: found[name] / 1e3 for name in SHOWN},
+    }
+
+
+def cell(
+    program: str, sites: Sequence[Site], operation: str, connections: int, size: Size
+) -> list[dict[str, Any]]:
+    taken: dict[str, list[dict[str, Any]]] = {site.peer.name: [] for site in sites}
+    for number in range(size.rounds):
+        for each in turns(sites, number):
+            taken[each.peer.name].append(load(program, each, operation, connections, size.seconds))
+    return [
+        {
+            "operation": operation,
+            "connections": connections,
+            "peer": name,
+            "rate": [block["rate"] for block in blocks],
+            **{f"{shown}_ms": median(block[shown] for block in blocks) for shown in SHOWN},
+            "errors": sum(block["errors"] for block in blocks),
+        }
+        for name, blocks in taken.items()
+    ]
+
+
+def measure(size: Size = FULL, progress: Progress = print) -> dict[str, Any]:
+    program = wrk()
+    if program is None:
+        raise RuntimeError("wrk isn't here: `make servers`, or install it")
+    rows: list[dict[str, Any]] = []
+    kinds = available()
+    browsers = max(connections for _, connections in size.cells)
+    with ExitStack() as stack:
+        servers = {kind: stack.enter_context(serving(kind)) for kind in kinds}
+        peers = [PEERS["none"], *present(kinds)]
+        sites = [
+            stack.enter_context(site(peer, servers[peer.server].url, browsers=browsers))
+            for peer in peers
+            if size.peers is None or peer.name in size.peers
+        ]
+        for operation, connections in size.cells:
+            some = cell(program, sites, operation, connections, size)
+            progress(line(some))
+            rows += some
+    return {"rounds": size.rounds, "http": rows}
+
+
+def line(rows: Sequence[Mapping[str, Any]]) -> str:
+    rate = {row["peer"]: row["rate"] for row in rows}
+    parts = [
+        f"{k} {median(v):.0f} ({ratio(v, rate.get('cookie', v)):.2f})" for k, v in rate.items()
+    ]
+    return f"{rows[0]['operation']:8}{rows[0]['connections']:5}: " + ", ".join(parts)

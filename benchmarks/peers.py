@@ -1,0 +1,358 @@
+"""What is compared: each library in an application of three routes, set up as its documents say.
+
+The routes are `/read`, `/change` (a counter two levels down) and `/sign-in`. Each answers with the
+counter, so that the driver can see whether a session was really kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware as CookieMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from redis_sessions import (
+    Keyring,
+    RedisStore,
+    SessionManager,
+    SessionMiddleware,
+    generate_key,
+)
+from redis_sessions.record import Record, Sealer
+
+__all__ = [
+    "OURS",
+    "PEERS",
+    "Forgetful",
+    "Peer",
+    "baseline_of",
+    "data",
+    "grow",
+    "missing",
+    "present",
+]
+
+# Several processes of one application share it.
+SECRET = os.environ.get("BENCH_SECRET") or generate_key()
+CONNECTIONS = (
+    2048  # a pool that is never the bottleneck, for those that have one connection a request
+)
+OURS = "ours"
+
+Session = Any
+_users = itertools.count(10_000)
+_history: list[dict[str, Any]] = []
+
+
+def grow(size: int) -> None:
+    """Make what signing in stores about `size` bytes larger, packed."""
+    _history[:] = [
+        {"sku": f"A-{number:05}", "count": number % 7, "price": 1299}
+        for number in range(size // 30)
+    ]
+
+
+def data() -> dict[str, Any]:
+    """What signing in stores: about 150 bytes, packed, unless it grew; each time another user."""
+    history = {"history": _history} if _history else {}
+    return {
+        **history,
+        "user_id": next(_users),
+        "csrf": "PVQd3yIh0nD3NMbHhC7QpqsDTDyRtjZSwX1yfRtZzZQ",
+        "cart": {
+            "count": 0,
+            "items": [{"sku": "A-10442", "count": 2}, {"sku": "B-00071", "count": 1}],
+            "coupon": "SPRING",
+        },
+    }
+
+
+# -- the three things that a request does
+
+
+def read(session: Session) -> str:
+    return str(session["cart"]["count"])
+
+
+def change(session: Session) -> str:
+    cart = session["cart"]
+    cart["count"] += 1
+    return str(cart["count"])
+
+
+def change_and_assign(session: Session) -> str:
+    """For those that don't notice a nested change: what their documents ask for."""
+    cart = session["cart"]
+    cart["count"] += 1
+    session["cart"] = cart
+    return str(cart["count"])
+
+
+def sign_in(session: Session) -> str:
+    session.update(data())
+    return "0"
+
+
+Use = Callable[[Session], str]
+Renew = Callable[[Request], object]
+
+
+def routes(change: Use = change, renew: Renew | None = None) -> list[Route]:
+    """Starlette's routes. `renew` asks for a new id, where a library leaves that to the caller."""
+
+    async def on_read(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(read(request.session))
+
+    async def on_change(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(change(request.session))
+
+    async def on_sign_in(request: Request) -> PlainTextResponse:
+        answer = sign_in(request.session)
+        if renew is not None:
+            renew(request)
+        return PlainTextResponse(answer)
+
+    handlers = {"/read": on_read, "/change": on_change, "/sign-in": on_sign_in}
+    return [Route(path, handler) for path, handler in handlers.items()]
+
+
+def bare_routes() -> list[Route]:
+    """The same without a session."""
+
+    async def answer(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("0")
+
+    return [Route(path, answer) for path in ("/read", "/change", "/sign-in")]
+
+
+def application(
+    routes: list[Route], middleware: Sequence[Middleware] = (), client: Redis | None = None
+) -> Starlette:
+    """A Starlette application that closes the client in the end."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        yield
+        if client is not None:
+            await client.aclose()
+
+    return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
+
+
+def redis_client(url: str) -> Redis:
+    return Redis.from_url(url, max_connections=CONNECTIONS)
+
+
+# -- the applications
+
+
+def nothing(_: str) -> ASGIApp:
+    return application(bare_routes())
+
+
+def nothing_fastapi(_: str) -> ASGIApp:
+    app: ASGIApp = import_module("fastapi").FastAPI(routes=bare_routes(), openapi_url=None)
+    return app
+
+
+def nothing_litestar(_: str) -> ASGIApp:
+    litestar = import_module("litestar")
+
+    async def answer() -> str:
+        return "0"
+
+    handler = litestar.get(["/read", "/change", "/sign-in"], media_type="text/plain")(answer)
+    app: ASGIApp = litestar.Litestar([handler], openapi_config=None, logging_config=None)
+    return app
+
+
+def ours(url: str) -> ASGIApp:
+    return application(routes(), [Middleware(SessionMiddleware, secret_key=SECRET, store=url)])
+
+
+class Forgetful(Sealer):
+    """Opens every record as if it had never seen it."""
+
+    def _remember(self, key: bytes, stored: bytes, record: Record) -> None:
+        pass
+
+
+def ours_first(url: str) -> ASGIApp:
+    """Each read as if it were this process's first of that record."""
+    store, keyring = RedisStore(url), Keyring(SECRET)
+    manager = SessionManager(store, keyring)
+    manager.sealer = Forgetful(keyring, store.prefix)
+    return application(routes(), [Middleware(SessionMiddleware, manager=manager)])
+
+
+def from_environment() -> ASGIApp:
+    """For uvicorn's `--factory`: the peer `BENCH_PEER`, with the server at `BENCH_URL`."""
+    return PEERS[os.environ["BENCH_PEER"]].app(os.environ["BENCH_URL"])
+
+
+def cookie(_: str) -> ASGIApp:
+    """Starlette's own: the session signed, in the cookie."""
+    middleware = Middleware(CookieMiddleware, secret_key=SECRET)
+    return application(routes(change_and_assign), [middleware])
+
+
+def starsessions(url: str) -> ASGIApp:
+    module, stores = import_module("starsessions"), import_module("starsessions.stores.redis")
+    client = redis_client(url)
+    middleware = [
+        Middleware(
+            module.SessionMiddleware,
+            store=stores.RedisStore(connection=client),
+            lifetime=1_209_600,
+        ),
+        Middleware(module.SessionAutoloadMiddleware),
+    ]
+    return application(routes(renew=module.regenerate_session_id), middleware, client)
+
+
+def fastapi_redis_sdk(url: str) -> ASGIApp:
+    """With the sessions' own settings; the pool is made when the application starts."""
+    module = import_module("redis_fastapi")
+    settings = module.get_settings()
+    settings.url, settings.max_connections = url, CONNECTIONS
+    app: ASGIApp = import_module("fastapi").FastAPI(
+        routes=routes(change_and_assign), openapi_url=None
+    )
+    module.FastAPIRedis(app).lifespan().sessions()
+    return app
+
+
+def alcazaba(url: str) -> ASGIApp:
+    """Encrypted; without metrics and traces."""
+    module, sessions = (
+        import_module("fastapi_alcazaba.cache"),
+        import_module("fastapi_alcazaba.sessions"),
+    )
+    client = redis_client(url)
+    cache = module.Cache(
+        import_module("fastapi_alcazaba.backends.redis").RedisBackend(client),
+        encryption_key=SECRET,
+        metrics=False,
+        tracing=False,
+    )
+    middleware = Middleware(sessions.ServerSessionMiddleware, cache=cache, max_size=1 << 20)
+    return application(routes(renew=sessions.rotate_session), [middleware], client)
+
+
+def litestar(url: str) -> ASGIApp:
+    module = import_module("litestar")
+    backend = import_module("litestar.middleware.session.server_side")
+    store = import_module("litestar.stores.redis").RedisStore(
+        redis_client(url), handle_client_shutdown=True
+    )
+
+    def handler(path: str, use: Use) -> Any:
+        async def handle(request: Any) -> str:
+            return use(request.session)
+
+        handle.__annotations__["request"] = module.Request  # Litestar wants to see it
+        return module.get(path, media_type="text/plain")(handle)
+
+    app: ASGIApp = module.Litestar(
+        [handler("/read", read), handler("/change", change), handler("/sign-in", sign_in)],
+        middleware=[backend.ServerSideSessionConfig().middleware],
+        stores={"sessions": store},
+        openapi_config=None,
+        logging_config=None,
+    )
+    return app
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One column of the tables. `baseline` names the same application without sessions."""
+
+    name: str
+    title: str
+    app: Callable[[str], ASGIApp]
+    baseline: str | None = "none"
+    package: str = "starlette"
+    modules: tuple[str, ...] = ()
+    server: str = "redis"
+    server_side: bool = True
+    nested: bool = True
+    """Whether a change of a nested value is noticed, without an assignment."""
+
+    def version(self) -> str:
+        return f"{self.package} {version(self.package)}"
+
+
+def _none(name: str, title: str, app: Callable[[str], ASGIApp], *modules: str) -> Peer:
+    return Peer(name, title, app, baseline=None, modules=modules, server_side=False)
+
+
+_ALL = [
+    _none("none", "no sessions, Starlette", nothing),
+    _none("none-fastapi", "no sessions, FastAPI", nothing_fastapi, "fastapi"),
+    _none("none-litestar", "no sessions, Litestar", nothing_litestar, "litestar"),
+    Peer("cookie", "Starlette's signed cookie", cookie, server_side=False, nested=False),
+    Peer(
+        "starsessions",
+        "starsessions",
+        starsessions,
+        package="starsessions",
+        modules=("starsessions",),
+    ),
+    Peer(
+        "fastapi-redis-sdk",
+        "fastapi-redis-sdk",
+        fastapi_redis_sdk,
+        "none-fastapi",
+        package="fastapi-redis-sdk",
+        modules=("redis_fastapi", "fastapi"),
+        nested=False,
+    ),
+    Peer(
+        "alcazaba",
+        "fastapi-alcazaba, encrypted",
+        alcazaba,
+        package="fastapi-alcazaba",
+        modules=("fastapi_alcazaba", "cryptography"),
+    ),
+    Peer(
+        "litestar",
+        "Litestar, server-side",
+        litestar,
+        "none-litestar",
+        package="litestar",
+        modules=("litestar",),
+    ),
+    Peer(OURS, "redis-sessions", ours, package="redis-sessions"),
+    Peer("ours-first", "redis-sessions, first reads", ours_first, package="redis-sessions"),
+    Peer("ours-valkey", "redis-sessions, Valkey", ours, package="redis-sessions", server="valkey"),
+]
+PEERS: Mapping[str, Peer] = {peer.name: peer for peer in _ALL}
+
+
+def missing(peer: Peer) -> list[str]:
+    """The modules that this peer needs and that aren't installed."""
+    return [name for name in peer.modules if find_spec(name) is None]
+
+
+def present(servers: Sequence[str]) -> list[Peer]:
+    """The peers that have sessions and can run here, ours last."""
+    return [peer for peer in _ALL if peer.baseline and not missing(peer) and peer.server in servers]
+
+
+def baseline_of(peer: Peer) -> Peer:
+    assert peer.baseline is not None
+    return PEERS[peer.baseline]

@@ -1,0 +1,98 @@
+"""Private servers for the benchmarks: found, started on loopback TCP, stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+__all__ = ["KINDS", "Server", "available", "free_port", "serving", "version_of"]
+
+KINDS = ("redis", "valkey")
+VENV = Path(sys.prefix)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server. `client` is the benchmark's own, for `INFO` and clean-up."""
+
+    kind: str
+    url: str
+    client: Redis
+
+    def info(self, section: str) -> dict[str, Any]:
+        return self.client.info(section)
+
+
+def program(kind: str) -> str | None:
+    """What `make servers` linked, else what is on PATH; a wheel's server only if there is none."""
+    wheels = (VENV / "bin").resolve()
+    elsewhere = [p for p in os.get_exec_path() if Path(p).resolve() != wheels]
+    path = os.pathsep.join([str(VENV / "servers"), *elsewhere, str(wheels)])
+    return shutil.which(f"{kind}-server", path=path)
+
+
+def available() -> list[str]:
+    """The kinds of server that are here."""
+    return [kind for kind in KINDS if program(kind)]
+
+
+def version_of(kind: str) -> str:
+    """What the program says that its version is."""
+    binary = program(kind)
+    assert binary is not None
+    text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v=([\d.]+)", text)
+    return f"{kind} {found[1] if found else 'unknown'}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(kind: str) -> Generator[Server]:
+    """A server of this kind, empty, with nothing written to disk; stopped when the block ends."""
+    binary = program(kind)
+    if binary is None:
+        raise RuntimeError(f"{kind}-server isn't here: `make servers`, or install it")
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="rs-bench-") as directory:
+        command = [binary, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
+        command += ["--port", str(port), "--dir", directory, "--tcp-backlog", "2048"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            client = Redis(host="127.0.0.1", port=port)
+            try:
+                _await_start(client, process)
+                yield Server(kind, f"redis://127.0.0.1:{port}/0", client)
+            finally:
+                client.close()
+                process.kill()
+
+
+def _await_start(client: Redis, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            if client.info("server")["process_id"] == process.pid:
+                return
+        except RedisConnectionError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the server didn't start: {process.args!r}")
+        time.sleep(0.01)

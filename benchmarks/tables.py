@@ -1,0 +1,290 @@
+"""The figures as Markdown: ratios first, absolute numbers in parentheses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks import codec
+from benchmarks.budgets import BUDGETS, MICROSECONDS, Figures, Rows, rows_of, verdict
+from benchmarks.driver import ratio
+from benchmarks.peers import OURS, PEERS
+from benchmarks.scale import knee
+
+__all__ = ["SECTIONS"]
+
+Table = Sequence[Sequence[str]]
+
+
+def markdown(rows: Table) -> str:
+    """The first row is the head."""
+    head, *body = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def title(name: str) -> str:
+    text = PEERS[name].title
+    return f"**{text}**" if PEERS[name].package == "redis-sessions" else text
+
+
+def number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def beside(values: Sequence[float], yardstick: Sequence[float], unit: str = "") -> str:
+    return f"{ratio(values, yardstick):.2f} ({number(median(values))}{unit})"
+
+
+# -- overhead
+
+
+def overhead(figures: Figures) -> str:
+    rows = rows_of(figures, "overhead", "overhead")
+    parts = [
+        overhead_of(rows, operation, measure, words)
+        for operation in unique(row["operation"] for row in rows)
+        for measure, words in (("cpu", "CPU"), ("wall", "time"))
+    ]
+    return "\n\n".join(parts)
+
+
+def overhead_of(rows: Rows, operation: str, measure: str, words: str) -> str:
+    here = {
+        (row["peer"], row["lanes"]): row[measure] for row in rows if row["operation"] == operation
+    }
+    lanes = unique(lanes for _, lanes in here)
+    table = [[f"{operation}, {words}; in flight:", *map(str, lanes), "nested changes"]]
+    for name in unique(name for name, _ in here):
+        cells = [beside(here[name, n], here["cookie", n]) for n in lanes]
+        table.append([title(name), *cells, "seen" if PEERS[name].nested else "need assigning"])
+    return markdown(table)
+
+
+def latency(figures: Figures) -> str:
+    rows = rows_of(figures, "overhead", "latency")
+    lanes = unique(row["lanes"] for row in rows)
+    table = [["p50 / p99 in ms; in flight:", *map(str, lanes), "connections", "errors"]]
+    for name in unique(row["peer"] for row in rows):
+        own = [row for row in rows if row["peer"] == name]
+        cells = [f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}" for row in own]
+        errors = str(sum(row["errors"] for row in own))
+        table.append([title(name), *cells, str(own[-1]["connections"]), errors])
+    return markdown(table)
+
+
+# -- codec
+
+
+def codecs(figures: Figures) -> str:
+    rows = rows_of(figures, "codec", "codec")
+    sizes = unique(row["size"] for row in rows)
+    us = {(row["operation"], row["codec"], row["size"]): row["us"] for row in rows}
+    table = [["", "", *(f"{size:,} B" for size in sizes)]]
+    for operation in codec.OPERATIONS:
+        for name in unique(row["codec"] for row in rows):
+            cells = [
+                beside(us[operation, name, size], us[operation, codec.COOKIE, size])
+                for size in sizes
+            ]
+            table.append([operation, name, *cells])
+    stored = {(row["codec"], row["size"]): row["stored"] for row in rows}
+    for name in unique(row["codec"] for row in rows):
+        cells = [f"{stored[name, n] / n:.2f} ({stored[name, n]:,} B)" for n in sizes]
+        table.append(["stored ÷ packed", name, *cells])
+    return markdown(table)
+
+
+# -- http
+
+
+def http(figures: Figures) -> str:
+    rows = rows_of(figures, "http", "http")
+    cells = unique((row["operation"], row["connections"]) for row in rows)
+    heads = [f"{operation}, {connections}" for operation, connections in cells]
+    rates, waits = [["requests/s; connections:", *heads]], [["p50 / p99 / p99.9, ms", *heads]]
+    for name in unique(row["peer"] for row in rows):
+        rate, wait = [title(name)], [title(name)]
+        for operation, connections in cells:
+            some = {
+                row["peer"]: row
+                for row in rows
+                if (row["operation"], row["connections"]) == (operation, connections)
+            }
+            rate.append(beside(some[name]["rate"], some["cookie"]["rate"]))
+            shown = (number(some[name][f"{p}_ms"]) for p in ("p50", "p99", "p999"))
+            wait.append(" / ".join(shown))
+        rates.append(rate)
+        waits.append(wait)
+    return markdown(rates) + "\n\n" + markdown(waits)
+
+
+# -- redis
+
+
+def redis(figures: Figures) -> str:
+    rows = rows_of(figures, "redis", "redis")
+    cells = unique((row["operation"], row["lanes"]) for row in rows)
+    parts: list[str] = []
+    for measure, words, form in (
+        ("commands", "commands for a request", "{:.2f}"),
+        ("server_cpu_us", "the server's CPU, µs", "{:.1f}"),
+        ("bytes_in", "bytes to the server", "{:.0f}"),
+        ("bytes_out", "bytes from the server", "{:.0f}"),
+    ):
+        table = [[f"{words}; in flight:", *(f"{name}, {n}" for name, n in cells)]]
+        for peer in unique(row["peer"] for row in rows):
+            found = {
+                (row["operation"], row["lanes"]): row[measure]
+                for row in rows
+                if row["peer"] == peer
+            }
+            table.append([title(peer), *(form.format(found[cell]) for cell in cells)])
+        parts.append(markdown(table))
+    return "\n\n".join(parts)
+
+
+def memory(figures: Figures) -> str:
+    rows = rows_of(figures, "redis", "memory")
+    counts = unique(row["sessions"] for row in rows)
+    each = {(row["peer"], row["sessions"]): row["bytes_each"] for row in rows}
+    least = {n: min(used for (_, m), used in each.items() if m == n) for n in counts}
+    heads = [f"{n:,} sessions" for n in counts]
+    table = [["bytes of memory each, ÷ the least", *heads, "keys: name + value, B"]]
+    for name in unique(row["peer"] for row in rows):
+        keys = next(row["keys"] for row in rows if row["peer"] == name)
+        cells = [f"{each[name, n] / least[n]:.2f} ({each[name, n]:.0f})" for n in counts]
+        table.append(
+            [title(name), *cells, ", ".join(f"{key['name']} + {key['value']}" for key in keys)]
+        )
+    return markdown(table)
+
+
+# -- scale
+
+
+def arrivals(figures: Figures) -> str:
+    rows = rows_of(figures, "scale", "arrivals")
+    workers = unique(row["workers"] for row in rows)
+    table = [["reads a second in time; workers:", *map(str, workers)]]
+    for name in unique(row["peer"] for row in rows):
+        cells = [
+            f"{knee(rows, name, n) / max(1, knee(rows, 'cookie', n)):.2f} ({knee(rows, name, n):,})"
+            for n in workers
+        ]
+        table.append([title(name), *cells])
+    return markdown(table)
+
+
+def growth(key: str, form: Callable[[int], str]) -> Callable[[Figures], str]:
+    def section(figures: Figures) -> str:
+        rows = rows_of(figures, "scale", key)
+        steps = unique(row[key] for row in rows)
+        cpu = {(row["operation"], row["peer"], row[key]): row["cpu"] for row in rows}
+        table = [["CPU, 64 in flight", "", *map(form, steps)]]
+        for operation, name in unique((row["operation"], row["peer"]) for row in rows):
+            cells = [
+                beside(cpu[operation, name, step], cpu[operation, "cookie", step]) for step in steps
+            ]
+            table.append([operation, title(name), *cells])
+        return markdown(table)
+
+    return section
+
+
+# -- all of it
+
+
+def budgets(figures: Figures) -> str:
+    table = [["", "budget", "measured", ""]]
+    for budget in BUDGETS:
+        value, word = verdict(budget, figures)
+        sign = "≥" if budget.at_least else "≤"
+        limit = f"{sign} {budget.limit:g}" + (" (stretch)" if budget.stretch else "")
+        shown = "-" if value is None else f"{value:.3g}"
+        if budget.name in MICROSECONDS and value is not None:
+            us = MICROSECONDS[budget.name](figures)
+            shown += f" ({us:.1f} µs)"
+            word = word.partition(" (")[0]
+        table.append([budget.text, limit, shown, word])
+    return markdown(table)
+
+
+def losses(figures: Figures) -> str:
+    """Each place where another is cheaper than ours."""
+    found: list[str] = []
+    for row in rows_of(figures, "overhead", "overhead", peer=OURS):
+        same = rows_of(
+            figures, "overhead", "overhead", operation=row["operation"], lanes=row["lanes"]
+        )
+        for measure, words in (("cpu", "CPU"), ("wall", "time")):
+            found += _loss(
+                f"{row['operation']}, {row['lanes']} in flight, {words}",
+                {other["peer"]: other[measure] for other in same},
+            )
+    for row in rows_of(figures, "redis", "redis", peer=OURS):
+        same = rows_of(figures, "redis", "redis", operation=row["operation"], lanes=row["lanes"])
+        for measure, words in (("commands", "commands"), ("server_cpu_us", "the server's CPU")):
+            found += _loss(
+                f"{row['operation']}, {row['lanes']} in flight, {words}",
+                {other["peer"]: [other[measure]] for other in same},
+            )
+    for row in rows_of(figures, "redis", "memory", peer=OURS):
+        same = rows_of(figures, "redis", "memory", sessions=row["sessions"])
+        found += _loss(
+            f"memory, {row['sessions']:,} sessions",
+            {other["peer"]: [other["bytes_each"]] for other in same},
+        )
+    return "\n".join(f"- {line}" for line in found) or "Nowhere in these figures."
+
+
+def _loss(where: str, values: Mapping[str, Sequence[float]]) -> list[str]:
+    ours = values[OURS]
+    ratios = {
+        name: ratio(ours, theirs)
+        for name, theirs in values.items()
+        if PEERS[name].package != "redis-sessions" and median(theirs) > 0
+    }
+    better = sorted(
+        (name for name, value in ratios.items() if value > 1.02), key=ratios.__getitem__
+    )
+    if not better:
+        return []
+    named = ", ".join(f"{ratios[name]:.2f} times {PEERS[name].title}" for name in reversed(better))
+    return [f"{where}: {named}"]
+
+
+def environment(figures: Figures) -> str:
+    """Of the runs that the figures are from; once, if they are the same."""
+    lines = unique(_environment(found["environment"]) for found in figures.values())
+    return "\n\n".join(lines)
+
+
+def _environment(found: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
+    servers = ", ".join(found["servers"])
+    return (
+        f"{found['date']}: {found['machine']}, {found['system']}, {found['python']}; {servers}; "
+        f"{packages}."
+    )
+
+
+SECTIONS: Mapping[str, tuple[str, Callable[[Figures], str]]] = {
+    "budgets": ("", budgets),
+    "losses": ("", losses),
+    "environment": ("", environment),
+    "overhead": ("overhead", overhead),
+    "latency": ("overhead", latency),
+    "codec": ("codec", codecs),
+    "http": ("http", http),
+    "redis": ("redis", redis),
+    "memory": ("redis", memory),
+    "size": ("scale", growth("size", lambda size: f"{size:,} B")),
+    "live": ("scale", growth("live", lambda live: f"{live:,} sessions")),
+    "arrivals": ("scale", arrivals),
+}
+"""The sections of the README that are written by `report`: the benchmark each needs, and how."""

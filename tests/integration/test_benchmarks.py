@@ -1,0 +1,197 @@
+"""The benchmarks run, in a tiny size; what they say of a worse tree; how they are written up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import (
+    check,
+    codec,
+    driver,
+    figures,
+    http_load,
+    overhead,
+    redis_cost,
+    report,
+    scale,
+    tables,
+)
+from benchmarks.budgets import BUDGETS, Figures, verdict
+from benchmarks.driver import ratio
+from benchmarks.peers import OURS, PEERS, missing
+from benchmarks.servers import available
+from tests.support import ROOT
+
+NEEDED = pytest.mark.skipif("redis" not in available(), reason="redis-server is not here")
+RECORDED = {"read-64-cookie": 0.5, "open": 0.4, "http-cookie": 1.5, "stored": 95.0}
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def errors(rows: list[dict[str, Any]]) -> int:
+    return sum(row["errors"] for row in rows)
+
+
+@pytest.fixture(scope="module")
+def measured() -> Figures:
+    """What a tiny run of one benchmark leaves."""
+    return {"codec": {"environment": figures.environment(), **codec.measure(codec.QUICK, silent)}}
+
+
+def test_codec(measured: Figures) -> None:
+    """Each way to keep a session is timed in each direction."""
+    rows = measured["codec"]["codec"]
+
+    assert {row["operation"] for row in rows} == set(codec.OPERATIONS)
+    assert {codec.OURS, codec.COOKIE} <= {row["codec"] for row in rows}
+    assert all(row["us"][0] > 0 for row in rows)
+
+
+@NEEDED
+def test_overhead() -> None:
+    """Everybody's sessions last through reads, changes and sign-ins at the same time."""
+    found = driver.run(overhead.measure(overhead.QUICK, silent))
+
+    assert {row["operation"] for row in found["overhead"]} == {"read", "change", "sign-in"}
+    assert {"cookie", OURS} <= {row["peer"] for row in found["overhead"]}
+    assert errors(found["overhead"]) == errors(found["latency"]) == 0
+
+
+@NEEDED
+@pytest.mark.skipif(http_load.wrk() is None, reason="wrk is not here (make servers)")
+def test_http() -> None:
+    """wrk finds each application behind uvicorn, and is answered."""
+    rows = http_load.measure(replace(http_load.QUICK, peers=(OURS,)), silent)["http"]
+
+    assert [row["peer"] for row in rows] == [OURS]
+    assert rows[0]["rate"][0] > 0
+    assert errors(rows) == 0
+
+
+@NEEDED
+def test_redis() -> None:
+    """A read is one command, a change two, and what a script calls isn't counted."""
+    found = redis_cost.measure(replace(redis_cost.QUICK, only_ours=True), silent)
+
+    alone = {row["operation"]: row["commands"] for row in found["redis"] if row["lanes"] == 1}
+    assert (alone["read"], alone["change"]) == (1, 2)
+    assert errors(found["redis"]) == 0
+    assert found["memory"][0]["bytes_each"] > 300
+
+
+@NEEDED
+def test_scale() -> None:
+    """An open-loop load is offered to worker processes, and sessions of a size are measured."""
+    found = scale.measure(replace(scale.QUICK, peers=(OURS,)), silent)
+
+    assert errors(found["arrivals"]) == errors(found["size"]) == errors(found["live"]) == 0
+    assert found["arrivals"][0]["answered"] > 0
+
+
+@pytest.mark.parametrize(
+    ("now", "regressed"),
+    [
+        (RECORDED, set[str]()),
+        ({**RECORDED, "read-64-cookie": 0.57}, set[str]()),
+        ({**RECORDED, "read-64-cookie": 0.58}, {"read-64-cookie"}),
+        ({**RECORDED, "open": 0.9, "stored": 96.0}, {"open", "stored"}),
+        ({"read-64-cookie": 0.2}, set[str]()),
+    ],
+    ids=["the same", "within the tolerance", "beyond it", "two, one without tolerance", "missing"],
+)
+def test_worsened_ratios_are_found(now: dict[str, float], regressed: set[str]) -> None:
+    """A ratio that is worse than the recorded one by more than its tolerance is a regression."""
+    findings = check.compare(RECORDED, now)
+
+    assert {finding.budget.name for finding in findings if finding.regressed} == regressed
+
+
+def test_check_exits_with_1_if_a_ratio_is_worse(
+    measured: Figures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The recorded ratios pass, twice as good ones don't, and both runs have to be bad."""
+    runs: list[bool] = []
+
+    def measure(*, quick: bool) -> Any:
+        runs.append(quick)
+        return measured
+
+    monkeypatch.setattr(check, "measure", measure)
+    assert check.main(directory=tmp_path) == 1  # nothing is recorded
+    assert check.main(record=True, directory=tmp_path) == 0
+    assert check.main(directory=tmp_path) == 0
+    path = tmp_path / "recorded.json"
+    recorded = json.loads(path.read_text())
+    recorded["values"]["seal"] /= 2
+    path.write_text(json.dumps(recorded))
+    runs.clear()
+    capsys.readouterr()
+
+    assert check.main(directory=tmp_path) == 1
+
+    assert len(runs) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert any("WORSE" in line and "seal" in line for line in lines)
+
+
+def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
+    """A slow round slows both sides, and an outlier doesn't decide."""
+    assert ratio([1, 10, 3], [2, 20, 3]) == 0.5
+    assert ratio([1], [0]) == float("inf")
+
+
+def test_each_budget_says_what_wasnt_run() -> None:
+    """Without figures nothing is called met."""
+    assert {verdict(budget, {}) for budget in BUDGETS} == {(None, "not run")}
+
+
+def test_the_report_replaces_what_is_between_the_markers(measured: Figures) -> None:
+    """Text around the markers stays; a second report of the same figures changes nothing."""
+    text = "before\n<!-- codec -->\nold\n<!-- /codec -->\n<!-- http -->\n<!-- /http -->\nafter\n"
+
+    filled = report.filled(text, measured)
+
+    assert filled.startswith("before\n<!-- codec -->\n|")
+    assert filled.endswith("<!-- http -->\n*Not run yet.*\n<!-- /http -->\nafter\n")
+    assert "old" not in filled
+    assert report.filled(filled, measured) == filled
+    with pytest.raises(ValueError, match="no end"):
+        report.filled("<!-- codec -->\n", measured)
+
+
+def test_the_readme_has_every_section() -> None:
+    """Each section that `report` writes has its place in the README."""
+    text = report.README.read_text()
+
+    assert [name for name in tables.SECTIONS if f"<!-- {name} -->" not in text] == []
+
+
+def test_a_peer_that_isnt_installed_is_named() -> None:
+    """The command says what it leaves out, for whoever reads the figures."""
+    gone = replace(PEERS["litestar"], modules=("no_such_module",))
+
+    assert missing(gone) == ["no_such_module"]
+    assert missing(PEERS[OURS]) == []
+
+
+def test_an_unknown_benchmark_is_refused() -> None:
+    """A typing error isn't a benchmark that ran."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "overhaed"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "overhaed" in done.stderr
