@@ -51,12 +51,13 @@ local function put(id, authenticated, seen, expires, descriptor)
   keep_until(expires)
 end
 
-local function mark(id, expires)
+-- A sign-out must not fail for want of memory: a script that has written is past that check.
+local function pass_memory_check()
   local ttl = redis.call('PTTL', key)
-  if ttl > 0 then
-    -- A sign-out must not fail for want of memory: a script that has written is past that check.
-    redis.call('PEXPIRE', key, ttl)
-  end
+  if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
+end
+
+local function mark(id, expires)
   redis.call('HSET', key, id, 'E ' .. number(expires) .. ' ' .. number(now))
 end
 
@@ -96,6 +97,7 @@ elseif what == 'end' then
   local id, entry = ARGV[2], get(ARGV[2])
   if entry and entry.ended then return 0 end
   local expires = entry and entry.expires or now + tonumber(ARGV[3])
+  pass_memory_check()
   mark(id, expires)
   keep_until(expires)
   return (entry and not entry.kept) and 1 or 0
@@ -104,6 +106,7 @@ elseif what == 'end_all' then
   -- id to keep (''), how long to remember -> {revoked_at, ended, again}
   local keep, memory = ARGV[2], tonumber(ARGV[3])
   local ended, again = {}, {}
+  pass_memory_check()
   local all = redis.call('HGETALL', key)
   for i = 1, #all, 2 do
     local id, value = all[i], all[i + 1]
