@@ -22,6 +22,8 @@ MAX_RUNS: Final = 2
 SLOW: Final = 0.005
 """Seconds after which a batch counts as slow."""
 
+NOBODY: Final = float("-inf")
+
 CAPACITY_ITEMS: Final = 16 * 1024
 CAPACITY_BYTES: Final = 64 * 1024 * 1024
 
@@ -72,16 +74,19 @@ class Batcher(Generic[Item, Reply]):
         self._runs: set[asyncio.Task[None]] = set()
         self._left = 0.0  # when the last batch left
         self._size = 0  # how many were in it
-        self._alone = False  # one item is under way without a queue
+        self._alone = NOBODY  # since when an item is under way without a queue
 
     def ask(self, item: Item, size: int) -> Awaitable[Reply]:
         """As `submit`; but where requests come one by one, this one needn't queue.
 
         What is returned runs in the caller's task, and must be awaited.
         """
-        if self._size == 1 and not (self._runs or self._alone or self._health.trouble):
-            self._alone = True
-            return self._send_alone(item)
+        if self._size == 1 and not self._runs and self._health.trouble is None:
+            now = self._loop.time()
+            # One at a time; a coroutine that was never awaited counts no longer than it could last.
+            if now - self._alone > 2 * self._patience:
+                self._alone = now
+                return self._send_alone(item)
         return self.submit(item, size)
 
     def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
@@ -118,7 +123,7 @@ class Batcher(Generic[Item, Reply]):
             self._seen(exc)
             raise
         finally:
-            self._alone = False
+            self._alone = NOBODY
         if isinstance(reply, Exception):
             raise reply
         return reply

@@ -303,3 +303,89 @@ async def test_who_waits_behind_a_batch_that_found_it_away(at: Sending) -> None:
     results = await asyncio.gather(first, behind, return_exceptions=True)
     assert all(result is at.fails for result in results)
     assert at.batches == [["a"]]
+
+
+# -- one at a time
+
+
+async def alone(at: Sending) -> None:
+    """Have a batch of one go, so that the next item needn't queue."""
+    assert await at.reply("first") == "first"
+
+
+async def test_a_lone_item_doesn_t_queue(at: Sending) -> None:
+    """After a batch of one, an item that finds nobody under way runs in its caller's task."""
+    await alone(at)
+    tasks = asyncio.all_tasks()
+    assert await at.batcher.ask("a", 1) == "a"
+    assert asyncio.all_tasks() == tasks
+    assert at.batches[-1] == ["a"]
+
+
+async def test_who_comes_beside_a_lone_item_queues(at: Sending) -> None:
+    """One item at a time goes alone; the rest leaves together, and the queue is back in charge."""
+    await alone(at)
+    replies = await asyncio.gather(*(at.batcher.ask(item, 1) for item in "abcd"))
+    assert replies == ["a", "b", "c", "d"]
+    assert sorted(map(len, at.batches)) == [1, 1, 3]
+    await asyncio.gather(*(at.batcher.ask(item, 1) for item in "ef"))
+    assert at.batches[-1] == ["e", "f"]
+
+
+async def test_a_lone_item_that_fails(at: Sending) -> None:
+    """Its failure is its own, is known to all, and the next one queues, as a probe."""
+    await alone(at)
+    at.fails = StoreUnavailableError("away")
+    with pytest.raises(StoreUnavailableError, match=r"^away$"):
+        await at.batcher.ask("a", 1)
+    at.fails = None
+    assert at.health.away is not None
+    assert await at.batcher.ask("b", 1) == "b"
+    await at.assert_serves()
+
+
+async def test_a_lone_item_whose_reply_is_an_exception(at: Sending) -> None:
+    await alone(at)
+    at.replies = [StoreError("no")]
+    with pytest.raises(StoreError, match="no"):
+        await at.batcher.ask("a", 1)
+
+
+async def test_a_lone_item_that_is_cancelled(at: Sending) -> None:
+    """What is cancelled in the middle leaves nothing behind."""
+    await alone(at)
+    at.go_on.clear()
+    at.sent.clear()
+    task = asyncio.ensure_future(at.batcher.ask("a", 1))
+    await at.sent.wait()
+    task.cancel()
+    assert await cancelled(task)
+    at.go_on.set()
+    await at.assert_serves()
+
+
+async def test_a_lone_item_that_nobody_awaits(at: Sending) -> None:
+    """It holds up nobody: the others queue."""
+    await alone(at)
+    task = asyncio.ensure_future(at.batcher.ask("a", 1))
+    task.cancel()  # before its first step
+    assert await cancelled(task)
+    assert await asyncio.wait_for(at.batcher.ask("b", 1), LONGEST) == "b"
+    assert at.batches == [["first"], ["b"]]
+
+
+async def test_a_second_batch_leaves_beside_a_slow_one(
+    at: Sending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is slow holds up what came with it, and not what comes later; two at most."""
+    monkeypatch.setattr(coalescing, "SLOW", -1.0)
+    slow = await at.hold_up("a")
+    at.sent.clear()
+    later = [at.batcher.submit(item, 1) for item in "bcd"]
+    await at.sent.wait()
+    assert at.batches == [["a"], ["b", "c", "d"]]
+    last = at.batcher.submit("e", 1)
+    await asyncio.sleep(0)
+    assert len(at.batches) == 2
+    at.go_on.set()
+    assert await asyncio.gather(slow, *later, last) == ["a", "b", "c", "d", "e"]
