@@ -158,7 +158,7 @@ class Active:
         return getattr(self, "session", None)
 
     def _without(self, why: StoreError) -> None:
-        choice = self.setup.on_unavailable
+        choice = "error" if self.done else self.setup.on_unavailable
         if callable(choice):
             choice = choice(HTTPConnection(self._scope))
             if choice not in ("error", "anonymous"):

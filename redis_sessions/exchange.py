@@ -127,12 +127,12 @@ class Exchange(Active):
     async def _release(self, held: Message) -> None:
         """Commit, then let the start go, with what the client has to know."""
         self._held, manager, answer = None, self.setup.manager, NOTHING
-        if not manager.is_settled(self.session, self._status):
-            try:
+        try:
+            if not manager.is_settled(self.session, self._status):
                 answer = await manager.settle(self.session, self._status, self._may_create())
-            except SessionError as exc:
-                self._fails(exc)
-                raise
+        except SessionError as exc:
+            self._fails(exc)
+            raise
         await self._send(self._start(held, answer))
 
     def _start(self, message: Message, answer: Answer) -> Message:
@@ -168,7 +168,7 @@ class Exchange(Active):
             self.manager.report("unavailable", exc.reason)
 
     async def _commit(self, status: int) -> Answer:
-        return await self.setup.manager.settle(self.session, status, self._may_create())
+        return await self.manager.commit(self.session, status=status, may_create=self._may_create())
 
     async def _end_all_the_same(self) -> None:
         """A sign-out holds whatever the response is, and this one will be a 500."""

@@ -65,7 +65,7 @@ class SessionManager(Revoker):
         Raises nothing but `StoreError`; a token or record that is none is counted, and reported.
         """
         texts = (token,) if isinstance(token, str) else token
-        if not texts:
+        if not token or not texts:
             return Session({}, self._state(Found.NOTHING, bound))
         first = SessionToken.parse(texts[0])
         if first is not None and len(texts) == 1:
@@ -76,8 +76,7 @@ class SessionManager(Revoker):
         tokens = list(dict.fromkeys(tokens))[:MAX_TOKENS]
         if not tokens:
             return Session({}, self._state(Found.NOTHING, bound))
-        stored = await asyncio.gather(*(self.store.load(token.id) for token in tokens))
-        found = [self._open(*pair, bound) for pair in zip(tokens, stored, strict=True)]
+        found = [self._open(token, await self.store.load(token.id), bound) for token in tokens]
         live = [session for session in found if state_of(session).found is Found.OPEN]
         if len(live) == 1:
             return live[0]
@@ -142,6 +141,7 @@ class SessionManager(Revoker):
             if status >= 500:  # then no change of data is stored
                 return await Operation(self, session, state.base, status, may_create).run()
             encoded = self.values.encode(session)
+            ends = asyncio.get_running_loop().time() + self.deadline
             at, changed = state.live, self._changed(session, state, encoded)
             if at is not None and changed is not None:
                 ttl = max(1, int((changed.record.lives_until() - self.clock()) * 1000))
@@ -150,7 +150,7 @@ class SessionManager(Revoker):
                     state.remember(changed)
                     state.settled = encoded
                     return _CHANGED
-            return await Operation(self, session, encoded, status, may_create).run()
+            return await Operation(self, session, encoded, status, may_create, ends).run()
 
     def _changed(self, session: Session, state: State, encoded: bytes) -> Stored | None:
         """What is to be stored of a session whose data are others, and nothing else.
@@ -160,7 +160,7 @@ class SessionManager(Revoker):
         at = state.live
         if at is None or state.rebased is not None or state.wants() or encoded == at.data:
             return None
-        if self.clock() > state.touch_at or self.principal_of(session) != state.principal:
+        if self.touch_due(state) or self.principal_of(session) != state.principal:
             return None
         self.values.check(encoded)
         self.hint(session, state.principal)

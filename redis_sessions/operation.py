@@ -27,12 +27,21 @@ __all__ = ["Operation"]
 
 
 class Operation(Writer):
-    """One commit of one session. `encoded`: its data as they are now."""
+    """One commit of one session. `encoded`: its data as they are now.
+
+    `ends`: its deadline on the loop's clock, if it has begun already.
+    """
 
     def __init__(
-        self, policy: Revoker, session: Session, encoded: bytes, status: int, may_create: bool
+        self,
+        policy: Revoker,
+        session: Session,
+        encoded: bytes,
+        status: int,
+        may_create: bool,
+        ends: float | None = None,
     ) -> None:
-        super().__init__(policy, session, encoded)
+        super().__init__(policy, session, encoded, ends)
         self._revoker = policy
         self._status = status
         self._principal = self._find_principal()

@@ -122,7 +122,8 @@ class Policy:
 
     def touch_due(self, state: State) -> bool:
         """Whether so much of the idle timeout has passed that it is renewed."""
-        return state.live is not None and self.clock() > state.touch_at
+        stored = state.live
+        return stored is not None and self.clock() > stored.record.touch_at()
 
     def open(self, token: SessionToken, sealed: bytes) -> Opened | Reject:
         """The record and its data, or why these bytes are none for this token."""

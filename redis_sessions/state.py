@@ -102,6 +102,9 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         return f"<Stored {self.token.id}>"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.token.id)]  # msgspec's, which rich prefers, tells everything
+
 
 class Visit(Protocol):
     """The request that a session serves."""
@@ -168,6 +171,9 @@ class State(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         # Not what it holds: reprs end in logs.
         return f"<State {self.found.name}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("found", self.found.name)]
 
     def peer(self) -> Peer:
         """Who asks; nobody knows outside of a request."""

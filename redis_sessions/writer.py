@@ -31,14 +31,16 @@ _TOMBSTONE_MS: Final = TOMBSTONE_TTL * 1000
 class Writer:
     """Writes one session. `encoded`: its data as they are now."""
 
-    def __init__(self, policy: Policy, session: Session, encoded: bytes) -> None:
+    def __init__(
+        self, policy: Policy, session: Session, encoded: bytes, ends: float | None = None
+    ) -> None:
         self._policy = policy
         self._store = policy.store
         self._session = session
         self._state = state_of(session)
         self._encoded = encoded
         self._now = policy.now()
-        self._ends = asyncio.get_running_loop().time() + policy.deadline
+        self._ends = ends or asyncio.get_running_loop().time() + policy.deadline
         self._contended = False
         self._principal: str | None = None
 

@@ -54,7 +54,7 @@ class Batcher(Generic[Item, Reply]):
 
     __slots__ = (
         *("_alone", "_bytes", "_health", "_left", "_loop", "_patience", "_probes", "_queue"),
-        *("_runs", "_send", "_size"),
+        *("_runs", "_send", "_size", "reply_size"),
     )
 
     def __init__(
@@ -74,6 +74,8 @@ class Batcher(Generic[Item, Reply]):
         self._runs: set[asyncio.Task[None]] = set()
         self._left = 0.0  # when the last batch left
         self._size = 0  # how many were in it
+        self.reply_size = 0
+        """Bytes of a reply, as far as is known: they bound a batch, not what may wait."""
         self._alone = NOBODY  # since when an item is under way without a queue
 
     def ask(self, item: Item, size: int) -> Awaitable[Reply]:
@@ -163,7 +165,7 @@ class Batcher(Generic[Item, Reply]):
             else:
                 items.append(item)
                 futures.append(future)
-                total += size
+                total += size + self.reply_size
         self._size = len(items)
         return items, futures
 

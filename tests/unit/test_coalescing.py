@@ -389,3 +389,16 @@ async def test_a_second_batch_leaves_beside_a_slow_one(
     assert len(at.batches) == 2
     at.go_on.set()
     assert await asyncio.gather(slow, *later, last) == ["a", "b", "c", "d", "e"]
+
+
+async def test_the_size_of_replies_bounds_a_batch_alone(
+    at: Sending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large replies make small batches; what waits is only as large as what is asked."""
+    monkeypatch.setattr(coalescing, "CAPACITY_BYTES", 1_000)
+    at.batcher.reply_size = coalescing.MAX_BYTES // 2
+    first = await at.hold_up("a")
+    rest = [at.batcher.submit(item, 64) for item in "bcdefgh"]
+    at.go_on.set()
+    assert await asyncio.gather(first, *rest) == [*"abcdefgh"]
+    assert max(map(len, at.batches)) == 2

@@ -20,6 +20,7 @@ import pydantic
 import pytest
 from fastapi.encoders import jsonable_encoder
 from pydantic_core import to_json
+from rich.pretty import pretty_repr
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -354,7 +355,7 @@ async def test_nothing_shows_secrets_or_data(manager: SessionManager) -> None:
     state = state_of(session)
 
     shown = " ".join(
-        f"{thing!r} {thing!s} {thing}"
+        f"{thing!r} {thing!s} {thing} {pretty_repr(thing)}"
         for thing in (
             *(session, state, state.stored, answer, answer.token, manager, manager.sealer),
             *(manager.keyring, manager.keyring.primary, manager.store, manager.values),
