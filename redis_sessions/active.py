@@ -11,6 +11,7 @@ from starlette.types import Message, Scope, Send
 
 from redis_sessions.errors import (
     ConfigurationError,
+    ReplicationError,
     SessionConflictError,
     SessionError,
     SessionGoneError,
@@ -19,8 +20,8 @@ from redis_sessions.errors import (
 )
 from redis_sessions.manager import SessionManager
 from redis_sessions.session import Session, Unloaded, load_into, state_of
-from redis_sessions.state import Found, Peer
-from redis_sessions.transports import Transport
+from redis_sessions.state import Found, Peer, Stored
+from redis_sessions.transports import CookieTransport, Transport
 
 __all__ = [
     "SCOPE_KEY",
@@ -56,6 +57,13 @@ class _UnavailableError(StoreUnavailableError, HTTPException):
         HTTPException.__init__(self, 503, "The session store is unavailable", headers)
 
 
+class _UnreplicatedError(ReplicationError, HTTPException):
+    def __init__(self, result: Any) -> None:
+        self.result = result
+        headers = {"Retry-After": RETRY_AFTER}
+        HTTPException.__init__(self, 503, "The session isn't replicated yet", headers)
+
+
 class _ConflictError(SessionConflictError, HTTPException):
     def __init__(self) -> None:
         HTTPException.__init__(self, 409, "The session was changed elsewhere")
@@ -66,7 +74,7 @@ class _GoneError(SessionGoneError, HTTPException):
         HTTPException.__init__(self, 409, "The session has ended")
 
 
-HttpError = _UnavailableError | _ConflictError | _GoneError
+HttpError = _UnavailableError | _UnreplicatedError | _ConflictError | _GoneError
 
 
 def as_http(error: SessionError) -> SessionError:
@@ -75,6 +83,8 @@ def as_http(error: SessionError) -> SessionError:
         return error
     if isinstance(error, StoreUnavailableError):
         return _UnavailableError(error.reason)
+    if isinstance(error, ReplicationError):
+        return _UnreplicatedError(error.result)
     if isinstance(error, SessionConflictError):
         return _ConflictError()
     return _GoneError() if isinstance(error, SessionGoneError) else error
@@ -93,6 +103,8 @@ class Setup(NamedTuple):
     key: tuple[str, str]
     """The transport's."""
     vary: str
+    hints: CookieTransport | None = None
+    """It tells which requests a replica may serve; None: none of them."""
 
 
 class Active:
@@ -103,6 +115,8 @@ class Active:
     raised: SessionError | None = None
     """To the application, last."""
     done = False
+    loaded: Stored | None = None
+    """What was stored when the request began, where replicas are read."""
 
     def __init__(self, setup: Setup, scope: Scope, send: Send) -> None:
         self.setup = setup
@@ -141,12 +155,23 @@ class Active:
         )
 
     async def load(self) -> None:
-        """Load what was postponed. A store that is away is told on first use."""
-        if isinstance(self.session, Unloaded):
-            try:
-                await self.manager.refresh(self.session)
-            except StoreError as exc:
-                self._without(exc)
+        """Load the session, unless it is there. A store that is away is told on first use."""
+        setup, session = self.setup, self._there()
+        nearby = setup.hints is not None and not setup.hints.hinted(self._scope)
+        try:
+            if session is None:
+                bound = setup.binding and setup.binding(HTTPConnection(self._scope))
+                load = setup.manager.nearby if nearby else setup.manager.load
+                self.session = session = await load(self.tokens, bound=bound)
+                state_of(session).visit = self
+            elif isinstance(session, Unloaded):
+                await setup.manager.refresh(session, nearby=nearby)
+            else:
+                return
+            if setup.hints is not None:
+                self.loaded = state_of(session).stored
+        except StoreError as exc:
+            self._without(exc)
 
     def leave(self) -> None:
         """The request is over. What held each other lets go: it leaves no work to the collector."""

@@ -1,142 +1,208 @@
-"""From a URL, or a ready redis-py client, to pools of connections; one pool per event loop."""
+"""Pools of connections to the servers of one deployment; each pool belongs to one event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, cast
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.connection import Connection, UnixDomainSocketConnection, parse_url
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_sessions.embedded import ensure_server
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.urls import Address, Client, Deployment
 
-__all__ = ["SCHEMES", "Connector"]
+__all__ = ["Connector", "connector_of"]
 
-_REDIS: Final = ("redis", "rediss", "unix")
 MIN_CONNECTIONS: Final = 8
-SCHEMES: Final = (*_REDIS, "embedded")
 
-# What redis-py adds to the arguments of a client's connections for the client's own use.
-_OF_THE_CLIENT: Final = ("himport_registry", "event_dispatcher", "parser_class", "encoder_class")
-_OF_MAINTENANCE: Final = ("maint_", "orig_", "maintenance_", "oss_cluster_")
+Greeting = Callable[[Any], Awaitable[None]]
+"""What a new connection of a pool does first, in place of redis-py's `on_connect`."""
 
 
 class Connector:
-    """Opens pools to one Redis. `where` names it without credentials.
+    """Opens pools to one server of a deployment. `where` names it without credentials.
 
-    A client that is passed in stays its owner's: its settings are used, not its connections,
-    since those belong to one event loop.
+    Without an `address` it leads to the one server, to whatever the Sentinels call the primary,
+    or to the first host of several.
     """
 
-    def __init__(self, source: str | Redis, *, timeout: float) -> None:
-        self._embedded: str | None = None
-        self._class: Any = Connection
-        arguments: dict[str, Any] = {"socket_connect_timeout": timeout}
-        if isinstance(source, str):
-            arguments.update(self._from_url(source))
-        else:
-            arguments.update(_of_client(source))
-            self._class = source.connection_pool.connection_class
-        self._class = arguments.pop("connection_class", self._class)
-        self._max_connections: int | None = arguments.pop("max_connections", None)
-        if self._max_connections is not None and self._max_connections < MIN_CONNECTIONS:
+    def __init__(
+        self,
+        deployment: Deployment,
+        timeout: float,
+        address: Address | None = None,
+        greeting: Greeting | None = None,
+    ) -> None:
+        self.deployment = deployment
+        self._timeout = timeout
+        self._address = address
+        self._greeting = greeting
+        self._watched = deployment.kind == "sentinel" and address is None
+        self.where = self._describe()
+
+    @property
+    def starts_server(self) -> bool:
+        """Whether opening starts the server, if it doesn't run."""
+        return self.deployment.kind == "embedded"
+
+    @property
+    def address(self) -> Address:
+        """Of the server, or of the first host."""
+        return self._address or self.deployment.hosts[0]
+
+    def to(self, address: Address, greeting: Greeting | None = None) -> Connector:
+        """One to another server of the deployment."""
+        return Connector(self.deployment, self._timeout, address, greeting)
+
+    async def open(self) -> ConnectionPool:
+        """A pool whose connections belong to the running loop; nothing is connected yet."""
+        if self.starts_server:
+            path = await asyncio.to_thread(ensure_server, self.deployment.name)
+            return self._pool({"path": path})
+        return self._pool({})
+
+    @staticmethod
+    async def tidy(pool: ConnectionPool) -> None:
+        """After a failed attempt: redis-py keeps connections whose handshake was broken off."""
+        pools: list[Any] = [pool]
+        if isinstance(pool, SentinelConnectionPool):
+            clients: list[Any] = cast("Any", pool).sentinel_manager.sentinels
+            pools += [client.connection_pool for client in clients]
+        for each in pools:
+            await each.disconnect(inuse_connections=False)
+
+    @staticmethod
+    async def close(pool: ConnectionPool) -> None:
+        """Disconnect what a pool has, and its Sentinels."""
+        await pool.disconnect()
+        if isinstance(pool, SentinelConnectionPool):
+            await pool.sentinel_manager.aclose()
+
+    @property
+    def watched(self) -> bool:
+        """Whether Sentinels say where the server is."""
+        return self._watched
+
+    @staticmethod
+    async def has_moved(pool: ConnectionPool) -> bool:
+        """Whether the Sentinels name another primary than the one that a pool led to last."""
+        managed = cast("Any", pool)
+        if not isinstance(pool, SentinelConnectionPool) or managed.master_address is None:
+            return False
+        try:
+            address = await managed.sentinel_manager.discover_master(managed.service_name)
+        except RedisError:
+            return False  # they don't know of any, which is no reason to leave
+        return bool(address != managed.master_address)
+
+    def check(self) -> None:
+        """`ConfigurationError` if redis-py, or TLS, can't work with what was given."""
+        limit = self.deployment.max_connections
+        if limit is not None and limit < MIN_CONNECTIONS:
             raise ConfigurationError(
-                f"max_connections={self._max_connections}: write {MIN_CONNECTIONS} or more; a "
+                f"max_connections={limit}: write {MIN_CONNECTIONS} or more; a "
                 "process uses a few for each event loop, however many requests it serves"
             )
-        # Batches have one deadline each, and their own retry; redis-py's are dear, or slow to fail.
-        arguments.update(
-            socket_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-            protocol=2,
-            decode_responses=False,
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-        self._arguments = arguments
-        self.where = self._describe()
-        if self._embedded is None:
+        if self.starts_server:
+            return
+        pools: list[Any] = [self._pool({})]
+        if isinstance(pools[0], SentinelConnectionPool):
+            clients: list[Any] = cast("Any", pools[0]).sentinel_manager.sentinels
+            pools += [client.connection_pool for client in clients]
+        for pool in pools:
             try:
-                self._pool(arguments).make_connection()
+                connection = pool.make_connection()
             except (TypeError, ValueError, RedisError) as exc:
                 raise ConfigurationError(
                     f"the store's URL for {self.where} has an option that redis-py doesn't take: "
                     f"{exc}"
                 ) from exc
-
-    @property
-    def starts_server(self) -> bool:
-        """Whether opening starts the server, if it doesn't run."""
-        return self._embedded is not None
-
-    async def open(self) -> ConnectionPool:
-        """A pool whose connections belong to the running loop; nothing is connected yet."""
-        arguments = self._arguments
-        if self._embedded is not None:
-            path = await asyncio.to_thread(ensure_server, self._embedded)
-            arguments = {**arguments, "path": path}
-        return self._pool(arguments)
-
-    def _pool(self, arguments: Mapping[str, Any]) -> ConnectionPool:
-        return ConnectionPool(self._class, self._max_connections, **arguments)
-
-    def _from_url(self, url: str) -> dict[str, Any]:
-        try:
-            parts = urlsplit(url)
-            _ = parts.port
-            if parts.scheme in ("redis", "rediss"):
-                database = parts.path.strip("/")
-                if not parts.netloc or (database and not database.isdigit()):
-                    raise ValueError  # redis-py would take the default in its place
-        except ValueError:
-            # Not its text, nor the chain: a password may be what couldn't be read.
-            raise ConfigurationError(
-                "the store's URL can't be read: write redis://user:password@host:6379/0, with "
-                "what isn't a letter or digit in user and password percent-encoded"
-            ) from None
-        if parts.scheme in _REDIS:
             try:
-                return dict(parse_url(url))
-            except ValueError as exc:  # of a known option, by name
-                raise ConfigurationError(f"the store's URL can't be read: {exc}") from None
-        if parts.scheme == "embedded":
-            if parts.path not in ("", "/") or parts.query or parts.fragment:
-                raise ConfigurationError(f"store={url!r}: write embedded:// or embedded://name")
-            self._embedded = parts.netloc
-            return {"connection_class": UnixDomainSocketConnection}
-        schemes = ", ".join(f"{scheme}://" for scheme in (*SCHEMES, "memory"))
-        raise ConfigurationError(
-            f"store={parts.scheme + '://…' if parts.scheme else '…'!r} is no URL of a store: "
-            f"write one of {schemes}, such as redis://localhost:6379/0"
-        )
+                if isinstance(connection, SSLConnection):
+                    connection.ssl_context.get()
+            except (OSError, ValueError) as exc:  # an SSLError is an OSError
+                raise ConfigurationError(
+                    f"the certificates and keys (ssl_…=) for {self.where} can't be used: {exc}"
+                ) from exc
+
+    def _pool(self, more: Mapping[str, Any]) -> ConnectionPool:
+        here = self.deployment
+        arguments = {**_ours(self._timeout, here.arguments), **more}
+        if self._greeting is not None:
+            arguments["redis_connect_func"] = self._greeting
+        if self._watched:
+            managed = SentinelManagedSSLConnection if here.tls else SentinelManagedConnection
+            return SentinelConnectionPool(
+                here.name,
+                self._sentinels(),
+                connection_class=managed,
+                max_connections=here.max_connections,
+                **arguments,
+            )
+        if here.hosts:
+            host, port = self.address
+            arguments.update(host=host, port=port)
+        return ConnectionPool(here.connection_class, here.max_connections, **arguments)
+
+    def _sentinels(self) -> Sentinel:
+        here = self.deployment
+        # In the time for one connection each of them may be asked, even if the others hang.
+        patience = self._timeout / (len(here.hosts) + 1)
+        arguments = _ours(patience, here.sentinel_arguments)
+        arguments.update(socket_timeout=patience, socket_connect_timeout=patience)
+        sentinel = Sentinel([])
+        sentinel.sentinels = [
+            Redis.from_pool(ConnectionPool(here.sentinel_class, **arguments, host=host, port=port))
+            for host, port in here.hosts
+        ]
+        return sentinel
 
     def _describe(self) -> str:
-        if self._embedded is not None:
+        here = self.deployment
+        if self.starts_server:
             return "the embedded server"
-        given = self._arguments
-        if "path" in given:
-            return f"unix:{given['path']}"
-        host, port = given.get("host", "localhost"), given.get("port", 6379)
-        return f"{host}:{port}/{given.get('db', 0)}"
+        if "path" in here.arguments:
+            return f"unix:{here.arguments['path']}"
+        hosts = [f"{host}:{port}" for host, port in here.hosts]
+        database = here.arguments.get("db", 0)
+        if self._watched:
+            return f"{here.name} of the Sentinels {','.join(hosts)}/{database}"
+        if self._address is not None:
+            host, port = self._address
+            return f"{host}:{port}/{database}"
+        if here.kind == "cluster":
+            return f"the Cluster at {','.join(hosts)}"
+        return f"{hosts[0]}/{database}"
 
 
-def _of_client(client: Redis) -> dict[str, Any]:
-    pool: Any = getattr(client, "connection_pool", None)
-    if type(pool) not in (ConnectionPool, BlockingConnectionPool):  # Sentinel's is one, too
-        raise ConfigurationError(
-            f"store={type(client).__name__} can't be used: pass a URL, a redis.asyncio.Redis, "
-            "or an object with the methods of SessionStore"
-        )
-    given: dict[str, Any] = pool.connection_kwargs
+def connector_of(source: str | Client, *, timeout: float) -> Connector:
+    """The connector to what a URL, or a client, says; `ConfigurationError`."""
+    connector = Connector(Deployment.of(source), timeout)
+    connector.check()
+    return connector
+
+
+def _ours(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
+    # Batches have one deadline each, and their own retry; redis-py's are dear, or slow to fail.
     return {
-        name: value
-        for name, value in given.items()
-        if name not in _OF_THE_CLIENT and not name.startswith(_OF_MAINTENANCE)
+        "socket_connect_timeout": timeout,
+        **given,
+        "socket_timeout": None,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+        "protocol": 2,
+        "decode_responses": False,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }

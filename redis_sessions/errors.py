@@ -7,12 +7,14 @@
     ├── SessionGoneError          awaited on a session that ended, or was rotated, elsewhere
     └── StoreError                the store refused
         ├── StoreUnavailableError the store can't be asked (503); nobody is signed out by it
-        └── ReplicationError      stored, but on too few replicas in time
+        └── ReplicationError      stored, but on too few replicas in time (503)
 
 An absent session is never an error: it is a session that is empty and new.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "ConfigurationError",
@@ -63,7 +65,16 @@ class StoreUnavailableError(StoreError):
 
 
 class ReplicationError(StoreError):
-    """A write was stored, but fewer replicas than asked for confirmed it in time."""
+    """A write was stored, but fewer replicas than asked for confirmed it in time.
+
+    `result` is what the operation would have returned.
+    """
+
+    reason = "replication"
+
+    def __init__(self, message: str, *, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def check_bound(value: object, name: str, highest: float) -> None:

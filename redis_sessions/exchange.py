@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive
 from starlette.websockets import WebSocketDisconnect
 
@@ -17,7 +16,12 @@ from redis_sessions.active import (
     as_outside,
     with_innermost,
 )
-from redis_sessions.errors import SessionError, StoreError, StoreUnavailableError
+from redis_sessions.errors import (
+    ReplicationError,
+    SessionError,
+    StoreError,
+    StoreUnavailableError,
+)
 from redis_sessions.events import logger
 from redis_sessions.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.outcome import NOTHING, Answer, Outcome
@@ -57,12 +61,7 @@ class Exchange(Active):
         if lazy and self.tokens:
             self.postpone()
         else:
-            try:
-                bound = setup.binding and setup.binding(HTTPConnection(scope))
-                self.session = await setup.manager.load(self.tokens, bound=bound)
-                state_of(self.session).visit = self
-            except StoreError as exc:
-                self._without(exc)
+            await self.load()
         session, before = self.session, scope.get("session")
         if before is not None:
             self._send = as_outside(scope, before, self._send)
@@ -145,7 +144,15 @@ class Exchange(Active):
             add_vary(headers, self.setup.vary)
         if state.found is Found.UNAVAILABLE:
             self._forbid_storing(headers)
+        if (cookie := self.setup.hints) is not None and self._has_written(answer):
+            headers.append(cookie.hint())
         return {**message, "headers": headers}
+
+    def _has_written(self, answer: Answer) -> bool:
+        """Whether a replica that lags would show this browser an older session."""
+        stored = state_of(self.session).stored
+        new = stored is not None and stored is not self.loaded
+        return new and answer.outcome is not Outcome.TOUCH
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
         if answer.token is not None:
@@ -164,7 +171,7 @@ class Exchange(Active):
     def _fails(self, exc: SessionError) -> None:
         """A commit's failure is the response's."""
         self._failure = exc
-        if isinstance(exc, StoreUnavailableError):
+        if isinstance(exc, (StoreUnavailableError, ReplicationError)):
             self.manager.report("unavailable", exc.reason)
 
     async def _commit(self, status: int) -> Answer:
@@ -275,7 +282,7 @@ class SocketExchange(Exchange):
     async def _close(self, why: SessionError) -> None:
         if not self._closed:
             self._closed = True
-            again = isinstance(why, StoreUnavailableError)
+            again = isinstance(why, (StoreUnavailableError, ReplicationError))
             code, reason = (1013, "try again") if again else (1008, "the session has ended")
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
 

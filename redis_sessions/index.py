@@ -10,6 +10,7 @@ from math import ceil
 from typing import Final
 
 from redis_sessions.keyring import Keyring
+from redis_sessions.shortfall import Shortfall
 from redis_sessions.state import LONGEST, Revocation
 from redis_sessions.stores.protocols import Entry, Seat, SessionIndex
 
@@ -98,8 +99,10 @@ class Index:
 
     async def mark(self, principal: str, id: str, *, ttl: int = _MEMORY) -> None:
         """Mark a session as ended, for good, under every key."""
+        short = Shortfall()
         for name in self._names(principal):
-            await self._store.mark(name, id, ttl=ttl)
+            await short.of(self._store.mark(name, id, ttl=ttl))
+        short.tell()
 
     async def knows(self, principal: str, id: str) -> bool:
         """Whether this session is, or was, one of the principal's."""
@@ -113,11 +116,15 @@ class Index:
         """Mark all but `keep`; the ids to end, those marked in the last hour among them."""
         first: int | None = None
         ids: dict[str, None] = {}
+        short = Shortfall()
         for name in self._names(principal):
-            at, ended, again = await self._store.end_all(name, keep=keep, memory=_MEMORY)
+            marked = self._store.end_all(name, keep=keep, memory=_MEMORY)
+            at, ended, again = await short.of(marked)
             first = at if first is None else first
             ids.update(dict.fromkeys((*ended, *again)))
-        return Revocation(first or 0, self._clock()), list(ids)
+        result = Revocation(first or 0, self._clock()), list(ids)
+        short.tell(result)
+        return result
 
     async def entries(self, principal: str) -> list[tuple[str, Entry]]:
         """The live entries, each with its index's name; the primary's where two have one."""

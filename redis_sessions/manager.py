@@ -19,7 +19,7 @@ from redis_sessions.outcome import NOTHING, Answer, Outcome
 from redis_sessions.revocation import Revoker
 from redis_sessions.session import Session, Unloaded, load_into, state_of
 from redis_sessions.state import Found, State, Stored
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import Commit, Nearby
 from redis_sessions.token import SessionToken
 from redis_sessions.writer import Update, Writer
 
@@ -85,6 +85,27 @@ class SessionManager(Revoker):
             return Session({}, self._state(Found.STALE, bound))
         crossed = (Found.SUPERSEDED, Found.ROTATED)
         return next((s for s in found if state_of(s).found in crossed), found[0])
+
+    @property
+    def reads_replicas(self) -> bool:
+        """Whether `nearby` may save the primary a read."""
+        return isinstance(self.store, Nearby) and self.store.reads_replicas
+
+    async def nearby(self, tokens: Sequence[str], *, bound: str | None = None) -> Session:
+        """As `load`, but what was stored in the last 5 seconds may be missing.
+
+        Only a live session is taken from a replica; whatever else it says, the primary is asked.
+        """
+        token = SessionToken.parse(tokens[0]) if len(tokens) == 1 else None
+        if token is not None and isinstance(self.store, Nearby):
+            copy = self.store.nearby(token.id)
+            try:
+                sealed = None if copy is None else await copy
+            except StoreError:
+                sealed = None
+            if sealed is not None and self.fits(token, sealed, bound):
+                return self._open(token, sealed, bound)
+        return await self.load(tokens, bound=bound)
 
     def unloaded(self, tokens: Sequence[str], why: SessionError) -> Session:
         """A placeholder that raises `why` when used; its `refresh()` loads."""
@@ -237,12 +258,13 @@ class SessionManager(Revoker):
             if not self._waiting[id]:
                 del self._waiting[id]
 
-    async def refresh(self, session: Session) -> None:
-        """What `await session.refresh()` does."""
+    async def refresh(self, session: Session, *, nearby: bool = False) -> None:
+        """What `await session.refresh()` does. `nearby`: a first load, by `nearby`."""
         state = state_of(session)
         if isinstance(session, Unloaded):
             try:
-                loaded = await self.load(state.tokens, bound=state.bound)
+                load = self.nearby if nearby else self.load
+                loaded = await load(state.tokens, bound=state.bound)
             except StoreError as exc:
                 state.why, state.found = exc, Found.UNAVAILABLE
                 raise

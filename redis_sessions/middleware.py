@@ -42,7 +42,7 @@ class SessionMiddleware:
     """Sessions for a Starlette or FastAPI application, over HTTP and WebSocket.
 
     Takes the keyword names of Starlette's own middleware; `store=` is a URL (`redis://`,
-    `rediss://`, `unix://`, `embedded://`, `memory://`), a redis-py asyncio client or a
+    `redis+sentinel://`, `redis+cluster://`, `memory://` …), a redis-py asyncio client or a
     `SessionStore`, and `secret_key=` one key or `[new, old]`. Or one ready `manager=` in place
     of these and of the policy. `lazy=True` loads a session only where `SessionDep`, or
     `await session.refresh()`, asks for it. `on_unavailable` says what a request gets while the
@@ -111,6 +111,7 @@ class SessionMiddleware:
                 bind_to(binding),
                 self.transport.key,
                 self.transport.vary,
+                _hints(self.manager, self.transport),
             )
         except ConfigurationError as exc:
             # It is constructed late, and some servers then say that there is no lifespan.
@@ -202,6 +203,12 @@ def active_session(connection: HTTPConnection, key: tuple[str, str] | None = Non
 
 Options = dict[str, tuple[Any, Any]]
 """Each option's value and default."""
+
+
+def _hints(manager: SessionManager, transport: Transport) -> CookieTransport | None:
+    if isinstance(transport, CookieTransport) and manager.reads_replicas:
+        return transport
+    return None
 
 
 def _manager(

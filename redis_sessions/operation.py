@@ -64,7 +64,20 @@ class Operation(Writer):
         wish = state.lifetime if state.found in (Found.NOTHING, Found.STALE) else None
         state.forget_wants()
         state.lifetime = wish  # of a session that isn't there yet
+        if self._short.error is not None:
+            self._admit(outcome, answer)
         return answer
+
+    def _admit(self, outcome: Outcome, answer: Answer) -> None:
+        """Too few replicas have it: raised, unless it is told anyway."""
+        # A rotated token doesn't open any more, so the browser has to get the new one; and of a
+        # sign-in only the anonymous session's end is short. What else is on the primary alone is
+        # a 503 with the cookie untouched, so that a sign-out can be asked for again.
+        quiet = outcome in (Outcome.TOUCH, Outcome.ROTATE, Outcome.REAUTHENTICATE, Outcome.GAIN)
+        if not quiet or self._decision.clears:
+            self._short.tell(answer)
+        logger.warning("sessions: %s", self._short.error)
+        self._policy.report("unavailable", "replication", self._at.token.id)
 
     # -- deciding
 
@@ -203,7 +216,8 @@ class Operation(Writer):
             left = at.record.expires_at - self._now
             lives, _ = await self._ask_index(state.lifetime[0] if state.lifetime else left)
         token = SessionToken.generate(at.token.id)
-        if lives and await self._in_place(token, self._now, again):
+        rotated = max(self._now, at.rotated_at + 1)  # each differs: a store may go by it
+        if lives and await self._in_place(token, rotated, again):
             self._policy.report("rotated", outcome.name.lower(), token.id)
             return self._told(outcome)
         if outcome is Outcome.ROTATE:

@@ -151,6 +151,17 @@ class Policy:
         self.report("rejected", opened, token.id)
         return None
 
+    def fits(self, token: SessionToken, sealed: bytes, bound: str | None) -> bool:
+        """Whether these bytes are a live session's, for this token and here; nothing is told."""
+        opened = self.open(token, sealed)
+        if isinstance(opened, Reject):
+            return False
+        record, now = opened[0].record, self.clock()
+        if now >= record.expires_at or now >= record.seen_at + record.idle:
+            return False
+        mark = record.binding
+        return mark is None or bound is None or self.keyring.bound(mark, bound)
+
     def _found(self, why: Reject, sealed: bytes) -> Found:
         """What a token led to whose record isn't a session."""
         rotated = rotated_at(sealed)

@@ -15,6 +15,7 @@ from redis_sessions.events import logger
 from redis_sessions.policy import Policy
 from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
 from redis_sessions.session import Session, serving, state_of
+from redis_sessions.shortfall import Shortfall
 from redis_sessions.state import Found
 from redis_sessions.stores.protocols import Entry
 from redis_sessions.token import is_id
@@ -73,8 +74,11 @@ class Revoker(Policy):
         who = self.principal.canonical(principal)
         if not is_id(id) or not await self.index.knows(who, id):
             return False
-        await self.index.mark(who, id)
-        return await self._end_marked([id]) == 1
+        short = Shortfall()
+        await short.of(self.index.mark(who, id))
+        ended = await short.of(self._end_marked([id])) == 1
+        short.tell(ended)
+        return ended
 
     async def revoke_all(self, principal: AnyPrincipal, *, keep: str | None = None) -> int:
         """End all sessions of a principal but `keep`, an id; returns how many it ended.
@@ -86,15 +90,17 @@ class Revoker(Policy):
         who = self.principal.canonical(principal)
         if keep is not None and not is_id(keep):
             raise ConfigurationError("keep= is no session's id: write session.id")
-        revocation, ids = await self.index.end_all(who, keep=keep)
+        short = Shortfall()
+        revocation, ids = await short.of(self.index.end_all(who, keep=keep))
         # One's own goes as well, though its entry may have been lost.
         mine = [i for i, s in self._own().items() if state_of(s).principal == who and i != keep]
         ids = list(dict.fromkeys((*ids, *mine)))
         for session in self._serving():
             state = state_of(session)
             state.revocations = {**state.revocations, who: revocation}
-        count = await self._end_marked(ids)
+        count = await short.of(self._end_marked(ids))
         self.report("revoked", "all" if keep is None else "all but one", keep)
+        short.tell(count)
         return count
 
     async def make_room(self, principal: str, keep: str) -> None:
@@ -116,9 +122,10 @@ class Revoker(Policy):
             # Sign-ins at once agree on this order; each sees to itself once its record is there.
             first = sorted(entries.values(), key=order)[:over]
             ids = [entry.id for entry in first if entry.id == keep or not under_way(entry)]
+            short = Shortfall()
             for id in ids:
-                await self.index.mark(principal, id)
-            await self._end_marked(ids, "evicted")
+                await short.of(self.index.mark(principal, id))
+            await short.of(self._end_marked(ids, "evicted"))
         except StoreError as exc:  # the sign-in holds
             logger.warning("sessions over max_sessions were left alive: %s", exc)
 
@@ -140,13 +147,14 @@ class Revoker(Policy):
     async def _end_marked(self, ids: Sequence[str], how: str = "revoked") -> int:
         """End these ids, which are marked; how many were alive."""
         own = self._own()
+        short = Shortfall()
         count = 0
         for batch in _batches(ids):
             # The own end is told apart: its browser learns of it, others start afresh.
             graves = [tombstone(self.now() if id in own else 0) for id in batch]
             ended = await asyncio.gather(
                 *(
-                    self.store.end(id, grave, _TOMBSTONE_MS)
+                    short.of(self.store.end(id, grave, _TOMBSTONE_MS))
                     for id, grave in zip(batch, graves, strict=True)
                 )
             )
@@ -156,6 +164,7 @@ class Revoker(Policy):
                     self.report("ended", how, id)
                 if id in own:
                     self._end_own(own[id], alive, how)
+        short.tell(count)
         return count
 
     def _end_own(self, session: Session, alive: bool, how: str) -> None:

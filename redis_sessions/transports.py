@@ -19,6 +19,10 @@ _PATH: Final = re.compile(r"/[ -:<-~]*", re.ASCII)  # RFC 6265, 4.1.1: no contro
 _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN: Final = re.compile(rf"\.?{_LABEL}(\.{_LABEL})*", re.ASCII)
 _HOST: Final = "__Host-"
+_HINT: Final = "-fresh"
+
+HINT_SECONDS: Final = 10
+"""From when the browser has the response: later than the write, so no clocks are compared."""
 
 
 class Transport(Protocol):
@@ -111,6 +115,7 @@ class CookieTransport:
         flags += "; partitioned" if partitioned else ""
         self._flags = flags
         self._find = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)").findall
+        self._find_hint = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}{_HINT}=").search
 
     @property
     def key(self) -> tuple[str, str]:
@@ -133,6 +138,18 @@ class CookieTransport:
     def expire(self) -> RawHeader:
         past = "expires=Thu, 01 Jan 1970 00:00:00 GMT"
         cookie = f"{self.name}=null; path={self._path}; {past}; {self._flags}"
+        return b"set-cookie", cookie.encode()
+
+    def hinted(self, scope: Scope) -> bool:
+        """Whether this browser changed its session just now, so that a replica won't do."""
+        headers: list[RawHeader] = scope["headers"]
+        cookies = (value.decode("latin-1") for header, value in headers if header == b"cookie")
+        return any(self._find_hint(text) for text in cookies)
+
+    def hint(self) -> RawHeader:
+        """Have the browser say so for as long as a replica may lag behind, and longer."""
+        age = f"Max-Age={HINT_SECONDS}"
+        cookie = f"{self.name}{_HINT}=1; path={self._path}; {age}; {self._flags}"
         return b"set-cookie", cookie.encode()
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from redis_sessions import values
 from redis_sessions.errors import (
+    ReplicationError,
     SessionConflictError,
     SessionError,
     SessionGoneError,
@@ -17,6 +18,7 @@ from redis_sessions.outcome import Answer, Outcome
 from redis_sessions.policy import Policy
 from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, Reject, tombstone
 from redis_sessions.session import Session, replace_data, state_of
+from redis_sessions.shortfall import Shortfall
 from redis_sessions.state import Found, Peer, Stored
 from redis_sessions.stores.protocols import Commit, Seat
 from redis_sessions.token import SessionToken
@@ -43,6 +45,7 @@ class Writer:
         self._ends = ends or asyncio.get_running_loop().time() + policy.deadline
         self._contended = False
         self._principal: str | None = None
+        self._short = Shortfall()
 
     @property
     def _at(self) -> Stored:
@@ -192,7 +195,7 @@ class Writer:
         if principal is not None:
             self._check_time()
             ttl = max(1, at.record.expires_at - self._now) * 1000
-            await self._policy.index.mark(principal, at.token.id, ttl=ttl)
+            await self._short.of(self._policy.index.mark(principal, at.token.id, ttl=ttl))
 
     async def _is_over(self) -> bool:
         """Whether the index says that this session has ended: then it ends here and now."""
@@ -229,7 +232,13 @@ class Writer:
         ttl = _TOMBSTONE_MS
         if record is not None:
             ttl = max(1, int((record.lives_until() - self._policy.clock()) * 1000))
-        return await self._store.commit(token.id, version, value, ttl)
+        try:
+            return await self._store.commit(token.id, version, value, ttl)
+        except ReplicationError as exc:
+            if version is None:
+                raise  # nobody has its token
+            self._short.error = exc
+            return Commit.STORED
 
     async def _again(self, token: SessionToken) -> Stored | None:
         """After a conflict: what is there now, or None if the token opens it no more."""
@@ -241,7 +250,8 @@ class Writer:
 
     async def _end(self, id: str, how: str) -> bool:
         self._check_time()
-        alive = await self._store.end(id, tombstone(self._now), _TOMBSTONE_MS)
+        end = self._store.end(id, tombstone(self._now), _TOMBSTONE_MS)
+        alive = await self._short.of(end)
         if alive:
             self._policy.report("ended", how, id)
         return alive
@@ -332,4 +342,5 @@ class Update(Writer):
             at = newer
         state.remember(Stored(at.token, new, sealed, encoded))
         self._adopt(values.apply(encoded, mine), before, rebased)
+        self._short.tell(result)
         return result

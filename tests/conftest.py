@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 import pytest
 
 from redis_sessions.testing import topology
+from tests.deployments import DEPLOYMENTS, Deployment
 from tests.support import (
     DEFAULT_SERVER,
     EXPECTED_SERVERS,
@@ -158,6 +159,19 @@ def tls_topology(tls_server_binary: Path) -> Iterator[topology.TlsTopology]:
     """A server that speaks TLS only, and wants a client's certificate."""
     with topology.tls(server=tls_server_binary) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def acl_topology(server_binary: Path) -> Iterator[topology.Topology]:
+    """A server with the users of deploy/redis; the URL is the application's."""
+    with topology.acl(server=server_binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=DEPLOYMENTS)
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    """Each deployment in turn: keep to `prefix`, behind "session:"."""
+    return DEPLOYMENTS[request.param](request)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from redis_sessions.stores.protocols import (
 from redis_sessions.stores.redis import RedisStore
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
 
 __all__ = [
     "Commit",
@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 
-def open_store(store: str | Store | Redis | None, *, prefix: str | None = None) -> Store:
+def open_store(
+    store: str | Store | Redis | RedisCluster | None, *, prefix: str | None = None
+) -> Store:
     """The store that a URL, a redis-py client or a ready store stands for.
 
     `prefix` is for what is opened here; a ready store has its own.

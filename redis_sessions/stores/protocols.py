@@ -14,6 +14,7 @@ __all__ = [
     "Commit",
     "Entered",
     "Entry",
+    "Nearby",
     "Seat",
     "SessionIndex",
     "SessionStore",
@@ -76,6 +77,24 @@ class SessionStore(Protocol):
 
     async def close(self) -> None:
         """Close what this event loop holds open. The store may be used again afterwards."""
+        ...
+
+
+@runtime_checkable
+class Nearby(Protocol):
+    """What a store adds that can read from replicas."""
+
+    @property
+    def reads_replicas(self) -> bool:
+        """Whether it is set up to."""
+        ...
+
+    def nearby(self, id: str) -> Awaitable[bytes | None] | None:
+        """As `load`, but what was stored in the last 5 seconds may be missing.
+
+        None if the newest has to be loaded. So it has if this gives None, or what isn't a
+        session: nobody is signed out by a replica.
+        """
         ...
 
 

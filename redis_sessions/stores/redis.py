@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from secrets import token_urlsafe
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.asyncio import Redis, RedisCluster
 
-from redis_sessions.connect import Connector
+from redis_sessions.connect import connector_of
 from redis_sessions.errors import (
     ConfigurationError,
+    ReplicationError,
     SessionConflictError,
     StoreError,
     StoreUnavailableError,
@@ -22,81 +21,94 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import logger
 from redis_sessions.record import tombstone
-from redis_sessions.stores.coalescing import Batcher, Health
+from redis_sessions.stores.channel import Channel
+from redis_sessions.stores.cluster import Cluster
+from redis_sessions.stores.commands import ABSENT, END, Question, Script, Weight, Write
+from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
 from redis_sessions.stores.protocols import Commit, Entered, Entry, Seat, checked_prefix
-from redis_sessions.stores.wire import Command, PerLoop, Script, Wire
+from redis_sessions.stores.wire import PerLoop
 from redis_sessions.token import is_id
 
 __all__ = ["RedisStore"]
 
-MAX_TIMEOUT: Final = 2.5  # twice it, and a manager's deadline, are half a tombstone's life
+MAX_TIMEOUT: Final = 2.5  # three times it, and a manager's deadline: well below a tombstone's life
 
-_COMMIT: Final = Script("commit.lua")
 _INDEX: Final = Script("index.lua")
 _LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}) (\d{1,15}) ")
-_END: Final = b"*"
-_ABSENT: Final = b""
-
-
-class _Write(NamedTuple):
-    """One item of the commit script."""
-
-    key: str
-    expected: bytes
-    value: bytes
-    ttl: int
-
-
-@dataclass(slots=True)
-class _Channel:
-    """What one event loop has: a wire, and the queues before it."""
-
-    wire: Wire
-    loads: Batcher[str, bytes | None]
-    writes: Batcher[_Write, int]
-    questions: Batcher[Command, Any]
-    record_size: int = 512
-    """Bytes of a record, as they were lately: how many fit into a batch."""
 
 
 class RedisStore:
-    """Sealed records and indexes in one Redis server (or Valkey, 6.2 and later).
+    """Sealed records and indexes in Redis (or Valkey, 6.2 and later), however it is deployed.
 
-    `url_or_client`: `redis://`, `rediss://`, `unix://` with redis-py's query options,
-    `embedded://`, or a `redis.asyncio.Redis`, whose settings are used for connections of the
-    store's own. `timeout`, in seconds, bounds connecting, each batch of commands, and the wait
-    for a batch.
+    `url_or_client`: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`
+    with redis-py's query options, `embedded://`; or a redis-py asyncio client, whose settings
+    are used for connections of the store's own. `timeout`, in seconds, bounds connecting, each
+    batch of commands, and the wait for a batch.
+
+    `wait_replicas`: a sign-in, rotation, sign-out or revocation (with `wait_for="all"` every
+    write) is answered once so many replicas have it, or after `wait_timeout` seconds with
+    `ReplicationError`, or a warning in the log.
     """
 
     def __init__(
-        self, url_or_client: str | Redis, *, prefix: str = "session:", timeout: float = 2.0
+        self,
+        url_or_client: str | Redis | RedisCluster,
+        *,
+        prefix: str = "session:",
+        timeout: float = 2.0,
+        wait_replicas: int = 0,
+        wait_timeout: float = 1.0,
+        wait_for: WaitFor = "lifecycle",
+        on_too_few: OnTooFew = "error",
     ) -> None:
         check_bound(timeout, "timeout", MAX_TIMEOUT)
         self.prefix = checked_prefix(prefix)
         self.timeout = timeout
-        self._connector = Connector(url_or_client, timeout=timeout)
+        self._connector = connector_of(url_or_client, timeout=timeout)
+        self._waits = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
         self._channels = PerLoop(self._new_channel)
         self._warned = False
+
+    @property
+    def reads_replicas(self) -> bool:
+        """Whether `nearby` is of use."""
+        return self._connector.deployment.reads_replicas
 
     # -- records
 
     def load(self, id: str) -> Awaitable[bytes | None]:
-        channel = self._channels.get()
-        return channel.loads.ask(self.prefix + id, channel.record_size)
+        return self._channels.get().loads.ask(self.prefix + id, 64)
+
+    def nearby(self, id: str) -> Awaitable[bytes | None] | None:
+        """A replica's copy, which lacks nothing from more than 5 seconds ago, or nothing.
+
+        None if the primary must be asked, also because `replicas=read` isn't in the URL.
+        """
+        return self._channels.get().nearby(self.prefix + id)
 
     async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        write = _Write(self.prefix + id, _ABSENT if expected is None else expected, value, ttl)
-        answer = await self._channels.get().writes.submit(write, len(value) + 128)
+        write = Write(self.prefix + id, ABSENT if expected is None else expected, value, ttl)
+        channel, waits = self._channels.get(), self._waits
+        lane = channel.sure_writes if waits and waits.concerns(write) else channel.writes
+        try:
+            answer = await lane.submit(write, len(value) + 128)
+        except ReplicationError as exc:
+            exc.result = Commit(exc.result)
+            raise
         return Commit.STORED if answer == 1 else Commit(answer)
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
-        write = _Write(self.prefix + id, _END, tombstone, ttl)
-        return await self._channels.get().writes.submit(write, 256) == 1
+        write = Write(self.prefix + id, END, tombstone, ttl)
+        try:
+            return await self._channels.get().sure_writes.submit(write, 256) == 1
+        except ReplicationError as exc:
+            exc.result = exc.result == 1
+            raise
 
     @asynccontextmanager
     async def lock(self, id: str, *, wait: float, hold: float) -> AsyncGenerator[None, None]:
-        wire, name = self._channels.get().wire, f"{self.prefix}lock:{id}"
-        async with wire.lock(name, wait=wait, hold=hold) as taken:
+        name = f"{self.prefix}lock:{id}"
+        async with self._channels.get().lock(name, wait=wait, hold=hold) as taken:
             if not taken:
                 raise SessionConflictError(f"the session was locked for {wait:g} s")
             yield
@@ -106,7 +118,7 @@ class RedisStore:
     async def enter(
         self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
     ) -> Entered:
-        seat, *rest = await self._ask(key, "enter", id, age, own, ttl, descriptor)
+        seat, *rest = await self._write(key, "enter", id, age, own, ttl, descriptor)
         return Entered(Seat(seat.decode()), *map(int, rest))
 
     async def touch(
@@ -122,28 +134,38 @@ class RedisStore:
         age: int | None = None,
     ) -> tuple[Seat, int]:
         flags = (int(vouched), int(overtaken), -1 if age is None else age)
-        seat, at = await self._ask(key, "touch", id, authenticated, ttl, descriptor, *flags)
+        weight: Weight = "touch" if ttl else "read"
+        seat, at = await self._ask(weight, key, "touch", id, authenticated, ttl, descriptor, *flags)
         return Seat(seat.decode()), int(at)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        return bool(await self._ask(key, "end", id, ttl))
+        return bool(await self._write(key, "end", id, ttl))
 
     async def end_all(
         self, key: str, *, keep: str | None, memory: int
     ) -> tuple[int, Sequence[str], Sequence[str]]:
-        at, ended, again = await self._ask(key, "end_all", keep or "", memory)
-        return int(at), _ids(ended), _ids(again)
+        try:
+            return _ended(await self._write(key, "end_all", keep or "", memory))
+        except ReplicationError as exc:
+            exc.result = _ended(exc.result)
+            raise
 
     async def entries(self, key: str) -> Sequence[Entry]:
-        fields = await self._question("HGETALL", self._index_key(key))
+        name = self._index_key(key)
+        question = Question(name, ("HGETALL", name))
+        fields = await self._channels.get().questions.submit(question, 512)
         pairs = zip(fields[::2], fields[1::2], strict=True)
         return [entry for pair in pairs if (entry := _entry(*pair)) is not None]
 
-    async def _ask(self, key: str, *arguments: Any) -> Any:
-        return await self._question(*_INDEX.call([self._index_key(key)], arguments))
+    def _write(self, key: str, *arguments: Any) -> Awaitable[Any]:
+        return self._ask("lifecycle", key, *arguments)
 
-    async def _question(self, *command: Any) -> Any:
-        return await self._channels.get().questions.submit(command, 512)
+    def _ask(self, weight: Weight, key: str, *arguments: Any) -> Awaitable[Any]:
+        name = self._index_key(key)
+        question = Question(name, _INDEX.call([name], arguments), weight)
+        channel, waits = self._channels.get(), self._waits
+        lane = channel.sure_questions if waits and waits.concerns(question) else channel.questions
+        return lane.submit(question, 512)
 
     def _index_key(self, key: str) -> str:
         return f"{self.prefix}of:{key}"
@@ -161,6 +183,8 @@ class RedisStore:
             if exc.reason != "refused":
                 raise
             raise ConfigurationError(f"{exc}; give the user the rights it needs") from exc
+        except ReplicationError as exc:
+            logger.error("sessions: %s; the application starts all the same", exc)
         except StoreError as exc:
             raise ConfigurationError(str(exc)) from exc
         await self._warn_of_eviction()
@@ -169,61 +193,39 @@ class RedisStore:
         """Close the running loop's connections."""
         channel = self._channels.pop()
         if channel is not None:
-            await channel.wire.close()
+            await channel.close()
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._connector.where} prefix={self.prefix!r}>"
 
-    def _new_channel(self) -> _Channel:
-        wire, health = Wire(self._connector, self.timeout, [_COMMIT, _INDEX]), Health()
-
-        async def load(keys: Sequence[str]) -> Sequence[bytes | None]:
-            unique = list(dict.fromkeys(keys))
-            values = await wire.send_one("MGET", *unique)
-            channel.record_size = sum(len(v or b"") for v in values) // len(unique) + 64
-            if len(unique) == len(keys):
-                return cast("list[bytes | None]", values)
-            found: dict[str, bytes | None] = dict(zip(unique, values, strict=True))
-            return [found[key] for key in keys]
-
-        async def write(writes: Sequence[_Write]) -> list[int | Exception]:
-            items = [part for w in writes for part in (w.expected, w.value, w.ttl)]
-            answers = await wire.send_one(*_COMMIT.call([w.key for w in writes], items))
-            return [a if isinstance(a, int) else wire.translated(_error(a)) for a in answers]
-
-        async def ask(commands: Sequence[Command]) -> list[Any]:
-            replies = await wire.send(commands)
-            return [wire.translated(r) if isinstance(r, RedisError) else r for r in replies]
-
-        channel = _Channel(
-            wire,
-            Batcher(load, health, self.timeout),
-            Batcher(write, health, self.timeout),
-            Batcher(ask, health, self.timeout),
-        )
-        return channel
+    def _new_channel(self) -> Channel | Cluster:
+        of = Cluster if self._connector.deployment.kind == "cluster" else Channel
+        return of(self._connector, self.timeout, [_INDEX], self._waits)
 
     async def _warn_of_eviction(self) -> None:
         try:
-            reply = await self._question("INFO", "memory")
+            replies = await self._channels.get().info("memory")
         except StoreError:
             return  # a user that may not ask needn't be told
-        lines = cast("bytes", reply).decode(errors="replace").splitlines()
-        info = dict(line.split(":", 1) for line in lines if ":" in line)
-        policy = info.get("maxmemory_policy", "noeviction")
-        evicts = policy != "noeviction" and info.get("maxmemory", "0") != "0"
-        if evicts and not self._warned:
-            self._warned = True
-            logger.warning(
-                "%s may evict sessions when memory is short (maxmemory-policy %s): users would be "
-                "signed out. Set `maxmemory-policy noeviction` on a server that holds sessions",
-                self._connector.where,
-                policy,
-            )
+        for reply in replies:
+            lines = reply.decode(errors="replace").splitlines()
+            info = dict(line.split(":", 1) for line in lines if ":" in line)
+            policy = info.get("maxmemory_policy", "noeviction")
+            evicts = policy != "noeviction" and info.get("maxmemory", "0") != "0"
+            if evicts and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "%s may evict sessions when memory is short (maxmemory-policy %s): users "
+                    "would be signed out. Set `maxmemory-policy noeviction` on a server that "
+                    "holds sessions",
+                    self._connector.where,
+                    policy,
+                )
 
 
-def _error(answer: bytes) -> ResponseError:
-    return ResponseError(answer.decode(errors="replace"))
+def _ended(reply: Any) -> tuple[int, list[str], list[str]]:
+    at, ended, again = reply
+    return int(at), _ids(ended), _ids(again)
 
 
 def _entry(id: bytes, value: bytes) -> Entry | None:

@@ -7,10 +7,9 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from hashlib import sha1
-from importlib.resources import files
+from contextvars import Context
 from secrets import token_hex
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import hiredis
 from redis import exceptions as errors
@@ -20,12 +19,12 @@ from redis.asyncio.lock import Lock
 from redis_sessions.connect import Connector
 from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.events import logger
+from redis_sessions.stores.commands import Command, Script
 
-__all__ = ["Command", "PerLoop", "Script", "Wire"]
+__all__ = ["PerLoop", "Script", "Wire"]
 
 T = TypeVar("T")
 
-Command = tuple[Any, ...]
 _Closer = AsyncGenerator[None, None]
 
 # Its stub says one argument.
@@ -36,23 +35,17 @@ _NOT_NOW: Final = (
     *("OOM", "LOADING", "BUSY", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN"),
     *("TRYAGAIN", "NOREPLICAS"),
 )
+_SOON: Final = (
+    *(errors.BusyLoadingError, errors.ReadOnlyError, errors.OutOfMemoryError),
+    *(errors.ClusterDownError, errors.TryAgainError),
+)
 _MISFORTUNES: Final = (errors.RedisError, OSError)  # a TimeoutError is one
+HELD: Final = 2
+_LOOK_EVERY: Final = 1.0  # seconds
 _RIGHTS: Final = (
     *("NOPERM", "NOAUTH", "WRONGPASS"),
     *("ACL failure", "can't run this command"),  # inside a script: Redis 7 and later, 6.2
 )
-
-
-class Script:
-    """A Lua script; a command that calls it."""
-
-    def __init__(self, file: str) -> None:
-        self.text = (files("redis_sessions.stores") / file).read_bytes()
-        self.sha = sha1(self.text, usedforsecurity=False).hexdigest()
-
-    def call(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
-        """The command that runs it by name; a server that doesn't know the name is told."""
-        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
 
 class PerLoop(Generic[T]):
@@ -105,20 +98,43 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
-class _Line(NamedTuple):
+class _Line:
     """A pool, and those of its connections that wait for the next batch, their replies read."""
 
-    pool: ConnectionPool
-    idle: list[Any]
+    __slots__ = ("closed", "deposed", "idle", "pool")
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.pool = pool
+        self.idle: list[Any] = []
+        self.closed = False
+        self.deposed = False  # it was closed because its server is the primary no more
 
     async def take(self) -> Any:
         """A connection that is there already, if it is clean and open; else a new one."""
+        if self.closed:
+            raise errors.ConnectionError("it was closed meanwhile")
         while self.idle:
             connection = self.idle.pop()
             if connection.is_connected and not await connection.can_read():
                 return connection
             await self.drop(connection)  # the server has closed it meanwhile
-        return await self.pool.get_connection()
+        try:
+            return await self.pool.get_connection()
+        except BaseException as exc:
+            await Connector.tidy(self.pool)
+            if isinstance(exc, _MISFORTUNES) or not isinstance(exc, Exception):
+                raise
+            # Seen of redis-py's, where a Sentinel goes away meanwhile.
+            raise errors.ConnectionError(f"{type(exc).__name__}: {exc}") from exc
+
+    async def give_back(self, connection: Any) -> None:
+        """Hold it for the next batch; a few, since what is held isn't there for locks."""
+        if self.closed:
+            await self.drop(connection)
+        elif len(self.idle) < HELD:
+            self.idle.append(connection)
+        else:
+            await self.pool.release(connection)
 
     async def drop(self, connection: Any) -> None:
         await connection.disconnect(nowait=True)
@@ -134,6 +150,7 @@ class Wire:
 
     def __init__(self, connector: Connector, timeout: float, scripts: Sequence[Script]) -> None:
         self._connector = connector
+        self._watched = connector.watched
         self._timeout = timeout
         self._scripts = scripts
         self._opening = asyncio.Lock()
@@ -141,18 +158,24 @@ class Wire:
         # Whose wire nobody holds any more, its connections are closed where their loop runs.
         self._closers: set[_Closer] = set()
         self._giving: set[asyncio.Future[None]] = set()
+        self._looked = float("-inf")
+        self._look: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         weakref.finalize(self, _close_all, self._closers, loop, os.getpid()).atexit = False
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
+    async def send(self, commands: Sequence[Command], longer: float = 0) -> list[Any]:
         """Each command's reply, or the redis-py error that is its own; they leave together.
 
-        Raises `StoreError` for what befalls all of them.
+        `longer`: seconds that one of them takes by its nature. Raises `StoreError` for what
+        befalls all of them.
         """
         # Opening may start a server, which takes its own time.
         line = self._line or await self._open()
+        if self._watched:
+            self._look_around(line)
+        seconds = self._timeout + longer
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(seconds):
                 replies = await _exchange(line, commands)
                 for reply in replies:
                     if isinstance(reply, errors.NoScriptError):
@@ -160,7 +183,9 @@ class Wire:
                         return (await _exchange(line, [*load, *commands]))[len(load) :]
                 return replies
         except _MISFORTUNES as exc:
-            raise await self._befallen(exc, self._timeout) from exc
+            if line.deposed and line is not self._line:
+                return await self.send(commands, longer)
+            raise await self._befallen(exc, seconds) from exc
 
     async def send_one(self, *command: Any) -> Any:
         """One command's reply; raises `StoreError`."""
@@ -204,6 +229,8 @@ class Wire:
     async def _befallen(self, exc: Exception, seconds: float) -> StoreError:
         """What befell all that was sent, for those who use a store."""
         if isinstance(exc, (TimeoutError, errors.TimeoutError)):
+            if self._line is not None:
+                await self._line.drop_idle()  # the Sentinels may know of another primary by now
             where = self._connector.where
             return StoreUnavailableError(
                 f"{where} didn't answer within {seconds:g} s", reason="timeout"
@@ -212,11 +239,30 @@ class Wire:
             await self.close()  # to open is to start it again
         return self.translated(exc)
 
+    def _look_around(self, line: _Line) -> None:
+        """Ask the Sentinels now and then: a primary that hung may not know that it was deposed."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked >= _LOOK_EVERY and (self._look is None or self._look.done()):
+            self._looked = now
+            self._look = asyncio.create_task(self._leave_if_moved(line), context=Context())
+
+    async def _leave_if_moved(self, line: _Line) -> None:
+        if await self._connector.has_moved(line.pool) and line is self._line:
+            line.deposed = True
+            await self.close()
+
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
-        self._line = None
-        while self._closers:
-            await self._closers.pop().aclose()
+        if self._look is not None and self._look is not asyncio.current_task():
+            self._look.cancel()
+            await asyncio.wait([self._look])  # it holds a connection to a Sentinel
+        if self._line is not None:
+            self._line.closed = True
+            self._line = None
+        closers = list(self._closers)  # and not those of whoever opens again meanwhile
+        self._closers.difference_update(closers)
+        for closer in closers:
+            await closer.aclose()
 
     def translated(self, exc: Exception) -> StoreError:
         """What an error of redis-py, or of a script's item, is for those who use a store."""
@@ -229,8 +275,9 @@ class Wire:
         )
         if isinstance(exc, refused) or any(word in text for word in _RIGHTS):
             return StoreUnavailableError(f"{where} refused: {text}", reason="refused")
-        not_now = (errors.BusyLoadingError, errors.ReadOnlyError, errors.OutOfMemoryError)
-        if isinstance(exc, not_now) or any(word in text for word in _NOT_NOW):
+        if isinstance(exc, (errors.AskError, errors.ClusterCrossSlotError)):  # MOVED is an ASK
+            return StoreError(f"{where} is a node of a Cluster: write redis+cluster://…")
+        if isinstance(exc, _SOON) or any(word in text for word in _NOT_NOW):
             return StoreUnavailableError(f"{where} can't serve now: {text}", reason="server")
         if isinstance(exc, errors.MaxConnectionsError):
             return StoreUnavailableError(f"max_connections is too low: {text}", reason="full")
@@ -246,7 +293,7 @@ class Wire:
                 closer = _disconnect_at_the_end(pool)
                 await anext(closer)
                 self._closers.add(closer)
-                self._line = _Line(pool, [])
+                self._line = _Line(pool)
             return self._line
 
 
@@ -273,7 +320,7 @@ async def _exchange(line: _Line, commands: Sequence[Command]) -> list[Any]:
                 raise
             retried = True
             continue
-        line.idle.append(connection)
+        await line.give_back(connection)
         if any(isinstance(reply, errors.ReadOnlyError) for reply in replies):
             await line.drop_idle()  # they lead to a primary that was demoted
         return replies
@@ -296,4 +343,4 @@ async def _disconnect_at_the_end(pool: ConnectionPool) -> _Closer:
     try:
         yield
     finally:
-        await pool.disconnect()
+        await Connector.close(pool)

@@ -9,6 +9,7 @@ import pytest
 from redis_sessions import MemoryStore, RedisStore
 from redis_sessions.stores.protocols import SessionIndex
 from redis_sessions.testing import IndexConformance
+from tests.deployments import Deployment
 from tests.support import Server
 
 
@@ -26,5 +27,15 @@ class TestRedisIndex(IndexConformance):
     @pytest.fixture
     async def index(self, server: Server, prefix: str) -> AsyncIterator[SessionIndex]:
         store = RedisStore(server.url, prefix=prefix)
+        yield store
+        await store.close()
+
+
+class TestDeployments(IndexConformance):
+    """Over Sentinel, Cluster, TLS, an ACL's user, with replicas that are read and waited for."""
+
+    @pytest.fixture
+    async def index(self, deployment: Deployment, prefix: str) -> AsyncIterator[SessionIndex]:
+        store = RedisStore(deployment.url, prefix=f"session:{prefix}", **deployment.options)
         yield store
         await store.close()

@@ -8,6 +8,7 @@ import pytest
 
 from redis_sessions import MemoryStore, RedisStore, SessionStore
 from redis_sessions.testing import StoreConformance
+from tests.deployments import Deployment
 from tests.support import LOOPS, Server
 
 
@@ -36,5 +37,15 @@ class TestRedisStore(StoreConformance):
     ) -> AsyncIterator[SessionStore]:
         url = server.url if socket == "tcp" else server.unix_url
         store = RedisStore(url, prefix=prefix)
+        yield store
+        await store.close()
+
+
+class TestDeployments(StoreConformance):
+    """Over Sentinel, Cluster, TLS, an ACL's user, with replicas that are read and waited for."""
+
+    @pytest.fixture
+    async def store(self, deployment: Deployment, prefix: str) -> AsyncIterator[SessionStore]:
+        store = RedisStore(deployment.url, prefix=f"session:{prefix}", **deployment.options)
         yield store
         await store.close()

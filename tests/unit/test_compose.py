@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import SessionMiddleware, generate_key
+from redis_sessions import generate_key
+from redis_sessions.urls import Deployment
 from tests.support import ROOT
 
 PROFILES = ["single", "sentinel", "cluster", "tls"]
@@ -77,13 +78,14 @@ def test_profile_has_an_application(config: Config, profile: str) -> None:
     assert [name for name in found if name.endswith("-app")] == [f"{profile}-app"]
 
 
-@pytest.mark.parametrize("profile", ["single", "tls"])
-def test_store_is_one(config: Config, profile: str) -> None:
-    """The middleware takes the URL."""
-    environment = config(profile, key=generate_key())["services"][f"{profile}-app"]["environment"]
-    SessionMiddleware.check(
-        secret_key=environment["SESSION_SECRET_KEY"], store=environment["SESSION_STORE"]
-    )
+@pytest.mark.parametrize(
+    ("profile", "kind"),
+    [("single", "server"), ("sentinel", "sentinel"), ("cluster", "cluster"), ("tls", "server")],
+)
+def test_store_is_one(config: Config, profile: str, kind: str) -> None:
+    """The store takes the URL, and knows what it leads to."""
+    environment = config(profile)["services"][f"{profile}-app"]["environment"]
+    assert Deployment.of(environment["SESSION_STORE"]).kind == kind
 
 
 def test_nothing_is_reachable_from_elsewhere(config: Config) -> None:

@@ -1,0 +1,183 @@
+"""One server, as one event loop sees it: a wire, and the queues before it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, cast
+
+from redis import exceptions as errors
+
+from redis_sessions.connect import Connector
+from redis_sessions.stores.coalescing import Batcher, Health
+from redis_sessions.stores.commands import (
+    COMMIT,
+    Command,
+    Item,
+    Question,
+    Script,
+    Write,
+    answer_of,
+    command_of,
+    failure,
+)
+from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.replicas import Replicas
+from redis_sessions.stores.wire import Wire
+
+__all__ = ["REDIRECTS", "Channel"]
+
+REDIRECTS: Final = (
+    *(errors.AskError, errors.TryAgainError),  # MOVED is an ASK
+    *(errors.ClusterDownError, errors.ReadOnlyError),
+)
+"""What a Cluster's node says of one item, for whoever knows the other nodes."""
+
+
+_NO_PRIMARY: Final = "WAIT cannot be used with replica"
+
+
+class Channel:
+    """Sends what arrives together together: as few commands as the server allows.
+
+    `sharded`: it is a Cluster's node, where each item is a command of its own, and its failure
+    may be one of `REDIRECTS`. What has to wait for replicas has queues of its own, since the
+    wait holds up what comes after it on its connection.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        timeout: float,
+        scripts: Sequence[Script],
+        waits: Durability | None = None,
+        *,
+        sharded: bool = False,
+    ) -> None:
+        self.connector = connector
+        self.wire = Wire(connector, timeout, [COMMIT, *scripts])
+        self.health = health = Health()
+        self._waits = waits
+        self._sharded = sharded
+        get, write, ask = (
+            (self._each, self._each, self._each)
+            if sharded
+            else (self._get_all, self._write_all, self._ask_all)
+        )
+        self.loads = Batcher[str, "bytes | None"](get, health, timeout)
+        self.writes = Batcher[Write, int](write, health, timeout)
+        self.questions = Batcher[Question, Any](ask, health, timeout)
+        self.sure_writes, self.sure_questions = self.writes, self.questions
+        self.asks = Batcher[Item, Any](self._each_asking, health, timeout) if sharded else None
+        """For slots that are on their way to this node."""
+        here = connector.deployment
+        self.replicas: Replicas | None = None
+        if here.reads_replicas:
+            known = here.hosts[1:] if here.kind == "server" else ()
+            self.replicas = Replicas(connector, self.wire, timeout, known, sharded=sharded)
+        if waits is not None:
+            patience = timeout + waits.timeout
+            surely = self._each_surely if sharded else self._write_surely
+            self.sure_writes = Batcher(surely, health, patience)
+            self.sure_questions = Batcher(self._each_surely, health, patience)
+
+    def nearby(self, key: str) -> Awaitable[bytes | None] | None:
+        """A replica's copy, or nothing; None if no replica may be asked now."""
+        return None if self.replicas is None else self.replicas.load(key)
+
+    def lock(self, name: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[bool]:
+        """A lock; whether it was free in time."""
+        return self.wire.lock(name, wait=wait, hold=hold)
+
+    async def info(self, section: str) -> list[bytes]:
+        """What each server says of itself; `StoreError`."""
+        return [await self.questions.submit(Question("", ("INFO", section)), 512)]
+
+    async def close(self) -> None:
+        """Disconnect; a later command opens again."""
+        if self.replicas is not None:
+            await self.replicas.close()
+        await self.wire.close()
+
+    # -- one server: few commands
+
+    async def _get_all(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        unique = list(dict.fromkeys(keys))
+        values = await self.wire.send_one("MGET", *unique)
+        self._note(values)
+        if len(unique) == len(keys):
+            return cast("list[bytes | None]", values)
+        found: dict[str, bytes | None] = dict(zip(unique, values, strict=True))
+        return [found[key] for key in keys]
+
+    async def _write_all(self, writes: Sequence[Write]) -> list[int | Exception]:
+        return self._verdicts(await self.wire.send_one(*_commit(writes)))
+
+    async def _ask_all(self, questions: Sequence[Question]) -> list[Any]:
+        replies = await self.wire.send([question.command for question in questions])
+        return [self.wire.translated(r) if isinstance(r, errors.RedisError) else r for r in replies]
+
+    async def _write_surely(self, writes: Sequence[Write]) -> list[int | Exception]:
+        (reply,), confirmed = await self._and_wait([_commit(writes)])
+        if isinstance(reply, errors.RedisError):
+            raise self.wire.translated(reply) from reply
+        return self._judge(writes, self._verdicts(reply), confirmed)
+
+    # -- a Cluster's node: a command for each
+
+    async def _each(self, items: Sequence[Item]) -> list[Any]:
+        replies = await self.wire.send([command_of(item) for item in items])
+        if isinstance(items[0], str):
+            self._note(replies)
+        return self._answers(items, replies)
+
+    async def _each_surely(self, items: Sequence[Item]) -> list[Any]:
+        replies, confirmed = await self._and_wait([command_of(item) for item in items])
+        return self._judge(items, self._answers(items, replies), confirmed)
+
+    async def _each_asking(self, items: Sequence[Item]) -> list[Any]:
+        commands = [part for item in items for part in (("ASKING",), command_of(item))]
+        waits = self._waits
+        if waits is None or not any(map(waits.concerns, items)):
+            return self._answers(items, (await self.wire.send(commands))[1::2])
+        replies, confirmed = await self._and_wait(commands)
+        return self._judge(items, self._answers(items, replies[1::2]), confirmed)
+
+    # -- replies
+
+    def _note(self, records: Sequence[Any]) -> None:
+        """Records are as large as they were lately: that is how many fit into a batch."""
+        mean = sum(len(record) for record in records if isinstance(record, bytes)) // len(records)
+        self.loads.reply_size += (mean - self.loads.reply_size) // 4
+
+    async def _and_wait(self, commands: Sequence[Command]) -> tuple[list[Any], Any]:
+        assert self._waits is not None
+        longer = self._waits.timeout
+        *replies, confirmed = await self.wire.send([*commands, self._waits.command], longer)
+        return replies, confirmed
+
+    def _judge(self, items: Sequence[Item], answers: list[Any], confirmed: Any) -> list[Any]:
+        assert self._waits is not None
+        if isinstance(confirmed, errors.RedisError):
+            if _NO_PRIMARY not in str(confirmed):
+                raise self.wire.translated(confirmed) from confirmed
+            confirmed = 0  # it was demoted in between
+        return self._waits.judge(items, answers, confirmed)
+
+    def _verdicts(self, reply: Sequence[int | bytes]) -> list[int | Exception]:
+        return [a if isinstance(a, int) else self.wire.translated(failure(a)) for a in reply]
+
+    def _answers(self, items: Sequence[Item], replies: Sequence[Any]) -> list[Any]:
+        pairs = zip(items, replies, strict=True)
+        return [self._translated(answer_of(item, reply)) for item, reply in pairs]
+
+    def _translated(self, answer: Any) -> Any:
+        if not isinstance(answer, errors.RedisError):
+            return answer
+        redirected = self._sharded and isinstance(answer, REDIRECTS)
+        return answer if redirected else self.wire.translated(answer)
+
+
+def _commit(writes: Sequence[Write]) -> Command:
+    items = [part for write in writes for part in write[1:]]
+    return COMMIT.call([write.key for write in writes], items)

@@ -1,0 +1,293 @@
+"""A Cluster: which node has a key, a channel to each node, and what to do when they disagree.
+
+The slot map is our own. An item goes to its slot's node in that node's next batch, and is sent
+again, alone, where a node names another one: within one deadline, and to nobody else's cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context
+from secrets import token_hex
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from redis import exceptions as errors
+from redis.asyncio.lock import Lock
+from redis.crc import key_slot
+
+from redis_sessions.connect import Connector
+from redis_sessions.errors import StoreError, StoreUnavailableError
+from redis_sessions.events import logger
+from redis_sessions.stores.channel import Channel
+from redis_sessions.stores.coalescing import AWAY
+from redis_sessions.stores.commands import Item, Question, Script, Write
+from redis_sessions.stores.durability import Durability
+from redis_sessions.urls import Address
+
+__all__ = ["Cluster"]
+
+T = TypeVar("T")
+Sent = TypeVar("Sent", bound=Item)
+
+SLOTS: Final = 16_384
+_REFRESH_EVERY: Final = 0.1  # seconds
+_ASKED: Final = 8  # nodes, for one map
+_PAUSE: Final = 0.01  # seconds at most before it is tried again, and each time twice that
+_LONGEST_PAUSE: Final = 0.3
+_LOCK_POLL: Final = 0.02
+
+_LATER: Final = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
+
+Queue = Literal["loads", "writes", "questions", "sure_writes", "sure_questions"]
+
+
+class _Lane(Generic[Sent, T]):
+    """One kind of item, to whichever node has it: what a channel's queue is to one server."""
+
+    def __init__(self, cluster: Cluster, queue: Queue) -> None:
+        self._cluster = cluster
+        self._queue: Queue = queue
+
+    def ask(self, item: Sent, size: int) -> Awaitable[T]:
+        return self._cluster.run(self._queue, item, size)
+
+    submit = ask
+
+
+class Cluster:
+    """The nodes of one Cluster, as one event loop sees them. It has what a `Channel` has."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        timeout: float,
+        scripts: Sequence[Script],
+        waits: Durability | None = None,
+    ) -> None:
+        self._connector = connector
+        self._timeout = timeout
+        self._scripts = scripts
+        self._waits = waits
+        self._loop = asyncio.get_running_loop()
+        self._nodes: dict[Address, Channel] = {}
+        self._slots: list[Channel | None] = [None] * SLOTS
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshed = float("-inf")
+        self._trouble: StoreError | None = None  # why there is no map
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self.loads = _Lane[str, "bytes | None"](self, "loads")
+        self.writes = _Lane[Write, int](self, "writes")
+        self.questions = _Lane[Question, Any](self, "questions")
+        self.sure_writes = _Lane[Write, int](self, "sure_writes")
+        self.sure_questions = _Lane[Question, Any](self, "sure_questions")
+
+    async def run(self, queue: Queue, item: Item, size: int) -> Any:
+        """One item's answer, from the node that has its key; `StoreError`."""
+        slot = key_slot((item if isinstance(item, str) else item.key).encode())
+        ends = self._loop.time() + self._timeout
+        attempt = 0
+        while True:
+            node = self._slots[slot] or await self._find(slot)
+            try:
+                return await self._submit(node, queue, item, size)
+            except errors.MovedError as exc:
+                trouble: Exception = exc
+                self._slots[slot] = self._named_by(exc, node)
+                self._refresh()
+            except (*_LATER, errors.AskError) as exc:
+                trouble = exc
+                if isinstance(exc, errors.AskError):  # still the map's node, but not for this key
+                    target = self._named_by(exc, node)
+                    try:
+                        assert target.asks is not None
+                        return await target.asks.submit(item, size)
+                    except (*_LATER, errors.AskError) as told:
+                        trouble = told
+                else:
+                    self._refresh()
+            except StoreUnavailableError as exc:
+                trouble = exc
+                # All that is sent may be repeated, but it is of use elsewhere only.
+                if exc.reason not in AWAY or not await self._moved(slot, node, ends):
+                    raise
+            attempt += 1
+            if self._loop.time() > ends:
+                raise _translated(node, trouble) from trouble
+            if attempt > 1:
+                pause = min(_PAUSE * 2**attempt, _LONGEST_PAUSE)
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - to spread them
+
+    async def _submit(self, node: Channel, queue: Queue, item: Item, size: int) -> Any:
+        lane: Any = getattr(node, queue)
+        return await lane.submit(item, size)
+
+    def nearby(self, key: str) -> Awaitable[bytes | None] | None:
+        """A replica's copy, or nothing; None if no replica may be asked now."""
+        node = self._slots[key_slot(key.encode())]
+        return None if node is None else node.nearby(key)
+
+    @asynccontextmanager
+    async def lock(self, name: str, *, wait: float, hold: float) -> AsyncGenerator[bool, None]:
+        """A lock; whether it was free in time. Redis-py's would know of one node only."""
+        value = token_hex(16)
+        try:
+            yield await self._take(name, value, wait, hold)
+        finally:
+            # Also after a cancelled attempt, to which the server may have given it.
+            await asyncio.shield(self._keep(self._give_back(name, value)))
+
+    async def _take(self, name: str, value: str, wait: float, hold: float) -> bool:
+        ends = self._loop.time() + wait
+        while True:
+            if await self._ask(name, "SET", name, value, "NX", "PX", int(hold * 1000)):
+                return True
+            if await self._ask(name, "GET", name) == value.encode():
+                return True  # the first reply was lost
+            if self._loop.time() + _LOCK_POLL > ends:
+                return False
+            await asyncio.sleep(_LOCK_POLL)
+
+    async def _give_back(self, name: str, value: str) -> None:
+        try:
+            await self._ask(name, "EVAL", Lock.LUA_RELEASE_SCRIPT, 1, name, value)
+        except StoreError as exc:
+            logger.warning("sessions: a lock lapses by itself: %s", exc)
+
+    def _ask(self, key: str, *command: Any) -> Awaitable[Any]:
+        return self.questions.ask(Question(key, command), 256)
+
+    async def info(self, section: str) -> list[bytes]:
+        """What each primary says of itself; `StoreError`."""
+        await self._find(0)
+        nodes = {id(node): node for node in self._slots if node is not None}
+        return [text for node in nodes.values() for text in await node.info(section)]
+
+    async def close(self) -> None:
+        """Disconnect; a later command opens again."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+        nodes = list(self._nodes.values())
+        self._nodes.clear()
+        self._slots = [None] * SLOTS
+        for node in nodes:
+            await node.close()
+
+    # -- the map
+
+    async def _find(self, slot: int) -> Channel:
+        """The slot's node by a map that is fetched first."""
+        if self._slots[slot] is None:
+            await self._refreshed_within(self._timeout)
+        node = self._slots[slot]
+        if node is not None:
+            return node
+        where = self._connector.where
+        raise self._trouble or StoreUnavailableError(
+            f"{where} has no node for slot {slot}", reason="server"
+        )
+
+    async def _moved(self, slot: int, node: Channel, ends: float) -> bool:
+        """Whether another node than the one that is away has the slot by now."""
+        await self._refreshed_within(ends - self._loop.time())
+        return self._slots[slot] not in (node, None)
+
+    async def _refreshed_within(self, seconds: float) -> None:
+        refresh = self._refresh()
+        if refresh is not None and seconds > 0:
+            await asyncio.wait([refresh], timeout=seconds)
+
+    def _refresh(self) -> asyncio.Task[None] | None:
+        """Fetch the map again, unless that has just been done: one at a time, for all."""
+        running = self._refreshing
+        if running is not None and not running.done():
+            return running
+        if self._loop.time() < self._refreshed + _REFRESH_EVERY:
+            return None
+        self._refreshing = task = self._loop.create_task(self._fetch(), context=Context())
+        return task
+
+    async def _fetch(self) -> None:
+        for node in self._to_ask():
+            try:
+                async with asyncio.timeout(self._timeout / 4):
+                    reply = await node.wire.send_one("CLUSTER", "SLOTS")
+                await self._adopt(reply, node)
+            except TimeoutError:
+                where = node.connector.where
+                self._trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
+            except StoreError as exc:
+                self._trouble = exc
+            else:
+                self._trouble = None
+                break
+        self._refreshed = self._loop.time()
+
+    def _to_ask(self) -> list[Channel]:
+        """Those that seem well first, the URL's among them."""
+        seeds = [self._node(address) for address in self._connector.deployment.hosts]
+        nodes = [*{id(n): n for n in (*self._nodes.values(), *seeds)}.values()]
+        random.shuffle(nodes)
+        return sorted(nodes, key=lambda node: node.health.trouble is not None)[:_ASKED]
+
+    async def _adopt(self, reply: Any, asked: Channel) -> None:
+        """CLUSTER SLOTS: [first, last, primary, replica ...] for each range of slots."""
+        slots: list[Channel | None] = [None] * SLOTS
+        for first, last, primary, *replicas in reply:
+            node = self._node(_address(primary[0], primary[1], asked))
+            if node.replicas is not None:
+                node.replicas.addresses = [_address(r[0], r[1], asked) for r in replicas]
+            slots[first : last + 1] = [node] * (last - first + 1)
+        if not any(slots):
+            raise StoreUnavailableError(
+                f"{asked.connector.where} knows of no slots that are served", reason="server"
+            )
+        self._slots = slots
+        kept = {id(node) for node in slots}
+        seeds = self._connector.deployment.hosts
+        for address, node in list(self._nodes.items()):
+            if id(node) not in kept and address not in seeds:
+                del self._nodes[address]
+                await node.close()
+
+    def _named_by(self, told: errors.AskError, by: Channel) -> Channel:
+        named: Any = told
+        return self._node(_address(named.host, named.port, by))
+
+    def _node(self, address: Address) -> Channel:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = Channel(
+                self._connector.to(address),
+                self._timeout,
+                self._scripts,
+                self._waits,
+                sharded=True,
+            )
+        return node
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _address(host: str | bytes | None, port: int, asked: Channel) -> Address:
+    """A node's; a host that it doesn't know is the one that was asked."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if not name or name == "?":
+        name = asked.connector.address[0]
+    return name, int(port)
+
+
+def _translated(node: Channel, trouble: Exception) -> StoreError:
+    if isinstance(trouble, StoreError):
+        return trouble
+    if isinstance(trouble, errors.AskError):
+        where = node.connector.where
+        return StoreUnavailableError(f"{where} sends its clients on, in circles", reason="server")
+    return node.wire.translated(trouble)

@@ -1,0 +1,89 @@
+"""What a store asks a server: reads, compare-and-sets, and questions to an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final, Literal, NamedTuple
+
+from redis.exceptions import RedisError, ResponseError
+
+__all__ = [
+    "ABSENT",
+    "COMMIT",
+    "END",
+    "Command",
+    "Item",
+    "Question",
+    "Script",
+    "Weight",
+    "Write",
+    "answer_of",
+    "command_of",
+    "failure",
+]
+
+Command = tuple[Any, ...]
+Weight = Literal["read", "touch", "lifecycle"]
+
+ABSENT: Final = b""
+END: Final = b"*"
+
+
+class Script:
+    """A Lua script; a command that calls it."""
+
+    def __init__(self, file: str) -> None:
+        self.text = (files("redis_sessions.stores") / file).read_bytes()
+        self.sha = sha1(self.text, usedforsecurity=False).hexdigest()
+
+    def call(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+        """The command that runs it by name; a server that doesn't know the name is told."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+COMMIT: Final = Script("commit.lua")
+
+
+class Write(NamedTuple):
+    """One item of the commit script."""
+
+    key: str
+    expected: bytes
+    """The version that must be there; `ABSENT`, or `END`."""
+    value: bytes
+    ttl: int
+
+
+class Question(NamedTuple):
+    """A command to one index, or other key."""
+
+    key: str
+    command: Command
+    weight: Weight = "read"
+    """What a failover would lose with it."""
+
+
+Item = str | Write | Question
+"""A key to read, or one of the others."""
+
+
+def command_of(item: Item) -> Command:
+    """The command that is about this item alone."""
+    if isinstance(item, str):
+        return "GET", item
+    return item.command if isinstance(item, Question) else COMMIT.call([item.key], item[1:])
+
+
+def answer_of(item: Item, reply: Any) -> Any:
+    """What that command's reply is for who asked: an answer, or an error of redis-py."""
+    if isinstance(item, Write) and not isinstance(reply, RedisError):
+        answer = reply[0]
+        return answer if isinstance(answer, int) else failure(answer)
+    return reply
+
+
+def failure(answer: bytes) -> ResponseError:
+    """What the commit script says of one item that it couldn't write."""
+    return ResponseError(answer.decode(errors="replace"))

@@ -1,0 +1,43 @@
+"""The lifecycle's tests that need no eyes on the server, over every deployment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from redis_sessions import RedisStore, SessionManager
+from tests.deployments import Deployment
+from tests.integration import test_lifecycle as lifecycle
+from tests.integration.apps import manager_on
+
+test_64_increments = lifecycle.test_64_increments
+test_64_keys = lifecycle.test_64_keys
+test_a_late_change_after_a_revocation = lifecycle.test_a_late_change_after_a_revocation
+test_a_refused_sign_in_is_503 = lifecycle.test_a_refused_sign_in_is_503
+test_a_value_is_taken_once = lifecycle.test_a_value_is_taken_once
+test_another_process_holds_the_lock = lifecycle.test_another_process_holds_the_lock
+test_devices = lifecycle.test_devices
+test_late_changes_are_merged = lifecycle.test_late_changes_are_merged
+test_password_reset = lifecycle.test_password_reset
+test_revoked_while_a_request_is_under_way = lifecycle.test_revoked_while_a_request_is_under_way
+test_revoking_an_id_of_ones_making = lifecycle.test_revoking_an_id_of_ones_making
+test_saving_in_a_background_task = lifecycle.test_saving_in_a_background_task
+test_signing_out_everywhere = lifecycle.test_signing_out_everywhere
+
+
+@pytest.fixture
+async def workers(deployment: Deployment, prefix: str) -> AsyncIterator[list[SessionManager]]:
+    """Four processes' managers, each with a store of its own."""
+    stores = [
+        RedisStore(deployment.url, prefix=f"session:{prefix}", **deployment.options)
+        for _ in range(4)
+    ]
+    yield [manager_on(store) for store in stores]
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+def manager(workers: list[SessionManager]) -> SessionManager:
+    return workers[0]
