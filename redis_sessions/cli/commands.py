@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
 import os
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -12,6 +17,16 @@ from rich.markup import escape
 
 from redis_sessions import ConfigurationError, __version__, generate_key
 from redis_sessions.cli import key, require
+from redis_sessions.cli.acl import (
+    PLACEHOLDER,
+    Role,
+    acl_line,
+    password_rule,
+    rules,
+    sentinel_rules,
+)
+from redis_sessions.cli.findings import Finding, Level, find, merged
+from redis_sessions.cli.gather import gather
 from redis_sessions.embedded import find_server
 
 __all__ = ["app"]
@@ -44,6 +59,125 @@ def options(
 
 
 @app.command()
+def acl(
+    role: Annotated[
+        Role,
+        typer.Option(
+            help="app: the application. admin: lists and ends a user's sessions. "
+            "monitor: reads INFO and counts keys, and sees none of them."
+        ),
+    ] = Role.APP,
+    user: Annotated[str, typer.Option(help="The user's name; by default the role's.")] = "",
+    prefix: Annotated[str, typer.Option(help="As the application's prefix=.")] = "session:",
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its first line is the password, of which the rule has the SHA-256 alone.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="For the nodes of a Cluster.")] = False,
+    replicas: Annotated[
+        bool,
+        typer.Option("--replicas", help="With replicas=read or wait_replicas= in use."),
+    ] = False,
+    sentinel: Annotated[
+        bool,
+        typer.Option(
+            "--sentinel",
+            help="For the Sentinels themselves. The servers that they watch need the line "
+            "without it.",
+        ),
+    ] = False,
+    file: Annotated[bool, typer.Option("--file", help="A line of an ACL file.")] = False,
+    setinfo: Annotated[
+        bool,
+        typer.Option("--setinfo/--no-setinfo", help="--no-setinfo: for Redis 7.0 and 7.1."),
+    ] = True,
+) -> None:
+    """Print the ACL SETUSER command that gives a Redis user the least that its role needs.
+
+    Write the password in the place of >PASSWORD, and send it as an administrator: by ACL SETUSER,
+    then ACL SAVE or CONFIG REWRITE on each server. Or put the password into a file that only you
+    can read (openssl rand -base64 33 makes a good one), and give it as --password-file.
+    """
+    try:
+        if sentinel and (cluster or replicas):
+            raise ConfigurationError("--sentinel is for Sentinels: leave the other options out")
+        password = PLACEHOLDER
+        if password_file is not None:
+            password = password_rule(password_file.read_text().partition("\n")[0].rstrip("\r"))
+        allowed = (
+            sentinel_rules(setinfo=setinfo)
+            if sentinel
+            else rules(role, prefix=prefix, cluster=cluster, replicas=replicas, setinfo=setinfo)
+        )
+        print(acl_line(user or role.value, password, allowed, file=file))
+    except ConfigurationError as exc:
+        _refuse(exc)
+
+
+@app.command()
+def check(
+    url: Annotated[str, typer.Argument(help="The store's URL, as the application has it.")],
+    prefix: Annotated[str, typer.Option(help="As the application's prefix=.")] = "session:",
+    timeout: Annotated[float, typer.Option(help="Seconds for each question, up to 2.5.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one object.")] = False,
+) -> None:
+    """Look whether a Redis is fit for sessions, and say what to do about what isn't.
+
+    It writes a record, an index and a lock under the prefix, which are gone after a second. As the
+    application's user it tells whether that has its rights; as an administrator it tells the most.
+    What the user may not ask is unknown, and no fault.
+
+    The status is 0 if all is well, 1 if something is a warning, 2 if something has failed.
+    """
+    logging.getLogger("redis_sessions").addHandler(logging.NullHandler())  # it is all in here
+    try:
+        facts = asyncio.run(gather(url, prefix=prefix, timeout=timeout))
+    except ConfigurationError as exc:
+        _refuse(exc)
+    findings = find(facts)
+    worst = max(Level.OK, *(finding.level for finding in findings))
+    if as_json:
+        print(json.dumps({"status": worst.word, "findings": [_plain(f) for f in findings]}))
+    else:
+        _show(merged(findings))
+    raise typer.Exit(worst)
+
+
+def _plain(finding: Finding) -> dict[str, object]:
+    return {**vars(finding), "level": finding.level.word, "details": dict(finding.details)}
+
+
+_STYLES: Final = {
+    Level.OK: "green",
+    Level.WARN: "yellow",
+    Level.FAIL: "bold red",
+    Level.UNKNOWN: "dim",
+}
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    console = Console(highlight=False)
+    for finding in findings:
+        style, word = _STYLES[finding.level], f"{finding.level.word:8}"
+        where = f" ({finding.server})" if finding.server else ""
+        console.print(
+            f"[{style}]{word}[/] {finding.check + ':':16} {escape(finding.text + where)}",
+            soft_wrap=True,
+        )
+        if finding.advice:
+            console.print(f"{'':26}{escape(finding.advice)}", soft_wrap=True)
+
+
+def _refuse(exc: ConfigurationError) -> NoReturn:
+    Console(stderr=True).print(f"redis-sessions: {escape(str(exc))}", soft_wrap=True)
+    raise typer.Exit(2) from exc
+
+
+@app.command()
 def demo(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
@@ -72,8 +206,7 @@ def demo(
         if store.startswith("memory:") and workers > 1:
             raise ConfigurationError("memory:// is one process' own: leave --workers out")
     except ConfigurationError as exc:
-        Console(stderr=True).print(f"redis-sessions: {escape(str(exc))}", soft_wrap=True)
-        raise typer.Exit(2) from exc
+        _refuse(exc)
 
     config = uvicorn.Config(
         "redis_sessions.demo:from_environment",

@@ -40,10 +40,9 @@ PASSWORD: Final = "development"  # noqa: S105 - known to everybody
 USERS: Final = """\
 user default off resetpass
 user health on nopass -@all +ping
-user app on #875b9380866e9d56e7110b0ee310962c16d9d4ae103f829d62bdffd2cbe7c61d -@all ~session:* \
-+get +mget +set +getrange +del +exists +pexpire +pttl +hget +hmget +hset +hdel +hlen +hexists \
-+hgetall +hscan +hrandfield +time +eval +evalsha +script|load +ping +hello +auth +select +info \
-+wait +client|setinfo +client|setname +client|id
+user app on #875b9380866e9d56e7110b0ee310962c16d9d4ae103f829d62bdffd2cbe7c61d resetchannels -@all \
+~session:* +ping +client|setname +select +mget +script|load +evalsha +getrange +set +pexpire \
++time +hget +hset +hdel +hgetall +hrandfield +pttl +hlen +get +del +info +client|setinfo +wait
 """
 """deploy/redis/users.acl: what the application may do; `app`'s password is "development"."""
 

@@ -1,0 +1,67 @@
+"""What `redis-sessions check` knows of a deployment, before anybody judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Facts", "Sentinels", "Server"]
+
+
+@dataclass(frozen=True)
+class Server:
+    """What one server says. None: it didn't answer, or the user may not ask."""
+
+    address: str
+    place: str = ""
+    """primary or replica, as others say."""
+    error: str | None = None
+    """Why it can't be reached; everything else is then None."""
+    hello: Mapping[str, Any] | None = None
+    """`server`, `version`, `mode` and `role`: anybody may ask."""
+    info: Mapping[str, str] | None = None
+    config: Mapping[str, str] | None = None
+    """`protected-mode` and `save`."""
+    anonymous: bool | None = None
+    """Whether somebody without a password reads keys."""
+    clock: tuple[float, float] | None = None
+    """Seconds that it is ahead of this machine, and by how many that may be wrong."""
+    pings: Sequence[float] = ()
+    """Round trips, in seconds."""
+
+    @property
+    def role(self) -> str:
+        said = (self.info or {}).get("role") or (self.hello or {}).get("role", "")
+        return {"master": "primary", "slave": "replica"}.get(said, said or self.place)
+
+
+@dataclass(frozen=True)
+class Sentinels:
+    """Of those in the URL: how many answer, and what one of them says of the primary."""
+
+    asked: int
+    answered: int
+    others: int = 0
+    quorum: int = 0
+    replicas: int = 0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that was gathered. `kind` is the URL's: server, sentinel, cluster or embedded."""
+
+    kind: str
+    tls: bool
+    verified: bool = True
+    """With TLS: whether certificate and host name are checked."""
+    servers: Sequence[Server] = ()
+    sentinels: Sentinels | None = None
+    slots: int | None = None
+    """In a Cluster: how many of 16384 some node serves."""
+    shards: Mapping[str, int] = field(default_factory=dict[str, int])
+    """In a Cluster: the primaries, and how many replicas the others are told of."""
+    rights: str | None = None
+    """Why the dry run failed; None if it went well."""
+    unreachable: str | None = None
+    """Why nothing could be asked at all."""

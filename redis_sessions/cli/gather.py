@@ -1,0 +1,326 @@
+"""Asks the servers of a deployment what `findings` judges: over connections of its own.
+
+Each question has a deadline, and one that the server refuses leaves its fact unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain, repeat
+from secrets import token_hex
+from typing import Any, Final, TypeVar, cast
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    ClusterDownError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from redis_sessions.cli.facts import Facts, Sentinels, Server
+from redis_sessions.connect import Connector
+from redis_sessions.errors import SessionConflictError, StoreError
+from redis_sessions.record import tombstone
+from redis_sessions.stores.redis import RedisStore
+from redis_sessions.token import SessionToken
+from redis_sessions.urls import Address, Deployment
+
+__all__ = ["gather"]
+
+T = TypeVar("T")
+Ask = Callable[..., Awaitable[Any]]
+
+_BRIEF: Final = 1000  # milliseconds until what the dry run wrote is gone
+_OF_A_USER: Final = ("username", "password", "credential_provider", "db", "client_name")
+_RANGE = tuple[int, int, list[Address]]  # of slots, with the primary first
+
+
+async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> Facts:
+    """All facts about the store at this URL; `ConfigurationError` if it can't be one.
+
+    `timeout`, in seconds, is for each question.
+    """
+    store = RedisStore(url, prefix=prefix, timeout=timeout)  # refuses what can't work
+    deployment = Deployment.of(url)
+    found = Facts(deployment.kind, deployment.tls, verified=_verified(deployment.arguments))
+    asker = _Asker(deployment, timeout, prefix, pings)
+    try:
+        found, ranges = await asker.layout(found)
+        servers = await asyncio.gather(*(asker.server(s) for s in found.servers))
+        found = replace(found, servers=servers)
+        if any(server.error is None for server in servers):
+            found = replace(found, rights=await _dry_run(store, ranges))
+    except (RedisError, OSError, TimeoutError) as exc:
+        found = replace(found, unreachable=asker.said(exc))
+    finally:
+        await store.close()
+    return found
+
+
+def _verified(arguments: Mapping[str, Any]) -> bool:
+    checked = arguments.get("ssl_cert_reqs", "required") == "required"
+    return checked and bool(arguments.get("ssl_check_hostname", True))
+
+
+class _Asker:
+    """Knows how to reach the deployment's servers."""
+
+    def __init__(self, deployment: Deployment, timeout: float, prefix: str, pings: int) -> None:
+        self._deployment = deployment
+        self._connector = Connector(deployment, timeout)
+        self._timeout = timeout
+        self._prefix = prefix
+        self._pings = pings
+
+    def said(self, exc: Exception) -> str:
+        """Why it can't be reached, without what may be secret."""
+        if isinstance(exc, TimeoutError):
+            return f"{self._connector.where}: no answer within {self._timeout:g} s"
+        return f"{self._connector.where}: {exc}"
+
+    async def layout(self, found: Facts) -> tuple[Facts, Sequence[_RANGE]]:
+        """The servers that there are, named only; with the slots of a Cluster."""
+        here = self._deployment
+        if here.kind == "sentinel":
+            return await self._watched(found), ()
+        if here.kind == "cluster":
+            return await self._sharded(found)
+        return replace(found, servers=self._servers(here.hosts or (None,))), ()
+
+    def _servers(self, addresses: Iterable[Address | None]) -> list[Server]:
+        """The primary, and its replicas."""
+        places = chain(["primary"], repeat("replica"))
+        pairs = zip(addresses, places, strict=False)
+        return [Server(self._name(address), place) for address, place in pairs]
+
+    def _name(self, address: Address | None) -> str:
+        if address is None:
+            return "embedded" if self._connector.starts_server else self._connector.where
+        host, port = address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def _watched(self, found: Facts) -> Facts:
+        answers = await asyncio.gather(
+            *(self._sentinel(host) for host in self._deployment.hosts), return_exceptions=True
+        )
+        told = [answer for answer in answers if not isinstance(answer, BaseException)]
+        if not told:
+            raise next(answer for answer in answers if isinstance(answer, Exception))
+        state, copies = told[0]
+        sentinels = Sentinels(
+            asked=len(answers),
+            answered=len(told),
+            others=int(state["num-other-sentinels"]),
+            quorum=int(state["quorum"]),
+            replicas=int(state["num-slaves"]),
+        )
+        servers = self._servers([(state["ip"], int(state["port"])), *copies])
+        return replace(found, servers=servers, sentinels=sentinels)
+
+    async def _sentinel(self, address: Address) -> tuple[Mapping[str, Any], list[Address]]:
+        host, port = address
+        given: dict[str, Any] = {**self._deployment.sentinel_arguments, "decode_responses": True}
+        pool = ConnectionPool(self._deployment.sentinel_class, host=host, port=port, **given)
+        async with Redis.from_pool(pool) as client, asyncio.timeout(self._timeout):
+            state: Any = await client.sentinel_masters()
+            name = self._deployment.name
+            if name not in state:
+                raise RedisConnectionError(f"the Sentinels watch nothing that is called {name!r}")
+            copies: Any = await client.sentinel_slaves(name)
+            return state[name], [(copy["ip"], int(copy["port"])) for copy in copies]
+
+    async def _sharded(self, found: Facts) -> tuple[Facts, Sequence[_RANGE]]:
+        last: Exception = RedisConnectionError("no node answers")
+        for host in self._deployment.hosts:
+            try:
+                ranges = await self._with(host, _slots)
+            except (RedisError, OSError, TimeoutError) as exc:
+                last = exc
+                continue
+            ranges = [
+                (low, high, [(name or host[0], port) for name, port in nodes])
+                for low, high, nodes in ranges
+            ]
+            shards = {self._name(nodes[0]): len(nodes) - 1 for _, _, nodes in ranges}
+            groups = dict.fromkeys(tuple(nodes) for _, _, nodes in ranges)
+            servers = [server for nodes in groups for server in self._servers(nodes)]
+            return replace(
+                found,
+                servers=servers or [Server(self._name(host))],
+                slots=sum(high - low + 1 for low, high, _ in ranges),
+                shards=shards,
+            ), ranges
+        raise last
+
+    async def _with(
+        self,
+        address: Address | None,
+        questions: Callable[[Ask], Awaitable[T]],
+        deployment: Deployment | None = None,
+    ) -> T:
+        """What is asked over a connection to one server."""
+        connector = Connector(deployment or self._deployment, self._timeout, address)
+        pool = await connector.open()
+        client: Any = Redis(connection_pool=pool)
+
+        async def ask(*command: Any) -> Any:
+            async with asyncio.timeout(self._timeout):
+                return await client.execute_command(*command)
+
+        try:
+            return await questions(ask)
+        finally:
+            await connector.close(pool)
+
+    async def server(self, named: Server) -> Server:
+        """All that one server says of itself."""
+        address: Address | None = None
+        if self._deployment.hosts:
+            host, _, port = named.address.rpartition(":")
+            address = host.strip("[]"), int(port)
+        try:
+            known = await self._with(address, partial(self._questions, named))
+            return replace(known, anonymous=await self._anonymous(address))
+        except (RedisError, OSError, TimeoutError) as exc:
+            why = f"no answer within {self._timeout:g} s" if isinstance(exc, TimeoutError) else exc
+            return replace(named, error=str(why))
+
+    async def _questions(self, named: Server, ask: Ask) -> Server:
+        pings = [await _ping(ask) for _ in range(self._pings + 1)][1:]  # the first one connects
+        return replace(
+            named,
+            hello=_texts(await _or_none(ask("HELLO"))),
+            info=_texts(await _or_none(ask("INFO", "everything"))),
+            config=_texts(await _config(ask)),
+            clock=await _clock(ask),
+            pings=[ping for ping in pings if ping is not None],
+        )
+
+    async def _anonymous(self, address: Address | None) -> bool | None:
+        """Whether a key can be read without a password."""
+        given = {k: v for k, v in self._deployment.arguments.items() if k not in _OF_A_USER}
+        nobody = replace(self._deployment, arguments=given)
+        try:
+            await self._with(address, lambda ask: ask("GET", f"{self._prefix}check"), nobody)
+        except (ResponseError, AuthenticationError) as exc:
+            return isinstance(exc, (AskError, ClusterDownError))  # else it would have told
+        except RedisConnectionError as exc:
+            return False if "DENIED" in str(exc) else None  # protected mode
+        return True
+
+
+async def _slots(ask: Ask) -> list[_RANGE]:
+    reply = await ask("CLUSTER SLOTS")
+    return [(low, high, [_address(node) for node in nodes]) for low, high, *nodes in reply]
+
+
+def _address(node: Sequence[Any]) -> Address:
+    return _text(node[0] or ""), int(node[1])
+
+
+async def _or_none(question: Awaitable[T]) -> T | None:
+    try:
+        return await question
+    except ResponseError:
+        return None
+
+
+async def _config(ask: Ask) -> Any:
+    """Each asked by itself: servers before 7.0 take one name."""
+    found: dict[Any, Any] = {}
+    for name in ("protected-mode", "save"):
+        reply = await _or_none(ask("CONFIG GET", name))
+        if reply is None:
+            return None
+        found.update(_texts(reply) or {})
+    return found
+
+
+async def _ping(ask: Ask) -> float | None:
+    before = time.perf_counter()
+    if await _or_none(ask("PING")) is None:
+        return None
+    return time.perf_counter() - before
+
+
+async def _clock(ask: Ask) -> tuple[float, float] | None:
+    """Of several tries the one with the shortest round trip: it bounds the error."""
+    found: list[tuple[float, float]] = []
+    for _ in range(5):
+        began, before = time.time(), time.perf_counter()
+        reply = await _or_none(ask("TIME"))
+        if reply is None:
+            return None
+        half = (time.perf_counter() - before) / 2
+        found.append((half, int(reply[0]) + int(reply[1]) / 1e6 - (began + half)))
+    half, ahead = min(found)
+    return ahead, half
+
+
+def _texts(reply: Any) -> dict[str, str] | None:
+    if reply is None:
+        return None
+    pairs = _pairs(reply)
+    if pairs is None:
+        pairs = zip(reply[::2], reply[1::2], strict=True)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(value: Any) -> str:
+    if (pairs := _pairs(value)) is not None:  # redis-py's own reading of "offset=10,lag=0"
+        return ",".join(f"{name}={text}" for name, text in pairs)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _pairs(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    return cast("Mapping[Any, Any]", value).items() if isinstance(value, dict) else None
+
+
+# -- the dry run
+
+
+async def _dry_run(store: RedisStore, ranges: Sequence[_RANGE]) -> str | None:
+    """On each primary, what a store does to a record, an index and a lock; why it failed."""
+    primaries = {nodes[0]: (low, high) for low, high, nodes in reversed(ranges)}
+    for low, high in primaries.values() or [(0, 16383)]:
+        why = await _try(store, _within(store.prefix, low, high), low, high)
+        if why is not None:
+            return why
+    return None
+
+
+def _within(prefix: str, low: int, high: int) -> str:
+    """An id whose record is in one of these slots."""
+    while True:
+        id = SessionToken.generate().id
+        if low <= key_slot(f"{prefix}{id}".encode()) <= high:
+            return id
+
+
+async def _try(store: RedisStore, id: str, low: int, high: int) -> str | None:
+    index = token_hex(16)
+    while not low <= key_slot(f"{store.prefix}of:{index}".encode()) <= high:
+        index = token_hex(16)
+    try:
+        await store.commit(id, None, tombstone(0), _BRIEF)
+        await store.load(id)
+        await store.enter(index, id, age=0, own=-1, ttl=_BRIEF, descriptor=b"")
+        await store.entries(index)
+        await store.mark(index, id, ttl=_BRIEF)
+        await store.end(id, tombstone(0), _BRIEF)
+        for _ in range(2):  # so that one finds that the other was released
+            async with store.lock(id, wait=0.05, hold=1):
+                pass
+    except SessionConflictError:
+        return "a lock isn't released: the user lacks GET, DEL or EVALSHA"
+    except StoreError as exc:
+        return str(exc)
+    return None

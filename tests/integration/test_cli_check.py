@@ -1,0 +1,380 @@
+"""`redis-sessions check` on real servers: what it finds, what it says, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner, Result
+
+from redis_sessions.cli.acl import Role, acl_line, rules
+from redis_sessions.cli.commands import app
+from redis_sessions.testing import topology as topologies
+from redis_sessions.testing.topology import (
+    ClusterTopology,
+    SentinelTopology,
+    TlsTopology,
+    Topology,
+)
+from tests.support import ROOT, Server, StartServer, free_port
+
+SECRET = "a-password-of-ours"
+
+
+def check(url: str, *args: str) -> Result:
+    return CliRunner().invoke(app, ["check", url, *args])
+
+
+def levels(url: str, *args: str, status: int | None = None) -> dict[str, dict[str, Any]]:
+    """Each check's worst finding, by name, from `--json`; the status goes with the worst."""
+    done = check(url, "--json", *args)
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    order = ["unknown", "ok", "warn", "fail"]
+    assert found["status"] == ["ok", "warn", "fail"][done.exit_code]
+    if status is not None:
+        assert done.exit_code == status, done.stdout
+    worst: dict[str, dict[str, Any]] = {}
+    for finding in sorted(found["findings"], key=lambda one: order.index(one["level"])):
+        worst[finding["check"]] = finding
+    return worst
+
+
+def test_nothing_is_amiss(start_server: StartServer) -> None:
+    """deploy/redis, seen by its `app`: all well, but for what that user may not ask."""
+    users = str(ROOT / "deploy" / "redis" / "users.acl")
+    config = ROOT / "deploy" / "redis" / "redis.conf"
+    server = start_server("--aclfile", users, kind="redis", config=config)
+    found = levels(f"redis://app:development@127.0.0.1:{server.port}/0", status=0)
+
+    assert {name for name, finding in found.items() if finding["level"] != "ok"} == {
+        "protected mode"
+    }
+    assert found["memory"]["details"]["policy"] == "noeviction"
+    assert found["persistence"]["text"] == "append-only file"
+    assert "without a password nobody" in found["default user"]["text"]
+
+
+def test_what_it_writes_is_gone_soon(server: Server, prefix: str) -> None:
+    """The dry run's keys are under the prefix, and each has a TTL of a second at most."""
+    with Redis(port=server.port, protocol=2) as client:
+        levels(server.url, "--prefix", prefix)
+        keys: Any = client.keys(f"{prefix}*")
+        assert all(client.pttl(key) <= 1000 for key in keys)
+        assert all(client.pttl(key) != -1 for key in keys)
+
+
+def test_every_server_is_known(server: Server, prefix: str) -> None:
+    """Redis and Valkey by name and version; without a password there is a warning."""
+    found = levels(server.url, "--prefix", prefix, status=1)
+
+    name = "Valkey" if server.kind.startswith("valkey") else "Redis"
+    assert found["server"]["text"] == f"{name} {server.version}"
+    assert found["rights"]["level"] == found["latency"]["level"] == found["clock"]["level"] == "ok"
+    assert found["default user"]["level"] == "warn"
+    assert found["protected mode"]["text"] == "yes"
+    assert abs(found["clock"]["details"]["ahead"]) < 1
+    assert found["latency"]["details"]["median_ms"] > 0
+
+
+def test_a_unix_socket_is_this_machine(server: Server, prefix: str) -> None:
+    """No TLS is asked for."""
+    assert levels(server.unix_url, "--prefix", prefix)["tls"]["level"] == "ok"
+
+
+# -- topologies
+
+
+def test_replicas(replicas_topology: Topology, prefix: str) -> None:
+    """The primary's replicas and how far they are behind."""
+    found = levels(replicas_topology.url, "--prefix", prefix, status=1)
+    assert found["replication"]["details"]["replicas"] == 2
+    assert len(found["replication"]["details"]["lag_bytes"]) == 2
+
+    hosts = ",".join(node.address for node in replicas_topology.nodes)
+    url = f"redis://{hosts}/0?replicas=read"
+    assert levels(url, "--prefix", prefix)["topology"]["text"] == "primaries: 1, replicas: 2"
+
+
+def test_a_replica_that_is_away(replicas_topology: Topology, prefix: str) -> None:
+    """It is a warning: nobody is without sessions."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    url = f"redis://{replicas_topology.primary.address},{nowhere}/0?replicas=read"
+    found = levels(url, "--prefix", prefix, status=1)
+    assert (found["connection"]["level"], found["connection"]["server"]) == ("warn", nowhere)
+    assert found["rights"]["level"] == "ok"
+
+
+def test_a_replica_is_no_store(replicas_topology: Topology, prefix: str) -> None:
+    """Whoever names a replica is told so, and the dry run fails."""
+    found = levels(replicas_topology.replicas[0].url, "--prefix", prefix, status=2)
+    assert "it is a replica" in found["topology"]["text"]
+    assert found["rights"]["level"] == "fail"
+
+
+def test_sentinels(sentinel_topology: SentinelTopology, prefix: str) -> None:
+    """All servers are asked, by the Sentinels' addresses."""
+    found = levels(sentinel_topology.url, "--prefix", prefix, status=1)
+    assert found["topology"]["text"] == "Sentinels: 3 of 3 answer; quorum 2 of 3"
+    assert found["topology"]["level"] == found["rights"]["level"] == "ok"
+
+    text = check(sentinel_topology.url, "--prefix", prefix).stdout
+    for node in sentinel_topology.servers:
+        assert node.address in text
+
+
+def test_sentinels_that_are_away(sentinel_topology: SentinelTopology, prefix: str) -> None:
+    """One that doesn't answer is a warning; none is the end, and so is a name they don't know."""
+    first = sentinel_topology.sentinels[0].address
+    nowhere = f"127.0.0.1:{free_port()}"
+    some = levels(f"redis+sentinel://{nowhere},{first}/mymaster/0", "--prefix", prefix, status=1)
+    assert some["topology"]["level"] == "warn"
+    assert "1 of 2 answer" in some["topology"]["text"]
+
+    none = levels(f"redis+sentinel://{nowhere}/mymaster/0", status=2)
+    assert list(none) == ["connection"]
+    other = levels(f"redis+sentinel://{first}/yourmaster/0", status=2)
+    assert "'yourmaster'" in other["connection"]["text"]
+
+
+def test_cluster(cluster_topology: ClusterTopology, prefix: str) -> None:
+    """All slots are served; the dry run wrote to each primary."""
+    before = {node.port: writes(node.port) for node in cluster_topology.primaries}
+    found = levels(cluster_topology.url, "--prefix", prefix, status=1)
+
+    assert found["topology"]["text"] == "Cluster: 3 primaries, 3 replicas"
+    assert found["topology"]["details"]["slots"] == 16384
+    assert found["rights"]["level"] == "ok"
+    assert all(writes(node.port) > before[node.port] for node in cluster_topology.primaries)
+
+
+def writes(port: int) -> int:
+    with Redis(port=port, protocol=2) as client:
+        stats: Any = client.info("commandstats")
+        return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("set", "hset"))
+
+
+def test_cluster_without_a_shard(server_binary: Path) -> None:
+    """Slots that nobody serves, and a node that is away, are failures."""
+    with topologies.cluster(
+        replicas=0, server=server_binary, options={"cluster-require-full-coverage": "no"}
+    ) as topology:
+        bare = levels(topology.url, status=1)
+        assert "3 primaries have none" in bare["topology"]["text"]
+        lost = topology.primaries[2]
+        lost.kill()
+        found = levels(topology.url, status=2)
+
+    assert lost.address in found["connection"]["server"]
+    assert found["rights"]["level"] == "fail"
+
+
+def test_the_wrong_scheme(
+    cluster_topology: ClusterTopology, sentinel_topology: SentinelTopology, prefix: str
+) -> None:
+    """A node of a Cluster and a Sentinel are no plain servers, and it says what to write."""
+    node = levels(cluster_topology.nodes[0].url, "--prefix", prefix, status=2)
+    assert node["topology"]["advice"] == "write redis+cluster://"
+    watcher = levels(sentinel_topology.sentinels[0].url, "--prefix", prefix, status=2)
+    assert watcher["topology"]["advice"] == "write redis+sentinel://"
+
+
+def test_tls(tls_topology: TlsTopology, prefix: str) -> None:
+    """Over TLS with the authority's certificate all is well; unchecked it is a warning."""
+    assert levels(tls_topology.url, "--prefix", prefix, status=1)["tls"]["level"] == "ok"
+
+    unchecked = f"{tls_topology.url}&ssl_check_hostname=false"
+    assert levels(unchecked, "--prefix", prefix)["tls"]["level"] == "warn"
+    stranger = tls_topology.url.partition("?")[0]
+    refused = levels(stranger, "--prefix", prefix, status=2)
+    assert "certificate" in refused["connection"]["text"].lower()
+
+
+# -- what is wrong
+
+
+def test_eviction_is_a_failure(start_server: StartServer) -> None:
+    """A server that evicts sessions signs users out; nothing on disk is a warning."""
+    server = start_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    found = levels(server.url, status=2)
+    assert found["memory"]["level"] == "fail"
+    assert "noeviction" in found["memory"]["advice"]
+    assert (found["persistence"]["level"], found["persistence"]["advice"]) == (
+        "warn",
+        "appendonly yes",
+    )
+
+
+def test_no_protection_at_all(start_server: StartServer) -> None:
+    """Protected mode off and no password: on this machine a warning."""
+    found = levels(start_server("--protected-mode", "no").url, status=1)
+    assert found["protected mode"]["level"] == "warn"
+
+
+def test_a_right_that_is_missing(start_server: StartServer, prefix: str) -> None:
+    """The line names what the server refused; a lock that can't be released is found, too."""
+    server = start_server()
+    with Redis(port=server.port, protocol=2) as client:
+        for missing, named in (("hlen", "hlen"), ("get", "lock"), ("set", "set")):
+            given = [rule for rule in rules(Role.APP, prefix=prefix) if rule != f"+{missing}"]
+            client.execute_command(*acl_line("few", f">{SECRET}", given).split())
+            url = f"redis://few:{SECRET}@127.0.0.1:{server.port}/0"
+            found = levels(url, "--prefix", prefix, status=2)
+            assert found["rights"]["level"] == "fail"
+            assert named in found["rights"]["text"]
+        client.execute_command(*acl_line("few", f">{SECRET}", rules(Role.APP, prefix="x:")).split())
+        assert levels(url, "--prefix", prefix, status=2)["rights"]["level"] == "fail"
+
+
+def test_rights_to_look_may_be_missing(start_server: StartServer, prefix: str) -> None:
+    """Without INFO, CONFIG, TIME and PING their lines are unknown, and that is no fault."""
+    server = start_server("--appendonly", "yes")
+    few = {"+info", "+ping"}
+    given = [rule for rule in rules(Role.APP, prefix=prefix) if rule not in few]
+    with Redis(port=server.port, protocol=2) as client:
+        client.execute_command(*acl_line("few", f">{SECRET}", given).split())
+        client.execute_command("ACL", "SETUSER", "default", "off")
+    url = f"redis://few:{SECRET}@127.0.0.1:{server.port}/0"
+    found = levels(url, "--prefix", prefix, status=0)
+    unknown = {name for name, finding in found.items() if finding["level"] == "unknown"}
+    assert unknown == {"protected mode", "memory", "persistence", "replication", "latency"}
+    assert found["server"]["level"] == "ok"  # HELLO needs no right
+
+
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_wrong_password_is_told_without_it(start_server: StartServer, how: list[str]) -> None:
+    """Status 2; the password isn't shown."""
+    server = start_server("--requirepass", "another")
+    done = check(f"redis://:{SECRET}@127.0.0.1:{server.port}/0", *how)
+    assert done.exit_code == 2
+    assert "fail" in done.stdout
+    assert SECRET not in done.output
+
+
+def test_a_password_is_never_shown(start_server: StartServer) -> None:
+    """Nor if it is right."""
+    server = start_server("--requirepass", SECRET)
+    done = check(f"redis://:{SECRET}@127.0.0.1:{server.port}/0")
+    assert "rights" in done.stdout
+    assert SECRET not in done.output
+
+
+def test_nobody_is_there() -> None:
+    """A port that nobody listens on: one line, status 2."""
+    found = levels(f"redis://127.0.0.1:{free_port()}/0", status=2)
+    assert list(found) == ["connection"]
+
+
+def test_a_server_that_hangs(server_binary: Path) -> None:
+    """A server that takes connections and says nothing is given up after `--timeout`."""
+    with topologies.single(server=server_binary) as single:
+        node = single.primary
+        node.pause()
+        found = levels(single.url, "--timeout", "0.2", status=2)
+        node.resume()
+    assert "no answer within 0.2 s" in found["connection"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://localhost", "no URL of a store"),
+        ("memory://", "no URL of a store"),
+        (f"redis://:{SECRET}@localhost:port/0", "can't be read"),
+        ("redis+sentinel://localhost:26379", "what the Sentinels call the primary"),
+        ("redis://localhost --timeout 3", "timeout=3"),
+        ("redis://localhost --prefix é", "printable ASCII"),
+    ],
+)
+def test_what_cannot_work_is_refused(url: str, message: str) -> None:
+    """Status 2, nothing on standard output, and no password."""
+    done = check(*url.split())
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert SECRET not in done.stderr
+
+
+def test_it_can_be_read_without_colours(server: Server, prefix: str) -> None:
+    """Each line begins with its level as a word; advice stands below."""
+    lines = check(server.url, "--prefix", prefix).stdout.splitlines()
+    words = {line.split()[0] for line in lines if not line.startswith(" ")}
+    assert words == {"ok", "warn"}
+    assert re.search(r"^warn +persistence: .*\n +appendonly yes$", "\n".join(lines), re.MULTILINE)
+
+
+def test_json_has_one_form(server: Server, prefix: str) -> None:
+    """An object with `status` and `findings`; each finding has the same six fields."""
+    found = json.loads(check(server.url, "--prefix", prefix, "--json").stdout)
+    assert list(found) == ["status", "findings"]
+    for finding in found["findings"]:
+        assert list(finding) == ["check", "level", "text", "advice", "server", "details"]
+        assert all(isinstance(value, str) for value in list(finding.values())[:-1])
+        assert isinstance(finding["details"], dict)
+        assert finding["level"] in {"ok", "warn", "fail", "unknown"}
+
+
+# -- what docs/deployment.md says
+
+
+def documented() -> str:
+    """The first configuration of docs/deployment.md."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    return page.partition("```conf\n")[2].partition("```")[0]
+
+
+def test_documented_configuration_is_well(start_server: StartServer, tmp_path: Path) -> None:
+    """Redis starts with it and with the users that `acl --file` prints, and a check has no word."""
+    users = tmp_path / "users.acl"
+    line = acl_line("app", f">{SECRET}", rules(Role.APP, prefix="session:"), file=True)
+    users.write_text(f"user default off resetpass\n{line}\n")
+    config = tmp_path / "redis.conf"
+    config.write_text(documented().replace("/etc/redis/users.acl", str(users)))
+    server = start_server(kind="redis", config=config)
+
+    found = levels(f"redis://app:{SECRET}@127.0.0.1:{server.port}/0", status=0)
+    assert found["memory"]["details"]["maxmemory"] == 2 * 1024**3
+    assert [name for name, one in found.items() if one["level"] != "ok"] == ["protected mode"]
+
+
+def test_documented_configuration_for_older_servers(
+    start_server: StartServer, tmp_path: Path, server_kinds: tuple[str, ...]
+) -> None:
+    """Redis 6.2 starts with it, if one leaves out and renames what the page says."""
+    if "redis62" not in server_kinds:
+        pytest.skip("Redis 6.2 isn't here")
+    newer = ("enable-", "maxmemory-clients", "aclfile")
+    lines = [line for line in documented().splitlines() if not line.startswith(newer)]
+    config = tmp_path / "redis.conf"
+    config.write_text("\n".join(lines).replace("busy-reply-threshold", "lua-time-limit") + "\n")
+    server = start_server(kind="redis62", config=config)
+    assert levels(server.url, status=1)["memory"]["level"] == "ok"
+
+
+def test_documented_configuration_of_valkey(start_server: StartServer, tmp_path: Path) -> None:
+    """Valkey takes it as it is, but for the file of users, which isn't there."""
+    config = tmp_path / "valkey.conf"
+    config.write_text(documented().replace("aclfile", "# aclfile"))
+    assert (
+        levels(start_server(kind="valkey", config=config).url, status=1)["memory"]["level"] == "ok"
+    )
+
+
+def test_the_page_shows_what_is_printed(start_server: StartServer) -> None:
+    """The lines of the example are the command's, but for the port."""
+    server = start_server("--maxmemory", "2gb", "--maxmemory-policy", "allkeys-lru")
+    with Redis(port=server.port, protocol=2) as client:
+        given = rules(Role.APP, prefix="session:")
+        client.execute_command(*acl_line("app", f">{SECRET}", given).split())
+        client.execute_command("ACL", "SETUSER", "default", "off")
+    printed = check(f"redis://app:{SECRET}@127.0.0.1:{server.port}/0").stdout
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    example = page.partition("says what to do:\n\n")[2].partition("\n\n")[0]
+
+    lines = [line.removeprefix("    ") for line in example.splitlines()]
+    assert len(lines) == 4
+    printed_lines = printed.replace(f":{server.port}", ":6379").splitlines()
+    assert [line for line in lines if line not in printed_lines] == []
