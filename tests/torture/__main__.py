@@ -1,6 +1,6 @@
 """Everything that takes minutes, one after the other, with what it found.
 
-python -m tests.torture [state-machine] [cancellation] [soak] [--minutes 3]
+python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [--minutes 3]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 import uvloop
 from hypothesis import settings
 
+from tests.chaos import faults, figures
 from tests.properties import test_state_machine as state_machine
 from tests.support import DEFAULT_SERVER, Server
 from tests.torture import cancellation, soak
@@ -51,10 +52,22 @@ def _soak(url: str, arguments: argparse.Namespace) -> str:
     return str(result)
 
 
+def _chaos(_: str, arguments: argparse.Namespace) -> str:
+    lines = list[str]()
+    for scenario in faults.SCENARIOS:
+        for case in figures.cases(scenario, arguments.seconds):
+            reports, never = figures.measure(case)
+            lines.append(f"{scenario} ({case.variant}): {figures.summary(reports)}")
+            if never:
+                raise AssertionError("\n    ".join([*never, *lines]))
+    return "\n    ".join(lines)
+
+
 TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "state-machine": _state_machine,
     "cancellation": _cancellation,
     "soak": _soak,
+    "chaos": _chaos,
 }
 
 
@@ -65,6 +78,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=2000, help="histories to try")
     parser.add_argument("--requests", type=int, default=100_000, help="requests to cancel")
     parser.add_argument("--minutes", type=float, default=3, help="to soak")
+    parser.add_argument("--seconds", type=float, default=2, help="of load around each fault")
     arguments = parser.parse_args()
     failed = False
     for name in arguments.tasks or TASKS:
