@@ -81,7 +81,11 @@ class Connector:
             clients: list[Any] = cast("Any", pool).sentinel_manager.sentinels
             pools += [client.connection_pool for client in clients]
         for each in pools:
-            await each.disconnect(inuse_connections=False)
+            # Taken out first: another task may want one while it is being closed.
+            count = len(cast("list[Any]", vars(each)["_available_connections"]))
+            for connection in [each.get_available_connection() for _ in range(count)]:
+                await connection.disconnect(nowait=True)
+                await each.release(connection)
 
     @staticmethod
     async def close(pool: ConnectionPool) -> None:
