@@ -28,6 +28,7 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.fastapi import SessionDep, fresh
+from redis_sessions.record import tombstone
 from redis_sessions.stores import Commit
 from redis_sessions.testing import Clock
 from tests.integration.apps import BASE, KEY, app_of, doing, manager_on
@@ -321,6 +322,25 @@ def test_too_few_connections(count: int) -> None:
     """A pool that a process can't work with is refused where it is written."""
     with pytest.raises(ConfigurationError, match="write 8 or more"):
         RedisStore(f"redis://localhost?max_connections={count}")
+
+
+async def test_held_connections_leave_room_for_locks(redis_url: str, prefix: str) -> None:
+    """What the queues hold for their next batch isn't taken from those who lock."""
+    store = RedisStore(f"{redis_url}?max_connections=8", prefix=prefix)
+    for _ in range(3):  # loads, writes and questions at once: a connection for each
+        await asyncio.gather(
+            store.load("a" * 20),
+            store.end("b" * 20, tombstone(0), 1000),
+            store.mark("index", "c" * 20, ttl=1000),
+        )
+    together = asyncio.Barrier(6)
+
+    async def locked(number: int) -> None:
+        async with store.lock(f"{number:020d}", wait=2, hold=5):
+            await together.wait()
+
+    await asyncio.gather(*map(locked, range(6)))
+    await store.close()
 
 
 # -- configuration and clocks

@@ -23,6 +23,7 @@ from redis_sessions import (
     generate_key,
 )
 from redis_sessions.outcome import Outcome
+from redis_sessions.record import rotated_at
 from redis_sessions.session import state_of
 from redis_sessions.testing import Clock, read_session, store_session
 
@@ -773,3 +774,18 @@ async def test_on_event_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     await manager.load("malformed")
     assert "on_event failed" in caplog.text
     assert manager.counts["rejected: malformed token"] == 1
+
+
+async def test_each_rotation_tells_from_the_last(at: Setting) -> None:
+    """Within one second, too: by their headers a store knows which writes have to be safe."""
+    session = await at.load(await at.begin({"x": 1}))
+    seen = set[int]()
+    for _ in range(3):
+        session.rotate()
+        answer = await at.commit(session)
+        assert answer.token is not None
+        stored = await at.store.load(answer.token.id)
+        assert stored is not None
+        seen.add(rotated_at(stored))
+    assert len(seen) == 3
+    assert 0 not in seen
