@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
 from redis.asyncio import ConnectionPool, Redis
@@ -166,12 +166,10 @@ class Connector:
         patience = self._timeout / (len(here.hosts) + 1)
         arguments = _ours(patience, here.sentinel_arguments)
         arguments.update(socket_timeout=patience, socket_connect_timeout=patience)
-        sentinel = Sentinel([])
-        sentinel.sentinels = [
+        return _Sentinels(
             Redis.from_pool(ConnectionPool(here.sentinel_class, **arguments, host=host, port=port))
             for host, port in here.hosts
-        ]
-        return sentinel
+        )
 
     def _describe(self) -> str:
         here = self.deployment
@@ -189,6 +187,19 @@ class Connector:
         if here.kind == "cluster":
             return f"the Cluster at {','.join(hosts)}"
         return f"{hosts[0]}/{database}"
+
+
+class _Sentinels(Sentinel):
+    """Asked by one at a time: redis-py moves who answered to the front, and may lose another."""
+
+    def __init__(self, clients: Iterable[Redis]) -> None:
+        Sentinel.__init__(self, [])
+        self.sentinels = list(clients)
+        self._asking = asyncio.Lock()
+
+    async def discover_master(self, service_name: str) -> Any:
+        async with self._asking:
+            return cast("Any", await super().discover_master(service_name))
 
 
 def connector_of(source: str | Client, *, timeout: float) -> Connector:

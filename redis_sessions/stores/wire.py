@@ -121,7 +121,7 @@ class _Line:
         try:
             return await self.pool.get_connection()
         except BaseException as exc:
-            await Connector.tidy(self.pool)
+            await self._tidy()
             if isinstance(exc, _MISFORTUNES) or not isinstance(exc, Exception):
                 raise
             # Seen of redis-py's, where a Sentinel goes away meanwhile.
@@ -139,6 +139,11 @@ class _Line:
     async def drop(self, connection: Any) -> None:
         await connection.disconnect(nowait=True)
         await self.pool.release(connection)
+        if self.closed:  # while this one was in use, and perhaps Sentinels were asked for it
+            await Connector.close(self.pool)
+
+    async def _tidy(self) -> None:
+        await (Connector.close if self.closed else Connector.tidy)(self.pool)
 
     async def drop_idle(self) -> None:
         while self.idle:

@@ -224,9 +224,8 @@ async def _run_cluster(case: Case) -> Report:
     with cluster(
         3, replicas, node_timeout_ms=NODE_TIMEOUT_MS, server=case.server, options=_PARTIAL
     ) as topology:
-        owners = [topology.slot_owner(slot).name for slot in _BOUNDS]
-        names = [name for name in owners for _ in range(_STEP)]
-        run = Run(case, Record(group_of=lambda token: names[key_slot(_key(token))]))
+        owners = _owners(topology)
+        run = Run(case, Record(group_of=lambda token: owners[key_slot(_key(token))]))
         fault = CLUSTER[case.scenario]
         async with AsyncExitStack() as stack:
             if case.lag_ms:
@@ -237,8 +236,13 @@ async def _run_cluster(case: Case) -> Report:
             return await _under_load(run, urls, lambda run: fault(run, topology))
 
 
-_STEP: Final = 16
-_BOUNDS: Final = range(0, 16_384, _STEP)
+def _owners(topology: ClusterTopology) -> list[str]:
+    """The name of each slot's primary."""
+    names = {node.port: node.name for node in topology.nodes}
+    owners = [""] * 16_384
+    for first, last, primary, *_ in topology.nodes[0].ask("CLUSTER", "SLOTS"):
+        owners[first : last + 1] = [names[primary[1]]] * (last - first + 1)
+    return owners
 
 
 def _key(token: str) -> bytes:
