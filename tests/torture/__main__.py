@@ -53,13 +53,14 @@ def _soak(url: str, arguments: argparse.Namespace) -> str:
 
 
 def _chaos(_: str, arguments: argparse.Namespace) -> str:
-    lines = list[str]()
+    lines, never = list[str](), list[str]()
     for scenario in faults.SCENARIOS:
         for case in figures.cases(scenario, arguments.seconds):
-            reports, never = figures.measure(case)
+            reports, found = figures.measure(case)
             lines.append(f"{scenario} ({case.variant}): {figures.summary(reports)}")
-            if never:
-                raise AssertionError("\n    ".join([*never, *lines]))
+            never += [f"{scenario} ({case.variant}): {what}" for what in found]
+    if never:
+        raise AssertionError("\n    ".join([*never, *lines]))
     return "\n    ".join(lines)
 
 
