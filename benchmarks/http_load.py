@@ -103,7 +103,8 @@ def measure(size: Size = FULL, progress: Progress = print) -> dict[str, Any]:
         sites = [
             stack.enter_context(site(peer, servers[peer.server].url, browsers=browsers))
             for peer in peers
-            if size.peers is None or peer.name in size.peers
+            if peer.name in (size.peers or PEERS)
+            if peer.name != "ours-first"  # of interest to `overhead` alone
         ]
         for operation, connections in size.cells:
             some = cell(program, sites, operation, connections, size)
