@@ -206,6 +206,12 @@ def redis_binary(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wrk(request: pytest.FixtureRequest) -> Path:
+    """The load generator of the benchmarks."""
+    return find_program("wrk") or _skip_without("wrk", request.config)
+
+
+@pytest.fixture(scope="session")
 def docker_compose(request: pytest.FixtureRequest) -> Path:
     """The docker-compose command; no engine is needed to check a file."""
     return find_program("docker-compose") or _skip_without("docker-compose", request.config)

@@ -26,10 +26,9 @@ from benchmarks import (
 from benchmarks.budgets import BUDGETS, Figures, verdict
 from benchmarks.driver import ratio
 from benchmarks.peers import OURS, PEERS, missing
-from benchmarks.servers import available
 from tests.support import ROOT
 
-NEEDED = pytest.mark.skipif("redis" not in available(), reason="redis-server is not here")
+NEEDED = pytest.mark.usefixtures("redis_binary")
 RECORDED = {"read-64-cookie": 0.5, "open": 0.4, "http-cookie": 1.5, "stored": 95.0}
 
 
@@ -67,7 +66,7 @@ def test_overhead() -> None:
 
 
 @NEEDED
-@pytest.mark.skipif(http_load.wrk() is None, reason="wrk is not here (make servers)")
+@pytest.mark.usefixtures("wrk")
 def test_http() -> None:
     """wrk finds each application behind uvicorn, and is answered."""
     rows = http_load.measure(replace(http_load.QUICK, peers=(OURS,)), silent)["http"]
