@@ -22,7 +22,7 @@ from itsdangerous import TimestampSigner
 from benchmarks.driver import Progress, ratio, turns
 from benchmarks.peers import Forgetful
 from redis_sessions import Keyring, SessionToken, generate_key
-from redis_sessions.record import Record
+from redis_sessions.record import Record, Stored
 from redis_sessions.values import Values, decode, raw
 
 __all__ = ["COOKIE", "FULL", "OPERATIONS", "OURS", "QUICK", "Size", "measure", "session_data"]
@@ -84,11 +84,11 @@ def ours(size: int) -> Codec:
 
     def unseal(stored: bytes) -> Data:
         opened = sealer.open(token, stored)
-        assert isinstance(opened, Record)
-        return decode(bytes(opened.data))
+        assert isinstance(opened, Stored)
+        return decode(opened.data)
 
     def seal(data: Data) -> bytes:
-        return sealer.seal(token, record.amended(data=encode(data)), 0)
+        return sealer.seal(token, record.amended(data=encode(data)), 0).sealed
 
     return Codec(OURS, seal, unseal, encode)
 

@@ -32,7 +32,7 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
-from redis_sessions.record import Record, Sealer
+from redis_sessions.record import Sealer, Stored
 
 __all__ = [
     "OURS",
@@ -187,8 +187,8 @@ def ours(url: str) -> ASGIApp:
 class Forgetful(Sealer):
     """Opens every record as if it had never seen it."""
 
-    def _remember(self, key: bytes, stored: bytes, record: Record) -> None:
-        pass
+    def _remember(self, key: bytes, stored: Stored) -> Stored:
+        return stored
 
 
 def ours_first(url: str) -> ASGIApp:

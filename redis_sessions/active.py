@@ -18,9 +18,12 @@ from redis_sessions.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from redis_sessions.headers import RawHeader
 from redis_sessions.manager import SessionManager
+from redis_sessions.record import Stored
 from redis_sessions.session import Session, Unloaded, load_into, state_of
-from redis_sessions.state import Found, Peer, Stored
+from redis_sessions.state import Found, Peer
+from redis_sessions.token import SessionToken
 from redis_sessions.transports import CookieTransport, Transport
 
 __all__ = [
@@ -102,7 +105,7 @@ class Setup(NamedTuple):
     binding: Binding | None
     key: tuple[str, str]
     """The transport's."""
-    vary: str
+    vary: RawHeader
     hints: CookieTransport | None = None
     """It tells which requests a replica may serve; None: none of them."""
 
@@ -154,15 +157,27 @@ class Active:
             )
         )
 
+    def enter(self, outer: Actives | None, before: Any) -> None:
+        """Into the scope. `outer`, `before`: what middlewares around this one have put there."""
+        scope = self._scope
+        if before is not None:
+            self._send = as_outside(scope, before, self._send)
+        scope["session"] = self.session
+        scope[SCOPE_KEY] = with_innermost(outer, self) if outer else {self.setup.key: self}
+
+    def take(self, token: SessionToken, sealed: bytes | None) -> None:
+        """Have the session that is stored as these bytes."""
+        self.session = session = self.setup.manager.opened(token, sealed, self._bound())
+        state_of(session).visit = self
+
     async def load(self) -> None:
         """Load the session, unless it is there. A store that is away is told on first use."""
         setup, session = self.setup, self._there()
         nearby = setup.hints is not None and not setup.hints.hinted(self._scope)
         try:
             if session is None:
-                bound = setup.binding and setup.binding(HTTPConnection(self._scope))
                 load = setup.manager.nearby if nearby else setup.manager.load
-                self.session = session = await load(self.tokens, bound=bound)
+                self.session = session = await load(self.tokens, bound=self._bound())
                 state_of(session).visit = self
             elif isinstance(session, Unloaded):
                 await setup.manager.refresh(session, nearby=nearby)
@@ -171,7 +186,7 @@ class Active:
             if setup.hints is not None:
                 self.loaded = state_of(session).stored
         except StoreError as exc:
-            self._without(exc)
+            self.do_without(exc)
 
     def leave(self) -> None:
         """The request is over. What held each other lets go: it leaves no work to the collector."""
@@ -179,10 +194,16 @@ class Active:
         self._scope = _OVER
         state_of(self.session).visit = None
 
+    def _bound(self) -> str | None:
+        """What a session of this connection is bound to."""
+        binding = self.setup.binding
+        return None if binding is None else binding(HTTPConnection(self._scope))
+
     def _there(self) -> Session | None:
         return getattr(self, "session", None)
 
-    def _without(self, why: StoreError) -> None:
+    def do_without(self, why: StoreError) -> None:
+        """What `on_unavailable` says."""
         choice = "error" if self.done else self.setup.on_unavailable
         if callable(choice):
             choice = choice(HTTPConnection(self._scope))
@@ -207,8 +228,7 @@ class Active:
         if session is None:
             self.session = session = self.manager.unloaded(self.tokens, why)
             state_of(session).visit = self
-            if (binding := self.setup.binding) is not None:
-                state_of(session).bound = binding(HTTPConnection(self._scope))
+            state_of(session).bound = self._bound()
         else:
             state = state_of(session)
             state.why, state.found = why, Found.UNAVAILABLE

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from starlette.types import ASGIApp, Message, Receive
+from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from redis_sessions.active import (
-    SCOPE_KEY,
     Active,
-    Actives,
     HttpError,
     as_http,
-    as_outside,
-    with_innermost,
 )
 from redis_sessions.errors import (
     ReplicationError,
@@ -25,13 +21,12 @@ from redis_sessions.errors import (
 from redis_sessions.events import logger
 from redis_sessions.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.outcome import NOTHING, Answer, Outcome
-from redis_sessions.session import serving, state_of
-from redis_sessions.state import Found
+from redis_sessions.session import state_of
+from redis_sessions.state import UNAVAILABLE
 
 __all__ = ["Exchange", "SocketExchange"]
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_UNTOLD: Final = (Outcome.NOTHING, Outcome.TOUCH)
 
 
 class Exchange(Active):
@@ -50,46 +45,26 @@ class Exchange(Active):
     _failure: SessionError | None = None
     _refused = False  # a WebSocket, without a word
 
-    async def serve(
-        self, app: ASGIApp, receive: Receive, outer: Actives | None, lazy: bool
-    ) -> None:
-        """Load its session into the scope, and commit what the application did to it.
+    def is_finished(self) -> bool:
+        """Whether the response has started, and nothing has changed since."""
+        return (
+            self._started
+            and self._failure is None
+            and self.setup.manager.is_settled(self.session, self._status)
+        )
 
-        `outer`: the sessions of middlewares around this one.
-        """
-        scope, setup = self._scope, self.setup
-        if lazy and self.tokens:
-            self.postpone()
-        else:
-            await self.load()
-        session, before = self.session, scope.get("session")
-        if before is not None:
-            self._send = as_outside(scope, before, self._send)
-        scope["session"] = session
-        scope[SCOPE_KEY] = with_innermost(outer, self) if outer else {setup.key: self}
-        token = serving.set((*serving.get(), session))
-        try:
-            await app(scope, receive, self._on_send)
-            if self._failure is not None:
-                raise self._failure  # the application has swallowed it
-            if self._held is not None:
-                await self._release(self._held)
-            if not self._started:
-                await self._end_all_the_same()
-            elif not setup.manager.is_settled(session, self._status):
-                await self._commit(self._status)  # what changed after the response had started
-        except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
-            await self._failed(exc)
-        finally:
-            serving.reset(token)
-            self.leave()
-            # What is mounted may have put a session of its own here. Where there was none before,
-            # ours stays: error handlers outside of us show pages, too.
-            scope["session"] = session if before is None else before
-            if outer:
-                scope[SCOPE_KEY] = outer
+    async def finish(self) -> None:
+        """Send what is held, and commit what changed after the response had started."""
+        if self._failure is not None:
+            raise self._failure  # the application has swallowed it
+        if self._held is not None:
+            await self._release(self._held)
+        if not self._started:
+            await self._end_all_the_same()
+        elif not self.setup.manager.is_settled(self.session, self._status):
+            await self._commit(self._status)
 
-    async def _failed(self, exc: Exception) -> None:
+    async def fail(self, exc: Exception) -> None:
         """Answer for what the application, or a commit, has raised; or raise it again."""
         failure = self._failure or _ours(exc)
         if self._started and self._failure is None:
@@ -105,30 +80,32 @@ class Exchange(Active):
         else:
             raise exc
 
-    async def _on_send(self, message: Message) -> None:
+    async def on_send(self, message: Message) -> None:
+        """What the application gets as its `send`."""
         if self._failure is not None:
             raise self._failure  # the application goes on; its response can't
         if not self._started:
             held = self._held
             if held is None and message["type"] == self.accepts:
-                self._headers = list(message.get("headers", ()))
+                self._headers = headers = list(message.get("headers", ()))
                 self._status = message["status"]
-                if not is_event_stream(self._headers):
+                if is_event_stream(headers):
+                    await self._release(message)
+                else:
                     self._held = message
-                    return
-                held = message
-            if held is not None:
-                await self._release(held)
-            if held is message:
                 return
+            if held is not None:
+                if self.setup.manager.is_settled(self.session, self._status):
+                    await self._send(self._start(held, NOTHING))
+                else:
+                    await self._release(held)
         await self._send(message)
 
     async def _release(self, held: Message) -> None:
         """Commit, then let the start go, with what the client has to know."""
-        self._held, manager, answer = None, self.setup.manager, NOTHING
+        self._held = None
         try:
-            if not manager.is_settled(self.session, self._status):
-                answer = await manager.settle(self.session, self._status, self._may_create())
+            answer = await self.manager.settle(self.session, self._status, self._may_create())
         except SessionError as exc:
             self._fails(exc)
             raise
@@ -138,11 +115,12 @@ class Exchange(Active):
         """A response's first message, with what the client is told about its session."""
         state, headers = state_of(self.session), self._headers
         self._started = state.late = True
+        self._held = None
+        if state.accessed or (answer is not NOTHING and answer.outcome is not Outcome.TOUCH):
+            add_vary(headers, self.setup.vary)
         if answer is not NOTHING:
             self._tell(answer, headers)
-        if state.accessed or answer.outcome not in _UNTOLD:
-            add_vary(headers, self.setup.vary)
-        if state.found is Found.UNAVAILABLE:
+        if state.found is UNAVAILABLE:
             self._forbid_storing(headers)
         if (cookie := self.setup.hints) is not None and self._has_written(answer):
             headers.append(cookie.hint())
@@ -229,7 +207,7 @@ class SocketExchange(Exchange):
     _accepted = False
     _closed = False
 
-    async def _on_send(self, message: Message) -> None:
+    async def on_send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.accept" and self._failure is None:
             self._headers = list(message.get("headers", ()))
@@ -248,7 +226,7 @@ class SocketExchange(Exchange):
             if told is not None:  # an error of ours, answered as if to a request
                 await self._close(told)
                 return
-        await super()._on_send(message)
+        await super().on_send(message)
 
     async def _answer(self, status: int) -> Answer:
         try:

@@ -9,20 +9,21 @@ RawHeader = tuple[bytes, bytes]
 
 def is_event_stream(headers: list[RawHeader]) -> bool:
     """Whether these announce server-sent events, whose headers must go out at once."""
-    return dict(headers).get(b"content-type", b"")[:17].lower() == b"text/event-stream"
+    for name, value in headers:
+        if name == b"content-type":
+            return value[:17].lower() == b"text/event-stream"
+    return False
 
 
-def add_vary(headers: list[RawHeader], name: str) -> None:
+def add_vary(headers: list[RawHeader], vary: RawHeader) -> None:
     """Name a request header that the response depends on."""
-    if b"vary" not in dict(headers):
-        headers.append((b"vary", name.encode()))
-        return
-    for index, (header, value) in enumerate(headers):
+    for header, value in headers:
         if header == b"vary":
-            names = [part.strip().lower() for part in value.decode("latin-1").split(",")]
-            if "*" not in names and name.lower() not in names:
-                headers[index] = (header, value + b", " + name.encode())
+            names = [name.strip().lower() for name in value.split(b",")]
+            if b"*" not in names and vary[1].lower() not in names:
+                headers[headers.index((header, value))] = (header, value + b", " + vary[1])
             return
+    headers.append(vary)
 
 
 def forbid_storing(headers: list[RawHeader]) -> bool:

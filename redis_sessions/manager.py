@@ -16,9 +16,10 @@ from redis_sessions.errors import (
 )
 from redis_sessions.operation import Operation
 from redis_sessions.outcome import NOTHING, Answer, Outcome
+from redis_sessions.record import Stored
 from redis_sessions.revocation import Revoker
-from redis_sessions.session import Session, Unloaded, load_into, state_of
-from redis_sessions.state import Found, State, Stored
+from redis_sessions.session import Session, Unloaded, load_into, new_session, state_of
+from redis_sessions.state import OPEN, Found, State
 from redis_sessions.stores.protocols import Commit, Nearby
 from redis_sessions.token import SessionToken
 from redis_sessions.writer import Update, Writer
@@ -66,23 +67,20 @@ class SessionManager(Revoker):
         """
         texts = (token,) if isinstance(token, str) else token
         if not token or not texts:
-            return Session({}, self._state(Found.NOTHING, bound))
-        first = SessionToken.parse(texts[0])
-        if first is not None and len(texts) == 1:
-            return self._open(first, await self.store.load(first.id), bound)
+            return new_session({}, self._state(Found.NOTHING, bound))
         tokens = [token for token in map(SessionToken.parse, texts) if token is not None]
         if len(tokens) < len(texts):
             self.report("rejected", "malformed token")
         tokens = list(dict.fromkeys(tokens))[:MAX_TOKENS]
         if not tokens:
-            return Session({}, self._state(Found.NOTHING, bound))
-        found = [self._open(token, await self.store.load(token.id), bound) for token in tokens]
+            return new_session({}, self._state(Found.NOTHING, bound))
+        found = [self.opened(token, await self.store.load(token.id), bound) for token in tokens]
         live = [session for session in found if state_of(session).found is Found.OPEN]
         if len(live) == 1:
             return live[0]
         if live:
             self.report("rejected", "several tokens open a session")
-            return Session({}, self._state(Found.STALE, bound))
+            return new_session({}, self._state(Found.STALE, bound))
         crossed = (Found.SUPERSEDED, Found.ROTATED)
         return next((s for s in found if state_of(s).found in crossed), found[0])
 
@@ -104,7 +102,7 @@ class SessionManager(Revoker):
             except StoreError:
                 sealed = None
             if sealed is not None and self.fits(token, sealed, bound):
-                return self._open(token, sealed, bound)
+                return self.opened(token, sealed, bound)
         return await self.load(tokens, bound=bound)
 
     def unloaded(self, tokens: Sequence[str], why: SessionError) -> Session:
@@ -118,26 +116,26 @@ class SessionManager(Revoker):
         """An empty session for when the store is away: to be read, not written."""
         state = self._state(Found.UNAVAILABLE)
         state.why = why
-        return Session({}, state)
+        return new_session({}, state)
 
     def _state(self, found: Found, bound: str | None = None) -> State:
         return State(self, found, self.clock(), bound=bound)
 
-    def _open(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Session:
-        state = State(self, Found.STALE, self.clock(), bound=bound)
-        opened = self.unseal(state, token, sealed)
-        if opened is None:
-            return Session({}, state)
-        stored, data = opened
-        state.remember(stored)
+    def opened(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Session:
+        """The session that is stored as these bytes, or a new, empty one."""
+        stored, data = self.unseal(token, sealed, bound)
+        if not isinstance(stored, Stored):
+            return new_session(data, self._state(self.refuse(stored, token, sealed), bound))
         try:
-            state.principal = principal = self.principal(data)
+            principal = self.principal.find(data)
         except ConfigurationError as exc:  # of whoever writes next, not of who reads
             self.warn_once("stored principal", "a stored session has no principal: %s", exc)
-        else:
-            if principal is not None:
-                self.hint(data, principal)
-        return Session(data, state)
+            principal = None
+        if principal is not None:
+            self._warned.add("principal")
+        at, now = stored.touch_at, self.clock()
+        state = State(self, OPEN, now, stored, stored.data, principal, None, at, bound=bound)
+        return new_session(data, state)
 
     # -- committing
 
@@ -165,7 +163,7 @@ class SessionManager(Revoker):
             ends = asyncio.get_running_loop().time() + self.deadline
             at, changed = state.live, self._changed(session, state, encoded)
             if at is not None and changed is not None:
-                ttl = max(1, int((changed.record.lives_until() - self.clock()) * 1000))
+                ttl = self.ttl(changed)
                 stored = self.store.commit(at.token.id, at.version, changed.sealed, ttl)
                 if await stored is Commit.STORED:
                     state.remember(changed)
@@ -185,17 +183,19 @@ class SessionManager(Revoker):
             return None
         self.values.check(encoded)
         self.hint(session, state.principal)
-        record = at.record.amended(data=encoded)
-        return Stored(at.token, record, self.sealer.seal(at.token, record, at.rotated_at), encoded)
+        return self.sealer.seal(at.token, at.record.amended(data=encoded), at.rotated_at)
 
     def is_settled(self, session: Session, status: int) -> bool:
-        """Whether a commit would do nothing: what a request that only reads costs."""
+        """Whether a commit would do nothing, not even raise: what each request asks, twice."""
         if session.__class__ is Unloaded:
             return True
         state = state_of(session)
         if status >= 500 or state.wants():
             return False
-        encoded = self.values.encode(session)
+        try:
+            encoded = self.values.pack(session)
+        except Exception:  # noqa: BLE001 - a commit says which
+            return False
         if encoded != state.base and encoded != state.settled:  # noqa: PLR1714 - on every request
             return False
         return self.clock() <= state.touch_at

@@ -21,16 +21,22 @@ from redis_sessions.active import (
     with_innermost,
 )
 from redis_sessions.binding import BindingOption, bind_to
-from redis_sessions.errors import ConfigurationError, SessionError, StoreUnavailableError
+from redis_sessions.errors import (
+    ConfigurationError,
+    SessionError,
+    StoreError,
+    StoreUnavailableError,
+)
 from redis_sessions.events import EventHandler, logger
 from redis_sessions.exchange import Exchange, SocketExchange
 from redis_sessions.keyring import Keyring
 from redis_sessions.manager import SessionManager
 from redis_sessions.policy import DEFAULT_MAX_AGE
 from redis_sessions.principal import PrincipalOption
-from redis_sessions.session import Session, Unloaded
+from redis_sessions.session import Session, Unloaded, serving
 from redis_sessions.state import Duration
 from redis_sessions.stores import open_store
+from redis_sessions.token import SessionToken
 from redis_sessions.transports import CookieTransport, SameSite, Transport
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
@@ -110,7 +116,7 @@ class SessionMiddleware:
                 _choice(on_unavailable),
                 bind_to(binding),
                 self.transport.key,
-                self.transport.vary,
+                (b"vary", self.transport.vary.encode()),
                 _hints(self.manager, self.transport),
             )
         except ConfigurationError as exc:
@@ -119,6 +125,7 @@ class SessionMiddleware:
                 logger.error("sessions: %s", exc)
             raise
         self._lazy = lazy
+        self._direct = not lazy and self._setup.hints is None
 
     @staticmethod
     def check(**options: Any) -> None:
@@ -137,7 +144,35 @@ class SessionMiddleware:
                 await self._stand_aside(same, scope, receive, send)
                 return
         make = Exchange if kind == "http" else SocketExchange
-        await make(self._setup, scope, send).serve(self.app, receive, outer, self._lazy)
+        exchange = make(self._setup, scope, send)
+        tokens = exchange.tokens
+        token = SessionToken.parse(tokens[0]) if self._direct and len(tokens) == 1 else None
+        if token is not None:  # as `load` does, with one coroutine less
+            try:
+                exchange.take(token, await self.manager.store.load(token.id))
+            except StoreError as exc:
+                exchange.do_without(exc)
+        elif self._lazy and tokens:
+            exchange.postpone()
+        else:
+            await exchange.load()
+        session, before = exchange.session, scope.get("session")
+        exchange.enter(outer, before)
+        reset = serving.set((*serving.get(), session))
+        try:
+            await self.app(scope, receive, exchange.on_send)
+            if not exchange.is_finished():
+                await exchange.finish()
+        except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
+            await exchange.fail(exc)
+        finally:
+            serving.reset(reset)
+            exchange.leave()
+            # What is mounted may have put a session of its own here. Where there was none before,
+            # ours stays: error handlers outside of us show pages, too.
+            scope["session"] = session if before is None else before
+            if outer:
+                scope[SCOPE_KEY] = outer
 
     async def _stand_aside(
         self, active: Active, scope: Scope, receive: Receive, send: Send

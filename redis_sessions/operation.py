@@ -14,10 +14,10 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import logger
 from redis_sessions.outcome import NOTHING, Answer, Decision, Facts, Outcome, decide
-from redis_sessions.record import tombstone
+from redis_sessions.record import Stored
 from redis_sessions.revocation import Revoker
 from redis_sessions.session import Session
-from redis_sessions.state import NEVER, Found, Stored
+from redis_sessions.state import NEVER, Found
 from redis_sessions.stores.protocols import Commit, Seat
 from redis_sessions.token import SessionToken
 from redis_sessions.values import EMPTY, Changes
@@ -194,11 +194,11 @@ class Operation(Writer):
             if await self._is_over():
                 return NOTHING
             at = self._at
-            new = at.record.amended(seen_at=self._now)
-            sealed = self._policy.sealer.seal(at.token, new, at.rotated_at)
-            if await self._commit(at.token, at.version, sealed, new) is Commit.STORED:
-                self._state.stored = Stored(at.token, new, sealed, at.data)
-                self._state.touch_at = new.touch_at()
+            record = at.record.amended(seen_at=self._now)
+            new = self._policy.sealer.seal(at.token, record, at.rotated_at)
+            if await self._store_record(at.version, new) is Commit.STORED:
+                self._state.stored = new
+                self._state.touch_at = new.touch_at
                 self._policy.report("touched", None, at.token.id)
                 return Answer(Outcome.TOUCH)
         except StoreError as exc:
@@ -224,7 +224,7 @@ class Operation(Writer):
             return self._dropped("ended elsewhere", token.id)
         # It ended, or was rotated, under a principal who has just proved who they are.
         written = self._written()
-        if self._policy.principal(values.decode(written)) != self._principal:
+        if self._policy.principal.find(values.decode(written)) != self._principal:
             written = self._encoded  # a callable's keys aren't known; the data are their own
         return await self._enter(Outcome.GAIN, written)
 
@@ -232,7 +232,7 @@ class Operation(Writer):
         state, old, was = self._state, self._state.stored, self._state.principal
         if old is not None and outcome is Outcome.SWITCH:
             ends, written = state.live is not None or was is not None, self._written()
-            if self._policy.principal(values.decode(written)) != self._principal:
+            if self._policy.principal.find(values.decode(written)) != self._principal:
                 raise SessionError(
                     "the keys that this request wrote don't say who signs in: with a callable "
                     "principal, set every key that it looks at, or clear() the session first"
@@ -284,7 +284,7 @@ class Operation(Writer):
         `mine`: the keys that this request changed, which is the later.
         """
         while True:
-            result = await self._commit(old.token, old.version, tombstone(self._now))
+            result = await self._bury(old)
             if result is Commit.STORED:
                 self._policy.report("ended", "signed in", old.token.id)
             if result is not Commit.CONFLICT:
@@ -302,15 +302,14 @@ class Operation(Writer):
         at = self._at
         data = values.apply(at.data, theirs)
         fits = len(data) <= self._policy.values.max_size
-        if not fits or self._policy.principal(values.decode(data)) != self._principal:
+        if not fits or self._policy.principal.find(values.decode(data)) != self._principal:
             self._dropped("no place after the sign-in")
             return
-        new = at.record.amended(data=data)
-        sealed = self._policy.sealer.seal(at.token, new, at.rotated_at)
-        if await self._commit(at.token, at.version, sealed, new) is not Commit.STORED:
+        new = self._policy.sealer.seal(at.token, at.record.amended(data=data), at.rotated_at)
+        if await self._store_record(at.version, new) is not Commit.STORED:
             self._dropped("ended elsewhere")
             return
-        self._state.remember(Stored(at.token, new, sealed, data))
+        self._state.remember(new)
         self._adopt(data)
         self._policy.report("merged", None, at.token.id)
 
@@ -336,7 +335,7 @@ class Operation(Writer):
     async def _end_unchanged(self, old: Stored) -> Stored | None:
         """End it; as it was at its end, or None if another request had ended it."""
         while True:
-            result = await self._commit(old.token, old.version, tombstone(self._now))
+            result = await self._bury(old)
             if result is Commit.STORED:
                 self._policy.report("ended", "signed out", old.token.id)
                 return old
@@ -352,7 +351,7 @@ class Operation(Writer):
             left = values.apply(stored, self._state.changes(self._encoded))
         else:
             left = values.apply(stored, self._removal())
-        return EMPTY if self._policy.principal(values.decode(left)) is not None else left
+        return EMPTY if self._policy.principal.find(values.decode(left)) is not None else left
 
     def _removal(self) -> Changes:
         try:

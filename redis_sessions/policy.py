@@ -13,8 +13,8 @@ from redis_sessions.events import Event, EventHandler, logger
 from redis_sessions.index import Index
 from redis_sessions.keyring import Keyring
 from redis_sessions.principal import Principal, PrincipalOption
-from redis_sessions.record import TOMBSTONE_TTL, Record, Reject, Sealer, rotated_at
-from redis_sessions.state import Duration, Found, State, Stored, seconds
+from redis_sessions.record import TOMBSTONE_TTL, Reject, Sealer, Stored, rotated_at
+from redis_sessions.state import Duration, Found, State, seconds
 from redis_sessions.stores.protocols import Store
 from redis_sessions.token import SessionToken
 from redis_sessions.values import Values, decode
@@ -29,8 +29,8 @@ CLOCKS_DIFFER: Final = 3600
 _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
 
 
-Opened = tuple[Stored, dict[Any, Any]]
-"""A record, and its data decoded."""
+Opened = tuple[Stored | Reject, dict[Any, Any]]
+"""What is stored, or why it opens nothing; and its data decoded, or none."""
 
 
 class Policy:
@@ -123,43 +123,42 @@ class Policy:
     def touch_due(self, state: State) -> bool:
         """Whether so much of the idle timeout has passed that it is renewed."""
         stored = state.live
-        return stored is not None and self.clock() > stored.record.touch_at()
+        return stored is not None and self.clock() > stored.touch_at
 
-    def open(self, token: SessionToken, sealed: bytes) -> Opened | Reject:
-        """The record and its data, or why these bytes are none for this token."""
-        record = self.sealer.open(token, sealed)
-        if isinstance(record, Reject):
-            return record
-        encoded = bytes(record.data)
+    def ttl(self, stored: Stored) -> int:
+        """How long this lives unless it is touched, in milliseconds."""
+        return max(1, int((stored.ends - self.clock()) * 1000))
+
+    def unseal(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Opened:
+        """What the token opens here and now, and its data, or why it doesn't."""
+        if sealed is None:
+            return Reject.UNKNOWN, {}
+        stored = self.sealer.open(token, sealed)
+        if not isinstance(stored, Stored):
+            return stored, {}
+        if self.clock() >= stored.ends:
+            return Reject.EXPIRED, {}
+        mark = stored.record.binding
+        if mark is not None and bound is not None and not self.keyring.bound(mark, bound):
+            if self.on_binding_mismatch == "reject":
+                return Reject.BOUND, {}
+            self.report("bound_elsewhere", None, token.id)
         try:
-            return Stored(token, record, sealed, encoded), decode(encoded)
+            return stored, decode(stored.data)
         except ValueError:
-            return Reject.CONTENT
+            return Reject.CONTENT, {}
 
-    def unseal(self, state: State, token: SessionToken, sealed: bytes | None) -> Opened | None:
-        """What the token opens, if it lives; else None, and `state.found` says why."""
-        opened = Reject.UNKNOWN if sealed is None else self.open(token, sealed)
-        if not isinstance(opened, Reject):
-            record, now = opened[0].record, self.clock()
-            if now >= record.expires_at or now >= record.seen_at + record.idle:
-                opened = Reject.EXPIRED
-            elif record.binding is None or self._is_bound_here(state, record, token):
-                return opened
-            else:
-                opened = Reject.BOUND
-        state.found = self._found(opened, sealed or b"")
-        self.report("rejected", opened, token.id)
-        return None
+    def refuse(self, why: Reject, token: SessionToken, sealed: bytes | None) -> Found:
+        """Count and tell why a token opens nothing; what it led to."""
+        self.report("rejected", why, token.id)
+        return self._found(why, sealed or b"")
 
     def fits(self, token: SessionToken, sealed: bytes, bound: str | None) -> bool:
         """Whether these bytes are a live session's, for this token and here; nothing is told."""
-        opened = self.open(token, sealed)
-        if isinstance(opened, Reject):
+        stored = self.sealer.open(token, sealed)
+        if not isinstance(stored, Stored) or self.clock() >= stored.ends:
             return False
-        record, now = opened[0].record, self.clock()
-        if now >= record.expires_at or now >= record.seen_at + record.idle:
-            return False
-        mark = record.binding
+        mark = stored.record.binding
         return mark is None or bound is None or self.keyring.bound(mark, bound)
 
     def _found(self, why: Reject, sealed: bytes) -> Found:
@@ -170,16 +169,6 @@ class Policy:
             return Found.SUPERSEDED
         recent = -CLOCKS_DIFFER <= self.clock() - rotated <= TOMBSTONE_TTL
         return Found.ROTATED if why is Reject.SEAL and recent else Found.STALE
-
-    def _is_bound_here(self, state: State, record: Record, token: SessionToken) -> bool:
-        if record.binding is None or state.bound is None:
-            return True
-        if self.keyring.bound(record.binding, state.bound):
-            return True
-        if self.on_binding_mismatch == "report":
-            self.report("bound_elsewhere", None, token.id)
-            return True
-        return False
 
     # -- reporting
 

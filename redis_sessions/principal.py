@@ -52,17 +52,20 @@ class Principal:
                 "or a callable"
             )
 
-    def __call__(self, data: Mapping[str, Any]) -> str | None:
+    def find(self, data: Mapping[str, Any]) -> str | None:
+        """Who is signed in by these data; `ConfigurationError`."""
         value = data.get(self._key) if self._find is None else self._find(data)
-        return value if value is None or type(value) is str else self.canonical(value)
+        if value is None or type(value) is str:
+            return value
+        return int.__repr__(value) if type(value) is int else self.canonical(value)
 
     def of(
         self, data: Mapping[str, Any], encode: Callable[[Mapping[str, Any]], bytes]
     ) -> str | None:
         """By what is stored of these data, where that may differ from what they hold now."""
         if self._find is None and type(data.get(self._key)).__module__ in _PLAIN:
-            return self(data)
-        return self(decode(encode(data)))
+            return self.find(data)
+        return self.find(decode(encode(data)))
 
     def keys(self, changed: Iterable[Any]) -> set[Any]:
         """The top-level keys that say who it is; of a callable, any that changed may."""
@@ -83,8 +86,6 @@ class Principal:
 
     def canonical(self, value: Any) -> str:
         """The one form in which principals are compared; raises `ConfigurationError`."""
-        if type(value) is int:
-            return int.__repr__(value)
         if isinstance(value, str):
             return str.__str__(value)
         if isinstance(value, UUID):

@@ -32,6 +32,7 @@ __all__ = [
     "Record",
     "Reject",
     "Sealer",
+    "Stored",
     "is_tombstone",
     "rotated_at",
     "tombstone",
@@ -86,7 +87,7 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
             fields["data"] = msgspec.Raw(fields["data"])
         return msgspec.structs.replace(self, **fields)
 
-    def lives_until(self) -> int:
+    def ends(self) -> int:
         """The second at which it ends unless it is touched: idle or absolute, the earlier."""
         return min(self.seen_at + self.idle, self.expires_at)
 
@@ -94,6 +95,34 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
         """The second from which on its time is to be renewed."""
         idle = self.idle
         return self.seen_at + (TOUCH_AFTER if idle > 10 * TOUCH_AFTER else idle / 10)
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """What is in the store under one token, sealed and open."""
+
+    token: SessionToken
+    record: Record
+    sealed: bytes
+    data: bytes
+    """The record's, encoded."""
+    ends: int
+    """The record's."""
+    touch_at: float
+    """The record's."""
+
+    @property
+    def version(self) -> bytes:
+        return self.sealed[:HEADER_SIZE]
+
+    @property
+    def rotated_at(self) -> int:
+        return rotated_at(self.sealed)
+
+    def __repr__(self) -> str:
+        return f"<Stored {self.token.id}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.token.id)]  # msgspec's, which rich prefers, tells everything
 
 
 class Descriptor(msgspec.Struct, array_like=True, gc=False, kw_only=True):
@@ -122,45 +151,47 @@ class Sealer:
         self._derivations = {FORMAT + key.id: key.derivation(salt) for key in keyring.keys}
         self._primary = FORMAT + keyring.primary.id
         # What was sealed or opened lately, by its sealing key: the bytes, and what they hold.
-        self._recent: dict[bytes, tuple[bytes, Record]] = {}
+        self._recent: dict[bytes, tuple[bytes, Record, bytes, int, float]] = {}
         self._before = self._recent
 
-    def seal(self, token: SessionToken, record: Record, rotated_at: int) -> bytes:
-        """The bytes to store: under the primary key, with a fresh nonce."""
+    def seal(self, token: SessionToken, record: Record, rotated_at: int) -> Stored:
+        """The record as it is to be stored: under the primary key, with a fresh nonce."""
         context = self._primary + rotated_at.to_bytes(4, "big")
         derivation = self._derivations[self._primary].copy()
         derivation.update(context + token.value.encode())
         key, nonce = derivation.digest(), urandom(24)
         sealed = context + nonce + crypto_secretbox(_encode(record), nonce, key)
-        self._remember(key, sealed, record)
-        return sealed
+        return self._remember(key, _stored(token, record, sealed))
 
-    def open(self, token: SessionToken, stored: bytes) -> Record | Reject:
-        """The record, or why these bytes are none for this token. Never raises."""
-        keyed = self._derivations.get(stored[:5])
-        if keyed is None or len(stored) <= HEADER_SIZE:
-            return _misfit(stored)
+    def open(self, token: SessionToken, sealed: bytes) -> Stored | Reject:
+        """What these bytes hold, or why they are nothing for this token. Never raises."""
+        keyed = self._derivations.get(sealed[:5])
+        if keyed is None or len(sealed) <= HEADER_SIZE:
+            return _misfit(sealed)
         derivation = keyed.copy()
-        derivation.update(stored[:9] + token.value.encode())
+        derivation.update(sealed[:9] + token.value.encode())
         key = derivation.digest()
         known = self._recent.get(key) or self._before.get(key)
-        if known is not None and known[0] == stored:
-            return known[1]
+        if known is not None and known[0] == sealed:
+            _, record, data, ends, touch_at = known
+            return Stored(token, record, sealed, data, ends, touch_at)
         try:
-            record = _decode(crypto_secretbox_open(stored[33:], stored[9:33], key))
+            record = _decode(crypto_secretbox_open(sealed[33:], sealed[9:33], key))
         except CryptoError:
             return Reject.SEAL
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Reject.CONTENT
-        self._remember(key, stored, record)
-        return record
+        return self._remember(key, _stored(token, record, sealed))
 
-    def _remember(self, key: bytes, stored: bytes, record: Record) -> None:
+    def _remember(self, key: bytes, stored: Stored) -> Stored:
         """Opening the same bytes under the same key again would give the same record."""
-        if len(stored) <= SMALL:
+        if len(stored.sealed) <= SMALL:
             if len(self._recent) >= REMEMBERED // 2:
                 self._before, self._recent = self._recent, {}
-            self._recent[key] = stored, record
+            # Without the token: what is remembered opens nothing.
+            held = stored.sealed, stored.record, stored.data, stored.ends, stored.touch_at
+            self._recent[key] = held
+        return stored
 
     def seal_descriptor(self, index: str, id: str, descriptor: Descriptor) -> bytes:
         """Key id, nonce and box: bound to the index and the id, and nothing that a token opens."""
@@ -181,6 +212,10 @@ class Sealer:
             return _described(plain)
         except (CryptoError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
+
+
+def _stored(token: SessionToken, record: Record, sealed: bytes) -> Stored:
+    return Stored(token, record, sealed, bytes(record.data), record.ends(), record.touch_at())
 
 
 def _misfit(stored: bytes) -> Reject:

@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["SessionToken", "is_id"]
 
-_FORM: Final = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII)
+_is_token: Final = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII).fullmatch
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{20}", re.ASCII)
 
 
@@ -41,7 +41,7 @@ class SessionToken:
     @classmethod
     def parse(cls, text: str) -> SessionToken | None:
         """The token that `text` spells, or None: nothing else ever reaches a store."""
-        return cls(text) if _FORM.fullmatch(text) else None
+        return cls(text) if _is_token(text) else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SessionToken) and self.value == other.value

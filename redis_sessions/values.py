@@ -49,7 +49,7 @@ class Values:
     msgspec's hooks. pydantic's models and secrets work without them. `max_size`: encoded bytes.
     """
 
-    __slots__ = ("_dec_hook", "_enc_hook", "_encode", "_hook_ran", "max_size")
+    __slots__ = ("_dec_hook", "_enc_hook", "_hook_ran", "max_size", "pack")
 
     def __init__(
         self,
@@ -62,12 +62,13 @@ class Values:
         self._enc_hook = enc_hook
         self._dec_hook = dec_hook
         self._hook_ran = False
-        self._encode = msgspec.msgpack.Encoder(enc_hook=self._from_unknown).encode
+        self.pack = msgspec.msgpack.Encoder(enc_hook=self._from_unknown).encode
+        """As `encode`, with the errors that msgspec and the hooks raise."""
 
     def encode(self, data: Mapping[Any, Any]) -> bytes:
         """The bytes of a session's data; `SessionEncodeError` names what can't be stored."""
         try:
-            return self._encode(data)
+            return self.pack(data)
         except RecursionError as exc:
             raise _too_deep(k for k, v in data.items() if not self._encodes(v)) from exc
         except Exception as exc:
@@ -80,7 +81,7 @@ class Values:
     def encode_value(self, key: Any, value: Any) -> bytes:
         """The bytes of one value."""
         try:
-            return self._encode(value)
+            return self.pack(value)
         except Exception:
             self.encode({key: value})  # raises, and says where
             raise
@@ -158,7 +159,7 @@ class Values:
 
     def _encodes(self, value: Any) -> bool:
         try:
-            self._encode(value)
+            self.pack(value)
         except Exception:  # noqa: BLE001 - whatever it is, this is the way down
             return False
         return True

@@ -16,10 +16,10 @@ from redis_sessions.errors import (
 )
 from redis_sessions.outcome import Answer, Outcome
 from redis_sessions.policy import Policy
-from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, Reject, tombstone
+from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, Reject, Stored, tombstone
 from redis_sessions.session import Session, replace_data, state_of
 from redis_sessions.shortfall import Shortfall
-from redis_sessions.state import Found, Peer, Stored
+from redis_sessions.state import Found, Peer
 from redis_sessions.stores.protocols import Commit, Seat
 from redis_sessions.token import SessionToken
 
@@ -63,9 +63,9 @@ class Writer:
         state, at = self._state, self._at
         data, mine = self._encoded, None
         while True:
-            new = at.record.amended(data=data, **self._amendments(at.record, authenticated_at))
-            sealed = self._policy.sealer.seal(token, new, rotated)
-            result = await self._commit(token, at.version, sealed, new)
+            record = at.record.amended(data=data, **self._amendments(at.record, authenticated_at))
+            new = self._policy.sealer.seal(token, record, rotated)
+            result = await self._store_record(at.version, new)
             if result is Commit.STORED:
                 break
             newer = await self._again(at.token) if result is Commit.CONFLICT else None
@@ -77,11 +77,11 @@ class Writer:
             mine = state.changes(self._encoded) if mine is None else mine
             data, at = values.apply(newer.data, mine), newer
             self._policy.values.check(data)
-            if self._policy.principal(values.decode(data)) != self._principal:
+            if self._policy.principal.find(values.decode(data)) != self._principal:
                 # Each was right for itself; together they would change who an id belongs to.
                 raise SessionConflictError("crossing changes would change who is signed in")
         before, rebased = values.split(state.base), state.rebased
-        state.remember(Stored(token, new, sealed, data))
+        state.remember(new)
         if mine is not None:
             self._adopt(data, before, rebased)
             self._policy.report("merged", None, token.id)
@@ -94,8 +94,10 @@ class Writer:
             if state.found is Found.LOST:
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             return  # there is nothing to load
-        opened = self._policy.unseal(state, at.token, await self._store.load(at.token.id))
-        if opened is None:
+        sealed = await self._store.load(at.token.id)
+        newer, _ = self._policy.unseal(at.token, sealed, state.bound)
+        if isinstance(newer, Reject):
+            self._policy.refuse(newer, at.token, sealed)
             state.lost()
             raise SessionGoneError("the session ended or was rotated elsewhere")
         mine, before, rebased = (
@@ -103,10 +105,9 @@ class Writer:
             values.split(state.base),
             state.rebased,
         )
-        newer, _ = opened
         data = values.apply(newer.data, mine)
         mine_principal = self._policy.principal_of(self._session)
-        if self._policy.principal(values.decode(data)) != mine_principal:
+        if self._policy.principal.find(values.decode(data)) != mine_principal:
             raise SessionConflictError("crossing changes would change who is signed in")
         state.remember(newer)
         self._adopt(data, before, rebased)
@@ -148,11 +149,11 @@ class Writer:
             binding=self._binding(),
             data=values.raw(data),
         )
-        sealed = self._policy.sealer.seal(token, record, 0)
-        if await self._commit(token, None, sealed, record) is not Commit.STORED:
+        new = self._policy.sealer.seal(token, record, 0)
+        if await self._store_record(None, new) is not Commit.STORED:
             raise StoreUnavailableError("the new session was ended before it began")
         state.forget()
-        state.remember(Stored(token, record, sealed, data))
+        state.remember(new)
         state.principal = None if authenticated_at is None else self._principal
         self._adopt(data)
         self._policy.report("created", outcome.name.lower(), token.id)
@@ -224,16 +225,18 @@ class Writer:
 
     # -- the store
 
-    async def _commit(
-        self, token: SessionToken, version: bytes | None, value: bytes, record: Record | None = None
-    ) -> Commit:
-        """Compare-and-set; without a record, `value` is a tombstone."""
+    async def _store_record(self, version: bytes | None, new: Stored) -> Commit:
+        return await self._commit(new.token.id, version, new.sealed, self._policy.ttl(new))
+
+    async def _bury(self, old: Stored) -> Commit:
+        """A tombstone in its place, unless it was changed."""
+        grave = tombstone(self._now)
+        return await self._commit(old.token.id, old.version, grave, _TOMBSTONE_MS)
+
+    async def _commit(self, id: str, version: bytes | None, value: bytes, ttl: int) -> Commit:
         self._check_time()
-        ttl = _TOMBSTONE_MS
-        if record is not None:
-            ttl = max(1, int((record.lives_until() - self._policy.clock()) * 1000))
         try:
-            return await self._store.commit(token.id, version, value, ttl)
+            return await self._store.commit(id, version, value, ttl)
         except ReplicationError as exc:
             if version is None:
                 raise  # nobody has its token
@@ -245,8 +248,8 @@ class Writer:
         self._contended = True
         self._check_time()
         sealed = await self._store.load(token.id)
-        opened = None if sealed is None else self._policy.open(token, sealed)
-        return None if opened is None or isinstance(opened, Reject) else opened[0]
+        newer, _ = self._policy.unseal(token, sealed, None)
+        return newer if isinstance(newer, Stored) else None
 
     async def _end(self, id: str, how: str) -> bool:
         self._check_time()
@@ -326,13 +329,14 @@ class Update(Writer):
             result = function(data)
             encoded = policy.values.encode(data)
             policy.values.check(encoded)
-            if policy.principal(values.decode(encoded)) != state.principal:
+            if policy.principal.find(values.decode(encoded)) != state.principal:
                 raise SessionError(
                     "update() can't sign in or out: set the principal in the session"
                 )
-            new = at.record.amended(data=encoded, seen_at=self._now if due else at.record.seen_at)
-            sealed = policy.sealer.seal(at.token, new, at.rotated_at)
-            written = await self._commit(at.token, at.version, sealed, new)
+            seen_at = self._now if due else at.record.seen_at
+            record = at.record.amended(data=encoded, seen_at=seen_at)
+            new = policy.sealer.seal(at.token, record, at.rotated_at)
+            written = await self._store_record(at.version, new)
             if written is Commit.STORED:
                 break
             newer = await self._again(at.token) if written is Commit.CONFLICT else None
@@ -340,7 +344,7 @@ class Update(Writer):
                 state.lost()
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             at = newer
-        state.remember(Stored(at.token, new, sealed, encoded))
+        state.remember(new)
         self._adopt(values.apply(encoded, mine), before, rebased)
         self._short.tell(result)
         return result

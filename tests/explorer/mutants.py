@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from redis_sessions.policy import Opened
-from redis_sessions.record import HEADER_SIZE
-from redis_sessions.state import Found, State
+from redis_sessions.record import HEADER_SIZE, Reject
+from redis_sessions.state import Found
 from redis_sessions.stores import Commit, Entry, Seat, Store
 from redis_sessions.stores.protocols import Entered
 from redis_sessions.token import SessionToken
@@ -202,19 +202,17 @@ class _Unasked(_Passing):
 class _Unaware(Worker):
     """A token that was superseded is like any that opens nothing."""
 
-    def unseal(self, state: State, token: SessionToken, sealed: bytes | None) -> Opened | None:
-        opened = super().unseal(state, token, sealed)
-        if state.found in (Found.SUPERSEDED, Found.ROTATED):
-            state.found = Found.STALE
-        return opened
+    def refuse(self, why: Reject, token: SessionToken, sealed: bytes | None) -> Found:
+        super().refuse(why, token, sealed)
+        return Found.STALE
 
 
 class _Talkative(Worker):
     """An event that tells what it shouldn't."""
 
-    def unseal(self, state: State, token: SessionToken, sealed: bytes | None) -> Opened | None:
+    def unseal(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Opened:
         self.report("loaded", token.value)
-        return super().unseal(state, token, sealed)
+        return super().unseal(token, sealed, bound)
 
 
 @dataclass(frozen=True)

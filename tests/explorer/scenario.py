@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from msgspec.msgpack import encode
 
 from redis_sessions import values
-from redis_sessions.record import HEADER_SIZE, Record, Sealer, rotated_at
+from redis_sessions.record import HEADER_SIZE, Record, Sealer, Stored, rotated_at
 from redis_sessions.token import SessionToken
 from tests.explorer.actors import KEYRING, tag, tagged
 
@@ -80,11 +80,11 @@ def view(sealer: Sealer, tokens: Sequence[SessionToken], raw: bytes) -> Rec | To
     """Stored bytes, opened by one of these tokens. AssertionError if two open it (I1)."""
     if len(raw) == HEADER_SIZE:
         return Tomb(rotated_at(raw) != 0)
-    opened = [(token, sealer.open(token, raw)) for token in tokens]
-    fits = [(token, record) for token, record in opened if isinstance(record, Record)]
+    opened = [sealer.open(token, raw) for token in tokens]
+    fits = [stored for stored in opened if isinstance(stored, Stored)]
     if len(fits) != 1:
         raise AssertionError(f"I1: {len(fits)} tokens open a record")
-    token, record = fits[0]
+    token, record = fits[0].token, fits[0].record
     data = values.decode(bytes(record.data))
     owner = None
     if record.owner is not None:

@@ -79,7 +79,7 @@ class World:
         if start != "none":
             token = SessionToken.generate()
             record = first_record(start, now)
-            await self.backend.put(token.id, self.sealer.seal(token, record, 0))
+            await self.backend.put(token.id, self.sealer.seal(token, record, 0).sealed)
             if start == "A":
                 await self.backend.store.touch(
                     INDEXES["A"],

@@ -11,7 +11,7 @@ import pytest
 
 from redis_sessions import ConfigurationError, Keyring, SessionToken, generate_key
 from redis_sessions.keyring import SecretKey
-from redis_sessions.record import Record, Reject, Sealer
+from redis_sessions.record import Record, Reject, Sealer, Stored
 from tests.support import sealing_key
 
 OLD, NEW = "the old secret key, which is long enough", "the new secret key, which is long enough"
@@ -118,13 +118,13 @@ def test_the_primary_seals_and_the_retired_opens() -> None:
     token, record = SessionToken.generate(), make_record()
     ring = Keyring(NEW, OLD)
     sealer = Sealer(ring, "p:")
-    of_old = Sealer(Keyring(OLD), "p:").seal(token, record, 0)
+    of_old = Sealer(Keyring(OLD), "p:").seal(token, record, 0).sealed
 
-    sealed = sealer.seal(token, record, 0)
+    sealed = sealer.seal(token, record, 0).sealed
 
     assert sealed[1:5] == SecretKey(NEW).id == ring.primary.id
-    assert isinstance(sealer.open(token, sealed), Record)
-    assert isinstance(sealer.open(token, of_old), Record)
+    assert isinstance(sealer.open(token, sealed), Stored)
+    assert isinstance(sealer.open(token, of_old), Stored)
     assert Sealer(Keyring(NEW), "p:").open(token, of_old) is Reject.KEY
     assert ring.get(SecretKey(OLD).id) is ring.keys[1]
     assert ring.get(b"\0\0\0\0") is None
@@ -138,9 +138,9 @@ def test_a_new_key_rolls_out_without_a_gap() -> None:
     stages = [Sealer(Keyring(*keys), "p:") for keys in ([OLD], [OLD, NEW], [NEW, OLD])]
 
     for one, other in pairwise(stages):
-        assert isinstance(other.open(token, one.seal(token, record, 0)), Record)
-        assert isinstance(one.open(token, other.seal(token, record, 0)), Record)
-    assert stages[0].open(token, stages[2].seal(token, record, 0)) is Reject.KEY
+        assert isinstance(other.open(token, one.seal(token, record, 0).sealed), Stored)
+        assert isinstance(one.open(token, other.seal(token, record, 0).sealed), Stored)
+    assert stages[0].open(token, stages[2].seal(token, record, 0).sealed) is Reject.KEY
 
 
 def test_an_owner_is_recognised_under_every_key() -> None:

@@ -57,26 +57,26 @@ class Account(msgspec.Struct):
 )
 def test_its_canonical_form(value: object, principal: str | None) -> None:
     """int, str and UUID are a str, `0` is somebody, None is nobody; so it is after loading."""
-    found = Principal("user_id")({"user_id": value})
+    found = Principal("user_id").find({"user_id": value})
 
     assert found == principal
     assert found is None or type(found) is str
     codec = Values(max_size=1000)
     loaded = values.decode(codec.encode({"user_id": value}))
-    assert Principal("user_id")(loaded) == principal
+    assert Principal("user_id").find(loaded) == principal
 
 
 def test_an_absent_key_is_nobody() -> None:
     """So is an empty session."""
-    assert Principal("user_id")({}) is None
-    assert Principal("user_id")({"user": 1}) is None
+    assert Principal("user_id").find({}) is None
+    assert Principal("user_id").find({"user": 1}) is None
 
 
 @pytest.mark.parametrize("value", [{"sub": 1}, {}, [1], [], (1,), True, False], ids=repr)
 def test_a_container_or_flag_names_the_dotted_path(value: object) -> None:
     """What can't be compared for life is refused, with what to write instead, and not its data."""
     with pytest.raises(ConfigurationError) as caught:
-        Principal("user")({"user": value})
+        Principal("user").find({"user": value})
 
     assert 'principal="user.sub"' in str(caught.value)
     assert "principal='user'" in str(caught.value)
@@ -89,7 +89,7 @@ def test_a_container_or_flag_names_the_dotted_path(value: object) -> None:
 def test_another_type_needs_a_callable(value: object) -> None:
     """A float, bytes or an object has no one form; the error names the type and a callable."""
     with pytest.raises(ConfigurationError, match=r"callable|user\.sub") as caught:
-        Principal("user_id")({"user_id": value})
+        Principal("user_id").find({"user_id": value})
 
     assert type(value).__name__ in str(caught.value)
     assert "Ann" not in str(caught.value)
@@ -113,26 +113,26 @@ def test_another_type_needs_a_callable(value: object) -> None:
 )
 def test_a_dotted_path(data: dict[str, Any], principal: str | None) -> None:
     """Through dicts and typed objects; nobody where a step is missing."""
-    assert Principal("account.user.sub")(data) == principal
+    assert Principal("account.user.sub").find(data) == principal
 
 
 @pytest.mark.parametrize("value", ["ann", 5, [1], 1.5], ids=repr)
 def test_a_dotted_path_ends_at_plain_values(value: object) -> None:
     """Methods and attributes of built-in types (`str.title`, `list.count`) are nobody."""
     for step in ("title", "count", "real", "sub"):
-        assert Principal(f"user.{step}")({"user": value}) is None
+        assert Principal(f"user.{step}").find({"user": value}) is None
 
 
 def test_a_callable() -> None:
     """It gets the data, and its answer takes the same form."""
     by_both = Principal(lambda data: data.get("tenant") and f"{data['tenant']}/{data['id']}")
 
-    assert by_both({"tenant": "a", "id": 1}) == "a/1"
-    assert by_both({}) is None
-    assert Principal(lambda data: 5)({}) == "5"
-    assert Principal(lambda data: ID)({}) == str(ID)
+    assert by_both.find({"tenant": "a", "id": 1}) == "a/1"
+    assert by_both.find({}) is None
+    assert Principal(lambda data: 5).find({}) == "5"
+    assert Principal(lambda data: ID).find({}) == str(ID)
     with pytest.raises(ConfigurationError, match="is a float"):
-        Principal(lambda data: 1.5)({})
+        Principal(lambda data: 1.5).find({})
 
 
 def test_which_keys_say_who_it_is() -> None:

@@ -18,6 +18,7 @@ from redis_sessions.record import (
     Record,
     Reject,
     Sealer,
+    Stored,
     is_tombstone,
     rotated_at,
     tombstone,
@@ -46,7 +47,7 @@ def make(data: bytes = b"\x81\xa1n\x01", **fields: Any) -> Record:
 
 def test_the_layout() -> None:
     """Format, key id, rotated_at, nonce; then a secretbox under a key that the design derives."""
-    sealed = Sealer(KEYRING, "app:").seal(TOKEN, make(), 0x01020304)
+    sealed = Sealer(KEYRING, "app:").seal(TOKEN, make(), 0x01020304).sealed
 
     assert HEADER_SIZE == 33
     assert sealed[0:1] == b"\x01"
@@ -73,12 +74,12 @@ def test_what_was_sealed_opens() -> None:
     """Every field comes back, the data as the bytes that they were."""
     sealer = Sealer(KEYRING, "app:")
 
-    opened = sealer.open(TOKEN, sealer.seal(TOKEN, make(), 7))
+    opened = sealer.open(TOKEN, sealer.seal(TOKEN, make(), 7).sealed)
 
-    assert isinstance(opened, Record)
-    assert bytes(opened.data) == b"\x81\xa1n\x01"
+    assert isinstance(opened, Stored)
+    assert opened.data == bytes(opened.record.data) == b"\x81\xa1n\x01"
     fields = [name for name in Record.__struct_fields__ if name != "data"]
-    assert {f: getattr(opened, f) for f in fields} == {f: getattr(make(), f) for f in fields}
+    assert {f: getattr(opened.record, f) for f in fields} == {f: getattr(make(), f) for f in fields}
 
 
 @given(
@@ -94,17 +95,17 @@ def test_any_record_comes_back(
     sealer = Sealer(KEYRING, "app:")
     record = make(data, created_at=times[0], seen_at=times[1], expires_at=times[2], owner=owner)
 
-    sealed = sealer.seal(TOKEN, record, rotated)
+    sealed = sealer.seal(TOKEN, record, rotated).sealed
     opened = sealer.open(TOKEN, sealed)
 
-    assert isinstance(opened, Record)
-    assert msgspec.msgpack.encode(opened) == msgspec.msgpack.encode(record)
+    assert isinstance(opened, Stored)
+    assert msgspec.msgpack.encode(opened.record) == msgspec.msgpack.encode(record)
     assert rotated_at(sealed) == rotated
 
 
 def test_it_opens_under_one_token_and_one_prefix_only() -> None:
     """Another secret for the same id, another id, another prefix, another key: none opens it."""
-    sealed = Sealer(KEYRING, "app:").seal(TOKEN, make(), 0)
+    sealed = Sealer(KEYRING, "app:").seal(TOKEN, make(), 0).sealed
 
     for at in range(64):
         other = "A" if TOKEN.value[at] != "A" else "B"
@@ -121,7 +122,7 @@ def test_each_sealing_is_another_version() -> None:
     sealer = Sealer(KEYRING, "app:")
     record = make(msgspec.msgpack.encode({"name": "a secret name"}))
 
-    sealed = [sealer.seal(TOKEN, record, 0) for _ in range(200)]
+    sealed = [sealer.seal(TOKEN, record, 0).sealed for _ in range(200)]
 
     assert len({one[:HEADER_SIZE] for one in sealed}) == 200
     assert {one[:9] for one in sealed} == {sealed[0][:9]}
@@ -185,8 +186,8 @@ def test_opening_never_raises(stored: bytes) -> None:
 
 def test_it_lives_until_the_earlier_of_its_ends() -> None:
     """Idle or absolute, whichever comes first."""
-    assert make(seen_at=100, idle=50, expires_at=1000).lives_until() == 150
-    assert make(seen_at=100, idle=50, expires_at=120).lives_until() == 120
+    assert make(seen_at=100, idle=50, expires_at=1000).ends() == 150
+    assert make(seen_at=100, idle=50, expires_at=120).ends() == 120
 
 
 def test_a_record_is_amended_in_a_copy() -> None:
