@@ -50,7 +50,7 @@ class Exchange(Active):
         return (
             self._started
             and self._failure is None
-            and self.setup.manager.is_settled(self.session, self._status)
+            and self.setup.manager.owed(self.session, self._status) is None
         )
 
     async def finish(self) -> None:
@@ -61,7 +61,7 @@ class Exchange(Active):
             await self._release(self._held)
         if not self._started:
             await self._end_all_the_same()
-        elif not self.setup.manager.is_settled(self.session, self._status):
+        else:
             await self._commit(self._status)
 
     async def fail(self, exc: Exception) -> None:
@@ -95,21 +95,32 @@ class Exchange(Active):
                     self._held = message
                 return
             if held is not None:
-                if self.setup.manager.is_settled(self.session, self._status):
-                    await self._send(self._start(held, NOTHING))
-                else:
-                    await self._release(held)
+                manager, answer = self.setup.manager, NOTHING
+                owed = manager.owed(self.session, self._status)
+                if owed is not None:
+                    self._held = None
+                    may_create = self._may_create()
+                    try:  # not by `_release`, which is a coroutine more for all to go through
+                        answer = await manager.settle(self.session, owed, self._status, may_create)
+                    except SessionError as exc:
+                        self._fails(exc)
+                        raise
+                await self._send(self._start(held, answer))
         await self._send(message)
 
     async def _release(self, held: Message) -> None:
         """Commit, then let the start go, with what the client has to know."""
         self._held = None
+        answer = await self._answer(self._status)
+        await self._send(self._start(held, answer))
+
+    async def _answer(self, status: int) -> Answer:
+        """Commit before anything has gone out: a failure is the response's."""
         try:
-            answer = await self.manager.settle(self.session, self._status, self._may_create())
+            return await self._commit(status)
         except SessionError as exc:
             self._fails(exc)
             raise
-        await self._send(self._start(held, answer))
 
     def _start(self, message: Message, answer: Answer) -> Message:
         """A response's first message, with what the client is told about its session."""
@@ -227,13 +238,6 @@ class SocketExchange(Exchange):
                 await self._close(told)
                 return
         await super().on_send(message)
-
-    async def _answer(self, status: int) -> Answer:
-        try:
-            return await self._commit(status)
-        except SessionError as exc:
-            self._fails(exc)
-            raise
 
     async def _failed_late(self, exc: Exception, failure: SessionError | None) -> None:
         if isinstance(exc, WebSocketDisconnect):  # the client left, as clients do

@@ -147,28 +147,46 @@ class SessionManager(Revoker):
         `may_create`: whether a new anonymous session may come into being. Raises
         `SessionEncodeError` before anything is stored, `StoreError`, `SessionConflictError`.
         """
-        if self.is_settled(session, status):
-            return NOTHING
-        return await self.settle(session, status, may_create)
+        owed = self.owed(session, status)
+        return NOTHING if owed is None else await self.settle(session, owed, status, may_create)
 
-    async def settle(self, session: Session, status: int, may_create: bool) -> Answer:
-        """A commit that has something to do."""
-        if isinstance(session, Unloaded):
-            return NOTHING
+    def owed(self, session: Session, status: int) -> bytes | None:
+        """What a commit has to store: None for nothing at all, as each request asks, twice.
+
+        The data, encoded, where they are others than before; else, for whatever a commit finds
+        there is to do or to raise, nothing but `b""`.
+        """
+        if session.__class__ is Unloaded:
+            return None
         state = state_of(session)
+        if status >= 500 or state.wants():
+            return b""
+        try:
+            encoded = self.values.pack(session)
+        except Exception:  # noqa: BLE001 - a commit says which
+            return b""
+        if encoded != state.base and encoded != state.settled:  # noqa: PLR1714 - on every request
+            return encoded
+        return None if self.clock() <= state.touch_at else b""
+
+    async def settle(self, session: Session, owed: bytes, status: int, may_create: bool) -> Answer:
+        """A commit of what is owed."""
+        state, ends = state_of(session), asyncio.get_running_loop().time() + self.deadline
+        changed = self._changed(session, state, owed) if owed else None
+        if changed is not None and state.stored is not None:
+            id, version, ttl = changed.token.id, state.stored.version, self.ttl(changed)
+            sent = asyncio.ensure_future(self.store.commit(id, version, changed.sealed, ttl))
+            state.busy = sent
+            try:
+                if await sent is Commit.STORED:
+                    state.remember(changed)
+                    return _CHANGED
+            finally:
+                state.busy = None
         async with state.alone():
             if status >= 500:  # then no change of data is stored
                 return await Operation(self, session, state.base, status, may_create).run()
             encoded = self.values.encode(session)
-            ends = asyncio.get_running_loop().time() + self.deadline
-            at, changed = state.live, self._changed(session, state, encoded)
-            if at is not None and changed is not None:
-                ttl = self.ttl(changed)
-                stored = self.store.commit(at.token.id, at.version, changed.sealed, ttl)
-                if await stored is Commit.STORED:
-                    state.remember(changed)
-                    state.settled = encoded
-                    return _CHANGED
             return await Operation(self, session, encoded, status, may_create, ends).run()
 
     def _changed(self, session: Session, state: State, encoded: bytes) -> Stored | None:
@@ -177,28 +195,13 @@ class SessionManager(Revoker):
         None if it is something else. If it turns out to need merging, an `Operation` begins anew.
         """
         at = state.live
-        if at is None or state.rebased is not None or state.wants() or encoded == at.data:
+        if at is None or state.rebased is not None or state.busy is not None:
             return None
-        if self.touch_due(state) or self.principal_of(session) != state.principal:
+        if self.clock() > at.touch_at or self.principal_of(session) != state.principal:
             return None
         self.values.check(encoded)
         self.hint(session, state.principal)
         return self.sealer.seal(at.token, at.record.amended(data=encoded), at.rotated_at)
-
-    def is_settled(self, session: Session, status: int) -> bool:
-        """Whether a commit would do nothing, not even raise: what each request asks, twice."""
-        if session.__class__ is Unloaded:
-            return True
-        state = state_of(session)
-        if status >= 500 or state.wants():
-            return False
-        try:
-            encoded = self.values.pack(session)
-        except Exception:  # noqa: BLE001 - a commit says which
-            return False
-        if encoded != state.base and encoded != state.settled:  # noqa: PLR1714 - on every request
-            return False
-        return self.clock() <= state.touch_at
 
     async def save(self, session: Session) -> None:
         """What `await session.save()` does."""

@@ -158,7 +158,8 @@ class SessionMiddleware:
             await exchange.load()
         session, before = exchange.session, scope.get("session")
         exchange.enter(outer, before)
-        reset = serving.set((*serving.get(), session))
+        around = serving.get()
+        serving.set((*around, session))
         try:
             await self.app(scope, receive, exchange.on_send)
             if not exchange.is_finished():
@@ -166,7 +167,7 @@ class SessionMiddleware:
         except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
             await exchange.fail(exc)
         finally:
-            serving.reset(reset)
+            serving.set(around)
             exchange.leave()
             # What is mounted may have put a session of its own here. Where there was none before,
             # ours stays: error handlers outside of us show pages, too.

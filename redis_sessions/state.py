@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -141,8 +141,8 @@ class State(msgspec.Struct, eq=False):
     """... by which it ended its own session."""
     settled: bytes | None = None
     """The data that a commit has dealt with already."""
-    lock: asyncio.Lock | None = None
-    """One commit, save or refresh at a time."""
+    busy: asyncio.Future[Any] | None = None
+    """One commit, save or refresh at a time: this one is over when it is done."""
     late: bool = False
     """The response has started: no token can be sent any more."""
     tokens: Sequence[str] = ()
@@ -174,11 +174,17 @@ class State(msgspec.Struct, eq=False):
         self.found = Found.LOST
         self.touch_at = NEVER
 
-    def alone(self) -> asyncio.Lock:
-        """What whoever writes or reloads this session holds: its tasks may save at once."""
-        if self.lock is None:
-            self.lock = asyncio.Lock()
-        return self.lock
+    @asynccontextmanager
+    async def alone(self) -> AsyncGenerator[None, None]:
+        """Whoever writes or reloads this session waits for its turn: its tasks may save at once."""
+        while self.busy is not None:
+            await asyncio.wait([self.busy])
+        self.busy = turn = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            self.busy = None
+            turn.set_result(None)
 
     def wants(self) -> bool:
         """Whether the handler asked for more than a change of data."""

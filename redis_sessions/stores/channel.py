@@ -19,9 +19,10 @@ from redis_sessions.stores.commands import (
     Write,
     answer_of,
     command_of,
-    failure,
+    verdict,
 )
 from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.replicas import Replicas
 from redis_sessions.stores.wire import Wire
 
@@ -65,7 +66,7 @@ class Channel:
             else (self._get_all, self._write_all, self._ask_all)
         )
         self.loads = Batcher[str, "bytes | None"](get, health, timeout)
-        self.writes = Batcher[Write, int](write, health, timeout)
+        self.writes = Batcher[Write, Commit](write, health, timeout)
         self.questions = Batcher[Question, Any](ask, health, timeout)
         self.sure_writes, self.sure_questions = self.writes, self.questions
         self.asks = Batcher[Item, Any](self._each_asking, health, timeout) if sharded else None
@@ -110,14 +111,14 @@ class Channel:
         found: dict[str, bytes | None] = dict(zip(unique, values, strict=True))
         return [found[key] for key in keys]
 
-    async def _write_all(self, writes: Sequence[Write]) -> list[int | Exception]:
+    async def _write_all(self, writes: Sequence[Write]) -> list[Commit | Exception]:
         return self._verdicts(await self.wire.send_one(*_commit(writes)))
 
     async def _ask_all(self, questions: Sequence[Question]) -> list[Any]:
         replies = await self.wire.send([question.command for question in questions])
         return [self.wire.translated(r) if isinstance(r, errors.RedisError) else r for r in replies]
 
-    async def _write_surely(self, writes: Sequence[Write]) -> list[int | Exception]:
+    async def _write_surely(self, writes: Sequence[Write]) -> list[Commit | Exception]:
         (reply,), confirmed = await self._and_wait([_commit(writes)])
         if isinstance(reply, errors.RedisError):
             raise self.wire.translated(reply) from reply
@@ -164,8 +165,9 @@ class Channel:
             confirmed = 0  # it was demoted in between
         return self._waits.judge(items, answers, confirmed)
 
-    def _verdicts(self, reply: Sequence[int | bytes]) -> list[int | Exception]:
-        return [a if isinstance(a, int) else self.wire.translated(failure(a)) for a in reply]
+    def _verdicts(self, reply: Sequence[int | bytes]) -> list[Commit | Exception]:
+        answers = map(verdict, reply)
+        return [a if isinstance(a, Commit) else self.wire.translated(a) for a in answers]
 
     def _answers(self, items: Sequence[Item], replies: Sequence[Any]) -> list[Any]:
         pairs = zip(items, replies, strict=True)

@@ -25,6 +25,7 @@ from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.coalescing import AWAY
 from redis_sessions.stores.commands import Item, Question, Script, Write
 from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.protocols import Commit
 from redis_sessions.urls import Address
 
 __all__ = ["Cluster"]
@@ -79,9 +80,9 @@ class Cluster:
         self._trouble: StoreError | None = None  # why there is no map
         self._tasks: set[asyncio.Future[Any]] = set()
         self.loads = _Lane[str, "bytes | None"](self, "loads")
-        self.writes = _Lane[Write, int](self, "writes")
+        self.writes = _Lane[Write, Commit](self, "writes")
         self.questions = _Lane[Question, Any](self, "questions")
-        self.sure_writes = _Lane[Write, int](self, "sure_writes")
+        self.sure_writes = _Lane[Write, Commit](self, "sure_writes")
         self.sure_questions = _Lane[Question, Any](self, "sure_questions")
 
     async def run(self, queue: Queue, item: Item, size: int) -> Any:

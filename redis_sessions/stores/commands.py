@@ -9,6 +9,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from redis.exceptions import RedisError, ResponseError
 
+from redis_sessions.stores.protocols import Commit
+
 __all__ = [
     "ABSENT",
     "COMMIT",
@@ -21,7 +23,7 @@ __all__ = [
     "Write",
     "answer_of",
     "command_of",
-    "failure",
+    "verdict",
 ]
 
 Command = tuple[Any, ...]
@@ -29,6 +31,10 @@ Weight = Literal["read", "touch", "lifecycle"]
 
 ABSENT: Final = b""
 END: Final = b"*"
+
+_COMMITS: Final = {
+    commit.value: commit for commit in Commit
+}  # calling the enum costs five times more
 
 
 class Script:
@@ -79,11 +85,12 @@ def command_of(item: Item) -> Command:
 def answer_of(item: Item, reply: Any) -> Any:
     """What that command's reply is for who asked: an answer, or an error of redis-py."""
     if isinstance(item, Write) and not isinstance(reply, RedisError):
-        answer = reply[0]
-        return answer if isinstance(answer, int) else failure(answer)
+        return verdict(reply[0])
     return reply
 
 
-def failure(answer: bytes) -> ResponseError:
-    """What the commit script says of one item that it couldn't write."""
+def verdict(answer: int | bytes) -> Commit | ResponseError:
+    """What the commit script says of one item."""
+    if isinstance(answer, int):
+        return _COMMITS[answer]
     return ResponseError(answer.decode(errors="replace"))

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from redis_sessions.errors import ConfigurationError, ReplicationError, check_bound
 from redis_sessions.events import logger
 from redis_sessions.stores.commands import ABSENT, END, Command, Item, Question, Write
+from redis_sessions.stores.protocols import Commit
 
 __all__ = ["Durability", "OnTooFew", "WaitFor", "durability"]
 
@@ -93,4 +94,4 @@ def _has_written(item: Item, answer: object) -> bool:
         return False
     # An end that found nothing, or a tombstone, has renewed or set one.
     ends = isinstance(item, Write) and item.expected == END
-    return isinstance(item, Question) or answer == 1 or (ends and answer == -1)
+    return isinstance(item, Question) or answer is Commit.STORED or (ends and answer is Commit.GONE)

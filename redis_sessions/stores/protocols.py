@@ -47,7 +47,7 @@ class SessionStore(Protocol):
         """The stored bytes, or None. An `async def` will do."""
         ...
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Awaitable[Commit]:
         """Store `value` for `ttl` milliseconds if the stored version is `expected`.
 
         `expected=None`: if there is nothing. STORED also if the stored version already is

@@ -86,23 +86,18 @@ class RedisStore:
         """
         return self._channels.get().nearby(self.prefix + id)
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Awaitable[Commit]:
         write = Write(self.prefix + id, ABSENT if expected is None else expected, value, ttl)
         channel, waits = self._channels.get(), self._waits
         lane = channel.sure_writes if waits and waits.concerns(write) else channel.writes
-        try:
-            answer = await lane.submit(write, len(value) + 128)
-        except ReplicationError as exc:
-            exc.result = Commit(exc.result)
-            raise
-        return Commit.STORED if answer == 1 else Commit(answer)
+        return lane.submit(write, len(value) + 128)
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
         write = Write(self.prefix + id, END, tombstone, ttl)
         try:
-            return await self._channels.get().sure_writes.submit(write, 256) == 1
+            return await self._channels.get().sure_writes.submit(write, 256) is Commit.STORED
         except ReplicationError as exc:
-            exc.result = exc.result == 1
+            exc.result = exc.result is Commit.STORED
             raise
 
     @asynccontextmanager

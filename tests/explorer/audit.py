@@ -20,8 +20,8 @@ class Eager(Worker):
     def touch_due(self, state: State) -> bool:
         return state.live is not None and state.touch_at != NEVER
 
-    def is_settled(self, session: Session, status: int) -> bool:
-        return not self.touch_due(state_of(session))
+    def owed(self, session: Session, status: int) -> bytes | None:
+        return b"" if self.touch_due(state_of(session)) else None
 
 
 async def audit(world: World) -> list[str]:

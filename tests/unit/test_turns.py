@@ -1,0 +1,119 @@
+"""Tasks of one request take turns with its session, also with the commit of a plain change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from redis_sessions import Commit, Session, StoreUnavailableError
+from redis_sessions.session import state_of
+from tests.unit.test_crossings import Crossed
+
+
+class Held(Crossed):
+    """The answer to the first change waits until it is let go, or is an error."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.stored, self.go_on = asyncio.Event(), asyncio.Event()
+        self.results = list[Commit]()
+        self.error: Exception | None = None
+        self.delayed.committed = self.committed
+
+    async def committed(self, expected: bytes | None, result: Commit) -> None:
+        self.results.append(result)
+        if expected is not None and not self.stored.is_set():
+            self.stored.set()
+            await self.go_on.wait()
+            if self.error is not None:
+                raise self.error
+
+    async def changing(self) -> tuple[str, Session, asyncio.Task[Any]]:
+        """A token, its session, and the commit of its change, which is on its way."""
+        token = await self.begin({"x": 0})
+        session = await self.load(token)
+        session["a"] = 1
+        task = asyncio.create_task(self.commit(session))
+        await self.stored.wait()
+        return token, session, task
+
+    def go_on_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self.go_on.set)  # once the second task has begun
+
+
+def save(at: Held, session: Session) -> Awaitable[object]:
+    session["b"] = 2
+    return session.save()
+
+
+def refresh(at: Held, session: Session) -> Awaitable[object]:
+    return session.refresh()
+
+
+def update(at: Held, session: Session) -> Awaitable[object]:
+    return at.manager.update(session, lambda data: data.update(b=2))
+
+
+Act = Callable[[Held, Session], Awaitable[object]]
+
+
+@pytest.mark.parametrize(
+    ("act", "after"),
+    [
+        (save, {"x": 0, "a": 1, "b": 2}),
+        (refresh, {"x": 0, "a": 1}),
+        (update, {"x": 0, "a": 1, "b": 2}),
+    ],
+)
+async def test_wait_for_a_plain_change(act: Act, after: dict[str, int]) -> None:
+    """What comes meanwhile finds it stored: no request conflicts with itself."""
+    at = Held(on_conflict="error")
+    token, session, committing = await at.changing()
+    acting = asyncio.ensure_future(act(at, session))
+    at.go_on_soon()
+    await asyncio.gather(committing, acting)
+    assert at.results == [Commit.STORED] * len(at.results)
+    assert await at.data(token) == dict(session) == after
+    assert state_of(session).busy is None
+
+
+async def test_change_that_fails_gives_its_turn_up() -> None:
+    """Where its outcome is unknown, the next one finds out: the change is stored once."""
+    at = Held()
+    at.error = StoreUnavailableError("the reply was lost")
+    token, session, committing = await at.changing()
+    acting = asyncio.ensure_future(save(at, session))
+    at.go_on_soon()
+    results = await asyncio.gather(committing, acting, return_exceptions=True)
+    assert results == [at.error, None]
+    assert await at.data(token) == dict(session) == {"x": 0, "a": 1, "b": 2}
+
+
+async def test_change_that_is_cancelled_gives_its_turn_up() -> None:
+    """A request that was cancelled holds nobody up; what it wrote is written."""
+    at = Held()
+    token, session, committing = await at.changing()
+    acting = asyncio.ensure_future(save(at, session))
+    asyncio.get_running_loop().call_soon(committing.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await committing
+    await acting
+    assert await at.data(token) == dict(session) == {"x": 0, "a": 1, "b": 2}
+    assert state_of(session).busy is None
+
+
+async def test_waiting_for_a_turn_may_be_cancelled() -> None:
+    """The commit that it waited for goes on."""
+    at = Held()
+    token, session, committing = await at.changing()
+    waiting = asyncio.ensure_future(save(at, session))
+    asyncio.get_running_loop().call_soon(waiting.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not committing.done()
+    at.go_on.set()
+    await committing
+    assert await at.data(token) == {"x": 0, "a": 1}
