@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -83,6 +84,17 @@ def kill_watchdog(base: Path, path: str) -> None:
     (watchdog,) = set(processes(base)) - {pid}
     os.kill(watchdog, signal.SIGKILL)
     assert eventually(lambda: processes(base) == [pid])
+    lock = Path(path).with_name("watchdog")  # a process that ends lets go of its files last
+    assert eventually(lambda: not is_locked(lock))
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 class Worker:
