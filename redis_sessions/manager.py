@@ -16,7 +16,7 @@ from redis_sessions.errors import (
 )
 from redis_sessions.operation import Operation
 from redis_sessions.outcome import NOTHING, Answer, Outcome
-from redis_sessions.record import Stored
+from redis_sessions.record import Reject, Stored
 from redis_sessions.revocation import Revoker
 from redis_sessions.session import Session, Unloaded, load_into, new_session, state_of
 from redis_sessions.state import OPEN, Found, State
@@ -125,7 +125,10 @@ class SessionManager(Revoker):
         """The session that is stored as these bytes, or a new, empty one."""
         stored, data = self.unseal(token, sealed, bound)
         if not isinstance(stored, Stored):
-            return new_session(data, self._state(self.refuse(stored, token, sealed), bound))
+            state = self._state(self.refuse(stored, token, sealed), bound)
+            if stored is Reject.TOMBSTONE:
+                state.ended = token.id
+            return new_session(data, state)
         try:
             principal = self.principal.find(data)
         except ConfigurationError as exc:  # of whoever writes next, not of who reads

@@ -151,6 +151,10 @@ class Operation(Writer):
                 # Another request ended it, and its answer decides what the browser holds.
                 state.found = Found.SUPERSEDED
                 outcome = Outcome.NOTHING if outcome is Outcome.NOTHING else Outcome.DROP
+        elif state.ended is not None:
+            # Of that end, perhaps asked for again because too few replicas had it, nothing was
+            # certain: repeated, it is as good as a first one.
+            await self._end(state.ended, "cleared")
         answer = await self._carry_out(outcome)
         if answer.token is not None or not expire or state.late:
             return answer

@@ -106,22 +106,23 @@ class Revoker(Policy):
     async def make_room(self, principal: str, keep: str) -> None:
         """Keep to `max_sessions`: first those go that are dead, then the least recently seen."""
         try:
-            entries = {entry.id: entry for _, entry in await self.index.entries(principal)}
-            over = len(entries) - (self.max_sessions or 0)
-            if over <= 0:
+            entries = [entry for _, entry in await self.index.entries(principal)]
+            allowed = self.max_sessions or 0
+            if len(entries) <= allowed:
                 return
-            stored = await self._stored(list(entries))
-            newest = max(entry.seen for entry in entries.values())
+            stored = await self._stored([entry.id for entry in entries])
+            newest = max(entry.seen for entry in entries)
 
-            def under_way(entry: Entry) -> bool:  # entered, and its record still to come
+            def under_way(entry: Entry) -> bool:  # entered, and its record still to come, or never
                 return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
 
             def order(entry: Entry) -> tuple[bool, int]:
-                return _lives(stored[entry.id]) or under_way(entry), entry.seen
+                return _lives(stored[entry.id]), entry.seen
 
-            # Sign-ins at once agree on this order; each sees to itself once its record is there.
-            first = sorted(entries.values(), key=order)[:over]
-            ids = [entry.id for entry in first if entry.id == keep or not under_way(entry)]
+            # Sign-ins at once agree on this order; each sees to this once its record is there.
+            there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
+            over = max(0, len(there) - allowed)
+            ids = [entry.id for entry in sorted(there, key=order)[:over]]
             short = Shortfall()
             for id in ids:
                 await short.of(self.index.mark(principal, id))

@@ -139,6 +139,8 @@ class State(msgspec.Struct, eq=False):
     """Its own, by principal."""
     ended_here: bool = False
     """... by which it ended its own session."""
+    ended: str | None = None
+    """The id of a session that had ended when the request came."""
     settled: bytes | None = None
     """The data that a commit has dealt with already."""
     busy: asyncio.Future[Any] | None = None

@@ -92,15 +92,18 @@ class Batcher(Generic[Item, Reply]):
         return self.submit(item, size)
 
     def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
-        """The future of this item's reply. `size`: its bytes, roughly."""
+        """The future of this item's reply; never raises. `size`: its bytes, roughly."""
         queue, loop = self._queue, self._loop
-        self._bytes += size
-        if len(queue) >= CAPACITY_ITEMS or self._bytes > CAPACITY_BYTES:
-            self._bytes -= size
-            raise _full(f"{len(queue)} operations wait in this process already")
-        if self._health.away is not None:
-            self._probe(size)
         future: asyncio.Future[Reply] = loop.create_future()
+        if len(queue) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
+            future.set_exception(_full(f"{len(queue)} operations wait in this process already"))
+            return future
+        if self._health.away is not None and not self._may_probe():
+            away = StoreUnavailableError(f"still away: {self._health.away}")
+            away.__cause__ = self._health.away
+            future.set_exception(away)
+            return future
+        self._bytes += size
         now = loop.time()
         queue.append((item, size, future, now))
         if not self._runs or (now - self._left > SLOW and len(self._runs) < MAX_RUNS):
@@ -111,12 +114,11 @@ class Batcher(Generic[Item, Reply]):
             run.add_done_callback(self._finish)
         return future
 
-    def _probe(self, size: int) -> None:
-        health = self._health
-        if health.probing:
-            self._bytes -= size
-            raise StoreUnavailableError(f"still away: {health.away}") from health.away
-        health.probing = self._probes = True
+    def _may_probe(self) -> bool:
+        if self._health.probing:
+            return False
+        self._health.probing = self._probes = True
+        return True
 
     async def _send_alone(self, item: Item) -> Reply:
         try:

@@ -95,9 +95,9 @@ elseif what == 'touch' then
 elseif what == 'end' then
   -- id, ttl -> 1 if it was live
   local id, entry = ARGV[2], get(ARGV[2])
+  pass_memory_check()  -- first of all: whoever asks again must not be confirmed what nobody wrote
   if entry and entry.ended then return 0 end
   local expires = entry and entry.expires or now + tonumber(ARGV[3])
-  pass_memory_check()
   mark(id, expires)
   keep_until(expires)
   return (entry and not entry.kept) and 1 or 0

@@ -206,6 +206,39 @@ async def test_a_sign_out_that_too_few_have(running: topology.Topology, strict: 
         assert await manager.sessions_of("alice") == []
 
 
+async def test_a_sign_out_that_is_asked_for_again(
+    running: topology.Topology, strict: RedisStore
+) -> None:
+    """`clear()` is no more certain the second time, until the replicas have its end."""
+    manager = manager_on(strict)
+    async with client_of(doing(manager=manager)) as browser:
+        await signed_in(browser)
+        replica = running.replicas[0]
+        replica.pause()
+        try:
+            unsure = [(await browser.get("/do?clear=")).status_code for _ in range(2)]
+        finally:
+            replica.resume()
+            running.wait_ready()
+        assert unsure == [503, 503]
+        assert (await browser.get("/do?clear=")).status_code == 200
+
+
+async def test_a_mark_that_is_repeated(running: topology.Topology, strict: RedisStore) -> None:
+    """It is confirmed by the replicas that have it, not by whoever wrote nothing."""
+    await strict.enter("of-alice", "A" * 20, age=0, own=-1, ttl=MINUTE, descriptor=b"")
+    replica = running.replicas[0]
+    replica.pause()
+    try:
+        for _ in range(2):
+            with pytest.raises(ReplicationError):
+                await strict.mark("of-alice", "A" * 20, ttl=MINUTE)
+    finally:
+        replica.resume()
+        running.wait_ready()
+    assert await strict.mark("of-alice", "A" * 20, ttl=MINUTE) is False
+
+
 async def test_a_rotation_that_too_few_have(running: topology.Topology, strict: RedisStore) -> None:
     """The new token is sent: the old one doesn't open any more."""
     manager = manager_on(strict)

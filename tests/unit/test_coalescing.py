@@ -185,7 +185,7 @@ async def test_a_full_queue(
     first = await at.hold_up("a")
     rest = [at.batcher.submit(item, 1) for item in "bc"]
     with pytest.raises(StoreUnavailableError, match="2 operations wait") as refused:
-        at.batcher.submit("d", 1)
+        await at.batcher.submit("d", 1)
     assert refused.value.reason == "full"
     assert at.health.away is None
     at.go_on.set()
@@ -199,7 +199,7 @@ async def test_a_full_queue_while_away(at: Sending, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(coalescing, "CAPACITY_BYTES", 10)
     await at.go_away()
     with pytest.raises(StoreUnavailableError, match="too much load") as refused:
-        at.batcher.submit("x" * 11, 11)
+        await at.batcher.submit("x" * 11, 11)
     assert refused.value.reason == "full"
     assert not at.health.probing
     assert await at.reply("x") == "x"
@@ -246,10 +246,20 @@ async def test_one_probes(at: Sending) -> None:
     await at.go_away()
     probe = await at.hold_up("a")
     with pytest.raises(StoreUnavailableError, match=r"^still away: away$"):
-        at.batcher.submit("b", 1)
+        await at.batcher.submit("b", 1)
     at.go_on.set()
     assert await probe == "a"
     await at.assert_serves()
+
+
+async def test_what_is_refused_at_once_is_not_raised_at_once(at: Sending) -> None:
+    """So that who asks for many at a time leaves none of the others' failures unseen."""
+    await at.go_away()
+    probe = await at.hold_up("a")
+    rest = asyncio.gather(*(at.batcher.ask(item, 1) for item in "bc"), return_exceptions=True)
+    assert [str(told) for told in await rest] == ["still away: away"] * 2
+    at.go_on.set()
+    assert await probe == "a"
 
 
 async def test_one_probes_for_all_batchers_of_a_loop(at: Sending) -> None:
@@ -258,7 +268,7 @@ async def test_one_probes_for_all_batchers_of_a_loop(at: Sending) -> None:
     await at.go_away()
     probe = await at.hold_up("a")
     with pytest.raises(StoreUnavailableError, match=r"^still away: away$"):
-        other.batcher.submit("b", 1)
+        await other.batcher.submit("b", 1)
     at.go_on.set()
     assert await probe == "a"
     await other.assert_serves()
