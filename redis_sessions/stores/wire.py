@@ -101,25 +101,26 @@ os.register_at_fork(after_in_child=_note_fork)
 class _Line:
     """A pool, and those of its connections that wait for the next batch, their replies read."""
 
-    __slots__ = ("closed", "deposed", "idle", "pool")
+    __slots__ = ("closed", "deposed", "idle", "pool", "suspect")
 
     def __init__(self, pool: ConnectionPool) -> None:
         self.pool = pool
         self.idle: list[Any] = []
         self.closed = False
         self.deposed = False  # it was closed because its server is the primary no more
+        self.suspect = False  # one that was held was of no use, and the others may be no better
 
-    async def take(self) -> Any:
-        """A connection that is there already, if it is clean and open; else a new one."""
+    async def take(self) -> tuple[Any, bool]:
+        """A connection that is held, if it is clean and open, and True; else a new one."""
         if self.closed:
             raise errors.ConnectionError("it was closed meanwhile")
         while self.idle:
             connection = self.idle.pop()
             if connection.is_connected and not await connection.can_read():
-                return connection
+                return connection, True
             await self.drop(connection)  # the server has closed it meanwhile
         try:
-            return await self.pool.get_connection()
+            return await self.pool.get_connection(), False
         except BaseException as exc:
             await self._tidy()
             if isinstance(exc, _MISFORTUNES) or not isinstance(exc, Exception):
@@ -146,6 +147,7 @@ class _Line:
         await (Connector.close if self.closed else Connector.tidy)(self.pool)
 
     async def drop_idle(self) -> None:
+        self.suspect = False
         while self.idle:
             await self.drop(self.idle.pop())
 
@@ -216,12 +218,12 @@ class Wire:
             yield bool(taken)
         finally:
             # Also after a cancelled attempt, to which the server may have given it.
-            giving = asyncio.ensure_future(self._give_back(lock, value.encode()))
+            giving = asyncio.ensure_future(self._give_back(line, lock, value.encode()))
             self._giving.add(giving)
             giving.add_done_callback(self._giving.discard)
             await asyncio.shield(giving)
 
-    async def _give_back(self, lock: Lock, value: bytes) -> None:
+    async def _give_back(self, line: _Line, lock: Lock, value: bytes) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 await lock.do_release(value)
@@ -230,11 +232,14 @@ class Wire:
         except _MISFORTUNES as exc:
             why = await self._befallen(exc, self._timeout)
             logger.warning("sessions: a lock lapses by itself: %s", why)
+        finally:
+            if line.closed:  # while it was waited for, which opens connections
+                await Connector.close(line.pool)
 
     async def _befallen(self, exc: Exception, seconds: float) -> StoreError:
         """What befell all that was sent, for those who use a store."""
         if isinstance(exc, (TimeoutError, errors.TimeoutError)):
-            if self._line is not None:
+            if self._line is not None and self._line.suspect:
                 await self._line.drop_idle()  # the Sentinels may know of another primary by now
             where = self._connector.where
             return StoreUnavailableError(
@@ -312,15 +317,17 @@ async def _exchange(line: _Line, commands: Sequence[Command]) -> list[Any]:
     retried = False
     while True:
         try:
-            connection = await line.take()
+            connection, held = await line.take()
             try:
                 await connection.send_packed_command(packed)
                 replies = [await _reply(connection) for _ in commands]
             except BaseException:
+                line.suspect |= held
                 await line.drop(connection)  # a reply may come that nobody reads
                 raise
         except errors.ConnectionError as exc:
-            await line.drop_idle()
+            if line.suspect:  # and not where only a new one couldn't be opened
+                await line.drop_idle()
             if retried or type(exc) is not errors.ConnectionError:
                 raise
             retried = True
