@@ -54,7 +54,7 @@ async def test_locks_that_are_waited_for_while_it_closes(start_server: StartServ
     await taken.wait()
     with Wire.of(server.url) as redis:
         while len(ids(redis)) < 2:  # the others wait for it
-            await asyncio.sleep(0)
+            await store.load(ID)
         await store.close()
         await asyncio.gather(*tasks)
         assert ids(redis) == set()
