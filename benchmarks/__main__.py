@@ -71,6 +71,7 @@ def main() -> int:
     for line in absent():
         print(f"missing, left out: {line}")
     output: Path | None = options.output
+    took: dict[str, float] = {}
     for name in options.names or list(RUNS):
         start = time.monotonic()
         print(f"\n== {name}", flush=True)
@@ -86,9 +87,13 @@ def main() -> int:
                 figures.save(name, found, output)
                 charts.draw({name: found}, output)
             status = 0
-        print(f"-- {time.monotonic() - start:.0f} s", flush=True)
+        took[name] = time.monotonic() - start
+        print(f"-- {took[name]:.0f} s", flush=True)
         if status:
             return status
+    if len(took) > 1:
+        print("\n" + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items()))
+        print(f"in all {sum(took.values()):.0f} s")
     return 0
 
 

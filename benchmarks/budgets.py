@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.codec import COOKIE
 from benchmarks.codec import OURS as OUR_CODEC
 from benchmarks.driver import ratio
-from benchmarks.peers import OURS, PEERS
+from benchmarks.peers import OURS, OURS_CLUSTER, PEERS
 
 __all__ = ["BUDGETS", "Budget", "Figures", "rows_of", "verdict"]
 
@@ -87,6 +87,18 @@ def cost(
         if OURS not in found or not others:
             return None
         return ratio(found[OURS], min(others, key=median))
+
+    return value
+
+
+def of_cluster(operation: str) -> Callable[[Figures], float | None]:
+    """A Cluster's as a multiple of the single server's, 64 in flight."""
+
+    def value(figures: Figures) -> float | None:
+        found = _overhead(figures, operation, 64, "cpu")
+        if not {OURS, OURS_CLUSTER} <= found.keys():
+            return None
+        return ratio(found[OURS_CLUSTER], found[OURS])
 
     return value
 
@@ -163,6 +175,10 @@ BUDGETS: Sequence[Budget] = (
            cost("read", 1, _server_side), checked=True, tolerance=0.2),
     Budget("read-1-wall", "read, one in flight, time ÷ best server-side peer", 0.4,
            cost("read", 1, _server_side, "wall"), checked=True, tolerance=0.25),
+    Budget("read-64-cluster", "read, 64 in flight, CPU with a Cluster of 3 ÷ single server",
+           2, of_cluster("read"), checked=True),
+    Budget("change-64-cluster", "change, 64 in flight, CPU with a Cluster of 3 ÷ single server",
+           2, of_cluster("change"), checked=True),
     Budget("open", "open 150 B ÷ itsdangerous + json (or ≤ 4 µs)", 0.5,
            codec("open", COOKIE), checked=True),
     Budget("seal", "seal 150 B ÷ itsdangerous + json (or ≤ 4 µs)", 0.5,

@@ -1,4 +1,4 @@
-"""One chart for each benchmark, as SVG, by pygal."""
+"""A chart or two for each benchmark, as SVG, by pygal."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def overhead(figures: Figures) -> Chart:
     operations = chart.x_labels = unique(row["operation"] for row in rows)
     cpu = {(row["peer"], row["operation"]): row["cpu"] for row in rows}
     for name in _ours_first(unique(row["peer"] for row in rows)):
-        values = [ratio(cpu[name, op], cpu["cookie", op]) for op in operations]
-        chart.add(PEERS[name].title, [round(value, 2) for value in values])
+        found = [(cpu.get((name, op)), cpu["cookie", op]) for op in operations]
+        values = [round(ratio(own, least), 2) if own else None for own, least in found]
+        chart.add(PEERS[name].title, values)
     return chart
 
 
@@ -95,13 +96,32 @@ def scale(figures: Figures) -> Chart:
     return chart
 
 
-CHARTS: Mapping[str, Callable[[Figures], Chart]] = {
-    "overhead": overhead,
-    "codec": codecs,
-    "http": http,
-    "redis": redis,
-    "scale": scale,
+def nodes(figures: Figures) -> Chart:
+    rows = rows_of(figures, "scale", "nodes", lanes=64)
+    chart = _chart(
+        "Bar", title="CPU for a request's session by a Cluster's nodes, µs, 64 in flight"
+    )
+    chart.x_labels = [
+        f"Cluster of {count}" if count else "single server"
+        for count in unique(row["nodes"] for row in rows)
+    ]
+    for operation in unique(row["operation"] for row in rows):
+        same = [row for row in rows if row["operation"] == operation]
+        chart.add(f"{operation}, the client", [median(row["cpu"]) for row in same])
+        busiest = [max(row["server_cpu_us"]) for row in same]
+        chart.add(f"{operation}, the busiest node", busiest)
+    return chart
+
+
+CHARTS: Mapping[str, tuple[str, str, Callable[[Figures], Chart]]] = {
+    "overhead": ("overhead", "overhead", overhead),
+    "codec": ("codec", "codec", codecs),
+    "http": ("http", "http", http),
+    "redis": ("redis", "redis", redis),
+    "scale": ("scale", "size", scale),
+    "nodes": ("scale", "nodes", nodes),
 }
+"""By file: the benchmark and its table that each needs, and how it is drawn."""
 
 
 def draw(figures: Figures, directory: Path) -> list[Path]:
@@ -110,8 +130,8 @@ def draw(figures: Figures, directory: Path) -> list[Path]:
         print("pygal is missing, so no charts: pip install -e '.[bench]'")
         return []
     drawn: list[Path] = []
-    for name, chart in CHARTS.items():
-        if name in figures:
+    for name, (benchmark, table, chart) in CHARTS.items():
+        if rows_of(figures, benchmark, table):
             path = directory / f"{name}.svg"
             path.write_bytes(NOT_DRAWN.sub(b"", chart(figures).render()) + b"\n")
             drawn.append(path)

@@ -17,7 +17,18 @@ from typing import Any, NamedTuple, TypeVar
 import uvloop
 from starlette.types import ASGIApp, Message
 
-__all__ = ["Client", "Sample", "block", "percentile", "ratio", "run", "running", "sign_in_all"]
+__all__ = [
+    "Client",
+    "Sample",
+    "block",
+    "frozen",
+    "percentile",
+    "ratio",
+    "run",
+    "running",
+    "settle",
+    "sign_in_all",
+]
 
 T = TypeVar("T")
 REQUEST: Message = {"type": "http.request", "body": b"", "more_body": False}
@@ -52,13 +63,18 @@ async def running(app: ASGIApp) -> AsyncGenerator[ASGIApp]:
         await task
 
 
+def settle() -> None:
+    """Have the collector pass over what is there now."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def frozen() -> Generator[None]:
     """The collector runs, but doesn't search what was there before: what all the peers have loaded
     would be at the expense of whoever is measured.
     """
-    gc.collect()
-    gc.freeze()
+    settle()
     try:
         yield
     finally:

@@ -36,6 +36,7 @@ from redis_sessions.record import Sealer, Stored
 
 __all__ = [
     "OURS",
+    "OURS_CLUSTER",
     "PEERS",
     "Forgetful",
     "Peer",
@@ -52,6 +53,7 @@ CONNECTIONS = (
     2048  # a pool that is never the bottleneck, for those that have one connection a request
 )
 OURS = "ours"
+OURS_CLUSTER = "ours-cluster"
 
 Session = Any
 _users = itertools.count(10_000)
@@ -248,6 +250,8 @@ def alcazaba(url: str) -> ASGIApp:
         encryption_key=SECRET,
         metrics=False,
         tracing=False,
+        # With its 1 s, 1,024 new connections on a busy machine leave it without sessions.
+        backend_timeout=30.0,
     )
     middleware = Middleware(sessions.ServerSessionMiddleware, cache=cache, max_size=1 << 20)
     return application(routes(renew=sessions.rotate_session), [middleware], client)
@@ -339,6 +343,13 @@ _ALL = [
     Peer(OURS, "redis-sessions", ours, package="redis-sessions"),
     Peer("ours-first", "redis-sessions, first reads", ours_first, package="redis-sessions"),
     Peer("ours-valkey", "redis-sessions, Valkey", ours, package="redis-sessions", server="valkey"),
+    Peer(
+        OURS_CLUSTER,
+        "redis-sessions, Cluster of 3",
+        ours,
+        package="redis-sessions",
+        server="cluster",
+    ),
 ]
 PEERS: Mapping[str, Peer] = {peer.name: peer for peer in _ALL}
 

@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import median
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from benchmarks.driver import Client, Progress, block
 from benchmarks.peers import OURS, Peer, present
 from benchmarks.servers import Server, available, serving
 
-__all__ = ["FULL", "QUICK", "Size", "copies", "measure"]
+__all__ = ["FULL", "QUICK", "Account", "Size", "copies", "measure", "spent"]
 
 OPERATIONS = ("read", "change", "sign-in")
 
@@ -32,7 +32,7 @@ class Size:
     """How much is measured. `requests`: in each block."""
 
     rounds: int = 3
-    requests: int = 1_200
+    requests: int = 1_000
     lanes: Sequence[int] = (1, 64)
     sessions: Sequence[int] = (10_000, 1_000_000)
     operations: Sequence[str] = OPERATIONS
@@ -71,35 +71,55 @@ class Monitor:
 
 @dataclass(frozen=True)
 class Account:
-    """The server's own totals at one moment."""
+    """A node's own totals at one moment. `cpu`: in µs; `reads`: how often it read a socket."""
 
-    sent: int
-    received: int
+    sent: float
+    received: float
+    reads: float
     cpu: float
 
     @classmethod
-    def of(cls, server: Server) -> Account:
-        stats, cpu = server.info("stats"), server.info("cpu")
+    def of(cls, node: Redis) -> Account:
+        stats, cpu = node.info("stats"), node.info("cpu")
         return cls(
             sent=stats["total_net_output_bytes"],
             received=stats["total_net_input_bytes"],
-            cpu=cpu["used_cpu_user"] + cpu["used_cpu_sys"],
+            reads=stats["total_reads_processed"],
+            cpu=(cpu["used_cpu_user"] + cpu["used_cpu_sys"]) * 1e6,
         )
 
     def __sub__(self, other: Account) -> Account:
-        return Account(self.sent - other.sent, self.received - other.received, self.cpu - other.cpu)
+        return Account(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def each(self, made: int, asking: Account) -> Account:
+        """For each of so many requests, less what asking twice took."""
+        pairs = zip(astuple(self), astuple(asking), strict=True)
+        return Account(*((total - 2 * own) / made for total, own in pairs))
 
 
-async def requests(clients: Sequence[Client], path: str, size: Size) -> int:
-    each = max(2, size.requests // len(clients))
+async def requests(clients: Sequence[Client], path: str, count: int) -> int:
+    each = max(2, count // len(clients))
     await block(clients, path, each)
     return each * len(clients)
+
+
+async def spent(
+    nodes: Sequence[Redis], clients: Sequence[Client], path: str, count: int
+) -> list[Account]:
+    """What each node did for a request, by a block of about so many."""
+    start = [Account.of(node) for node in nodes]
+    asking = [Account.of(node) - before for node, before in zip(nodes, start, strict=True)]
+    made = await requests(clients, path, count)
+    return [
+        (Account.of(node) - before).each(made, own)
+        for node, before, own in zip(nodes, start, asking, strict=True)
+    ]
 
 
 async def commands(server: Server, clients: Sequence[Client], path: str, size: Size) -> float:
     monitor = await asyncio.to_thread(Monitor, server)
     try:
-        made = await requests(clients, path, size)
+        made = await requests(clients, path, size.requests)
         return await asyncio.to_thread(monitor.count) / made
     finally:
         monitor.close()
@@ -113,30 +133,19 @@ async def cell(
     path = f"/{operation}"
     async with driver.running(peer.app(server.url)) as app:
         clients = await driver.sign_in_all(app, lanes)
-        await requests(clients, path, size)
+        await requests(clients, path, size.requests)
         sent = await commands(server, clients, path, size)
-        rounds: list[tuple[float, float, float]] = []
-        for _ in range(size.rounds):
-            start = Account.of(server)
-            own = Account.of(server) - start  # what asking costs
-            made = await requests(clients, path, size)
-            spent = Account.of(server) - start
-            rounds.append(
-                (
-                    (spent.received - 2 * own.received) / made,
-                    (spent.sent - 2 * own.sent) / made,
-                    spent.cpu / made * 1e6,
-                )
-            )
-    received, answered, cpu = (median(values) for values in zip(*rounds, strict=True))
+        rounds = [
+            (await spent(server.nodes, clients, path, size.requests))[0] for _ in range(size.rounds)
+        ]
     return {
         "operation": operation,
         "lanes": lanes,
         "peer": peer.name,
         "commands": round(sent, 4),
-        "bytes_in": round(received, 1),
-        "bytes_out": round(answered, 1),
-        "server_cpu_us": round(cpu, 2),
+        "bytes_in": round(median(one.received for one in rounds), 1),
+        "bytes_out": round(median(one.sent for one in rounds), 1),
+        "server_cpu_us": round(median(one.cpu for one in rounds), 2),
         "errors": sum(client.errors for client in clients),
     }
 

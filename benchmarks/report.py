@@ -26,7 +26,7 @@ def collect(directory: Path = figures.RESULTS) -> Figures:
 def filled(text: str, found: Figures) -> str:
     """The text with each section between its markers; ValueError for a marker that has no end."""
     for name, (needs, section) in tables.SECTIONS.items():
-        content = section(found) if found and (not needs or needs in found) else "*Not run yet.*"
+        content = section(found) if found and (not needs or needs in found) else tables.NOT_RUN
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
         if len(pattern.findall(text)) != text.count(start):

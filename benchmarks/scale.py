@@ -1,4 +1,4 @@
-"""How cost grows: with worker processes, with a session's size, and with the sessions that live.
+"""How cost grows: with worker processes, a session's size, the sessions that live, and nodes.
 
 The knee is the highest rate of arrivals that is still answered in time. The load generator and the
 server share the machine's cores: with more workers than cores the knee is the machine's.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, cast
 
-from benchmarks import driver, peers
+from benchmarks import driver, nodes, peers
 from benchmarks.arrivals import offer
 from benchmarks.driver import Progress
 from benchmarks.overhead import Size as Blocks
@@ -34,7 +34,7 @@ class Size:
     """How much is measured. `seconds`: of one step of arrivals."""
 
     workers: Sequence[int] = (1, 2, 4)
-    seconds: float = 0.7
+    seconds: float = 0.6
     first: float = 1_500
     factor: float = 1.35
     steps: int = 10
@@ -42,12 +42,13 @@ class Size:
     bytes: Sequence[int] = (150, 1_000, 4_000, 16_000, 60_000)
     live: Sequence[int] = (1_000, 100_000, 1_000_000)
     blocks: Blocks = field(default=Blocks(rounds=3, seconds=0.08))
+    nodes: nodes.Size = nodes.FULL
 
 
 FULL = Size()
 QUICK = Size(
     workers=(1,), seconds=0.05, steps=1, peers=("cookie", OURS), bytes=(150,), live=(100,),
-    blocks=Blocks(rounds=1, seconds=0.002, least=1),
+    blocks=Blocks(rounds=1, seconds=0.002, least=1), nodes=nodes.QUICK,
 )  # fmt: skip
 
 
@@ -139,6 +140,7 @@ def measure(size: Size = FULL, progress: Progress = print) -> dict[str, Any]:
         return {
             "rounds": size.blocks.rounds,
             "in_time_ms": IN_TIME,
+            "nodes": driver.run(nodes.by_nodes(server, size.nodes, progress)),
             "size": driver.run(by_size(server, size, progress)),
             "live": driver.run(by_number(server, size, progress)),
             "arrivals": arrivals(server, size, progress),

@@ -1,4 +1,7 @@
-"""Private servers for the benchmarks: found, started on loopback TCP, stopped at the end."""
+"""Private servers for the benchmarks: found, started on loopback TCP, stopped at the end.
+
+A Cluster's nodes are Redis servers, too: it is here if Redis is.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +22,50 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-__all__ = ["KINDS", "Server", "available", "free_port", "serving", "version_of"]
+from redis_sessions.testing.topology import cluster
+
+__all__ = [
+    "CLUSTER",
+    "KINDS",
+    "Server",
+    "available",
+    "clustered",
+    "deployments",
+    "free_port",
+    "serving",
+    "version_of",
+]
 
 KINDS = ("redis", "valkey")
+CLUSTER = "cluster"
+BACKLOG = "2048"  # browsers that may connect at once
 VENV = Path(sys.prefix)
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. `client` is the benchmark's own, for `INFO` and clean-up."""
+    """One server, or a Cluster's primaries. `nodes` are the benchmark's own clients of each."""
 
     kind: str
     url: str
-    client: Redis
+    nodes: tuple[Redis, ...]
+
+    @property
+    def client(self) -> Redis:
+        """For `INFO` and the like, of the only node."""
+        (node,) = self.nodes
+        return node
 
     def info(self, section: str) -> dict[str, Any]:
         return self.client.info(section)
+
+    def connections(self) -> int:
+        """Those that all nodes have, the benchmark's own among them."""
+        return sum(int(node.info("clients")["connected_clients"]) for node in self.nodes)
+
+    def empty(self) -> None:
+        for node in self.nodes:
+            node.flushall()
 
 
 def program(kind: str) -> str | None:
@@ -48,6 +79,12 @@ def program(kind: str) -> str | None:
 def available() -> list[str]:
     """The kinds of server that are here."""
     return [kind for kind in KINDS if program(kind)]
+
+
+def deployments() -> list[str]:
+    """What `serving` can start here."""
+    kinds = available()
+    return [*kinds, CLUSTER] if "redis" in kinds else kinds
 
 
 def version_of(kind: str) -> str:
@@ -67,22 +104,48 @@ def free_port() -> int:
 
 @contextmanager
 def serving(kind: str) -> Generator[Server]:
-    """A server of this kind, empty, with nothing written to disk; stopped when the block ends."""
-    binary = program(kind)
-    if binary is None:
-        raise RuntimeError(f"{kind}-server isn't here: `make servers`, or install it")
+    """A deployment of this kind, empty, nothing written to disk; stopped when the block ends."""
+    if kind == CLUSTER:
+        with clustered(3) as server:
+            yield server
+        return
+    binary = _needed(kind)
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="rs-bench-") as directory:
         command = [binary, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
-        command += ["--port", str(port), "--dir", directory, "--tcp-backlog", "2048"]
+        command += ["--port", str(port), "--dir", directory, "--tcp-backlog", BACKLOG]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             client = Redis(host="127.0.0.1", port=port)
             try:
                 _await_start(client, process)
-                yield Server(kind, f"redis://127.0.0.1:{port}/0", client)
+                yield Server(kind, f"redis://127.0.0.1:{port}/0", (client,))
             finally:
                 client.close()
                 process.kill()
+
+
+@contextmanager
+def clustered(primaries: int) -> Generator[Server]:
+    """A Cluster of Redis servers, without replicas."""
+    with ExitStack() as stack:
+        topology = stack.enter_context(
+            cluster(
+                primaries,
+                0,
+                server=_needed("redis"),
+                options={"tcp-backlog": BACKLOG},
+                node_timeout_ms=15_000,  # a busy machine is no failure
+            )
+        )
+        nodes = [stack.enter_context(node.connect()) for node in topology.nodes]
+        yield Server(CLUSTER, topology.url, tuple(nodes))
+
+
+def _needed(kind: str) -> str:
+    binary = program(kind)
+    if binary is None:
+        raise RuntimeError(f"{kind}-server isn't here: `make servers`, or install it")
+    return binary
 
 
 def _await_start(client: Redis, process: subprocess.Popen[bytes]) -> None:

@@ -12,9 +12,10 @@ from benchmarks.driver import ratio
 from benchmarks.peers import OURS, PEERS
 from benchmarks.scale import knee
 
-__all__ = ["SECTIONS"]
+__all__ = ["NOT_RUN", "SECTIONS"]
 
 Table = Sequence[Sequence[str]]
+NOT_RUN = "*Not run yet.*"
 
 
 def markdown(rows: Table) -> str:
@@ -196,6 +197,39 @@ def growth(key: str, form: Callable[[int], str]) -> Callable[[Figures], str]:
     return section
 
 
+def nodes(figures: Figures) -> str:
+    rows = rows_of(figures, "scale", "nodes")
+    if not rows:
+        return NOT_RUN
+    steps = unique(row["nodes"] for row in rows)
+    heads = [f"Cluster of {step}" if step else "single server" for step in steps]
+    parts: list[str] = []
+    for words, shown in (
+        ("CPU of the client; in flight:", _client_cpu),
+        ("CPU of all nodes / of the busiest, µs", _servers_cpu),
+        ("batches for a request", _batches),
+    ):
+        table = [[words, *heads]]
+        for operation, lanes in unique((row["operation"], row["lanes"]) for row in rows):
+            same = [row for row in rows if (row["operation"], row["lanes"]) == (operation, lanes)]
+            cells = [shown(row, same[0]) for row in same]
+            table.append([f"{operation}, {lanes}", *cells])
+        parts.append(markdown(table))
+    return "\n\n".join(["![CPU by nodes](results/nodes.svg)", *parts])
+
+
+def _client_cpu(row: Mapping[str, Any], single: Mapping[str, Any]) -> str:
+    return beside(row["cpu"], single["cpu"])
+
+
+def _servers_cpu(row: Mapping[str, Any], _: Mapping[str, Any]) -> str:
+    return f"{sum(row['server_cpu_us']):.2f} / {max(row['server_cpu_us']):.2f}"
+
+
+def _batches(row: Mapping[str, Any], _: Mapping[str, Any]) -> str:
+    return f"{row['batches']:.3f}"
+
+
 # -- all of it
 
 
@@ -286,5 +320,6 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Figures], str]]] = {
     "size": ("scale", growth("size", lambda size: f"{size:,} B")),
     "live": ("scale", growth("live", lambda live: f"{live:,} sessions")),
     "arrivals": ("scale", arrivals),
+    "nodes": ("scale", nodes),
 }
 """The sections of the README that are written by `report`: the benchmark each needs, and how."""

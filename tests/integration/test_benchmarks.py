@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import (
+    charts,
     check,
     codec,
     driver,
@@ -25,7 +26,7 @@ from benchmarks import (
 )
 from benchmarks.budgets import BUDGETS, Figures, verdict
 from benchmarks.driver import ratio
-from benchmarks.peers import OURS, PEERS, missing
+from benchmarks.peers import OURS, OURS_CLUSTER, PEERS, missing
 from tests.support import ROOT
 
 NEEDED = pytest.mark.usefixtures("redis_binary")
@@ -61,7 +62,9 @@ def test_overhead() -> None:
     found = driver.run(overhead.measure(overhead.QUICK, silent))
 
     assert {row["operation"] for row in found["overhead"]} == {"read", "change", "sign-in"}
-    assert {"cookie", OURS} <= {row["peer"] for row in found["overhead"]}
+    assert {"cookie", OURS, OURS_CLUSTER} <= {row["peer"] for row in found["overhead"]}
+    firsts = [row["operation"] for row in found["overhead"] if row["peer"] == "ours-first"]
+    assert firsts == ["read"]
     assert errors(found["overhead"]) == errors(found["latency"]) == 0
 
 
@@ -89,11 +92,14 @@ def test_redis() -> None:
 
 @NEEDED
 def test_scale() -> None:
-    """An open-loop load is offered to worker processes, and sessions of a size are measured."""
+    """Worker processes are offered an open-loop load; sizes, numbers and Clusters are measured."""
     found = scale.measure(replace(scale.QUICK, peers=(OURS,)), silent)
 
-    assert errors(found["arrivals"]) == errors(found["size"]) == errors(found["live"]) == 0
+    tables = ("arrivals", "size", "live", "nodes")
+    assert {table: errors(found[table]) for table in tables} == dict.fromkeys(tables, 0)
     assert found["arrivals"][0]["answered"] > 0
+    assert {row["nodes"]: len(row["server_cpu_us"]) for row in found["nodes"]} == {0: 1, 1: 1, 2: 2}
+    assert all(row["batches"] > 0 for row in found["nodes"])
 
 
 @pytest.mark.parametrize(
@@ -154,6 +160,58 @@ def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
 def test_each_budget_says_what_wasnt_run() -> None:
     """Without figures nothing is called met."""
     assert {verdict(budget, {}) for budget in BUDGETS} == {(None, "not run")}
+
+
+def costs(**cpu: list[float]) -> Figures:
+    """What `overhead` says of 64 reads in flight."""
+    rows = [
+        {"operation": "read", "lanes": 64, "peer": peer.replace("_", "-"), "cpu": values}
+        for peer, values in cpu.items()
+    ]
+    return {"overhead": {"overhead": rows}}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (costs(ours=[10, 10, 10], ours_cluster=[15, 14, 40]), (1.5, "met")),
+        (costs(ours=[10, 10, 10], ours_cluster=[15, 21, 40]), (2.1, "not met")),
+        (costs(ours=[10, 10, 10]), (None, "not run")),
+    ],
+    ids=["within", "beyond", "no Cluster"],
+)
+def test_a_cluster_costs_no_more_than_twice_the_single_server(
+    found: Figures, expected: tuple[float | None, str]
+) -> None:
+    """The budget compares the Cluster with this library's own single server."""
+    budget = next(budget for budget in BUDGETS if budget.name == "read-64-cluster")
+
+    assert verdict(budget, found) == expected
+
+
+def test_figures_without_clusters_are_reported(tmp_path: Path) -> None:
+    """Results from before there were any: the section says so, and nothing is drawn of them."""
+    found: Figures = {"scale": {"environment": figures.environment(), "nodes": []}}
+
+    filled = report.filled("<!-- nodes -->\n<!-- /nodes -->\n", found)
+
+    assert filled == f"<!-- nodes -->\n{tables.NOT_RUN}\n<!-- /nodes -->\n"
+    assert charts.draw(found, tmp_path) == []
+
+
+def test_the_report_shows_how_nodes_divide_the_work() -> None:
+    """The client's CPU beside the single server's, and what all nodes and the busiest do."""
+    rows = [
+        {"operation": "read", "lanes": 64, "nodes": count, "cpu": cpu, "server_cpu_us": server,
+         "batches": 0.0156 * len(server)}
+        for count, cpu, server in ((0, [20.0], [1.5]), (2, [30.0], [1.25, 1.0]))
+    ]  # fmt: skip
+    found: Figures = {"scale": {"environment": figures.environment(), "nodes": rows}}
+
+    filled = report.filled("<!-- nodes -->\n<!-- /nodes -->\n", found)
+
+    assert "| read, 64 | 1.00 (20.0) | 1.50 (30.0) |" in filled
+    assert "| read, 64 | 1.50 / 1.50 | 2.25 / 1.25 |" in filled
 
 
 def test_the_report_replaces_what_is_between_the_markers(measured: Figures) -> None:
