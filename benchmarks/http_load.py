@@ -99,12 +99,11 @@ def measure(size: Size = FULL, progress: Progress = print) -> dict[str, Any]:
     browsers = max(connections for _, connections in size.cells)
     with ExitStack() as stack:
         servers = {kind: stack.enter_context(serving(kind)) for kind in kinds}
-        peers = [PEERS["none"], *present(kinds)]
+        peers = [PEERS["none"], *present(kinds, "http")]
         sites = [
             stack.enter_context(site(peer, servers[peer.server].url, browsers=browsers))
             for peer in peers
             if peer.name in (size.peers or PEERS)
-            if peer.name != "ours-first"  # of interest to `overhead` alone
         ]
         for operation, connections in size.cells:
             some = cell(program, sites, operation, connections, size)

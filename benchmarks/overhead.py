@@ -146,7 +146,7 @@ async def measure(size: Size = FULL, progress: driver.Progress = print) -> dict[
     kinds = deployments()
     with ExitStack() as stack:
         servers = {kind: stack.enter_context(serving(kind)) for kind in kinds}
-        peers = present(kinds)
+        peers = present(kinds, "overhead")
         async with running(peers, servers, max(lanes for _, lanes in size.cells)) as entrants:
             for operation, lanes in size.cells:
                 chosen = [each for each in entrants if enters(each.peer, operation)]

@@ -6,6 +6,7 @@ counter, so that the driver can see whether a session was really kept.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -201,6 +202,13 @@ def ours_first(url: str) -> ASGIApp:
     return application(routes(), [Middleware(SessionMiddleware, manager=manager)])
 
 
+def ours_tuned(url: str) -> ASGIApp:
+    """In a process whose collector looks less often, as docs/scaling.md proposes."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 100)
+    return ours(url)
+
+
 def from_environment() -> ASGIApp:
     """For uvicorn's `--factory`: the peer `BENCH_PEER`, with the server at `BENCH_URL`."""
     return PEERS[os.environ["BENCH_PEER"]].app(os.environ["BENCH_URL"])
@@ -295,6 +303,8 @@ class Peer:
     server_side: bool = True
     nested: bool = True
     """Whether a change of a nested value is noticed, without an assignment."""
+    only: str = ""
+    """The one benchmark that it is of interest to."""
 
     def version(self) -> str:
         return f"{self.package} {version(self.package)}"
@@ -341,7 +351,20 @@ _ALL = [
         modules=("litestar",),
     ),
     Peer(OURS, "redis-sessions", ours, package="redis-sessions"),
-    Peer("ours-first", "redis-sessions, first reads", ours_first, package="redis-sessions"),
+    Peer(
+        "ours-first",
+        "redis-sessions, first reads",
+        ours_first,
+        package="redis-sessions",
+        only="overhead",
+    ),
+    Peer(
+        "ours-tuned",
+        "redis-sessions, collector tuned",
+        ours_tuned,
+        package="redis-sessions",
+        only="http",
+    ),
     Peer("ours-valkey", "redis-sessions, Valkey", ours, package="redis-sessions", server="valkey"),
     Peer(
         OURS_CLUSTER,
@@ -359,9 +382,14 @@ def missing(peer: Peer) -> list[str]:
     return [name for name in peer.modules if find_spec(name) is None]
 
 
-def present(servers: Sequence[str]) -> list[Peer]:
+def present(servers: Sequence[str], benchmark: str) -> list[Peer]:
     """The peers that have sessions and can run here, ours last."""
-    return [peer for peer in _ALL if peer.baseline and not missing(peer) and peer.server in servers]
+    return [
+        peer
+        for peer in _ALL
+        if peer.baseline and not missing(peer)
+        if peer.server in servers and peer.only in ("", benchmark)
+    ]
 
 
 def baseline_of(peer: Peer) -> Peer:

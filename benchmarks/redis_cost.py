@@ -217,7 +217,7 @@ async def _measure(size: Size, progress: Progress) -> dict[str, Any]:
     with ExitStack() as stack:
         servers = {kind: stack.enter_context(serving(kind)) for kind in kinds}
         # What a process remembers is nothing to the server.
-        peers = [p for p in present(kinds) if p.server_side and p.name != "ours-first"]
+        peers = [peer for peer in present(kinds, "redis") if peer.server_side]
         if size.only_ours:
             peers = [peer for peer in peers if peer.name == OURS]
         for operation in size.operations:
