@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
+from redis import exceptions as errors
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
+    MasterNotFoundError,
     Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_sessions.embedded import ensure_server
@@ -107,7 +108,7 @@ class Connector:
             return False
         try:
             address = await managed.sentinel_manager.discover_master(managed.service_name)
-        except RedisError:
+        except errors.RedisError:
             return False  # they don't know of any, which is no reason to leave
         return bool(address != managed.master_address)
 
@@ -128,7 +129,7 @@ class Connector:
         for pool in pools:
             try:
                 connection = pool.make_connection()
-            except (TypeError, ValueError, RedisError) as exc:
+            except (TypeError, ValueError, errors.RedisError) as exc:
                 raise ConfigurationError(
                     f"the store's URL for {self.where} has an option that redis-py doesn't take: "
                     f"{exc}"
@@ -190,7 +191,7 @@ class Connector:
 
 
 class _Sentinels(Sentinel):
-    """Asked by one at a time: redis-py moves who answered to the front, and may lose another."""
+    """Asked by one task at a time. The error has each one's reason, which redis-py's hasn't."""
 
     def __init__(self, clients: Iterable[Redis]) -> None:
         Sentinel.__init__(self, [])
@@ -199,7 +200,22 @@ class _Sentinels(Sentinel):
 
     async def discover_master(self, service_name: str) -> Any:
         async with self._asking:
-            return cast("Any", await super().discover_master(service_name))
+            troubles: list[Exception] = []
+            for number, client in enumerate(self.sentinels):
+                try:
+                    states: Any = await cast("Any", client).sentinel_masters()
+                except (errors.ConnectionError, errors.TimeoutError) as exc:
+                    troubles.append(exc)
+                    continue
+                state = states.get(service_name)
+                if state and self.check_master_state(state, service_name):
+                    self.sentinels.insert(0, self.sentinels.pop(number))  # the first to be asked
+                    return state["ip"], state["port"]
+        refusals = [isinstance(exc, errors.AuthenticationError) for exc in troubles]
+        refused = all(refusals) and len(refusals) == len(self.sentinels)
+        why = "; ".join(dict.fromkeys(map(str, troubles)))
+        kind = errors.AuthenticationError if refused else MasterNotFoundError
+        raise kind(f"no primary is known as {service_name!r}" + (f": {why}" if why else ""))
 
 
 def connector_of(source: str | Client, *, timeout: float) -> Connector:

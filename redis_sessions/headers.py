@@ -17,11 +17,11 @@ def is_event_stream(headers: list[RawHeader]) -> bool:
 
 def add_vary(headers: list[RawHeader], vary: RawHeader) -> None:
     """Name a request header that the response depends on."""
-    for header, value in headers:
+    for index, (header, value) in enumerate(headers):
         if header == b"vary":
             names = [name.strip().lower() for name in value.split(b",")]
             if b"*" not in names and vary[1].lower() not in names:
-                headers[headers.index((header, value))] = (header, value + b", " + vary[1])
+                headers[index] = (header, value + b", " + vary[1])
             return
     headers.append(vary)
 

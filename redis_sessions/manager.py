@@ -174,9 +174,10 @@ class SessionManager(Revoker):
 
     async def settle(self, session: Session, owed: bytes, status: int, may_create: bool) -> Answer:
         """A commit of what is owed."""
-        state, ends = state_of(session), asyncio.get_running_loop().time() + self.deadline
+        state, ends = state_of(session), None
         changed = self._changed(session, state, owed) if owed else None
         if changed is not None and state.stored is not None:
+            ends = asyncio.get_running_loop().time() + self.deadline
             id, version, ttl = changed.token.id, state.stored.version, self.ttl(changed)
             sent = asyncio.ensure_future(self.store.commit(id, version, changed.sealed, ttl))
             state.busy = sent

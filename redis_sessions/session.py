@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, Final, NoReturn, TypeVar, overload
+from typing import Any, Final, Never, NoReturn, TypeVar, overload
 
 from redis_sessions.errors import SessionError
 from redis_sessions.state import Duration, State, seconds
@@ -29,6 +29,9 @@ class Session(dict[str, Any]):
 
     __slots__ = ("_state",)
     _state: State
+
+    def __init__(self, *_: Never, **__: Never) -> None:
+        raise TypeError("a Session comes with a request, or from SessionManager.load()")
 
     # -- what it knows of itself
 
@@ -206,7 +209,8 @@ serving: ContextVar[tuple[Session, ...]] = ContextVar("redis_sessions_serving", 
 
 def new_session(data: Mapping[str, Any], state: State) -> Session:
     """A session of these data."""
-    session = Session(data)  # not by an __init__ of its own, which costs a request 0.2 µs
+    session = Session.__new__(Session)
+    dict.__init__(session, data)
     session._state = state  # pyright: ignore[reportPrivateUsage] - this module's own
     return session
 

@@ -162,6 +162,20 @@ def tls_topology(tls_server_binary: Path) -> Iterator[topology.TlsTopology]:
 
 
 @pytest.fixture(scope="session")
+def tls_sentinel_topology(tls_server_binary: Path) -> Iterator[topology.SentinelTopology]:
+    """A primary, a replica and three Sentinels over TLS, which tell names."""
+    with topology.sentinel(replicas=1, tls=True, server=tls_server_binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tls_cluster_topology(tls_server_binary: Path) -> Iterator[topology.ClusterTopology]:
+    """Three primaries with one replica each over TLS."""
+    with topology.cluster(tls=True, server=tls_server_binary) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def acl_topology(server_binary: Path) -> Iterator[topology.Topology]:
     """A server with the users of deploy/redis; the URL is the application's."""
     with topology.acl(server=server_binary) as running:

@@ -34,6 +34,16 @@ def _tls(request: pytest.FixtureRequest) -> Deployment:
     return Deployment(running.url, {}, running)
 
 
+def _tls_sentinel(request: pytest.FixtureRequest) -> Deployment:
+    running = request.getfixturevalue("tls_sentinel_topology")
+    return Deployment(running.url, {}, running)
+
+
+def _tls_cluster(request: pytest.FixtureRequest) -> Deployment:
+    running = request.getfixturevalue("tls_cluster_topology")
+    return Deployment(f"{running.url}&replicas=read", {"wait_replicas": 1}, running)
+
+
 def _acl(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("acl_topology")
     return Deployment(running.url, {}, running)
@@ -58,6 +68,8 @@ DEPLOYMENTS: Final[dict[str, Callable[[pytest.FixtureRequest], Deployment]]] = {
     "sentinel": _sentinel,
     "cluster": _cluster,
     "tls": _tls,
+    "tls-sentinel": _tls_sentinel,
+    "tls-cluster": _tls_cluster,
     "acl": _acl,
     "waiting": _waiting,
     "replicas": _replicas,

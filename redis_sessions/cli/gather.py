@@ -15,7 +15,6 @@ from secrets import token_hex
 from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import ConnectionPool, Redis
-from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -29,8 +28,8 @@ from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.connect import Connector
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.record import tombstone
+from redis_sessions.stores.nodes import SLOTS, tags
 from redis_sessions.stores.redis import RedisStore
-from redis_sessions.token import SessionToken
 from redis_sessions.urls import Address, Deployment
 
 __all__ = ["gather"]
@@ -289,32 +288,23 @@ def _pairs(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 async def _dry_run(store: RedisStore, ranges: Sequence[_RANGE]) -> str | None:
     """On each primary, what a store does to a record, an index and a lock; why it failed."""
-    primaries = {nodes[0]: (low, high) for low, high, nodes in reversed(ranges)}
-    for low, high in primaries.values() or [(0, 16383)]:
-        why = await _try(store, _within(store.prefix, low, high), low, high)
+    owners: list[Address | None] = [None] * SLOTS
+    for first, last, (primary, *_) in ranges:
+        owners[first : last + 1] = [primary] * (last - first + 1)
+    for part in tags(store.prefix, owners) if ranges else [token_hex(8)]:
+        why = await _try(store, f"check:{part}")
         if why is not None:
             return why
     return None
 
 
-def _within(prefix: str, low: int, high: int) -> str:
-    """An id whose record is in one of these slots."""
-    while True:
-        id = SessionToken.generate().id
-        if low <= key_slot(f"{prefix}{id}".encode()) <= high:
-            return id
-
-
-async def _try(store: RedisStore, id: str, low: int, high: int) -> str | None:
-    index = token_hex(16)
-    while not low <= key_slot(f"{store.prefix}of:{index}".encode()) <= high:
-        index = token_hex(16)
+async def _try(store: RedisStore, id: str) -> str | None:
     try:
         await store.commit(id, None, tombstone(0), _BRIEF)
         await store.load(id)
-        await store.enter(index, id, age=0, own=-1, ttl=_BRIEF, descriptor=b"")
-        await store.entries(index)
-        await store.mark(index, id, ttl=_BRIEF)
+        await store.enter(id, id, age=0, own=-1, ttl=_BRIEF, descriptor=b"")
+        await store.entries(id)
+        await store.mark(id, id, ttl=_BRIEF)
         await store.end(id, tombstone(0), _BRIEF)
         for _ in range(2):  # so that one finds that the other was released
             async with store.lock(id, wait=0.05, hold=1):

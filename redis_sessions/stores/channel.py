@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
+from secrets import token_hex
 from typing import Any, Final, cast
 
 from redis import exceptions as errors
@@ -22,6 +23,7 @@ from redis_sessions.stores.commands import (
     verdict,
 )
 from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.nodes import NodeHealth
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.replicas import Replicas
 from redis_sessions.stores.wire import Wire
@@ -57,7 +59,7 @@ class Channel:
     ) -> None:
         self.connector = connector
         self.wire = Wire(connector, timeout, [COMMIT, *scripts])
-        self.health = health = Health()
+        self.health = health = NodeHealth(connector.where) if sharded else Health()
         self._waits = waits
         self._sharded = sharded
         get, write, ask = (
@@ -93,6 +95,10 @@ class Channel:
     async def info(self, section: str) -> list[bytes]:
         """What each server says of itself; `StoreError`."""
         return [await self.questions.submit(Question("", ("INFO", section)), 512)]
+
+    async def tags(self, prefix: str) -> list[str]:
+        """A part of a key for each server that has some: here one."""
+        return [token_hex(8)]
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from secrets import token_hex
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 from redis import exceptions as errors
 from redis.asyncio.lock import Lock
@@ -25,6 +25,7 @@ from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.coalescing import AWAY
 from redis_sessions.stores.commands import Item, Question, Script, Write
 from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.nodes import SLOTS, NodeHealth, tags
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.urls import Address
 
@@ -33,7 +34,6 @@ __all__ = ["Cluster"]
 T = TypeVar("T")
 Sent = TypeVar("Sent", bound=Item)
 
-SLOTS: Final = 16_384
 _REFRESH_EVERY: Final = 0.1  # seconds
 _ASKED: Final = 8  # nodes, for one map
 _PAUSE: Final = 0.01  # seconds at most before it is tried again, and each time twice that
@@ -41,6 +41,7 @@ _LONGEST_PAUSE: Final = 0.3
 _LOCK_POLL: Final = 0.02
 
 _LATER: Final = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
+_DOWN: Final = 0.25  # of the timeout: then requests no longer wait for a Cluster that is down
 
 Queue = Literal["loads", "writes", "questions", "sure_writes", "sure_questions"]
 
@@ -91,35 +92,52 @@ class Cluster:
         ends = self._loop.time() + self._timeout
         attempt = 0
         while True:
-            node = self._slots[slot] or await self._find(slot)
+            node = self._slots[slot] or await self._find(slot, ends)
             try:
-                return await self._submit(node, queue, item, size)
+                answer = await self._submit(node, queue, item, size)
             except errors.MovedError as exc:
                 trouble: Exception = exc
-                self._slots[slot] = self._named_by(exc, node)
+                self._slots[slot] = named = self._named_by(exc, node)
+                _health(named).belongs(True)
                 self._refresh()
             except (*_LATER, errors.AskError) as exc:
                 trouble = exc
                 if isinstance(exc, errors.AskError):  # still the map's node, but not for this key
                     target = self._named_by(exc, node)
                     try:
+                        self._check(ends, node, trouble)
                         assert target.asks is not None
                         return await target.asks.submit(item, size)
                     except (*_LATER, errors.AskError) as told:
                         trouble = told
                 else:
                     self._refresh()
+                    self._check_down(node, queue, exc)
             except StoreUnavailableError as exc:
                 trouble = exc
                 # All that is sent may be repeated, but it is of use elsewhere only.
                 if exc.reason not in AWAY or not await self._moved(slot, node, ends):
                     raise
+            else:
+                _health(node).serves(queue)
+                return answer
             attempt += 1
-            if self._loop.time() > ends:
-                raise _translated(node, trouble) from trouble
             if attempt > 1:
                 pause = min(_PAUSE * 2**attempt, _LONGEST_PAUSE)
                 await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - to spread them
+            self._check(ends, node, trouble)
+
+    def _check(self, ends: float, node: Channel, trouble: Exception) -> None:
+        """Nothing is sent on after the deadline: a late write must find the tombstone."""
+        if self._loop.time() > ends:
+            raise _translated(node, trouble) from trouble
+
+    def _check_down(self, node: Channel, queue: Queue, trouble: Exception) -> None:
+        """A failover may pass quickly; a Cluster that stays down isn't waited for."""
+        if isinstance(trouble, errors.ClusterDownError):
+            told = _translated(node, trouble)
+            if _health(node).is_down(queue, told, self._loop.time(), self._timeout * _DOWN):
+                raise told from trouble
 
     async def _submit(self, node: Channel, queue: Queue, item: Item, size: int) -> Any:
         lane: Any = getattr(node, queue)
@@ -162,9 +180,16 @@ class Cluster:
 
     async def info(self, section: str) -> list[bytes]:
         """What each primary says of itself; `StoreError`."""
-        await self._find(0)
+        await self._find(0, self._loop.time() + self._timeout)
         nodes = {id(node): node for node in self._slots if node is not None}
         return [text for node in nodes.values() for text in await node.info(section)]
+
+    async def tags(self, prefix: str) -> list[str]:
+        """A part of a key for each primary, which makes it one of this primary's."""
+        await self._refreshed_within(self._timeout)
+        if not any(self._slots):
+            await self._find(0, self._loop.time())  # it says why
+        return tags(prefix, self._slots)
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
@@ -179,10 +204,10 @@ class Cluster:
 
     # -- the map
 
-    async def _find(self, slot: int) -> Channel:
+    async def _find(self, slot: int, ends: float) -> Channel:
         """The slot's node by a map that is fetched first."""
         if self._slots[slot] is None:
-            await self._refreshed_within(self._timeout)
+            await self._refreshed_within(ends - self._loop.time())
         node = self._slots[slot]
         if node is not None:
             return node
@@ -246,11 +271,14 @@ class Cluster:
             raise StoreUnavailableError(
                 f"{asked.connector.where} knows of no slots that are served", reason="server"
             )
-        self._slots = slots
-        kept = {id(node) for node in slots}
+        before, self._slots = set(self._slots), slots
+        kept = set(slots)
+        for known in before | kept:
+            if known is not None:
+                _health(known).belongs(known in kept)
         seeds = self._connector.deployment.hosts
         for address, node in list(self._nodes.items()):
-            if id(node) not in kept and address not in seeds:
+            if node not in kept and address not in seeds:
                 del self._nodes[address]
                 await node.close()
 
@@ -275,6 +303,10 @@ class Cluster:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _health(node: Channel) -> NodeHealth:
+    return cast("NodeHealth", node.health)
 
 
 def _address(host: str | bytes | None, port: int, asked: Channel) -> Address:

@@ -41,6 +41,24 @@ class Health:
         self.trouble: str | None = None  # the reason of the last failure, if nothing worked since
         self.probing = False
 
+    def seen(self, trouble: StoreError | None) -> None:
+        """Note what became of a batch; trouble is logged when it begins, changes and ends."""
+        reason = trouble.reason if isinstance(trouble, StoreUnavailableError) else None
+        self.away = trouble if reason in AWAY else None
+        before, self.trouble = self.trouble, reason
+        if reason is not None and reason != before:
+            self.begins(trouble)
+        elif reason is None and before is not None:
+            self.ends()
+
+    def begins(self, trouble: StoreError | None) -> None:
+        """Log that there is trouble, or another one."""
+        logger.error("sessions: %s; requests that need one get 503", trouble)
+
+    def ends(self) -> None:
+        """Log that there is none any more."""
+        logger.warning("sessions: the store serves again")
+
 
 class Batcher(Generic[Item, Reply]):
     """Queues items of one event loop and sends them in batches, one batch at a time.
@@ -124,7 +142,7 @@ class Batcher(Generic[Item, Reply]):
         try:
             (reply,) = await self._send([item])
         except StoreError as exc:
-            self._seen(exc)
+            self._health.seen(exc)
             raise
         finally:
             self._alone = NOBODY
@@ -181,13 +199,13 @@ class Batcher(Generic[Item, Reply]):
             if len(replies) != len(items):
                 raise StoreError(f"{len(replies)} replies to {len(items)} operations")
             if self._health.trouble is not None:
-                self._seen(None)
+                self._health.seen(None)
         except asyncio.CancelledError:
             for future in futures:
                 future.cancel()
             raise
         except StoreError as exc:
-            self._seen(exc)
+            self._health.seen(exc)
             if self._health.away is not None:
                 futures.extend(future for _, _, future, _ in self._queue)
                 self._queue.clear()
@@ -202,16 +220,6 @@ class Batcher(Generic[Item, Reply]):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)
-
-    def _seen(self, trouble: StoreError | None) -> None:
-        """Note what became of a batch; trouble is logged when it begins, changes and ends."""
-        reason = trouble.reason if isinstance(trouble, StoreUnavailableError) else None
-        self._health.away = trouble if reason in AWAY else None
-        before, self._health.trouble = self._health.trouble, reason
-        if reason is not None and reason != before:
-            logger.error("sessions: %s; requests that need one get 503", trouble)
-        elif reason is None and before is not None:
-            logger.warning("sessions: the store serves again")
 
 
 def _full(why: str) -> StoreUnavailableError:

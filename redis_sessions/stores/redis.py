@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from secrets import token_urlsafe
 from typing import Any, Final
 
 from redis.asyncio import Redis, RedisCluster
@@ -168,21 +168,36 @@ class RedisStore:
     # -- the connection
 
     async def connect(self) -> None:
-        """Write and read once; `ConfigurationError` if credentials or rights don't suffice."""
+        """Write and read once, on every primary; `ConfigurationError` if rights don't suffice."""
+        troubles = await self._try_out()
+        refused = [t for t in troubles if getattr(t, "reason", None) == "refused"]
+        if refused:
+            told = "; ".join(map(str, refused))
+            raise ConfigurationError(f"{told}; give the user the rights it needs") from refused[0]
+        for trouble in troubles:
+            if isinstance(trouble, StoreUnavailableError):
+                raise trouble
+            if not isinstance(trouble, ReplicationError):
+                raise ConfigurationError(str(trouble)) from trouble
+            logger.error("sessions: %s; the application starts all the same", trouble)
+        await self._warn_of_eviction()
+
+    async def _try_out(self) -> list[StoreError]:
         try:
-            id = f"connect:{token_urlsafe(12)}"
+            parts = await self._channels.get().tags(self.prefix)
+        except StoreError as exc:
+            return [exc]
+        found = await asyncio.gather(*(self._try_one(f"connect:{part}") for part in parts))
+        return [trouble for trouble in found if trouble is not None]
+
+    async def _try_one(self, id: str) -> StoreError | None:
+        try:
             await self.commit(id, None, tombstone(0), 1000)
             await self.load(id)
             await self.mark(id, id, ttl=1000)
-        except StoreUnavailableError as exc:
-            if exc.reason != "refused":
-                raise
-            raise ConfigurationError(f"{exc}; give the user the rights it needs") from exc
-        except ReplicationError as exc:
-            logger.error("sessions: %s; the application starts all the same", exc)
         except StoreError as exc:
-            raise ConfigurationError(str(exc)) from exc
-        await self._warn_of_eviction()
+            return exc
+        return None
 
     async def close(self) -> None:
         """Close the running loop's connections."""

@@ -170,7 +170,9 @@ class Wire:
         loop = asyncio.get_running_loop()
         weakref.finalize(self, _close_all, self._closers, loop, os.getpid()).atexit = False
 
-    async def send(self, commands: Sequence[Command], longer: float = 0) -> list[Any]:
+    async def send(
+        self, commands: Sequence[Command], longer: float = 0, *, resent: bool = False
+    ) -> list[Any]:
         """Each command's reply, or the redis-py error that is its own; they leave together.
 
         `longer`: seconds that one of them takes by its nature. Raises `StoreError` for what
@@ -190,8 +192,8 @@ class Wire:
                         return (await _exchange(line, [*load, *commands]))[len(load) :]
                 return replies
         except _MISFORTUNES as exc:
-            if line.deposed and line is not self._line:
-                return await self.send(commands, longer)
+            if line.deposed and line is not self._line and not resent:
+                return await self.send(commands, longer, resent=True)
             raise await self._befallen(exc, seconds) from exc
 
     async def send_one(self, *command: Any) -> Any:

@@ -19,6 +19,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from redis_sessions.errors import ConfigurationError
@@ -60,6 +61,8 @@ _KINDS: Final = {
     "sentinel": sentinel,
     "cluster": cluster,
     "tls": tls,
+    "tls-sentinel": partial(sentinel, tls=True),
+    "tls-cluster": partial(cluster, tls=True),
     "acl": acl,
 }
 

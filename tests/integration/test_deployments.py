@@ -132,6 +132,26 @@ async def test_a_name_that_the_sentinels_dont_know(
     await store.close()
 
 
+async def test_sentinels_that_refuse(server_binary: Path) -> None:
+    """A wrong password of theirs is a refusal, unless only some of them say so; nobody shows it."""
+    with topology.sentinel(replicas=0, sentinels=2, server=server_binary) as running:
+        url = f"{running.url}?sentinel_password=sesame"
+        first, second = running.sentinels
+        first.ask("ACL", "SETUSER", "default", "resetpass", ">another")
+        store = RedisStore(url.replace(second.address, "127.0.0.1:1"))
+        with pytest.raises(StoreUnavailableError, match=r"password.*127\.0\.0\.1:1") as caught:
+            await store.connect()
+        assert caught.value.reason == "connection"
+        await store.close()
+
+        second.ask("ACL", "SETUSER", "default", "resetpass", ">another")
+        store = RedisStore(url)
+        with pytest.raises(ConfigurationError, match="refused: no primary is known") as told:
+            await store.connect()
+        assert "sesame" not in str(told.value)
+        await store.close()
+
+
 # -- Cluster
 
 

@@ -118,3 +118,18 @@ async def test_waiting_for_a_turn_may_be_cancelled() -> None:
     at.go_on.set()
     await committing
     assert await at.data(token) == {"x": 0, "a": 1}
+
+
+async def test_waiting_for_a_turn_is_not_the_stores_time() -> None:
+    """A commit's deadline counts from when it begins to write."""
+    at = Held(deadline=0.05)
+    token = await at.begin({"x": 0})
+    session = await at.load(token)
+    session["a"] = 1
+    saving = asyncio.create_task(session.save())
+    await at.stored.wait()
+    session["b"] = 2
+    committing = asyncio.create_task(at.commit(session))
+    asyncio.get_running_loop().call_later(0.1, at.go_on.set)
+    await asyncio.gather(saving, committing)
+    assert await at.data(token) == {"x": 0, "a": 1, "b": 2}

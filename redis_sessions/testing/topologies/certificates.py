@@ -1,10 +1,11 @@
-"""Certificates for one run: an authority, a server's for this machine, and a client's."""
+"""Certificates for one run: an authority, servers' for this machine and another, a client's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlencode
 
 from redis_sessions.errors import ConfigurationError
 
@@ -16,11 +17,16 @@ __all__ = ["Certificates"]
 
 @dataclass(frozen=True)
 class Certificates:
-    """The PEM files. The server's certificate is for `localhost` and 127.0.0.1."""
+    """The PEM files. The server's certificate is for `localhost` and 127.0.0.1.
+
+    `elsewhere` is one of the same authority for a server of another name, and not of this one.
+    """
 
     ca: Path
     server: Path
     server_key: Path
+    elsewhere: Path
+    elsewhere_key: Path
     client: Path
     client_key: Path
 
@@ -35,6 +41,8 @@ class Certificates:
             directory / "ca.pem",
             directory / "server.pem",
             directory / "server.key",
+            directory / "elsewhere.pem",
+            directory / "elsewhere.key",
             directory / "client.pem",
             directory / "client.key",
         )
@@ -42,12 +50,28 @@ class Certificates:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(files.ca)
         server = authority.issue_cert("localhost", "127.0.0.1")
-        server.private_key_pem.write_to_path(files.server_key)
-        _write(server.cert_chain_pems, files.server)
+        _write(server, files.server, files.server_key)
+        elsewhere = authority.issue_cert("elsewhere.invalid")
+        _write(elsewhere, files.elsewhere, files.elsewhere_key)
         client = authority.issue_cert("app.invalid", common_name="app")
-        client.private_key_pem.write_to_path(files.client_key)
-        _write(client.cert_chain_pems, files.client)
+        _write(client, files.client, files.client_key)
         return files
+
+    def server_config(self, *, client_certificates: bool) -> list[str]:
+        """The configuration of a server in a directory beside this one."""
+        here = f"../{self.ca.parent.name}"
+        return [
+            f"tls-ca-cert-file {here}/{self.ca.name}",
+            f"tls-cert-file {here}/{self.server.name}",
+            f"tls-key-file {here}/{self.server_key.name}",
+            f"tls-auth-clients {'yes' if client_certificates else 'no'}",
+            "tls-replication yes",
+        ]
+
+    def secured(self, url: str, *, certificate: bool = True) -> str:
+        """A URL that begins with `redis`, over TLS."""
+        query = urlencode(self.client_arguments(certificate=certificate), safe="/")
+        return f"{url.replace('redis', 'rediss', 1)}?{query}"
 
     def client_arguments(self, *, certificate: bool = True) -> dict[str, str]:
         """What a client of redis-py wants, in its arguments or in the URL's query."""
@@ -58,5 +82,6 @@ class Certificates:
         return arguments
 
 
-def _write(pems: list[trustme.Blob], path: Path) -> None:
-    path.write_bytes(b"".join(pem.bytes() for pem in pems))
+def _write(issued: trustme.LeafCert, path: Path, key: Path) -> None:
+    path.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(key)

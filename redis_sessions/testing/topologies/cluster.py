@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple, Self, cast
 from redis import Redis
 from redis.crc import key_slot
 
+from redis_sessions.testing.topologies.certificates import Certificates
 from redis_sessions.testing.topologies.processes import (
     HOST,
     TIMEOUT,
@@ -59,10 +60,14 @@ class _Seen(NamedTuple):
 class ClusterTopology:
     """The nodes of a Cluster; `nodes` begins with those that were primaries at first."""
 
-    def __init__(self, nodes: Iterable[Node], primaries: int) -> None:
+    def __init__(
+        self, nodes: Iterable[Node], primaries: int, certificates: Certificates | None = None
+    ) -> None:
         self.nodes = tuple(nodes)
         addresses = ",".join(node.address for node in self.nodes[:primaries])
-        self.url = f"redis+cluster://{addresses}"
+        url = f"redis+cluster://{addresses}"
+        self.url = url if certificates is None else certificates.secured(url)
+        self.certificates = certificates
 
     @property
     def primaries(self) -> list[Node]:
@@ -168,6 +173,7 @@ def cluster(
     replicas: int = 1,
     *,
     node_timeout_ms: int = 1_500,
+    tls: bool = False,
     server: str | Path | None = None,
     append_only: bool = False,
     options: Mapping[str, str] | None = None,
@@ -175,7 +181,8 @@ def cluster(
     """A Cluster of `primaries`, each with so many `replicas`.
 
     A node that doesn't answer for `node_timeout_ms` is failed over. Replicas stay with their
-    primary, and one that lost all its slots stays a primary.
+    primary, and one that lost all its slots stays a primary. With `tls` they speak nothing else,
+    and want certificates.
     """
     config = [
         *server_config(append_only=append_only),
@@ -185,6 +192,9 @@ def cluster(
         "cluster-replica-validity-factor 0",  # a replica takes over, however old its data
     ]
     with Processes(server) as processes:
+        files = processes.use_tls() if tls else None
+        if tls:
+            config.append("tls-cluster yes")
         nodes = [
             processes.add(f"node-{number}", config, options=options)
             for number in range(1, primaries * (1 + replicas) + 1)
@@ -193,7 +203,7 @@ def cluster(
             node.launch()
         for node in nodes:
             node.wait_started()
-        topology = ClusterTopology(nodes, primaries)
+        topology = ClusterTopology(nodes, primaries, files)
         _meet(nodes, primaries)
         topology.wait_ready()
         yield topology

