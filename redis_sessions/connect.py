@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
@@ -22,11 +23,14 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_sessions.embedded import ensure_server
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.tls import shortcomings
 from redis_sessions.urls import Address, Client, Deployment
 
-__all__ = ["Connector", "connector_of"]
+__all__ = ["Connector", "connector_of", "shown"]
 
 MIN_CONNECTIONS: Final = 8
+
+_logger: Final = logging.getLogger("redis_sessions")
 
 Greeting = Callable[[Any], Awaitable[None]]
 """What a new connection of a pool does first, in place of redis-py's `on_connect`."""
@@ -113,7 +117,10 @@ class Connector:
         return bool(address != managed.master_address)
 
     def check(self) -> None:
-        """`ConfigurationError` if redis-py, or TLS, can't work with what was given."""
+        """`ConfigurationError` if redis-py, or TLS, can't work with what was given.
+
+        What TLS is to do without is logged.
+        """
         limit = self.deployment.max_connections
         if limit is not None and limit < MIN_CONNECTIONS:
             raise ConfigurationError(
@@ -126,21 +133,25 @@ class Connector:
         if isinstance(pools[0], SentinelConnectionPool):
             clients: list[Any] = cast("Any", pools[0]).sentinel_manager.sentinels
             pools += [client.connection_pool for client in clients]
+        loose = dict[str, None]()
         for pool in pools:
             try:
                 connection = pool.make_connection()
             except (TypeError, ValueError, errors.RedisError) as exc:
                 raise ConfigurationError(
-                    f"the store's URL for {self.where} has an option that redis-py doesn't take: "
-                    f"{exc}"
-                ) from exc
+                    f"the store for {self.where} has an option that redis-py doesn't take: {exc}"
+                ) from None
+            if not isinstance(connection, SSLConnection):
+                continue
             try:
-                if isinstance(connection, SSLConnection):
-                    connection.ssl_context.get()
-            except (OSError, ValueError) as exc:  # an SSLError is an OSError
+                context: Any = cast("Any", connection).ssl_context.get()
+            except (OSError, TypeError, ValueError) as exc:  # an SSLError is an OSError
                 raise ConfigurationError(
                     f"the certificates and keys (ssl_…=) for {self.where} can't be used: {exc}"
                 ) from exc
+            loose |= dict.fromkeys(shortcomings(context))
+        for told in loose:
+            _logger.warning("sessions: %s", told)
 
     def _pool(self, more: Mapping[str, Any]) -> ConnectionPool:
         here = self.deployment
@@ -178,13 +189,12 @@ class Connector:
             return "the embedded server"
         if "path" in here.arguments:
             return f"unix:{here.arguments['path']}"
-        hosts = [f"{host}:{port}" for host, port in here.hosts]
+        hosts = [shown(address) for address in here.hosts]
         database = here.arguments.get("db", 0)
         if self._watched:
             return f"{here.name} of the Sentinels {','.join(hosts)}/{database}"
         if self._address is not None:
-            host, port = self._address
-            return f"{host}:{port}/{database}"
+            return f"{shown(self._address)}/{database}"
         if here.kind == "cluster":
             return f"the Cluster at {','.join(hosts)}"
         return f"{hosts[0]}/{database}"
@@ -216,6 +226,12 @@ class _Sentinels(Sentinel):
         why = "; ".join(dict.fromkeys(map(str, troubles)))
         kind = errors.AuthenticationError if refused else MasterNotFoundError
         raise kind(f"no primary is known as {service_name!r}" + (f": {why}" if why else ""))
+
+
+def shown(address: Address) -> str:
+    """`host:port`, with an IPv6 address in brackets."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def connector_of(source: str | Client, *, timeout: float) -> Connector:

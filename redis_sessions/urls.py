@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import ssl
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, cast
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from ipaddress import IPv6Address
+from typing import Any, Final, Literal, cast
+from urllib.parse import unquote
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster
-from redis.asyncio.connection import (
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-    parse_url,
-)
+from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
 
+from redis_sessions.credentials import Credentials
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.options import KNOWN, OURS, parsed, tls_arguments
+from redis_sessions.tls import strict
 
 __all__ = ["SCHEMES", "Address", "Client", "Deployment"]
-
-T = TypeVar("T")
 
 Address = tuple[str, int]
 Client = Redis | RedisCluster
@@ -37,14 +31,18 @@ SCHEMES: Final = (
     *("redis+cluster", "rediss+cluster", "embedded"),
 )
 
-_SECRETS: Final = ("password_file", "password_env", "username_env")
-_SENTINELS: Final = ("username", "password", "password_file", "password_env")
-_OURS: Final = ("replicas", *_SECRETS, *(f"sentinel_{name}" for name in _SENTINELS))
-
 _EXAMPLES: Final = {
     "server": "redis://user:password@host:6379/0",
+    "unix": "unix:///path/to/socket?db=0",
     "sentinel": "redis+sentinel://user:password@host:26379,host:26379/mymaster/0",
     "cluster": "redis+cluster://user:password@host:7000,host:7001",
+    "embedded": "embedded:// or embedded://name",
+}
+
+_CONNECTIONS: Final[Mapping[str, Any]] = {
+    "redis": Connection,
+    "rediss": SSLConnection,
+    "unix": UnixDomainSocketConnection,
 }
 
 # What redis-py adds to the arguments of a client's connections for the client's own use.
@@ -53,8 +51,6 @@ _OF_THE_CLIENT: Final = (
     *("redis_connect_func", "response_callbacks", "max_connections", "host", "port"),
 )
 _OF_MAINTENANCE: Final = ("maint_", "orig_", "maintenance_", "oss_cluster_")
-
-_logger: Final = logging.getLogger("redis_sessions")
 
 
 @dataclass(frozen=True)
@@ -91,41 +87,34 @@ class Deployment:
 
 
 def _of_url(url: str) -> Deployment:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise _unreadable("server") from None
-    if parts.scheme not in SCHEMES:
-        schemes = ", ".join(f"{scheme}://" for scheme in (*SCHEMES, "memory"))
-        raise ConfigurationError(
-            f"store={parts.scheme + '://…' if parts.scheme else '…'!r} is no URL of a store: "
-            f"write one of {schemes}, such as redis://localhost:6379/0"
-        )
-    if parts.scheme == "embedded":
-        if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ConfigurationError(f"store={url!r}: write embedded:// or embedded://name")
-        return Deployment(
-            "embedded", name=parts.netloc, connection_class=UnixDomainSocketConnection
-        )
-    base, _, named = parts.scheme.partition("+")
-    kind = cast("Kind", named or "server")
-    ours, theirs = _options(parts.query)
+    scheme, rest = _scheme(url.strip())
+    base, _, named = scheme.partition("+")
+    kind = cast("Kind", named or ("embedded" if base == "embedded" else "server"))
+    example = _EXAMPLES["unix" if base == "unix" else kind]
+    user, netloc, path, query = _split(rest, example)
+    found = _options(query, example)
+    if kind == "embedded":
+        return _embedded(user + path.strip("/"), netloc, found)
+    given: dict[str, Any] = {**_user(user, found, example), **parsed(found)}
+    hosts: tuple[Address, ...] = ()
+    name = database = ""
     if base == "unix":
-        hosts: tuple[Address, ...] = ()
-        given = _parsed(f"unix://{parts.netloc}{parts.path}?{urlencode(theirs)}")
-        name = ""
+        given["path"] = _socket(netloc, path, example)
     else:
-        hosts = _hosts(parts, kind)
-        name, database = _path(parts, kind)
-        user, at, _ = parts.netloc.rpartition("@")
-        given = _parsed(f"{base}://{user}{at}host/{database}?{urlencode(theirs)}")
+        hosts = _hosts(netloc, kind)
+        name, database = _path(path, kind)
+    if database:
+        if "db" in given:
+            raise ConfigurationError("the store's URL has a database and db=: write one of them")
+        given["db"] = int(database)
+    ours = {name: text for name, text in found.items() if name in OURS}
     reads_replicas = _replicas(ours, kind, hosts)
     if kind == "cluster" and given.get("db", 0) != 0:
         raise ConfigurationError("the store's URL: a Cluster has database 0 alone; leave it out")
     if kind != "sentinel" and (odd := [name for name in ours if name.startswith("sentinel_")]):
         raise ConfigurationError(f"{odd[0]}= is for redis+sentinel:// alone; leave it out")
-    connection_class = given.pop("connection_class", Connection)
-    tls = _tls(given, base)
+    connection_class = _CONNECTIONS[base]
+    tls = tls_arguments(given, tls=base == "rediss")
     sentinels = {n.removeprefix("sentinel_"): text for n, text in ours.items() if "sent" in n}
     return Deployment(
         kind,
@@ -140,55 +129,118 @@ def _of_url(url: str) -> Deployment:
     )
 
 
-def _unreadable(kind: Kind) -> ConfigurationError:
-    # Not its text, nor the chain: a password may be what couldn't be read.
-    return ConfigurationError(
-        f"the store's URL can't be read: write {_EXAMPLES[kind]}, with what isn't a letter or "
-        "digit in user and password percent-encoded"
+def _scheme(url: str) -> tuple[str, str]:
+    written, there, rest = url.partition("://")
+    scheme = written.lower()
+    if there and scheme in SCHEMES:
+        return scheme, rest
+    if there and scheme == "memory":
+        raise ConfigurationError("memory:// is a dict in the process itself, and no Redis")
+    schemes = ", ".join(f"{scheme}://" for scheme in (*SCHEMES, "memory"))
+    named = there and re.fullmatch(r"[a-z0-9+.-]+", scheme)
+    raise ConfigurationError(
+        f"store={scheme + '://…' if named else '…'!r} is no URL of a store: "
+        f"write one of {schemes}, such as redis://localhost:6379/0"
     )
 
 
-def _options(query: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Ours, and redis-py's, which would pass over an empty one, and take the first of two."""
+def _unreadable(example: str) -> ConfigurationError:
+    # Not its text, nor the chain: a password may be what couldn't be read.
+    hint = ", with spaces, @, ? and # percent-encoded"
+    if "password" in example:
+        hint = ", user and password once, with what isn't a letter or digit in them percent-encoded"
+    return ConfigurationError(f"the store's URL can't be read: write {example}{hint}")
+
+
+def _split(rest: str, example: str) -> tuple[str, str, str, str]:
+    """User and password, hosts, path and query, as they are written.
+
+    By hand: urlsplit drops and refuses other things in each Python. What is left of a password
+    that wasn't encoded is in the path or the query, before an @.
+    """
+    parts = re.fullmatch(r"(?:([^@,/?#]*)@)?([^@/?#]*)(/[^@?#]*)?(?:\?([^#]*))?", rest)
+    if parts is None or re.search(r"[\x00-\x20\x7f]", rest):
+        raise _unreadable(example)
+    user, netloc, path, query = parts.groups(default="")
+    return user, netloc, path, query
+
+
+def _decoded(text: str, example: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _unreadable(example) from None
+
+
+def _options(query: str, example: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    # Names are shown once it is certain that they aren't the rest of a password.
+    names = [name for name, _, _ in pairs]
+    unknown = [name for name in names if name not in KNOWN]
+    if not all(re.fullmatch("[a-z_]+", name) for name in names) or (unknown and "@" in query):
+        raise _unreadable(example)
+    for name in unknown:
+        tls = name.startswith("ssl_")
+        takes = ", ".join(f"{one}=" for one in sorted(KNOWN) if one.startswith("ssl_") is tls)
+        raise ConfigurationError(f"{name}= is no option of a store's URL: it takes {takes}")
     found = dict[str, str]()
-    for name, text in parse_qsl(query, keep_blank_values=True):
+    for name, _, text in pairs:
         if name in found:
             raise ConfigurationError(f"the store's URL has {name}= twice; write it once")
         if not text:
             raise ConfigurationError(f"the store's URL has an empty {name}=; write a value")
-        found[name] = text
-    ours = {name: text for name, text in found.items() if name in _OURS}
-    return ours, {name: text for name, text in found.items() if name not in _OURS}
+        found[name] = _decoded(text, example)
+    return found
 
 
-def _parsed(url: str) -> dict[str, Any]:
-    try:
-        given = dict(parse_url(url))
-    except ValueError as exc:  # of a known option, by name
-        raise ConfigurationError(f"the store's URL can't be read: {exc}") from None
-    given.pop("host", None)
+def _embedded(more: str, name: str, found: Mapping[str, str]) -> Deployment:
+    if more or not re.fullmatch(r"[\w.-]*", name):
+        raise _unreadable(_EXAMPLES["embedded"])
+    if found:
+        raise ConfigurationError(f"embedded:// takes no options: leave {min(found)}= out")
+    return Deployment("embedded", name=name, connection_class=UnixDomainSocketConnection)
+
+
+def _user(user: str, found: Mapping[str, str], example: str) -> dict[str, str]:
+    username, _, password = user.partition(":")
+    given = {"username": username, "password": password}
+    given = {name: _decoded(text, example) for name, text in given.items() if text}
+    for name in given:
+        if name in found:
+            raise ConfigurationError(f"the store's URL has a {name} and {name}=: write one of them")
     return given
 
 
-def _hosts(parts: SplitResult, kind: Kind) -> tuple[Address, ...]:
-    if not parts.netloc:
-        raise _unreadable(kind)
+def _socket(netloc: str, path: str, example: str) -> str:
+    if netloc or not path.strip("/"):
+        raise _unreadable(example)
+    return _decoded(path, example)
+
+
+def _hosts(netloc: str, kind: Kind) -> tuple[Address, ...]:
     default = 26379 if kind == "sentinel" else 6379
+    texts = netloc.split(",")
     found: list[Address] = []
-    for text in parts.netloc.rpartition("@")[2].split(","):
+    for text in texts:
+        parts = re.fullmatch(r"(?:\[([^\]]+)\]|([\w.-]*))(?::([0-9]{1,5}))?", text)
+        if parts is None:
+            raise _unreadable(_EXAMPLES[kind])
+        inner, name, port = parts.groups(default="")
         try:
-            one = urlsplit(f"//{text}")
-            found.append((unquote(one.hostname or "localhost"), one.port or default))
+            host = str(IPv6Address(unquote(inner))) if inner else name
         except ValueError:
-            raise _unreadable(kind) from None
-        if (one.hostname is None and (kind != "server" or found[1:])) or one.path:
-            raise _unreadable(kind)
+            raise _unreadable(_EXAMPLES[kind]) from None
+        number = int(port or default)
+        alone = kind == "server" and len(texts) == 1 and port
+        if not 1 <= number <= 65535 or not (host or alone):
+            raise _unreadable(_EXAMPLES[kind])
+        found.append((host or "localhost", number))
     return tuple(found)
 
 
-def _path(parts: SplitResult, kind: Kind) -> tuple[str, str]:
+def _path(path: str, kind: Kind) -> tuple[str, str]:
     """The name that the Sentinels know, and the database."""
-    name, database = "", parts.path.strip("/")
+    name, database = "", path.removeprefix("/").removesuffix("/")
     if kind == "sentinel":
         name, _, database = database.partition("/")
         if not name:
@@ -196,15 +248,15 @@ def _path(parts: SplitResult, kind: Kind) -> tuple[str, str]:
                 "the store's URL doesn't say what the Sentinels call the primary: "
                 f"write {_EXAMPLES[kind]}"
             )
-    if database and not (database.isdigit() and database.isascii()):
-        raise _unreadable(kind)  # redis-py would take the default in its place
-    return unquote(name), database
+    if database and not re.fullmatch(r"[0-9]{1,9}", database):
+        raise _unreadable(_EXAMPLES[kind])
+    return _decoded(name, _EXAMPLES[kind]), database
 
 
 def _replicas(ours: Mapping[str, str], kind: Kind, hosts: tuple[Address, ...]) -> bool:
     wish = ours.get("replicas")
     if wish not in (None, "read"):
-        raise ConfigurationError(f"replicas={wish!r}: write replicas=read, or leave it out")
+        raise ConfigurationError("replicas=: write replicas=read, or leave it out")
     if kind == "server" and wish is not None and len(hosts) < 2:
         raise ConfigurationError(
             "replicas=read needs to know them: write redis://primary:6379,replica:6379/0, or use "
@@ -218,39 +270,12 @@ def _replicas(ours: Mapping[str, str], kind: Kind, hosts: tuple[Address, ...]) -
     return wish is not None
 
 
-def _tls(given: dict[str, Any], base: str) -> dict[str, Any]:
-    """The TLS arguments, taken out of what was given."""
-    found = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
-    if base != "rediss":
-        if found:
-            raise ConfigurationError(
-                f"{min(found)}= is for TLS, which this URL doesn't use: write rediss instead of "
-                "redis in the scheme"
-            )
-        return {}
-    lowest = found.setdefault("ssl_min_version", ssl.TLSVersion.TLSv1_2)
-    if lowest < ssl.TLSVersion.TLSv1_2:
-        raise ConfigurationError("ssl_min_version=: write 771 (TLS 1.2) or 772 (TLS 1.3)")
-    found["ssl_min_version"] = ssl.TLSVersion(lowest)
-    if found.get("ssl_cert_reqs", "required") == "none":
-        _logger.warning("sessions: ssl_cert_reqs=none: anybody may pose as the server")
-    elif not found.get("ssl_check_hostname", True):
-        _logger.warning(
-            "sessions: ssl_check_hostname=false: whoever has any certificate of this authority "
-            "may pose as the server"
-        )
-    return found
-
-
-# -- names and passwords from elsewhere
-
-
 def _with_secrets(given: Mapping[str, Any], ours: Mapping[str, str], prefix: str) -> dict[str, Any]:
     """The arguments, with a provider of credentials if they are to be found elsewhere."""
     given = {**given, **{n: ours[n] for n in ("username", "password") if prefix and n in ours}}
-    path, variable, user = (ours.get(name) for name in _SECRETS)
-    if path is None and variable is None and user is None:
-        return given
+    path, variable, user = (
+        ours.get(name) for name in ("password_file", "password_env", "username_env")
+    )
     sources = [
         name
         for name, there in (
@@ -260,14 +285,19 @@ def _with_secrets(given: Mapping[str, Any], ours: Mapping[str, str], prefix: str
         )
         if there
     ]
-    if len(sources) != 1:
-        what = " and ".join(sources) or f"{prefix}username_env= without a password"
+    # A server's user may have none (nopass). A Sentinel's would do what nobody needs a name for.
+    needed = user is not None or (prefix != "" and "username" in given)
+    if len(sources) > 1 or (needed and not sources):
+        option = f"{prefix}username_env=" if user is not None else f"{prefix}username="
+        what = " and ".join(sources) or f"{option} without a password"
         raise ConfigurationError(
             f"the store's URL has {what}: write one of a password, {prefix}password_file= and "
             f"{prefix}password_env="
         )
     if user is not None and "username" in given:
         raise ConfigurationError("the store's URL has a user and username_env=: write one of them")
+    if path is None and variable is None and user is None:
+        return given
     provider = Credentials(
         path=path,
         variable=variable,
@@ -282,85 +312,39 @@ def _with_secrets(given: Mapping[str, Any], ours: Mapping[str, str], prefix: str
     return {**given, "credential_provider": provider}
 
 
-class Credentials(CredentialProvider):
-    """Read again for each connection, so that what was exchanged meanwhile is found."""
-
-    def __init__(
-        self,
-        *,
-        path: str | None,
-        variable: str | None,
-        password: str | None,
-        user_variable: str | None,
-        user: str | None,
-    ) -> None:
-        self._path = path
-        self._variable = variable
-        self._password = password
-        self._user_variable = user_variable
-        self._user = user
-
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """(password,) or (user, password); `AuthenticationError` if they can't be read."""
-        user = self._user
-        if self._user_variable is not None:
-            user = _variable(self._user_variable, "username_env")
-        if self._path is not None:
-            password = _file(self._path)
-        elif self._variable is not None:
-            password = _variable(self._variable, "password_env")
-        else:
-            password = self._password or ""
-        return (password,) if user is None else (user, password)
-
-    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        return self.get_credentials()
-
-
-def _file(path: str) -> str:
-    try:
-        text = Path(path).read_text().rstrip("\r\n")
-    except (OSError, ValueError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
-        raise AuthenticationError(f"password_file={path!r} can't be read: {why}") from None
-    if not text:
-        raise AuthenticationError(f"password_file={path!r} is empty")
-    return text
-
-
-def _variable(name: str, option: str) -> str:
-    text = os.environ.get(name)
-    if not text:
-        raise AuthenticationError(f"{option}={name!r}: there is no such environment variable")
-    return text
-
-
 # -- clients
 
 
 def _of_client(client: object) -> Deployment:
     if isinstance(client, RedisCluster):
         given = _arguments(client.connection_kwargs)
+        kind = given.pop("connection_class", Connection)
         return Deployment(
             "cluster",
             tuple((node.host, int(node.port)) for node in client.startup_nodes),
-            connection_class=given.pop("connection_class", Connection),
-            arguments=given,
+            connection_class=kind,
+            arguments=_strict(kind, given),
+            max_connections=client.connection_kwargs.get("max_connections"),
             reads_replicas=bool(client.read_from_replicas or client.load_balancing_strategy),
         )
-    pool: Any = getattr(client, "connection_pool", None)
+    pool: Any = None
+    if isinstance(client, Redis) and not isinstance(client, Pipeline):
+        pool = client.connection_pool
     managed = cast("object", pool)
     if isinstance(managed, SentinelConnectionPool) and managed.is_master:
         clients: list[Any] = pool.sentinel_manager.sentinels
         watchers: list[Any] = [client.connection_pool for client in clients]
+        kind = _plain(pool.connection_class)
+        watching = watchers[0].connection_class
         return Deployment(
             "sentinel",
             tuple((w.connection_kwargs["host"], w.connection_kwargs["port"]) for w in watchers),
             name=str(pool.service_name),
-            connection_class=_plain(pool.connection_class),
-            arguments=_arguments(pool.connection_kwargs),
-            sentinel_class=watchers[0].connection_class,
-            sentinel_arguments=_arguments(watchers[0].connection_kwargs),
+            connection_class=kind,
+            arguments=_strict(kind, _arguments(pool.connection_kwargs)),
+            sentinel_class=watching,
+            sentinel_arguments=_strict(watching, _arguments(watchers[0].connection_kwargs)),
+            max_connections=pool.max_connections,
         )
     if type(pool) not in (ConnectionPool, BlockingConnectionPool):
         raise ConfigurationError(
@@ -370,15 +354,22 @@ def _of_client(client: object) -> Deployment:
         )
     given = dict(pool.connection_kwargs)
     host = given.get("host", "localhost"), given.get("port", 6379)
-    hosts = () if "path" in given else (host,)
     return Deployment(
-        "server", hosts, connection_class=pool.connection_class, arguments=_arguments(given)
+        "server",
+        () if "path" in given else (host,),
+        connection_class=pool.connection_class,
+        arguments=_strict(pool.connection_class, _arguments(given)),
+        max_connections=pool.max_connections,
     )
 
 
 def _plain(managed: type[Any]) -> Any:
     """Of a Sentinel's connections: that of connections to a host that is known."""
     return SSLConnection if issubclass(managed, SSLConnection) else Connection
+
+
+def _strict(kind: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    return strict(given) if issubclass(kind, SSLConnection) else given
 
 
 def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:

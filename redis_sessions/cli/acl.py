@@ -45,7 +45,7 @@ _CLUSTER: Final = {
     Role.MONITOR: ("cluster|slots", "cluster|info"),
 }
 _REPLICAS: Final = {Role.APP: ("wait",), Role.ADMIN: ("wait",), Role.MONITOR: ()}
-_SENTINEL: Final = ("sentinel|masters", "sentinel|slaves")
+_SENTINEL: Final = ("sentinel|masters", "sentinel|slaves", "sentinel|sentinels")
 
 
 def rules(
@@ -69,7 +69,7 @@ def rules(
 
 
 def sentinel_rules(*, setinfo: bool = True) -> list[str]:
-    """What whoever looks for the primary may do on the Sentinels."""
+    """What whoever looks for the primary, or checks them, may do on the Sentinels."""
     commands = [*_CONNECT, *([_SETINFO] if setinfo else []), *_SENTINEL]
     return ["resetchannels", "-@all", *_allowed(commands)]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
+from redis.exceptions import AuthenticationError
 from rich.console import Console
 from rich.markup import escape
 
@@ -27,6 +28,7 @@ from redis_sessions.cli.acl import (
 )
 from redis_sessions.cli.findings import Finding, Level, find, merged
 from redis_sessions.cli.gather import gather
+from redis_sessions.credentials import read_password
 from redis_sessions.embedded import find_server
 
 __all__ = ["app"]
@@ -72,7 +74,7 @@ def acl(
     password_file: Annotated[
         Path | None,
         typer.Option(
-            help="Its first line is the password, of which the rule has the SHA-256 alone.",
+            help="It has the password, in one line; the rule has its SHA-256 alone.",
             exists=True,
             dir_okay=False,
         ),
@@ -107,14 +109,14 @@ def acl(
             raise ConfigurationError("--sentinel is for Sentinels: leave the other options out")
         password = PLACEHOLDER
         if password_file is not None:
-            password = password_rule(password_file.read_text().partition("\n")[0].rstrip("\r"))
+            password = password_rule(read_password(password_file, "--password-file"))
         allowed = (
             sentinel_rules(setinfo=setinfo)
             if sentinel
             else rules(role, prefix=prefix, cluster=cluster, replicas=replicas, setinfo=setinfo)
         )
         print(acl_line(user or role.value, password, allowed, file=file))
-    except ConfigurationError as exc:
+    except (AuthenticationError, ConfigurationError) as exc:
         _refuse(exc)
 
 
@@ -172,7 +174,7 @@ def _show(findings: Sequence[Finding]) -> None:
             console.print(f"{'':26}{escape(finding.advice)}", soft_wrap=True)
 
 
-def _refuse(exc: ConfigurationError) -> NoReturn:
+def _refuse(exc: AuthenticationError | ConfigurationError) -> NoReturn:
     Console(stderr=True).print(f"redis-sessions: {escape(str(exc))}", soft_wrap=True)
     raise typer.Exit(2) from exc
 

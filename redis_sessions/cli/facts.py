@@ -22,9 +22,11 @@ class Server:
     """`server`, `version`, `mode` and `role`: anybody may ask."""
     info: Mapping[str, str] | None = None
     config: Mapping[str, str] | None = None
-    """`protected-mode` and `save`."""
+    """`protected-mode`, `save` and `appendfsync`."""
     anonymous: bool | None = None
-    """Whether somebody without a password reads keys."""
+    """Whether somebody without a password gets in,"""
+    trespass: bool = True
+    """and then may read, overwrite or delete what has the prefix."""
     clock: tuple[float, float] | None = None
     """Seconds that it is ahead of this machine, and by how many that may be wrong."""
     pings: Sequence[float] = ()
@@ -45,6 +47,11 @@ class Sentinels:
     others: int = 0
     quorum: int = 0
     replicas: int = 0
+    """Of the primary, as far as they are seen."""
+    lost: int = 0
+    """Replicas that aren't."""
+    away: Sequence[str] | None = None
+    """Other Sentinels that don't answer it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class Facts:
     """In a Cluster: how many of 16384 some node serves."""
     shards: Mapping[str, int] = field(default_factory=dict[str, int])
     """In a Cluster: the primaries, and how many replicas the others are told of."""
+    one_slot: bool = False
+    """In a Cluster: whether the prefix has a hash tag, and so puts all keys into one slot."""
     rights: str | None = None
     """Why the dry run failed; None if it went well."""
     unreachable: str | None = None

@@ -111,6 +111,9 @@ def _topology(facts: Facts) -> list[Finding]:
         found.append(_sentinels(facts.sentinels))
     if facts.kind == "cluster":
         found.append(_cluster(facts))
+    if facts.one_slot:
+        text = "the prefix has a hash tag: all sessions lie on one shard"
+        found.append(Finding("topology", Level.WARN, text, "write a prefix without {…}"))
     problems = [finding for finding in found if finding is not None]
     if problems:
         return problems
@@ -128,28 +131,55 @@ def _mode(facts: Facts, server: Server) -> Finding | None:
         advice = "write redis+sentinel://"
     elif mode == "cluster" and facts.kind != "cluster":
         advice = "write redis+cluster://"
-    elif facts.kind == "server" and len(facts.servers) == 1 and server.role == "replica":
+    elif facts.kind == "server" and facts.servers[0] is server and server.role == "replica":
         return Finding(
             "topology", Level.FAIL, "it is a replica, and takes no writes",
             "name its primary, or the Sentinels (redis+sentinel://)", server.address,
         )  # fmt: skip
+    elif server.place == "replica" and (text := _strange(facts, server)):
+        advice = "name the replicas of the primary: others have other sessions"
+        return Finding("topology", Level.FAIL, text, advice, server.address)
     else:
         return None
     text = f"the server is one of mode {mode}, and the URL says {facts.kind}"
     return Finding("topology", Level.FAIL, text, advice, server.address)
 
 
+def _strange(facts: Facts, server: Server) -> str:
+    """Why it isn't the replica that it is named as."""
+    if server.role == "primary":
+        return "it is named as a replica, and is a primary"
+    first, own = (one.info or {} for one in (facts.servers[0], server))
+    linked = own.get("master_link_status") == "up" and "master_replid" in first
+    if facts.kind == "server" and linked and own.get("master_replid") != first["master_replid"]:
+        return "it is a replica of another primary than the first"
+    return ""
+
+
 def _sentinels(told: Sentinels) -> Finding:
     known = told.others + 1
     text = f"Sentinels: {told.answered} of {told.asked} answer; quorum {told.quorum} of {known}"
+    if told.away:
+        text = f"{text}; away: {', '.join(told.away)}"
     details = {"sentinels": known, "quorum": told.quorum, "replicas": told.replicas}
     level, advice = Level.OK, ""
     if told.replicas == 0:
-        level, advice = Level.FAIL, "no replica can take over: add one"
+        what = "start the replicas" if told.lost else "add one"
+        level, advice = Level.FAIL, f"no replica can take over: {what}"
+    elif told.quorum > known:
+        level = Level.FAIL
+        advice = f"they never agree on a failover: SENTINEL SET … quorum {known // 2 + 1}"
+    elif known - len(told.away or ()) < max(told.quorum, known // 2 + 1):
+        level = Level.FAIL
+        advice = "too few are left for a failover: start them, or SENTINEL RESET if they are gone"
     elif known < 3:
         level, advice = Level.WARN, "with fewer than three the loss of one ends all failover"
+    elif told.away:
+        level, advice = Level.WARN, "start them, or SENTINEL RESET if they are gone"
     elif told.answered < told.asked:
         level, advice = Level.WARN, "start those that don't answer, or take them out of the URL"
+    elif told.away is None and told.answered < known:
+        level, text = Level.UNKNOWN, f"{text}; the user may not ask for more (SENTINEL SENTINELS)"
     return Finding("topology", level, text, advice, details=details)
 
 
@@ -202,12 +232,15 @@ def _access(_: Facts, server: Server) -> Finding:
     if server.anonymous is None:
         return _unknown("default user", "a connection without a password")
     if not server.anonymous:
-        return Finding("default user", Level.OK, "without a password nobody reads a key")
+        return Finding("default user", Level.OK, "without a password nobody gets in")
     local = is_local(server.address)
+    if not server.trespass:
+        text = "without a password one gets in, though not to the sessions"
+        return Finding("default user", Level.WARN, text, "ACL SETUSER default off")
     where = "who is on this machine" if local else "who reaches it"
     return Finding(
         "default user", Level.WARN if local else Level.FAIL,
-        f"it needs no password: {where} reads and writes sessions",
+        f"it needs no password: {where} reads, writes or deletes sessions",
         "make users (redis-sessions acl), then ACL SETUSER default off",
     )  # fmt: skip
 
@@ -265,6 +298,9 @@ def _persistence(_: Facts, server: Server) -> Finding:
         if info.get("aof_last_write_status", "ok") != "ok":
             text = "the append-only file can't be written"
             return Finding("persistence", Level.FAIL, text, "see the disk, and the server's log")
+        if (server.config or {}).get("appendfsync") == "no":
+            text = "append-only file, written when the system likes: a crash loses half a minute"
+            return Finding("persistence", Level.WARN, text, "appendfsync everysec")
         return Finding("persistence", Level.OK, "append-only file")
     if info.get("rdb_last_bgsave_status", "ok") != "ok" and snapshots != "":
         text = "the last snapshot failed, and with it writes may be refused"
@@ -274,7 +310,7 @@ def _persistence(_: Facts, server: Server) -> Finding:
     return Finding("persistence", Level.WARN, text, "appendonly yes")
 
 
-def _replication(_: Facts, server: Server) -> Finding | None:
+def _replication(facts: Facts, server: Server) -> Finding | None:
     info = server.info
     if server.role == "replica":
         if info is None or info.get("master_link_status", "up") == "up":
@@ -288,6 +324,9 @@ def _replication(_: Facts, server: Server) -> Finding | None:
     away = [copy for copy in copies if copy.get("state") != "online"]
     lags = [max(0, offset - int(copy.get("offset", 0))) for copy in copies]
     details = {"replicas": len(copies), "lag_bytes": lags}
+    if not copies and facts.kind == "sentinel":
+        advice = "none can take over: add one, or see the replicas' logs, and masterauth"
+        return Finding("replication", Level.FAIL, "no replicas", advice, details=details)
     if not copies:
         return Finding("replication", Level.OK, "no replicas", details=details)
     text = f"replicas: {len(copies)}, at most {max(lags)} bytes behind"

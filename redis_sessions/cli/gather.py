@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain, repeat
@@ -16,16 +17,16 @@ from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import (
-    AskError,
     AuthenticationError,
-    ClusterDownError,
+    NoPermissionError,
     RedisError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
-from redis_sessions.connect import Connector
+from redis_sessions.cli.slots import slot_of
+from redis_sessions.connect import Connector, shown
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.record import tombstone
 from redis_sessions.stores.nodes import SLOTS, tags
@@ -40,6 +41,7 @@ Ask = Callable[..., Awaitable[Any]]
 _BRIEF: Final = 1000  # milliseconds until what the dry run wrote is gone
 _OF_A_USER: Final = ("username", "password", "credential_provider", "db", "client_name")
 _RANGE = tuple[int, int, list[Address]]  # of slots, with the primary first
+_State = Mapping[str, Any]  # of one server, as a Sentinel sees it
 
 
 async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> Facts:
@@ -52,7 +54,12 @@ async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> F
     found = Facts(deployment.kind, deployment.tls, verified=_verified(deployment.arguments))
     asker = _Asker(deployment, timeout, prefix, pings)
     try:
-        found, ranges = await asker.layout(found)
+        with _as_redis_answers():
+            found, ranges = await asker.layout(found)
+        slot = slot_of(prefix)
+        if ranges and slot is not None:
+            found = replace(found, one_slot=True)
+            ranges = [(slot, slot, nodes) for low, high, nodes in ranges if low <= slot <= high]
         servers = await asyncio.gather(*(asker.server(s) for s in found.servers))
         found = replace(found, servers=servers)
         if any(server.error is None for server in servers):
@@ -65,7 +72,7 @@ async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> F
 
 
 def _verified(arguments: Mapping[str, Any]) -> bool:
-    checked = arguments.get("ssl_cert_reqs", "required") == "required"
+    checked = arguments.get("ssl_cert_reqs") != "none"
     return checked and bool(arguments.get("ssl_check_hostname", True))
 
 
@@ -103,8 +110,7 @@ class _Asker:
     def _name(self, address: Address | None) -> str:
         if address is None:
             return "embedded" if self._connector.starts_server else self._connector.where
-        host, port = address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return shown(address)
 
     async def _watched(self, found: Facts) -> Facts:
         answers = await asyncio.gather(
@@ -113,18 +119,22 @@ class _Asker:
         told = [answer for answer in answers if not isinstance(answer, BaseException)]
         if not told:
             raise next(answer for answer in answers if isinstance(answer, Exception))
-        state, copies = told[0]
+        state, copies, peers = told[0]
+        lost = [copy for copy in copies if _is_lost(copy)]
         sentinels = Sentinels(
             asked=len(answers),
             answered=len(told),
             others=int(state["num-other-sentinels"]),
             quorum=int(state["quorum"]),
-            replicas=int(state["num-slaves"]),
+            replicas=len(copies) - len(lost),
+            lost=len(lost),
+            away=None if peers is None else [self._name(_place(p)) for p in peers if _is_lost(p)],
         )
-        servers = self._servers([(state["ip"], int(state["port"])), *copies])
+        servers = self._servers(_place(one) for one in (state, *copies))
         return replace(found, servers=servers, sentinels=sentinels)
 
-    async def _sentinel(self, address: Address) -> tuple[Mapping[str, Any], list[Address]]:
+    async def _sentinel(self, address: Address) -> tuple[_State, list[_State], list[_State] | None]:
+        """What it says of the primary, of the replicas, and of the other Sentinels."""
         host, port = address
         given: dict[str, Any] = {**self._deployment.sentinel_arguments, "decode_responses": True}
         pool = ConnectionPool(self._deployment.sentinel_class, host=host, port=port, **given)
@@ -134,7 +144,8 @@ class _Asker:
             if name not in state:
                 raise RedisConnectionError(f"the Sentinels watch nothing that is called {name!r}")
             copies: Any = await client.sentinel_slaves(name)
-            return state[name], [(copy["ip"], int(copy["port"])) for copy in copies]
+            peers: Any = await _or_none(cast("Any", client.sentinel_sentinels(name)))
+            return state[name], copies, peers
 
     async def _sharded(self, found: Facts) -> tuple[Facts, Sequence[_RANGE]]:
         last: Exception = RedisConnectionError("no node answers")
@@ -175,7 +186,8 @@ class _Asker:
                 return await client.execute_command(*command)
 
         try:
-            return await questions(ask)
+            with _as_redis_answers():
+                return await questions(ask)
         finally:
             await connector.close(pool)
 
@@ -187,7 +199,8 @@ class _Asker:
             address = host.strip("[]"), int(port)
         try:
             known = await self._with(address, partial(self._questions, named))
-            return replace(known, anonymous=await self._anonymous(address))
+            anonymous, trespass = await self._anonymous(address)
+            return replace(known, anonymous=anonymous, trespass=trespass)
         except (RedisError, OSError, TimeoutError) as exc:
             why = f"no answer within {self._timeout:g} s" if isinstance(exc, TimeoutError) else exc
             return replace(named, error=str(why))
@@ -203,17 +216,45 @@ class _Asker:
             pings=[ping for ping in pings if ping is not None],
         )
 
-    async def _anonymous(self, address: Address | None) -> bool | None:
-        """Whether a key can be read without a password."""
+    async def _anonymous(self, address: Address | None) -> tuple[bool | None, bool]:
+        """Whether one gets in without a password, and to the keys."""
         given = {k: v for k, v in self._deployment.arguments.items() if k not in _OF_A_USER}
         nobody = replace(self._deployment, arguments=given)
         try:
-            await self._with(address, lambda ask: ask("GET", f"{self._prefix}check"), nobody)
-        except (ResponseError, AuthenticationError) as exc:
-            return isinstance(exc, (AskError, ClusterDownError))  # else it would have told
+            return True, await self._with(address, self._trespass, nobody)
+        except AuthenticationError:
+            return False, False
         except RedisConnectionError as exc:
-            return False if "DENIED" in str(exc) else None  # protected mode
-        return True
+            return (False if "DENIED" in str(exc) else None), False  # protected mode
+
+    async def _trespass(self, ask: Ask) -> bool:
+        key = f"{self._prefix}check:{token_hex(8)}"  # there is none, and none comes of it
+        for command in (("GET", key), ("SET", key, "", "XX"), ("DEL", key)):
+            try:
+                await ask(*command)
+            except NoPermissionError:
+                continue
+            except ResponseError:  # it is for another reason that it isn't done: MOVED, READONLY
+                return True
+            return True
+        return False
+
+
+@contextmanager
+def _as_redis_answers() -> Generator[None]:
+    """What can't be made sense of is an error like any other."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise RedisConnectionError("what answers isn't a Redis") from None
+
+
+def _place(state: _State) -> Address:
+    return state["ip"], int(state["port"])
+
+
+def _is_lost(state: _State) -> bool:
+    return bool(state["is_sdown"] or state["is_odown"])
 
 
 async def _slots(ask: Ask) -> list[_RANGE]:
@@ -235,7 +276,7 @@ async def _or_none(question: Awaitable[T]) -> T | None:
 async def _config(ask: Ask) -> Any:
     """Each asked by itself: servers before 7.0 take one name."""
     found: dict[Any, Any] = {}
-    for name in ("protected-mode", "save"):
+    for name in ("protected-mode", "save", "appendfsync"):
         reply = await _or_none(ask("CONFIG GET", name))
         if reply is None:
             return None
@@ -245,8 +286,11 @@ async def _config(ask: Ask) -> Any:
 
 async def _ping(ask: Ask) -> float | None:
     before = time.perf_counter()
-    if await _or_none(ask("PING")) is None:
+    pong = await _or_none(ask("PING"))
+    if pong is None:
         return None
+    if pong is not True:
+        raise ValueError("no PONG")
     return time.perf_counter() - before
 
 

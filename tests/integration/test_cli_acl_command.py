@@ -99,12 +99,23 @@ def test_what_cannot_work_is_refused(args: list[str], message: str) -> None:
     assert message in done.stderr
 
 
-def test_an_empty_password_is_refused(tmp_path: Path) -> None:
-    """A password file whose first line is empty would let in whoever sends nothing."""
-    (tmp_path / "empty").write_text("\nsecret\n")
-    done = acl("--password-file", str(tmp_path / "empty"))
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"\n", "is empty"),
+        (b"\nsecret\n", "several lines"),
+        (b"secret\nmore\n", "several lines"),
+        (b"\xff\xfe", "no text in UTF-8"),
+    ],
+)
+def test_a_file_without_a_password_is_refused(tmp_path: Path, text: bytes, why: str) -> None:
+    """As in a URL's `password_file=`: one line of text. None would let in who sends nothing."""
+    (tmp_path / "odd").write_bytes(text)
+    done = acl("--password-file", str(tmp_path / "odd"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert "is empty" in done.stderr
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_pattern_is_the_prefix_alone(server: Server, prefix: str) -> None:

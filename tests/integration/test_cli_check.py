@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socketserver
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,6 @@ from typer.testing import CliRunner, Result
 from redis_sessions.cli.acl import Role, acl_line, rules
 from redis_sessions.cli.commands import app
 from redis_sessions.testing import topology as topologies
-from redis_sessions.testing.topology import (
-    ClusterTopology,
-    SentinelTopology,
-    TlsTopology,
-    Topology,
-)
 from tests.support import ROOT, Server, StartServer, free_port
 
 SECRET = "a-password-of-ours"
@@ -86,114 +84,6 @@ def test_a_unix_socket_is_this_machine(server: Server, prefix: str) -> None:
     assert levels(server.unix_url, "--prefix", prefix)["tls"]["level"] == "ok"
 
 
-# -- topologies
-
-
-def test_replicas(replicas_topology: Topology, prefix: str) -> None:
-    """The primary's replicas and how far they are behind."""
-    found = levels(replicas_topology.url, "--prefix", prefix, status=1)
-    assert found["replication"]["details"]["replicas"] == 2
-    assert len(found["replication"]["details"]["lag_bytes"]) == 2
-
-    hosts = ",".join(node.address for node in replicas_topology.nodes)
-    url = f"redis://{hosts}/0?replicas=read"
-    assert levels(url, "--prefix", prefix)["topology"]["text"] == "primaries: 1, replicas: 2"
-
-
-def test_a_replica_that_is_away(replicas_topology: Topology, prefix: str) -> None:
-    """It is a warning: nobody is without sessions."""
-    nowhere = f"127.0.0.1:{free_port()}"
-    url = f"redis://{replicas_topology.primary.address},{nowhere}/0?replicas=read"
-    found = levels(url, "--prefix", prefix, status=1)
-    assert (found["connection"]["level"], found["connection"]["server"]) == ("warn", nowhere)
-    assert found["rights"]["level"] == "ok"
-
-
-def test_a_replica_is_no_store(replicas_topology: Topology, prefix: str) -> None:
-    """Whoever names a replica is told so, and the dry run fails."""
-    found = levels(replicas_topology.replicas[0].url, "--prefix", prefix, status=2)
-    assert "it is a replica" in found["topology"]["text"]
-    assert found["rights"]["level"] == "fail"
-
-
-def test_sentinels(sentinel_topology: SentinelTopology, prefix: str) -> None:
-    """All servers are asked, by the Sentinels' addresses."""
-    found = levels(sentinel_topology.url, "--prefix", prefix, status=1)
-    assert found["topology"]["text"] == "Sentinels: 3 of 3 answer; quorum 2 of 3"
-    assert found["topology"]["level"] == found["rights"]["level"] == "ok"
-
-    text = check(sentinel_topology.url, "--prefix", prefix).stdout
-    for node in sentinel_topology.servers:
-        assert node.address in text
-
-
-def test_sentinels_that_are_away(sentinel_topology: SentinelTopology, prefix: str) -> None:
-    """One that doesn't answer is a warning; none is the end, and so is a name they don't know."""
-    first = sentinel_topology.sentinels[0].address
-    nowhere = f"127.0.0.1:{free_port()}"
-    some = levels(f"redis+sentinel://{nowhere},{first}/mymaster/0", "--prefix", prefix, status=1)
-    assert some["topology"]["level"] == "warn"
-    assert "1 of 2 answer" in some["topology"]["text"]
-
-    none = levels(f"redis+sentinel://{nowhere}/mymaster/0", status=2)
-    assert list(none) == ["connection"]
-    other = levels(f"redis+sentinel://{first}/yourmaster/0", status=2)
-    assert "'yourmaster'" in other["connection"]["text"]
-
-
-def test_cluster(cluster_topology: ClusterTopology, prefix: str) -> None:
-    """All slots are served; the dry run wrote to each primary."""
-    before = {node.port: writes(node.port) for node in cluster_topology.primaries}
-    found = levels(cluster_topology.url, "--prefix", prefix, status=1)
-
-    assert found["topology"]["text"] == "Cluster: 3 primaries, 3 replicas"
-    assert found["topology"]["details"]["slots"] == 16384
-    assert found["rights"]["level"] == "ok"
-    assert all(writes(node.port) > before[node.port] for node in cluster_topology.primaries)
-
-
-def writes(port: int) -> int:
-    with Redis(port=port, protocol=2) as client:
-        stats: Any = client.info("commandstats")
-        return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("set", "hset"))
-
-
-def test_cluster_without_a_shard(server_binary: Path) -> None:
-    """Slots that nobody serves, and a node that is away, are failures."""
-    with topologies.cluster(
-        replicas=0, server=server_binary, options={"cluster-require-full-coverage": "no"}
-    ) as topology:
-        bare = levels(topology.url, status=1)
-        assert "3 primaries have none" in bare["topology"]["text"]
-        lost = topology.primaries[2]
-        lost.kill()
-        found = levels(topology.url, status=2)
-
-    assert lost.address in found["connection"]["server"]
-    assert found["rights"]["level"] == "fail"
-
-
-def test_the_wrong_scheme(
-    cluster_topology: ClusterTopology, sentinel_topology: SentinelTopology, prefix: str
-) -> None:
-    """A node of a Cluster and a Sentinel are no plain servers, and it says what to write."""
-    node = levels(cluster_topology.nodes[0].url, "--prefix", prefix, status=2)
-    assert node["topology"]["advice"] == "write redis+cluster://"
-    watcher = levels(sentinel_topology.sentinels[0].url, "--prefix", prefix, status=2)
-    assert watcher["topology"]["advice"] == "write redis+sentinel://"
-
-
-def test_tls(tls_topology: TlsTopology, prefix: str) -> None:
-    """Over TLS with the authority's certificate all is well; unchecked it is a warning."""
-    assert levels(tls_topology.url, "--prefix", prefix, status=1)["tls"]["level"] == "ok"
-
-    unchecked = f"{tls_topology.url}&ssl_check_hostname=false"
-    assert levels(unchecked, "--prefix", prefix)["tls"]["level"] == "warn"
-    stranger = tls_topology.url.partition("?")[0]
-    refused = levels(stranger, "--prefix", prefix, status=2)
-    assert "certificate" in refused["connection"]["text"].lower()
-
-
 # -- what is wrong
 
 
@@ -213,6 +103,24 @@ def test_no_protection_at_all(start_server: StartServer) -> None:
     """Protected mode off and no password: on this machine a warning."""
     found = levels(start_server("--protected-mode", "no").url, status=1)
     assert found["protected mode"]["level"] == "warn"
+
+
+def test_what_the_default_user_may(start_server: StartServer, prefix: str) -> None:
+    """Without a password, to delete is as bad as to read; only who isn't let in is out."""
+    server = start_server()
+    url = f"redis://app:{SECRET}@127.0.0.1:{server.port}/0"
+    with Redis(port=server.port, protocol=2) as client:
+        given = rules(Role.APP, prefix=prefix)
+        client.execute_command(*acl_line("app", f">{SECRET}", given).split())
+        for more, level, words in (
+            (["resetkeys", f"~{prefix}*", "-get"], "warn", "deletes"),
+            (["-set"], "warn", "deletes"),
+            (["-del"], "warn", "not to the sessions"),
+            (["off"], "ok", "nobody gets in"),
+        ):
+            client.execute_command("ACL", "SETUSER", "default", *more)
+            found = levels(url, "--prefix", prefix)["default user"]
+            assert (found["level"], words in found["text"]) == (level, True)
 
 
 def test_a_right_that_is_missing(start_server: StartServer, prefix: str) -> None:
@@ -269,6 +177,36 @@ def test_nobody_is_there() -> None:
     assert list(found) == ["connection"]
 
 
+@pytest.mark.parametrize("reply", ["+OK", ":1", "$-1", "*0", "HTTP/1.1 400 Bad Request"])
+@pytest.mark.parametrize("url", ["redis://{}", "redis+sentinel://{}/m", "redis+cluster://{}"])
+def test_what_is_no_redis(url: str, reply: str) -> None:
+    """Whatever it answers, it is a failure, and no traceback."""
+    with answering(f"{reply}\r\n".encode()) as address:
+        found = levels(url.format(address), "--timeout", "0.3", status=2)
+    assert found["connection"]["level"] == "fail"
+
+
+@contextmanager
+def answering(reply: bytes) -> Generator[str]:
+    """The address of a server that answers everything with the same."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # the other side is gone
+                while self.request.recv(65536):
+                    self.request.sendall(reply)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_a_server_that_hangs(server_binary: Path) -> None:
     """A server that takes connections and says nothing is given up after `--timeout`."""
     with topologies.single(server=server_binary) as single:
@@ -283,7 +221,11 @@ def test_a_server_that_hangs(server_binary: Path) -> None:
     ("url", "message"),
     [
         ("http://localhost", "no URL of a store"),
-        ("memory://", "no URL of a store"),
+        ("memory://", "no Redis"),
+        ("unix://", "can't be read"),
+        ("rediss://localhost?ssl_keyfile=/x", "write ssl_certfile="),
+        ("rediss://localhost?ssl_min_version=9999", "771 (TLS 1.2)"),
+        (f"redis://app:12?{SECRET}@localhost/0", "can't be read"),
         (f"redis://:{SECRET}@localhost:port/0", "can't be read"),
         ("redis+sentinel://localhost:26379", "what the Sentinels call the primary"),
         ("redis://localhost --timeout 3", "timeout=3"),

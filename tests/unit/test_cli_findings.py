@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis.crc import key_slot
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.cli.findings import Finding, Level, find, is_local, merged
+from redis_sessions.cli.slots import slot_of
 
 MIB = 1024 * 1024
 INFO = {
@@ -98,6 +100,9 @@ def test_oldest_servers(info: dict[str, str], hello: Any, level: Level, text: st
 def test_default_user_without_a_password(anonymous: bool, address: str, level: Level) -> None:
     """It is a failure where a network reaches it, and on this machine a warning."""
     assert told("default user", anonymous=anonymous, address=address).level is level
+    if anonymous:
+        barred = told("default user", anonymous=anonymous, trespass=False, address=address)
+        assert barred.level is Level.WARN
 
 
 @pytest.mark.parametrize(
@@ -155,6 +160,13 @@ def test_persistence(info: dict[str, str], save: str | None, level: Level, text:
     assert text in finding.text
 
 
+def test_an_append_only_file_that_is_written_late() -> None:
+    """`appendfsync no` leaves it to the system."""
+    config = {"protected-mode": "yes", "save": "", "appendfsync": "no"}
+    assert told("persistence", config=config).level is Level.WARN
+    assert told("persistence", config={**config, "appendfsync": "always"}).level is Level.OK
+
+
 @pytest.mark.parametrize(
     ("info", "level", "lags"),
     [
@@ -197,12 +209,64 @@ def test_a_replica_alone() -> None:
         (Sentinels(asked=3, answered=2, others=2, quorum=2, replicas=2), Level.WARN),
         (Sentinels(asked=1, answered=1, others=0, quorum=1, replicas=1), Level.WARN),
         (Sentinels(asked=3, answered=3, others=2, quorum=2, replicas=0), Level.FAIL),
+        (Sentinels(asked=3, answered=3, others=2, quorum=2, replicas=0, lost=2), Level.FAIL),
+        (Sentinels(asked=3, answered=3, others=2, quorum=4, replicas=2), Level.FAIL),
+        (Sentinels(asked=1, answered=1, others=2, quorum=2, replicas=2, away=[]), Level.OK),
+        (Sentinels(asked=1, answered=1, others=2, quorum=2, replicas=2, away=["b"]), Level.WARN),
+        (Sentinels(asked=1, answered=1, others=2, quorum=3, replicas=2, away=["b"]), Level.FAIL),
+        (Sentinels(asked=1, answered=1, others=2, quorum=1, replicas=2, away="bc"), Level.FAIL),
+        (Sentinels(asked=1, answered=1, others=2, quorum=2, replicas=2), Level.UNKNOWN),
     ],
 )
 def test_sentinels(sentinels: Sentinels, level: Level) -> None:
-    """Three that answer, and a replica that may take over."""
+    """As many that answer as a failover needs, those too that the URL doesn't name; a replica."""
     facts = replace(FACTS, kind="sentinel", sentinels=sentinels)
     assert of(facts, "topology").level is level
+
+
+def test_no_replicas_behind_sentinels() -> None:
+    """The primary knows of none: nobody can take over. By itself it needn't have any."""
+    facts = replace(FACTS, kind="sentinel", sentinels=Sentinels(3, 3, 2, quorum=2, replicas=1))
+    assert of(facts, "replication").level is Level.FAIL
+    assert of(FACTS, "replication").level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("info", "level"),
+    [
+        ({"role": "slave", "master_link_status": "up", "master_replid": "a"}, Level.OK),
+        ({"role": "slave", "master_link_status": "up", "master_replid": "b"}, Level.FAIL),
+        ({"role": "slave", "master_link_status": "down", "master_replid": "b"}, Level.OK),
+        ({"role": "master", "master_replid": "b"}, Level.FAIL),
+    ],
+)
+def test_what_is_named_as_a_replica(info: dict[str, str], level: Level) -> None:
+    """It must be one, and of the first server."""
+    first = replace(WELL, place="primary", info={**INFO, "master_replid": "a"})
+    other = replace(WELL, address="10.0.0.2:6379", place="replica", info={**INFO, **info})
+    assert of(replace(FACTS, servers=[first, other]), "topology").level is level
+
+
+@pytest.mark.parametrize(
+    ("prefix", "has"),
+    [("{app}:", True), ("a{b}{c", True), ("app:", False), ("{}{a}:", False), ("{app:", False)],
+)
+def test_a_hash_tag_is_what_a_cluster_takes_for_one(prefix: str, has: bool) -> None:
+    """The first brace counts, if something is between it and the next closing one."""
+    slots = {key_slot(f"{prefix}{number}".encode()) for number in range(4)}
+    assert (len(slots) == 1) is has
+    assert slot_of(prefix) == (slots.pop() if has else None)
+
+
+def test_a_prefix_with_a_hash_tag() -> None:
+    """All sessions are then on one shard."""
+    shards = {f"10.0.0.{number}:6379": 1 for number in (1, 2, 3)}
+    servers = [replace(WELL, address=address) for address in shards]
+    facts = replace(
+        FACTS, kind="cluster", slots=16384, shards=shards, servers=servers, one_slot=True
+    )
+    found = [f for f in find(facts) if f.level is Level.WARN]
+    assert [(f.check, "hash tag" in f.text) for f in found] == [("topology", True)]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ from typing import Any, cast
 
 import pytest
 import trustme
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import Connection, SSLConnection
-from redis.asyncio.sentinel import Sentinel
-from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
+from redis.asyncio.connection import SSLConnection
+from redis.credentials import CredentialProvider
 
 from redis_sessions import ConfigurationError, RedisStore
 from redis_sessions.connect import connector_of
@@ -46,6 +44,11 @@ def credentials(deployment: Deployment) -> tuple[str] | tuple[str, str]:
         ("redis+sentinel://a:1,b/m%2Fn/4", "sentinel", [("a", 1), ("b", 26379)], "m/n", 4),
         ("redis+cluster://a:7000,b", "cluster", [("a", 7000), ("b", 6379)], "", None),
         ("rediss+cluster://a/0", "cluster", [("a", 6379)], "", 0),
+        ("redis+cluster://a:1,[::1]:2", "cluster", [("a", 1), ("::1", 2)], "", None),
+        ("redis+cluster://u:p@[::1],[::2]", "cluster", [("::1", 6379), ("::2", 6379)], "", None),
+        ("redis://[fe80::1%25eth0]:1", "server", [("fe80::1%eth0", 1)], "", None),
+        ("redis://h/0/\n", "server", [("h", 6379)], "", 0),
+        ("REDIS://h_1.x-y", "server", [("h_1.x-y", 6379)], "", None),
     ],
 )
 def test_hosts(url: str, kind: str, hosts: list[Any], name: str, db: int | None) -> None:
@@ -74,6 +77,16 @@ def test_everything_at_once() -> None:
     assert (found.max_connections, found.reads_replicas) == (20, True)
 
 
+def test_options_are_read_as_what_they_are() -> None:
+    """A plus is a plus, an equals sign needn't be encoded; words for yes and no."""
+    found = of("redis+sentinel://h/m?sentinel_password=a+b/c=&socket_keepalive=Off")
+    assert found.sentinel_arguments["password"] == "a+b/c="
+    assert found.arguments["socket_keepalive"] is False
+    socket = of("unix://u:p@/run/a%40b?db=3")
+    assert (socket.arguments["path"], socket.arguments["db"]) == ("/run/a@b", 3)
+    assert (socket.arguments["username"], socket.arguments["password"]) == ("u", "p")
+
+
 def test_where_is_told_without_credentials() -> None:
     """Nor does a repr show what may be read."""
     for url in (
@@ -85,6 +98,19 @@ def test_where_is_told_without_credentials() -> None:
         store = RedisStore(url)
         assert "h:" in repr(store)
         assert "sesame" not in repr(store) + repr(of(url)) + repr(vars(store))
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("redis://[::1]:7/1", "[::1]:7/1"),
+        ("redis+cluster://[::1],h:2", "the Cluster at [::1]:6379,h:2"),
+        ("redis+sentinel://[::1]/m", "m of the Sentinels [::1]:26379/0"),
+    ],
+)
+def test_where_has_ipv6_in_brackets(url: str, where: str) -> None:
+    """As in a URL, or its port couldn't be told from it."""
+    assert f"<RedisStore {where} " in repr(RedisStore(url))
 
 
 # -- refused
@@ -105,8 +131,8 @@ BAD = [
     ("redis+cluster://a/m", "can't be read"),
     ("redis+cluster://a?sentinel_password=x", "is for redis+sentinel:// alone"),
     ("redis+socket://a", "write one of redis://"),
-    ("redis+cluster://a?timeuot=1", "'timeuot'"),
-    ("redis+sentinel://a/m?timeuot=1", "'timeuot'"),
+    ("redis+cluster://a?timeuot=1", "timeuot= is no option"),
+    ("redis+sentinel://a/m?timeuot=1", "timeuot= is no option"),
     ("redis+cluster://a?max_connections=2", "write 8 or more"),
     ("redis://a?client_name=x&client_name=y", "client_name= twice"),
     ("rediss://a?ssl_ca_certs=", "an empty ssl_ca_certs="),
@@ -116,15 +142,70 @@ BAD = [
     ("rediss+sentinel://a/m?ssl_ca_certs=/nowhere/ca.pem", "can't be used"),
     ("rediss+cluster://a?ssl_certfile=/nowhere/c.pem", "can't be used"),
     ("rediss://a?ssl_min_version=769", "771 (TLS 1.2)"),
-    ("rediss://a?ssl_cert_reqs=maybe", "doesn't take"),
-    ("redis://a?password_env=NOT_THERE", "no such environment variable"),
+    ("rediss://a?ssl_cert_reqs=maybe", "required, optional or none"),
+    ("redis://a?password_env=NOT_THERE", "no environment variable of that name"),
     ("redis://a?password_file=/nowhere/secret", "can't be read: No such file"),
     ("redis://:p@a?password_env=HOME", "a password and password_env="),
     ("redis://a?password_file=/x&password_env=HOME", "password_file= and password_env="),
     ("redis://u@a?username_env=HOME&password_env=HOME", "a user and username_env="),
     ("redis://a?username_env=HOME", "username_env= without a password"),
-    ("redis+sentinel://a/m?sentinel_password_env=NOT_THERE", "no such environment variable"),
+    (
+        "redis+sentinel://a/m?sentinel_password_env=NOT_THERE",
+        "no environment variable of that name",
+    ),
     ("redis+sentinel://a/m?sentinel_password=a&sentinel_password_env=HOME", "write one of"),
+    ("redis+sentinel://a/m?sentinel_username=x", "sentinel_username= without a password"),
+    # What is written must be what is done.
+    ("redis://a:0", "can't be read"),
+    ("redis://a:65536", "can't be read"),
+    ("redis://a:", "can't be read"),
+    ("redis://a?host=b", "host= is no option"),
+    ("redis://a?port=1", "port= is no option"),
+    ("redis://a/0#b", "can't be read"),
+    ("redis://a/1?db=5", "a database and db="),
+    ("redis://a/1?db=1", "a database and db="),
+    ("redis://u:p@a?password=q", "a password and password="),
+    ("redis://u:p@a?username=v", "a username and username="),
+    ("redis://a//1", "can't be read"),
+    ("redis+sentinel://a//1", "what the Sentinels call the primary"),
+    ("redis+cluster://u:p@a:1,u:p@b:2", "user and password once"),
+    ("redis+cluster://a:1,u:p@b:2", "user and password once"),
+    ("redis://u:p@q@a", "user and password once"),
+    ("redis://u:%ff@a", "can't be read"),
+    ("redis://::1", "can't be read"),
+    ("redis://[a]", "can't be read"),
+    ("redis://[::1", "can't be read"),
+    ("redis://a%20b", "can't be read"),
+    ("redis://a\nb", "can't be read"),
+    ("redis://a?client_name=x%0Ay", "client_name= takes"),
+    ("unix://", "write unix:///path"),
+    ("unix:///", "write unix:///path"),
+    ("unix://run/x.sock", "write unix:///path"),
+    ("unix:/run/x.sock", "no URL of a store"),
+    ("embedded://a/b", "write embedded://"),
+    ("embedded://?db=1", "takes no options: leave db= out"),
+    ("memory://", "no Redis"),
+    # What redis-py takes, and then can't connect with, or what a store has its own way for.
+    *(
+        (f"redis://a?{name}=1", f"{name}= is no option")
+        for name in (
+            *("credential_provider", "redis_connect_func", "socket_keepalive_options", "encoding"),
+            *("socket_read_size", "socket_timeout", "protocol", "decode_responses", "retry"),
+        )
+    ),
+    ("redis://a?socket_connect_timeout=0", "seconds, more than 0"),
+    ("redis://a?socket_connect_timeout=-1", "seconds, more than 0"),
+    ("redis://a?socket_connect_timeout=nan", "seconds, more than 0"),
+    ("redis://a?socket_keepalive=maybe", "true or false"),
+    ("redis://a?max_connections=1e3", "takes a number"),
+    ("redis://a?db=-1", "takes a number"),
+    ("rediss://a?ssl_keyfile=/x", "write ssl_certfile="),
+    ("rediss://a?ssl_password=x", "write ssl_certfile="),
+    ("rediss://a?ssl_min_version=9999", "771 (TLS 1.2)"),
+    ("rediss://a?ssl_ca_path=/nowhere", "a directory that is there"),
+    ("rediss://a?ssl_exclude_verify_flags=x", "ssl.VerifyFlags"),
+    ("rediss://a?ssl_ciphers=nonesuch", "can't be used"),
+    ("rediss://a?ssl_validate_ocsp=true", "ssl_validate_ocsp= is no option"),
 ]
 
 
@@ -148,6 +229,25 @@ def test_what_cannot_work_is_refused(url: str, advice: str) -> None:
         "redis+cluster://u:sesame@h/1",
         "rediss://u:sesame@h?ssl_ca_certs=/nowhere",
         "redis+sentinel://h/m?sentinel_password=sesame&sentinel_password=sesame",
+        "redis://u:12?sesame@h:6379/0",
+        "redis://u:12?sesame=x@h/0",
+        "redis://u:12?db=1&sesame=x@h/0",
+        "redis://:1?sesame=@h/0",
+        "redis://h?Sesame=x",
+        "redis://u:12#sesame@h",
+        "redis+sentinel://u:12/sesame@h",
+        "redis+cluster://u:p@a:1,u:sesame@b:2",
+        "unix://u:sesame@",
+        "embedded://u:sesame@x/y",
+        "embedded://u:sesame@x",
+        "redis://h?password_env=sesame",
+        "redis://h?password_file=sesame",
+        "redis+sentinel://h/m?sentinel_password_env=sesame",
+        "redis://h?username_env=sesame&password_env=HOME",
+        "redis://h,i?replicas=sesame",
+        "redis://h?db=sesame",
+        "rediss://h?ssl_ca_path=sesame",
+        "rediss://h?ssl_min_version=sesame",
     ],
 )
 def test_no_refusal_shows_a_password(url: str) -> None:
@@ -175,12 +275,12 @@ def test_a_password_from_a_file(tmp_path: Path) -> None:
     assert "second" not in repr(deployment)
 
 
-@pytest.mark.parametrize("text", [b"", b"\n", b"\xff\xfe"])
+@pytest.mark.parametrize("text", [b"", b"\n", b"\xff\xfe", b"one\ntwo\n", b"\none\n"])
 def test_a_file_without_a_password(tmp_path: Path, text: bytes) -> None:
-    """Empty, or no text: refused by name."""
+    """Empty, no text, or several lines: refused by name."""
     secret = tmp_path / "secret"
     secret.write_bytes(text)
-    with pytest.raises(ConfigurationError, match=r"password_file=.*(empty|no text)"):
+    with pytest.raises(ConfigurationError, match=r"password_file=.*(empty|no text|several lines)"):
         of(f"redis://h?password_file={secret}")
 
 
@@ -232,7 +332,12 @@ async def test_tls_is_strict(authority: Path, caplog: pytest.LogCaptureFixture) 
 @pytest.mark.standard(31, "ASVS 12.3.1", "ASVS 12.3.2", "ASVS 12.3.3", "ASVS 12.3.4")
 @pytest.mark.parametrize(
     ("option", "told"),
-    [("ssl_cert_reqs=none", "anybody may pose"), ("ssl_check_hostname=false", "any certificate")],
+    [
+        ("ssl_cert_reqs=none", "anybody may pose"),
+        ("ssl_check_hostname=false", "any certificate"),
+        ("ssl_exclude_verify_flags=VERIFY_X509_TRUSTED_FIRST", "certificates are checked less"),
+        ("ssl_ciphers=ALL:@SECLEVEL=0", "ciphers are taken"),
+    ],
 )
 def test_less_than_strict_is_told(option: str, told: str, caplog: pytest.LogCaptureFixture) -> None:
     """What the URL takes from TLS is in the log."""
@@ -241,49 +346,9 @@ def test_less_than_strict_is_told(option: str, told: str, caplog: pytest.LogCapt
     assert [told in record.message for record in caplog.records] == [True]
 
 
-# -- clients
-
-
-def test_clients() -> None:
-    """A ready client's settings are a deployment's; those for its own use are left out."""
-    provider = UsernamePasswordCredentialProvider("u", "p")
-    one = Deployment.of(Redis(host="h", port=1, db=2, credential_provider=provider))
-    assert (one.kind, one.hosts, one.arguments["db"]) == ("server", (("h", 1),), 2)
-    assert one.arguments["credential_provider"] is provider
-
-    watchers = Sentinel([("a", 1), ("b", 2)], sentinel_kwargs={"password": "w"}, password="s")
-    behind = Deployment.of(watchers.master_for("main", db=3))
-    assert (behind.kind, behind.hosts, behind.name) == ("sentinel", (("a", 1), ("b", 2)), "main")
-    assert (behind.arguments["password"], behind.arguments["db"]) == ("s", 3)
-    assert behind.sentinel_arguments["password"] == "w"
-    assert behind.connection_class is Connection
-
-    cluster = Deployment.of(RedisCluster(host="h", port=7000, password="p"))
-    assert (cluster.kind, cluster.hosts) == ("cluster", (("h", 7000),))
-    assert cluster.arguments["password"] == "p"
-    for deployment in (one, behind, cluster):
-        unwanted = {"host", "port", "connection_pool", "max_connections", "himport_registry"}
-        assert not unwanted & set(deployment.arguments)
-
-
-def test_a_client_with_tls(authority: Path) -> None:
-    """Each of them keeps it."""
-    tls: dict[str, Any] = {"ssl": True, "ssl_ca_certs": str(authority)}
-    watchers = Sentinel([("a", 1)], sentinel_kwargs=tls, **tls)
-    for client in (
-        Redis(host="h", **tls),
-        watchers.master_for("main"),
-        RedisCluster(host="h", port=1, **tls),
-    ):
-        found = Deployment.of(client)
-        assert found.tls
-        assert found.arguments["ssl_ca_certs"] == str(authority)
-        RedisStore(client)
-    assert Deployment.of(watchers.master_for("main")).sentinel_class is SSLConnection
-
-
-def test_a_replicas_client_is_refused() -> None:
-    """Sessions are written."""
-    client = Sentinel([("a", 1)]).slave_for("main")
-    with pytest.raises(ConfigurationError, match=r"Sentinel.master_for\(\)"):
-        RedisStore(client)
+def test_stricter_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is warned of TLS 1.3, fewer ciphers and more checks."""
+    more = "ssl_min_version=772&ssl_ciphers=ECDHE+AESGCM"
+    with caplog.at_level(logging.WARNING):
+        RedisStore(f"rediss://h?{more}&ssl_include_verify_flags=VERIFY_X509_STRICT")
+    assert not caplog.records
