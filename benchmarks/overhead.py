@@ -145,6 +145,7 @@ async def measure(size: Size = FULL, progress: driver.Progress = print) -> dict[
     latencies: list[Any] = []
     kinds = deployments()
     with ExitStack() as stack:
+        stack.enter_context(driver.pinned())
         servers = {kind: stack.enter_context(serving(kind)) for kind in kinds}
         peers = present(kinds, "overhead")
         async with running(peers, servers, max(lanes for _, lanes in size.cells)) as entrants:

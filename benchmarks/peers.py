@@ -33,7 +33,7 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
-from redis_sessions.record import Sealer, Stored
+from redis_sessions.record import Sealer
 
 __all__ = [
     "OURS",
@@ -190,8 +190,7 @@ def ours(url: str) -> ASGIApp:
 class Forgetful(Sealer):
     """Opens every record as if it had never seen it."""
 
-    def _remember(self, key: bytes, stored: Stored) -> Stored:
-        return stored
+    small = 0
 
 
 def ours_first(url: str) -> ASGIApp:

@@ -215,8 +215,8 @@ async def _measure(size: Size, progress: Progress) -> dict[str, Any]:
     stored: list[dict[str, Any]] = []
     kinds = available()
     with ExitStack() as stack:
+        stack.enter_context(driver.pinned())
         servers = {kind: stack.enter_context(serving(kind)) for kind in kinds}
-        # What a process remembers is nothing to the server.
         peers = [peer for peer in present(kinds, "redis") if peer.server_side]
         if size.only_ours:
             peers = [peer for peer in peers if peer.name == OURS]

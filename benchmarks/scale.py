@@ -7,7 +7,6 @@ server share the machine's cores: with more workers than cores the knee is the m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, cast
@@ -135,13 +134,17 @@ def _cpu(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measure(size: Size = FULL, progress: Progress = print) -> dict[str, Any]:
-    with ExitStack() as stack:
-        server = stack.enter_context(serving("redis"))
-        return {
-            "rounds": size.blocks.rounds,
-            "in_time_ms": IN_TIME,
+    with driver.pinned(), serving("redis") as server:
+        grown = {
             "nodes": driver.run(nodes.by_nodes(server, size.nodes, progress)),
             "size": driver.run(by_size(server, size, progress)),
             "live": driver.run(by_number(server, size, progress)),
-            "arrivals": arrivals(server, size, progress),
         }
+    with serving("redis") as server:
+        arrived = arrivals(server, size, progress)
+    return {
+        "rounds": size.blocks.rounds,
+        "in_time_ms": IN_TIME,
+        **grown,
+        "arrivals": arrived,
+    }

@@ -48,8 +48,7 @@ TOUCH_AFTER: Final = 300
 """A session's time is renewed after so many seconds, or a tenth of its idle timeout."""
 
 REMEMBERED: Final = 1024
-SMALL: Final = 4096
-"""Opening is remembered for so many records of at most so many bytes."""
+"""Opening is remembered for so many records."""
 
 _NO_KEY: Final = b"\0\0\0\0"
 
@@ -87,15 +86,6 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
             fields["data"] = msgspec.Raw(fields["data"])
         return msgspec.structs.replace(self, **fields)
 
-    def ends(self) -> int:
-        """The second at which it ends unless it is touched: idle or absolute, the earlier."""
-        return min(self.seen_at + self.idle, self.expires_at)
-
-    def touch_at(self) -> float:
-        """The second from which on its time is to be renewed."""
-        idle = self.idle
-        return self.seen_at + (TOUCH_AFTER if idle > 10 * TOUCH_AFTER else idle / 10)
-
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
     """What is in the store under one token, sealed and open."""
@@ -106,9 +96,9 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     """The record's, encoded."""
     ends: int
-    """The record's."""
+    """The second at which it ends unless it is touched: idle or absolute, the earlier."""
     touch_at: float
-    """The record's."""
+    """The second from which on its time is to be renewed."""
 
     @property
     def version(self) -> bytes:
@@ -142,7 +132,10 @@ _decode = msgspec.msgpack.Decoder(Record).decode
 class Sealer:
     """Seals and opens the records under one key prefix."""
 
-    __slots__ = ("_before", "_derivations", "_keyring", "_primary", "_recent")
+    small = 4096
+    """Of at most so many bytes a record is remembered."""
+
+    __slots__ = ("_before", "_derivations", "_keyring", "_primary", "_recent", "_sealing")
 
     def __init__(self, keyring: Keyring, prefix: str) -> None:
         self._keyring = keyring
@@ -150,6 +143,7 @@ class Sealer:
         # By a record's first five bytes. Copying one costs half of keying another.
         self._derivations = {FORMAT + key.id: key.derivation(salt) for key in keyring.keys}
         self._primary = FORMAT + keyring.primary.id
+        self._sealing = self._derivations[self._primary]
         # What was sealed or opened lately, by its sealing key: the bytes, and what they hold.
         self._recent: dict[bytes, tuple[bytes, Record, bytes, int, float]] = {}
         self._before = self._recent
@@ -157,11 +151,11 @@ class Sealer:
     def seal(self, token: SessionToken, record: Record, rotated_at: int) -> Stored:
         """The record as it is to be stored: under the primary key, with a fresh nonce."""
         context = self._primary + rotated_at.to_bytes(4, "big")
-        derivation = self._derivations[self._primary].copy()
+        derivation = self._sealing.copy()
         derivation.update(context + token.value.encode())
         key, nonce = derivation.digest(), urandom(24)
         sealed = context + nonce + crypto_secretbox(_encode(record), nonce, key)
-        return self._remember(key, _stored(token, record, sealed))
+        return self._opened(key, token, record, sealed)
 
     def open(self, token: SessionToken, sealed: bytes) -> Stored | Reject:
         """What these bytes hold, or why they are nothing for this token. Never raises."""
@@ -181,17 +175,21 @@ class Sealer:
             return Reject.SEAL
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Reject.CONTENT
-        return self._remember(key, _stored(token, record, sealed))
+        return self._opened(key, token, record, sealed)
 
-    def _remember(self, key: bytes, stored: Stored) -> Stored:
-        """Opening the same bytes under the same key again would give the same record."""
-        if len(stored.sealed) <= SMALL:
+    def _opened(self, key: bytes, token: SessionToken, record: Record, sealed: bytes) -> Stored:
+        """What is stored, and remembered: the same bytes under the same key hold the same."""
+        data, seen, idle = bytes(record.data), record.seen_at, record.idle
+        ends = seen + idle
+        if ends > record.expires_at:  # noqa: PLR1730 - calling min() costs twice as much
+            ends = record.expires_at
+        touch_at = seen + (TOUCH_AFTER if idle > 10 * TOUCH_AFTER else idle / 10)
+        if len(sealed) <= self.small:
             if len(self._recent) >= REMEMBERED // 2:
                 self._before, self._recent = self._recent, {}
             # Without the token: what is remembered opens nothing.
-            held = stored.sealed, stored.record, stored.data, stored.ends, stored.touch_at
-            self._recent[key] = held
-        return stored
+            self._recent[key] = sealed, record, data, ends, touch_at
+        return Stored(token, record, sealed, data, ends, touch_at)
 
     def seal_descriptor(self, index: str, id: str, descriptor: Descriptor) -> bytes:
         """Key id, nonce and box: bound to the index and the id, and nothing that a token opens."""
@@ -212,10 +210,6 @@ class Sealer:
             return _described(plain)
         except (CryptoError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
-
-
-def _stored(token: SessionToken, record: Record, sealed: bytes) -> Stored:
-    return Stored(token, record, sealed, bytes(record.data), record.ends(), record.touch_at())
 
 
 def _misfit(stored: bytes) -> Reject:

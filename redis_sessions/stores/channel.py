@@ -109,8 +109,10 @@ class Channel:
     # -- one server: few commands
 
     async def _get_all(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        unique = list(dict.fromkeys(keys))
-        values = await self.wire.send_one("MGET", *unique)
+        unique = keys if len(keys) == 1 else list(dict.fromkeys(keys))
+        (values,) = await self.wire.send([("MGET", *unique)])
+        if isinstance(values, errors.RedisError):
+            raise self.wire.translated(values) from values
         self._note(values)
         if len(unique) == len(keys):
             return cast("list[bytes | None]", values)
@@ -135,7 +137,7 @@ class Channel:
     async def _each(self, items: Sequence[Item]) -> list[Any]:
         replies = await self.wire.send([command_of(item) for item in items])
         if isinstance(items[0], str):
-            self._note(replies)
+            self._note([reply for reply in replies if isinstance(reply, bytes)])
         return self._answers(items, replies)
 
     async def _each_surely(self, items: Sequence[Item]) -> list[Any]:
@@ -152,9 +154,9 @@ class Channel:
 
     # -- replies
 
-    def _note(self, records: Sequence[Any]) -> None:
+    def _note(self, records: Sequence[bytes | None]) -> None:
         """Records are as large as they were lately: that is how many fit into a batch."""
-        mean = sum(len(record) for record in records if isinstance(record, bytes)) // len(records)
+        mean = sum(map(len, filter(None, records))) // max(1, len(records))
         self.loads.reply_size += (mean - self.loads.reply_size) // 4
 
     async def _and_wait(self, commands: Sequence[Command]) -> tuple[list[Any], Any]:

@@ -186,8 +186,10 @@ def test_opening_never_raises(stored: bytes) -> None:
 
 def test_it_lives_until_the_earlier_of_its_ends() -> None:
     """Idle or absolute, whichever comes first."""
-    assert make(seen_at=100, idle=50, expires_at=1000).ends() == 150
-    assert make(seen_at=100, idle=50, expires_at=120).ends() == 120
+    sealer = Sealer(KEYRING, "app:")
+    for expires_at, ends in ((1000, 150), (120, 120)):
+        record = make(seen_at=100, idle=50, expires_at=expires_at)
+        assert sealer.seal(TOKEN, record, 0).ends == ends
 
 
 def test_a_record_is_amended_in_a_copy() -> None:
