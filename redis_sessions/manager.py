@@ -203,7 +203,7 @@ class SessionManager(Revoker):
             return None
         if self.clock() > at.touch_at or self.principal_of(session) != state.principal:
             return None
-        self.values.check(encoded)
+        self.values.check(encoded, at.data)
         self.hint(session, state.principal)
         return self.sealer.seal(at.token, at.record.amended(data=encoded), at.rotated_at)
 

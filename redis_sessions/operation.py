@@ -57,7 +57,7 @@ class Operation(Writer):
         """Carry it out; afterwards the session is like one that was just loaded."""
         state, outcome = self._state, self._decision.outcome
         if outcome not in (Outcome.NOTHING, Outcome.TOUCH) and self._status < 500:
-            self._policy.values.check(self._encoded)
+            self._policy.values.check(self._encoded, state.base)
             self._policy.hint(self._session, self._principal)
         answer = await (self._clear() if self._decision.clears else self._carry_out(outcome))
         state.settled = self._encoded

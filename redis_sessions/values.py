@@ -86,8 +86,11 @@ class Values:
             self.encode({key: value})  # raises, and says where
             raise
 
-    def check(self, encoded: bytes) -> None:
-        """Refuse what is too large, too deep, or was torn by another thread while encoded."""
+    def check(self, encoded: bytes, before: bytes = EMPTY) -> None:
+        """Refuse what is too large, too deep, or was torn by another thread while encoded.
+
+        `before`: what was stored, and so has been checked.
+        """
         if len(encoded) > self.max_size:
             sizes = sorted(split(encoded).items(), key=lambda part: len(part[1]), reverse=True)
             largest = ", ".join(f"{key!r} {len(value)}" for key, value in sizes[:3])
@@ -96,9 +99,9 @@ class Values:
                 f"its largest keys, in bytes: {largest}"
             )
         hook_ran, self._hook_ran = self._hook_ran, False
-        if hook_ran or len(encoded.translate(None, _NO_CONTAINERS)) > MAX_DEPTH:
+        if hook_ran or _may_be_deep(encoded):
             try:
-                deep = _deep_keys(encoded)
+                deep = _deep_keys(encoded, EMPTY) if hook_ran else _deep_keys(encoded, before)
             except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
                 raise SessionEncodeError(
                     "the session was changed by another thread while it was encoded"
@@ -238,8 +241,13 @@ def _children(value: Any) -> list[tuple[str, Any]]:
     return [(f".{name}", getattr(value, name)) for name in fields]
 
 
-def _deep_keys(encoded: bytes) -> list[Any]:
-    return [key for key, raw in split(encoded).items() if _is_deep(raw)]
+def _may_be_deep(encoded: bytes) -> bool:
+    return len(encoded.translate(None, _NO_CONTAINERS)) > MAX_DEPTH
+
+
+def _deep_keys(encoded: bytes, before: bytes) -> list[Any]:
+    known = split(before)
+    return [key for key, raw in split(encoded).items() if known.get(key) != raw and _is_deep(raw)]
 
 
 def _is_deep(raw: bytes) -> bool:

@@ -113,6 +113,18 @@ def test_depth_is_bounded(kind: type[list[Any]]) -> None:
         CODEC.check(CODEC.encode(over))
 
 
+def test_what_was_stored_is_not_searched_again() -> None:
+    """Only what changed can have become too deep, however much there is besides."""
+    codec = Values(max_size=1 << 20)
+    wide = {"wide": [[] for _ in range(200)], "was": nested(MAX_DEPTH, list)}
+    before = codec.pack(wide)
+    codec.check(codec.pack({**wide, "fits": nested(MAX_DEPTH - 1, list)}), before)
+    with pytest.raises(SessionEncodeError, match=r"session\['new'\] is nested deeper"):
+        codec.check(codec.pack({**wide, "new": nested(MAX_DEPTH, list)}), before)
+    with pytest.raises(SessionEncodeError, match=r"session\['was'\] is nested deeper"):
+        codec.check(before)
+
+
 def test_wide_data_are_not_deep() -> None:
     """Many containers, and texts whose bytes look like some, pass."""
     CODEC.check(CODEC.encode({"a": [[] for _ in range(500)], "b": "é" * 500, "c": b"\x91" * 500}))
