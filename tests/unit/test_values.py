@@ -116,7 +116,7 @@ def test_depth_is_bounded(kind: type[list[Any]]) -> None:
 def test_what_was_stored_is_not_searched_again() -> None:
     """Only what changed can have become too deep, however much there is besides."""
     codec = Values(max_size=1 << 20)
-    wide = {"wide": [[] for _ in range(200)], "was": nested(MAX_DEPTH, list)}
+    wide: dict[str, Any] = {"wide": [[] for _ in range(200)], "was": nested(MAX_DEPTH, list)}
     before = codec.pack(wide)
     codec.check(codec.pack({**wide, "fits": nested(MAX_DEPTH - 1, list)}), before)
     with pytest.raises(SessionEncodeError, match=r"session\['new'\] is nested deeper"):
