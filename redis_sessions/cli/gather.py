@@ -25,11 +25,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
-from redis_sessions.cli.slots import slot_of
 from redis_sessions.connect import Connector, shown
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.record import tombstone
-from redis_sessions.stores.nodes import SLOTS, tags
+from redis_sessions.stores.nodes import SLOTS, slot_of, tags
 from redis_sessions.stores.redis import RedisStore
 from redis_sessions.urls import Address, Deployment
 

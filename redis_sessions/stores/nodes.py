@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from secrets import token_hex
 from typing import Final
@@ -12,7 +13,7 @@ from redis_sessions.errors import StoreError
 from redis_sessions.events import logger
 from redis_sessions.stores.coalescing import Health
 
-__all__ = ["SLOTS", "NodeHealth", "tags"]
+__all__ = ["SLOTS", "NodeHealth", "slot_of", "tags"]
 
 SLOTS: Final = 16_384
 _TRIES: Final = 4 * SLOTS  # to find a key of each node's, also of one that has a single slot
@@ -82,10 +83,12 @@ def tags(prefix: str, owners: Sequence[Hashable | None]) -> list[str]:
         if owner in missing:
             missing.discard(owner)
             found.append(tag)
-        if not missing or _has_tag(prefix):
+        if not missing or slot_of(prefix) is not None:
             break
     return found
 
 
-def _has_tag(prefix: str) -> bool:
-    return len({key_slot(f"{prefix}{{{number}}}".encode()) for number in range(4)}) == 1
+def slot_of(prefix: str) -> int | None:
+    """That of all keys with a prefix that has a hash tag; None without one."""
+    tag = re.match(r"[^{]*\{([^}]+)\}", prefix)
+    return key_slot(tag[1].encode()) if tag else None

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.cli.findings import Finding, Level, find, is_local, merged
-from redis_sessions.cli.slots import slot_of
+from redis_sessions.stores.nodes import slot_of
 
 MIB = 1024 * 1024
 INFO = {
