@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Sequence
+from itertools import product
 from secrets import token_hex
 from typing import Final
 
@@ -16,7 +17,9 @@ from redis_sessions.stores.coalescing import Health
 __all__ = ["SLOTS", "NodeHealth", "slot_of", "tags"]
 
 SLOTS: Final = 16_384
-_TRIES: Final = 4 * SLOTS  # to find a key of each node's, also of one that has a single slot
+# Sixteen characters that differ in the same four bits: CRC16 is linear, so four of them make
+# any of its values, and there is a key for a node that has a single slot.
+_SIXTEEN: Final = "@ABCDEFGHIJKLMNO"
 
 
 class NodeHealth(Health):
@@ -77,8 +80,8 @@ def tags(prefix: str, owners: Sequence[Hashable | None]) -> list[str]:
     missing = set(owners) - {None}
     found: list[str] = []
     unguessable = token_hex(8)
-    for number in range(_TRIES):
-        tag = f"{{{unguessable}{number}}}"
+    for four in product(_SIXTEEN, repeat=4):
+        tag = f"{{{unguessable}{''.join(four)}}}"
         owner = owners[key_slot(f"{prefix}{tag}".encode())]
         if owner in missing:
             missing.discard(owner)

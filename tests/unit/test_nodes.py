@@ -26,6 +26,12 @@ def test_one_for_each() -> None:
     assert found[::2] == found[1::2]
 
 
+def test_a_key_for_any_slot() -> None:
+    """Found for certain, whatever was drawn."""
+    found = owners_of("session:", tags("session:", range(SLOTS)), [str(n) for n in range(SLOTS)])
+    assert set(found) == {str(n) for n in range(SLOTS)}
+
+
 def test_a_prefix_with_a_hash_tag() -> None:
     """All keys are one node's."""
     owners: list[str | None] = [*["a"] * 8_192, *["b"] * 8_192]
