@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
+from redis import Redis
 
 from redis_sessions.testing import topology
 from tests.deployments import DEPLOYMENTS, Deployment
@@ -24,6 +25,7 @@ from tests.support import (
     SERVERS,
     Server,
     StartServer,
+    app_user,
     find_program,
     version,
 )
@@ -81,9 +83,18 @@ def _shared_server(request: pytest.FixtureRequest) -> Iterator[Callable[[str], S
         def get(kind: str) -> Server:
             if kind not in SERVERS:
                 _skip_without(kind, request.config)
-            return stack.enter_context(Server(kind))
+            server = stack.enter_context(Server(kind))
+            stack.callback(_nothing_was_refused, server)
+            return server
 
         yield get
+
+
+def _nothing_was_refused(server: Server) -> None:
+    """To the application's user: of a refused touch nobody is told."""
+    with Redis(port=server.port, protocol=2) as client:
+        log: Any = client.acl_log(128)
+    assert [entry for entry in log if entry["username"] == "app"] == []
 
 
 @pytest.fixture(scope="session", params=dict.fromkeys([*EXPECTED_SERVERS, *SERVERS]))
@@ -100,8 +111,8 @@ def redis_url(_shared_server: Callable[[str], Server]) -> str:
 
 @pytest.fixture
 def prefix() -> str:
-    """A key prefix that no other test has."""
-    return f"t{next(_numbers):04x}:"
+    """A key prefix that no other test has, and that the application's user may use."""
+    return f"session:{next(_numbers):04x}:"
 
 
 @pytest.fixture
@@ -136,42 +147,48 @@ def tls_server_binary(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def replicas_topology(server_binary: Path) -> Iterator[topology.Topology]:
     """A primary and two replicas."""
-    with topology.replicas(server=server_binary) as running:
+    with topology.replicas(server=server_binary, options=app_user(replicas=True)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def sentinel_topology(server_binary: Path) -> Iterator[topology.SentinelTopology]:
     """A primary, two replicas and three Sentinels."""
-    with topology.sentinel(server=server_binary) as running:
+    with topology.sentinel(server=server_binary, options=app_user(replicas=True)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def cluster_topology(server_binary: Path) -> Iterator[topology.ClusterTopology]:
     """Three primaries with one replica each."""
-    with topology.cluster(server=server_binary) as running:
+    with topology.cluster(
+        server=server_binary, options=app_user(cluster=True, replicas=True)
+    ) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def tls_topology(tls_server_binary: Path) -> Iterator[topology.TlsTopology]:
     """A server that speaks TLS only, and wants a client's certificate."""
-    with topology.tls(server=tls_server_binary) as running:
+    with topology.tls(server=tls_server_binary, options=app_user()) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def tls_sentinel_topology(tls_server_binary: Path) -> Iterator[topology.SentinelTopology]:
     """A primary, a replica and three Sentinels over TLS, which tell names."""
-    with topology.sentinel(replicas=1, tls=True, server=tls_server_binary) as running:
+    with topology.sentinel(
+        replicas=1, tls=True, server=tls_server_binary, options=app_user(replicas=True)
+    ) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def tls_cluster_topology(tls_server_binary: Path) -> Iterator[topology.ClusterTopology]:
     """Three primaries with one replica each over TLS."""
-    with topology.cluster(tls=True, server=tls_server_binary) as running:
+    with topology.cluster(
+        tls=True, server=tls_server_binary, options=app_user(cluster=True, replicas=True)
+    ) as running:
         yield running
 
 
@@ -184,7 +201,7 @@ def acl_topology(server_binary: Path) -> Iterator[topology.Topology]:
 
 @pytest.fixture(scope="session", params=DEPLOYMENTS)
 def deployment(request: pytest.FixtureRequest) -> Deployment:
-    """Each deployment in turn: keep to `prefix`, behind "session:"."""
+    """Each deployment in turn: keep to `prefix`."""
     return DEPLOYMENTS[request.param](request)
 
 

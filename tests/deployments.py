@@ -9,10 +9,14 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from redis_sessions.testing import topology
+from tests.support import as_app
 
 
 class Deployment(NamedTuple):
-    """`RedisStore(url, prefix=…, **options)`. The topology is shared: break nothing."""
+    """`RedisStore(url, prefix=…, **options)`, as the application's user.
+
+    The topology is shared: break nothing.
+    """
 
     url: str
     options: dict[str, Any]
@@ -21,27 +25,27 @@ class Deployment(NamedTuple):
 
 def _sentinel(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("sentinel_topology")
-    return Deployment(running.url, {}, running)
+    return Deployment(as_app(running.url), {}, running)
 
 
 def _cluster(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("cluster_topology")
-    return Deployment(running.url, {}, running)
+    return Deployment(as_app(running.url), {}, running)
 
 
 def _tls(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("tls_topology")
-    return Deployment(running.url, {}, running)
+    return Deployment(as_app(running.url), {}, running)
 
 
 def _tls_sentinel(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("tls_sentinel_topology")
-    return Deployment(running.url, {}, running)
+    return Deployment(as_app(running.url), {}, running)
 
 
 def _tls_cluster(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("tls_cluster_topology")
-    return Deployment(f"{running.url}&replicas=read", {"wait_replicas": 1}, running)
+    return Deployment(f"{as_app(running.url)}&replicas=read", {"wait_replicas": 1}, running)
 
 
 def _acl(request: pytest.FixtureRequest) -> Deployment:
@@ -51,7 +55,7 @@ def _acl(request: pytest.FixtureRequest) -> Deployment:
 
 def _waiting(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("replicas_topology")
-    return Deployment(running.url, {"wait_replicas": 2, "wait_for": "all"}, running)
+    return Deployment(as_app(running.url), {"wait_replicas": 2, "wait_for": "all"}, running)
 
 
 def _replicas(request: pytest.FixtureRequest) -> Deployment:
@@ -61,7 +65,7 @@ def _replicas(request: pytest.FixtureRequest) -> Deployment:
 
 def _cluster_replicas(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("cluster_topology")
-    return Deployment(f"{running.url}?replicas=read", {"wait_replicas": 1}, running)
+    return Deployment(f"{as_app(running.url)}?replicas=read", {"wait_replicas": 1}, running)
 
 
 DEPLOYMENTS: Final[dict[str, Callable[[pytest.FixtureRequest], Deployment]]] = {
@@ -80,7 +84,7 @@ DEPLOYMENTS: Final[dict[str, Callable[[pytest.FixtureRequest], Deployment]]] = {
 def replicas_url(running: topology.Topology) -> str:
     """A primary and its replicas, which are read from."""
     nodes = [running.primary, *running.replicas]
-    return f"redis://{','.join(node.address for node in nodes)}/0?replicas=read"
+    return as_app(f"redis://{','.join(node.address for node in nodes)}/0?replicas=read")
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

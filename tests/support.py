@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, Self
 
 import pytest
 
+from redis_sessions.cli.acl import Role, password_rule, rules
 from redis_sessions.keyring import SecretKey
 
 VENV: Final = Path(sys.prefix)
@@ -62,6 +64,30 @@ SERVERS: Final = _find_servers()
 EXPECTED_SERVERS: Final = ("redis", "valkey")
 """Without these a run isn't complete; the other kinds are not to be had everywhere."""
 
+_PASSWORD: Final = "development"
+
+
+def app_user(*, cluster: bool = False, replicas: bool = False) -> dict[str, str]:
+    """A server's configuration: the user that `redis-sessions acl` makes for an application."""
+    allowed = rules(Role.APP, prefix="session:", cluster=cluster, replicas=replicas)
+    return {"user": " ".join(["app", "on", password_rule(_PASSWORD), *allowed])}
+
+
+def as_user(url: str, credentials: str) -> str:
+    """With this `name:password` in the place of what the URL has."""
+    return re.sub("//([^/@]*@)?", f"//{credentials}@", url, count=1)
+
+
+def as_app(url: str) -> str:
+    """With those of the application's user."""
+    return as_user(url, f"app:{_PASSWORD}")
+
+
+def as_owner(url: str) -> str:
+    """Without any: the tests' own user may do everything."""
+    return as_user(url, "").replace("//@", "//")
+
+
 DEFAULT_SERVER: Final = "redis" if "redis" in SERVERS else "valkey"
 
 
@@ -80,7 +106,8 @@ def free_port() -> int:
 class Server:
     """A private server, on a port and on a Unix socket of its own. Use it as a context manager.
 
-    `args` are further options, as on the command line; `config` is a configuration file.
+    `args` are further options, as on the command line; `config` is a configuration file. Without
+    such a file the URLs are those of the application's user, to whom all else is denied.
     """
 
     process: subprocess.Popen[bytes]
@@ -93,9 +120,11 @@ class Server:
         self.port = free_port()
         self._socket = self.dir / "s"
         self._log = self.dir / "log"
+        self._url: Callable[[str], str] = as_owner if config else as_app
+        users = [word for name, user in app_user().items() for word in (f"--{name}", *user.split())]
         self._command = [
             str(self.binary),
-            *([str(config)] if config else ["--save", "", "--appendonly", "no"]),
+            *([str(config)] if config else ["--save", "", "--appendonly", "no", *users]),
             *args,
             *("--bind", "127.0.0.1", "--port", str(self.port)),
             *("--unixsocket", str(self._socket), "--dir", str(self.dir)),
@@ -107,11 +136,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return self._url(f"redis://127.0.0.1:{self.port}/0")
 
     @property
     def unix_url(self) -> str:
-        return f"unix://{self._socket}?db=0"
+        return self._url(f"unix://{self._socket}?db=0")
 
     def start(self) -> Self:
         """Start it, or start it again on the same port; return once it answers."""

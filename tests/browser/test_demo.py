@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
+from tests.support import as_owner
+
 ARGUMENTS = [
     "--no-sandbox",  # root, in containers
     "--disable-gpu",
@@ -28,7 +30,7 @@ def demo(redis_url: str) -> Iterator[str]:
     """Its address."""
     command = [sys.executable, "-m", "redis_sessions.cli", "demo", "--port", "0"]
     with subprocess.Popen(
-        [*command, "--store", redis_url], stdout=subprocess.PIPE, text=True
+        [*command, "--store", as_owner(redis_url)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         address = re.search(r"http://\S+", process.stdout.readline())

@@ -26,6 +26,7 @@ from tests.chaos.audit import Report, audit, longest_gap
 from tests.chaos.border import INSIDE, Border
 from tests.chaos.browsers import Load, Record
 from tests.chaos.site import PREFIX, Later, Waits, Worker
+from tests.support import app_user, as_app
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -202,17 +203,19 @@ async def run(case: Case) -> Report:
 
 async def _run_sentinel(case: Case) -> Report:
     options = {"min-replicas-to-write": "1", "min-replicas-max-lag": "1"}
+    user = app_user(replicas=True)
     with sentinel(
         down_after_ms=DOWN_AFTER_MS,
         server=case.server,
-        options=options if case.min_replicas else None,
+        options={**user, **(options if case.min_replicas else {})},
     ) as topology:
         async with Border(topology.primary.port) as border:
             await _do(_put_behind, topology, border)
             border.lag = case.lag_ms / 1000
             parted = case.scenario == "sentinel-partition"
-            inside = f"{topology.url}?client_name={INSIDE}" if parted else topology.url
-            urls = [topology.url, inside] * (WORKERS // 2)
+            url = as_app(topology.url)
+            inside = f"{url}?client_name={INSIDE}" if parted else url
+            urls = [url, inside] * (WORKERS // 2)
             fault = SENTINEL[case.scenario]
             report = await _under_load(Run(case), urls, lambda run: fault(run, topology, border))
             report.failovers = await _do(_failovers, topology)
@@ -221,8 +224,9 @@ async def _run_sentinel(case: Case) -> Report:
 
 async def _run_cluster(case: Case) -> Report:
     replicas = 0 if case.scenario == "cluster-dead" else 1
+    options = {**app_user(cluster=True, replicas=True), **_PARTIAL}
     with cluster(
-        3, replicas, node_timeout_ms=NODE_TIMEOUT_MS, server=case.server, options=_PARTIAL
+        3, replicas, node_timeout_ms=NODE_TIMEOUT_MS, server=case.server, options=options
     ) as topology:
         owners = _owners(topology)
         run = Run(case, Record(group_of=lambda token: owners[key_slot(_key(token))]))
@@ -232,7 +236,7 @@ async def _run_cluster(case: Case) -> Report:
                 border = await stack.enter_async_context(Border(topology.nodes[0].port))
                 await _do(_announce, topology, border)
                 border.lag = case.lag_ms / 1000
-            urls = [topology.url] * WORKERS
+            urls = [as_app(topology.url)] * WORKERS
             return await _under_load(run, urls, lambda run: fault(run, topology))
 
 

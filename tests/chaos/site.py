@@ -21,7 +21,7 @@ from redis_sessions import (
     get_session,
 )
 
-PREFIX: Final = "chaos:"
+PREFIX: Final = "session:chaos:"
 _COOKIE: Final = "__Host-session"
 
 

@@ -36,6 +36,6 @@ class TestDeployments(IndexConformance):
 
     @pytest.fixture
     async def index(self, deployment: Deployment, prefix: str) -> AsyncIterator[SessionIndex]:
-        store = RedisStore(deployment.url, prefix=f"session:{prefix}", **deployment.options)
+        store = RedisStore(deployment.url, prefix=prefix, **deployment.options)
         yield store
         await store.close()

@@ -46,6 +46,6 @@ class TestDeployments(StoreConformance):
 
     @pytest.fixture
     async def store(self, deployment: Deployment, prefix: str) -> AsyncIterator[SessionStore]:
-        store = RedisStore(deployment.url, prefix=f"session:{prefix}", **deployment.options)
+        store = RedisStore(deployment.url, prefix=prefix, **deployment.options)
         yield store
         await store.close()

@@ -14,6 +14,7 @@ from redis_sessions.stores import MemoryStore, RedisStore, Store
 from redis_sessions.stores import redis as redis_store
 from redis_sessions.stores.wire import Script
 from redis_sessions.testing import Clock
+from tests.support import as_owner
 
 __all__ = ["Backend", "MemoryBackend", "RedisBackend", "Seats", "redis_backend"]
 
@@ -214,7 +215,7 @@ async def redis_backend(url: str, prefix: str) -> AsyncGenerator[RedisBackend]:
         raise AssertionError("the index's script asks for its time otherwise than expected")
     script.text = script.text.replace(b"redis.call('TIME')", here)
     script.sha = _sha(script.text)
-    client = Redis.from_url(url)
+    client = Redis.from_url(as_owner(url))
     store = RedisStore(url, prefix=prefix)
     with mock.patch.object(redis_store, "_INDEX", script):
         backend = RedisBackend(client, store)

@@ -225,6 +225,9 @@ class Wire:
         return len(self.ask("CLIENT", "LIST").splitlines()) - 1
 
 
+_GREETINGS = {"CLIENT", "HELLO", "AUTH", "SELECT"}
+
+
 class Monitor:
     """MONITOR: what the clients of one server send, without what its scripts do."""
 
@@ -235,7 +238,10 @@ class Monitor:
         self._watch.ask("MONITOR")
 
     def commands(self) -> list[list[str]]:
-        """What was sent since the last call: each command's words, its name first."""
+        """What was sent since the last call: each command's words, its name first.
+
+        Without what redis-py says at connecting.
+        """
         self._marks += 1
         mark = f"mark-{self._marks}"
         self._mark.ask("ECHO", mark)
@@ -246,13 +252,13 @@ class Monitor:
             words = rest[1:-1].split('" "')
             if words[-1] == mark:
                 return seen
-            if not source.endswith(" lua"):
-                seen.append([words[0].upper(), *words[1:]])
+            name = words[0].upper()
+            if not source.endswith(" lua") and name not in _GREETINGS:
+                seen.append([name, *words[1:]])
 
     def names(self) -> list[str]:
-        """The names of these commands, without what redis-py says at connecting."""
-        greetings = {"CLIENT", "HELLO", "AUTH", "SELECT"}
-        return [words[0] for words in self.commands() if words[0] not in greetings]
+        """The names of these commands."""
+        return [words[0] for words in self.commands()]
 
     def __enter__(self) -> Self:
         return self

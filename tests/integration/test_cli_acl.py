@@ -12,10 +12,7 @@ from redis.exceptions import ResponseError
 from redis_sessions import RedisStore, SessionConflictError, SessionManager, StoreError
 from redis_sessions.cli.acl import Role, acl_line, rules
 from redis_sessions.record import tombstone
-from redis_sessions.stores.protocols import SessionIndex, SessionStore
 from redis_sessions.testing import (
-    IndexConformance,
-    StoreConformance,
     read_session,
     store_session,
 )
@@ -35,7 +32,7 @@ def account(server: Server, prefix: str) -> Iterator[Account]:
     made: list[str] = []
 
     def make(role: Role, *, without: str = "", query: str = "", database: int = 0) -> str:
-        name = f"{prefix.rstrip(':')}-{role}-{len(made)}"
+        name = f"{prefix.replace(':', '-')}{role}-{len(made)}"
         given = [rule for rule in rules(role, prefix=prefix) if rule != f"+{without}"]
         assert len(given) == len(rules(role, prefix=prefix)) - bool(without)
         client.execute_command(*acl_line(name, f">{PASSWORD}", given).split(" "))
@@ -55,26 +52,6 @@ def refused(client: Redis, *command: Any) -> None:
 
 
 # -- the application
-
-
-class TestAppIsAStore(StoreConformance):
-    """The application's user can do all that a store must."""
-
-    @pytest.fixture
-    async def store(self, account: Account, prefix: str) -> AsyncIterator[SessionStore]:
-        store = RedisStore(account(Role.APP), prefix=prefix)
-        yield store
-        await store.close()
-
-
-class TestAppIsAnIndex(IndexConformance):
-    """The application's user can do all that an index must."""
-
-    @pytest.fixture
-    async def index(self, account: Account, prefix: str) -> AsyncIterator[SessionIndex]:
-        store = RedisStore(account(Role.APP), prefix=prefix)
-        yield store
-        await store.close()
 
 
 async def test_app_leads_a_whole_life(account: Account, server: Server, prefix: str) -> None:

@@ -28,7 +28,7 @@ def user(prefix: str) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def make(nodes: Iterable[Node], given: Iterable[str]) -> str:
-            name = f"{prefix.rstrip(':')}-{len(made)}"
+            name = f"{prefix.replace(':', '-')}{len(made)}"
             made.append(name)
             command = acl_line(name, f">{PASSWORD}", given).split(" ")
             for node in nodes:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from redis_sessions.cli.acl import Role, acl_line, rules
 from redis_sessions.cli.commands import app
 from redis_sessions.testing import topology as topologies
-from tests.support import ROOT, Server, StartServer, free_port
+from tests.support import ROOT, Server, StartServer, as_owner, free_port
 
 SECRET = "a-password-of-ours"
 
@@ -60,7 +60,7 @@ def test_nothing_is_amiss(start_server: StartServer) -> None:
 def test_what_it_writes_is_gone_soon(server: Server, prefix: str) -> None:
     """The dry run's keys are under the prefix, and each has a TTL of a second at most."""
     with Redis(port=server.port, protocol=2) as client:
-        levels(server.url, "--prefix", prefix)
+        levels(as_owner(server.url), "--prefix", prefix)
         keys: Any = client.keys(f"{prefix}*")
         assert all(client.pttl(key) <= 1000 for key in keys)
         assert all(client.pttl(key) != -1 for key in keys)
@@ -68,7 +68,7 @@ def test_what_it_writes_is_gone_soon(server: Server, prefix: str) -> None:
 
 def test_every_server_is_known(server: Server, prefix: str) -> None:
     """Redis and Valkey by name and version; without a password there is a warning."""
-    found = levels(server.url, "--prefix", prefix, status=1)
+    found = levels(as_owner(server.url), "--prefix", prefix, status=1)
 
     name = "Valkey" if server.kind.startswith("valkey") else "Redis"
     assert found["server"]["text"] == f"{name} {server.version}"
@@ -101,7 +101,7 @@ def test_eviction_is_a_failure(start_server: StartServer) -> None:
 
 def test_no_protection_at_all(start_server: StartServer) -> None:
     """Protected mode off and no password: on this machine a warning."""
-    found = levels(start_server("--protected-mode", "no").url, status=1)
+    found = levels(as_owner(start_server("--protected-mode", "no").url), status=1)
     assert found["protected mode"]["level"] == "warn"
 
 
@@ -242,7 +242,7 @@ def test_what_cannot_work_is_refused(url: str, message: str) -> None:
 
 def test_it_can_be_read_without_colours(server: Server, prefix: str) -> None:
     """Each line begins with its level as a word; advice stands below."""
-    lines = check(server.url, "--prefix", prefix).stdout.splitlines()
+    lines = check(as_owner(server.url), "--prefix", prefix).stdout.splitlines()
     words = {line.split()[0] for line in lines if not line.startswith(" ")}
     assert words == {"ok", "warn"}
     assert re.search(r"^warn +persistence: .*\n +appendonly yes$", "\n".join(lines), re.MULTILINE)
@@ -250,7 +250,7 @@ def test_it_can_be_read_without_colours(server: Server, prefix: str) -> None:
 
 def test_json_has_one_form(server: Server, prefix: str) -> None:
     """An object with `status` and `findings`; each finding has the same six fields."""
-    found = json.loads(check(server.url, "--prefix", prefix, "--json").stdout)
+    found = json.loads(check(as_owner(server.url), "--prefix", prefix, "--json").stdout)
     assert list(found) == ["status", "findings"]
     for finding in found["findings"]:
         assert list(finding) == ["check", "level", "text", "advice", "server", "details"]

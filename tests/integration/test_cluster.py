@@ -22,19 +22,20 @@ from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.test_cli_check import levels
 from tests.integration.test_deployments import MINUTE, id_in, loaded, record, slots_of
+from tests.support import app_user, as_app, as_user
 
 Shards = topology.ClusterTopology
 
 
 @pytest.fixture(scope="module")
 def running(server_binary: Path) -> Iterator[Shards]:
-    with topology.cluster(server=server_binary) as c:
+    with topology.cluster(server=server_binary, options=app_user(cluster=True, replicas=True)) as c:
         yield c
 
 
 @pytest.fixture
 async def store(running: Shards, prefix: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(running.url, prefix=prefix, timeout=1.0)
+    store = RedisStore(as_app(running.url), prefix=prefix, timeout=1.0)
     await store.connect()
     yield store
     await store.close()
@@ -49,12 +50,12 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.fixture
 def users(running: Shards) -> Iterator[Shards]:
-    """`app` on each node, who may do everything."""
+    """`other` on each node, who may do everything."""
     for node in running.nodes:
-        node.ask("ACL", "SETUSER", "app", "on", ">sesame", "~*", "+@all")
+        node.ask("ACL", "SETUSER", "other", "on", ">sesame", "~*", "+@all")
     yield running
     for node in running.nodes:
-        node.ask("ACL", "DELUSER", "app")
+        node.ask("ACL", "DELUSER", "other")
 
 
 @pytest.mark.parametrize("missing", [[0], [1], [0, 2]])
@@ -65,8 +66,8 @@ async def test_a_right_that_a_node_lacks(
     """Every primary is tried, and those that lack it are named."""
     primaries = users.nodes[:3]
     for number in missing:
-        primaries[number].ask("ACL", "SETUSER", "app", right)
-    url = users.url.replace("//", "//app:sesame@")
+        primaries[number].ask("ACL", "SETUSER", "other", right)
+    url = as_user(users.url, "other:sesame")
     store = RedisStore(url, prefix=prefix)
     with pytest.raises(ConfigurationError, match="give the user the rights") as caught:
         await store.connect()
@@ -79,8 +80,8 @@ async def test_a_right_that_a_node_lacks(
 async def test_a_password_that_a_node_lacks(users: Shards, prefix: str) -> None:
     """Whoever isn't let in by one of them is told which."""
     odd = users.nodes[2]
-    odd.ask("ACL", "SETUSER", "app", "resetpass", ">another")
-    store = RedisStore(users.url.replace("//", "//app:sesame@"), prefix=prefix)
+    odd.ask("ACL", "SETUSER", "other", "resetpass", ">another")
+    store = RedisStore(as_user(users.url, "other:sesame"), prefix=prefix)
     with pytest.raises(ConfigurationError, match=f"{odd.address}.* refused"):
         await store.connect()
     await store.close()
@@ -88,8 +89,8 @@ async def test_a_password_that_a_node_lacks(users: Shards, prefix: str) -> None:
 
 async def test_a_prefix_with_a_hash_tag(running: Shards, prefix: str) -> None:
     """All is on one node then, and that is the one that is tried."""
-    tagged = f"{{{prefix}}}"
-    store = RedisStore(running.url, prefix=tagged)
+    tagged = f"session:{{{prefix}}}"
+    store = RedisStore(as_app(running.url), prefix=tagged)
     await store.connect()
     await store.close()
     found = await asyncio.to_thread(levels, running.url, "--prefix", tagged)
@@ -104,9 +105,10 @@ async def test_a_cluster_that_is_down(
 ) -> None:
     """Requests are refused at once, for as long as the nodes say so, and no longer."""
     timeout = 2.0
-    kept: dict[str, Any] = {"append_only": True, "options": {"appendfsync": "always"}}
+    user = app_user(cluster=True)
+    kept: dict[str, Any] = {"append_only": True, "options": {**user, "appendfsync": "always"}}
     with topology.cluster(replicas=0, server=server_binary, **kept) as running:
-        store = RedisStore(running.url, prefix=prefix, timeout=timeout)
+        store = RedisStore(as_app(running.url), prefix=prefix, timeout=timeout)
         await store.connect()
         victim, others = running.nodes[0], running.nodes[1:]
         slots = [slots_of(running, node) for node in others]
@@ -258,7 +260,7 @@ async def test_a_node_that_is_replaced(
     monkeypatch.setattr("redis_sessions.stores.cluster._REFRESH_EVERY", 0)
     seed, before = running.nodes[:2]
     after = running.replicas_of(before)[0]
-    store = RedisStore(f"redis+cluster://{seed.address}", prefix=prefix, timeout=2.5)
+    store = RedisStore(as_app(f"redis+cluster://{seed.address}"), prefix=prefix, timeout=2.5)
     id, value = id_in(slots_of(running, before), prefix), record()
     assert await store.commit(id, None, value, MINUTE) is Commit.STORED
     with before.connect() as client:

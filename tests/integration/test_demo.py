@@ -27,6 +27,7 @@ from redis_sessions import generate_key
 from redis_sessions.demo import create_app
 from redis_sessions.embedded import find_server
 from redis_sessions.errors import ConfigurationError
+from tests.support import as_owner
 
 try:
     find_server()
@@ -438,7 +439,7 @@ def test_it_ends_cleanly(start: Callable[..., Demo], number: int, status: int) -
 
 def test_several_workers_share_the_sessions(start: Callable[..., Demo], redis_url: str) -> None:
     """With two processes every request opens the session, whichever of them answers."""
-    demo = start("--workers", "2", "--store", redis_url)
+    demo = start("--workers", "2", "--store", as_owner(redis_url))
     with httpx.Client(base_url=demo.url, follow_redirects=True) as client:
         client.post("/sign-in", data={"name": NAME})
     token = client.cookies[COOKIE]
@@ -452,12 +453,13 @@ def test_several_workers_share_the_sessions(start: Callable[..., Demo], redis_ur
 
 def test_a_given_key_outlives_a_restart_and_a_new_one_begins_anew(redis_url: str) -> None:
     """With the same key a session goes on; with another, its cookie is no obstacle to a new one."""
+    url = as_owner(redis_url)
     key = generate_key()
-    with TestClient(create_app(redis_url, key)) as client:
+    with TestClient(create_app(url, key)) as client:
         client.post("/sign-in", data={"name": NAME})
-    with TestClient(create_app(redis_url, key), cookies=client.cookies) as again:
+    with TestClient(create_app(url, key), cookies=client.cookies) as again:
         assert again.get("/", headers=JSON).json()["session"]["principal"] == NAME
-    with TestClient(create_app(redis_url, generate_key()), cookies=client.cookies) as other:
+    with TestClient(create_app(url, generate_key()), cookies=client.cookies) as other:
         assert other.get("/", headers=JSON).json()["session"]["principal"] is None
         other.post("/count")
         assert other.get("/", headers=JSON).json()["session"]["data"] == {"count": 1}

@@ -26,7 +26,7 @@ from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.apps import client_of, doing, manager_on, signed_in
 from tests.integration.load import Visitor, all_served, statuses, visitors, wrong
-from tests.support import Server
+from tests.support import Server, app_user, as_app, as_owner
 
 MINUTE = 60_000
 USERS = [f"user-{number}" for number in range(12)]
@@ -60,9 +60,9 @@ async def left(store: RedisStore, tokens: list[str]) -> list[dict[Any, Any]]:
 
 async def test_a_failover_behind_sentinels(server_binary: Path) -> None:
     """The primary dies under load: 503 until the next one is there, and everybody is themselves."""
-    with topology.sentinel(server=server_binary) as running:
+    with topology.sentinel(server=server_binary, options=app_user(replicas=True)) as running:
         store = RedisStore(
-            running.url, wait_replicas=2, wait_timeout=0.2, on_too_few="warn", timeout=1.0
+            as_app(running.url), wait_replicas=2, wait_timeout=0.2, on_too_few="warn", timeout=1.0
         )
         app = doing(manager=manager_on(store))
         async with client_of(app) as browser:
@@ -81,8 +81,8 @@ async def test_a_failover_behind_sentinels(server_binary: Path) -> None:
 
 async def test_a_primary_that_hangs(server_binary: Path) -> None:
     """When it runs on, nobody is served by it, though it doesn't know that it was deposed."""
-    with topology.sentinel(server=server_binary) as running:
-        idle = RedisStore(running.url, timeout=0.5)
+    with topology.sentinel(server=server_binary, options=app_user(replicas=True)) as running:
+        idle = RedisStore(as_app(running.url), timeout=0.5)
         id, value = SessionToken.generate().id, record()
         assert await idle.commit(id, None, value, MINUTE) is Commit.STORED
         before = running.primary
@@ -106,15 +106,15 @@ async def test_a_primary_that_hangs(server_binary: Path) -> None:
 
 async def test_sentinels_that_hang(server_binary: Path) -> None:
     """As long as one of them answers, the primary is found."""
-    with topology.sentinel(server=server_binary) as running:
+    with topology.sentinel(server=server_binary, options=app_user(replicas=True)) as running:
         for watcher in running.sentinels[:2]:
             watcher.pause()
-        store = RedisStore(running.url)
+        store = RedisStore(as_app(running.url))
         await store.connect()
         await store.close()
         for watcher in running.sentinels[2:]:
             watcher.pause()
-        nobody = RedisStore(running.url, timeout=0.5)
+        nobody = RedisStore(as_app(running.url), timeout=0.5)
         with pytest.raises(StoreUnavailableError):
             await nobody.load("x")
         await nobody.close()
@@ -158,14 +158,15 @@ async def test_sentinels_that_refuse(server_binary: Path) -> None:
 @pytest.fixture(scope="module")
 def running(server_binary: Path) -> Iterator[topology.ClusterTopology]:
     with topology.cluster(
-        server=server_binary, options={"cluster-require-full-coverage": "no"}
+        server=server_binary,
+        options={**app_user(cluster=True, replicas=True), "cluster-require-full-coverage": "no"},
     ) as c:
         yield c
 
 
 @pytest.fixture
 async def store(running: topology.ClusterTopology, prefix: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(running.url, prefix=prefix, timeout=1.0)
+    store = RedisStore(as_app(running.url), prefix=prefix, timeout=1.0)
     await store.connect()
     yield store
     await store.close()
@@ -315,7 +316,7 @@ async def test_a_node_that_hangs(running: topology.ClusterTopology, store: Redis
 
 async def test_a_node_that_dies(running: topology.ClusterTopology, store: RedisStore) -> None:
     """Its sessions are served again by its replica, and nobody who signed out is back."""
-    manager = manager_on(RedisStore(running.url, prefix=store.prefix, wait_replicas=1))
+    manager = manager_on(RedisStore(as_app(running.url), prefix=store.prefix, wait_replicas=1))
     app = doing(manager=manager)
     gone: list[str] = []
     for number in range(6):
@@ -345,7 +346,7 @@ async def test_a_slot_that_nobody_has(running: topology.ClusterTopology, store: 
         each.ask("CLUSTER", "DELSLOTS", slot)
     try:
         lost, kept = (id_in(slots, store.prefix) for slots in (range(slot, slot + 1), range(9000)))
-        fresh = RedisStore(running.url, prefix=store.prefix, timeout=0.3)
+        fresh = RedisStore(as_app(running.url), prefix=store.prefix, timeout=0.3)
         for each_store in (fresh, store):
             with pytest.raises(StoreUnavailableError) as caught:
                 await each_store.load(lost)
@@ -360,7 +361,7 @@ async def test_a_slot_that_nobody_has(running: topology.ClusterTopology, store: 
 async def test_a_seed_is_enough(running: topology.ClusterTopology, prefix: str) -> None:
     """One node of the URL that answers tells of all others; a replica will do."""
     replica = running.replicas_of(running.primaries[0])[0]
-    store = RedisStore(f"redis+cluster://127.0.0.1:1,{replica.address}", prefix=prefix)
+    store = RedisStore(as_app(f"redis+cluster://127.0.0.1:1,{replica.address}"), prefix=prefix)
     await store.connect()
     ids = [SessionToken.generate().id for _ in range(30)]
     stored = await asyncio.gather(*(store.commit(id, None, record(), MINUTE) for id in ids))
@@ -383,7 +384,7 @@ async def test_no_node_answers() -> None:
 
 async def test_a_server_that_is_no_cluster(server: Server) -> None:
     """The application doesn't start, and the message is the server's."""
-    store = RedisStore(server.url.replace("redis://", "redis+cluster://"))
+    store = RedisStore(as_owner(server.url).replace("redis://", "redis+cluster://"))
     with pytest.raises(ConfigurationError, match="cluster support disabled"):
         await store.connect()
     await store.close()

@@ -32,6 +32,7 @@ from redis_sessions.record import tombstone
 from redis_sessions.stores import Commit
 from redis_sessions.testing import Clock
 from tests.integration.apps import BASE, KEY, app_of, doing, manager_on
+from tests.support import as_owner, as_user
 
 WSS = "wss://testserver/ws"
 
@@ -296,12 +297,12 @@ async def test_trouble_is_logged_once(
     from redis.asyncio import Redis
 
     store = RedisStore(redis_url, prefix=prefix)
-    async with Redis.from_url(redis_url) as admin:
+    async with Redis.from_url(as_owner(redis_url)) as admin:
         await admin.acl_setuser(
             prefix, enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"]
         )
-        host = redis_url.removeprefix("redis://")
-        store = RedisStore(f"redis://{prefix.rstrip(':')}%3A:pw@{host}", prefix=prefix)
+        url = as_user(redis_url, f"{prefix.replace(':', '%3A')}:pw")
+        store = RedisStore(url, prefix=prefix)
         await store.load("a" * 20)
         await admin.acl_setuser(prefix, commands=["-mget"])
         with caplog.at_level(logging.WARNING, "redis_sessions"):

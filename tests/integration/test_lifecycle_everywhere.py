@@ -29,10 +29,7 @@ test_signing_out_everywhere = lifecycle.test_signing_out_everywhere
 @pytest.fixture
 async def workers(deployment: Deployment, prefix: str) -> AsyncIterator[list[SessionManager]]:
     """Four processes' managers, each with a store of its own."""
-    stores = [
-        RedisStore(deployment.url, prefix=f"session:{prefix}", **deployment.options)
-        for _ in range(4)
-    ]
+    stores = [RedisStore(deployment.url, prefix=prefix, **deployment.options) for _ in range(4)]
     yield [manager_on(store) for store in stores]
     for store in stores:
         await store.close()

@@ -81,7 +81,7 @@ async def test_an_application_of_the_module(
 
 @pytest.fixture(scope="module")
 def module_app(redis_url: str) -> Starlette:
-    return doing(store=redis_url, prefix="loops:", secret_key=KEY)
+    return doing(store=redis_url, prefix="session:loops:", secret_key=KEY)
 
 
 def test_the_test_client_with_and_without_lifespan(start_server: StartServer) -> None:

@@ -14,7 +14,7 @@ from redis_sessions import (
 )
 from redis_sessions.outcome import Outcome
 from redis_sessions.testing import read_session, store_session
-from tests.support import SERVERS, StartServer
+from tests.support import SERVERS, StartServer, as_owner
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -25,7 +25,7 @@ async def test_full(start_server: StartServer, kind: str) -> None:
     staying = await store_session(manager, {"user_id": 1})
     ending = await store_session(manager, {"user_id": 2})
     leaving = await store_session(manager, {"user_id": 3})
-    async with Redis.from_url(server.url) as admin:
+    async with Redis.from_url(as_owner(server.url)) as admin:
         await admin.config_set("maxmemory", "1")
 
         session = await manager.load(staying)

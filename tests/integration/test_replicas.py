@@ -38,6 +38,7 @@ from redis_sessions.token import SessionToken
 from tests.deployments import replicas_url, until
 from tests.integration.apps import BASE, COOKIE, client_of, doing, manager_on, signed_in, token_in
 from tests.proxy import Proxy
+from tests.support import app_user, as_app
 
 HINT = f"{COOKIE}-fresh"
 
@@ -47,7 +48,8 @@ class Lagging:
 
     def __init__(self, servers: topology.Topology, stream: Proxy) -> None:
         self.primary, self.replica = servers.nodes
-        self.url = f"redis://{self.primary.address},{self.replica.address}/0?replicas=read"
+        both = f"{self.primary.address},{self.replica.address}"
+        self.url = as_app(f"redis://{both}/0?replicas=read")
         self._stream = stream
 
     def through_the_proxy(self) -> None:
@@ -73,7 +75,7 @@ class Lagging:
 @pytest.fixture(scope="module")
 def lagging(server_binary: Path) -> Iterator[Lagging]:
     with (
-        topology.replicas(1, server=server_binary) as servers,
+        topology.replicas(1, server=server_binary, options=app_user(replicas=True)) as servers,
         Proxy(servers.primary.port) as stream,
     ):
         lagging = Lagging(servers, stream)
@@ -141,7 +143,7 @@ async def in_copy(manager: SessionManager, token: str) -> bool:
 
 async def test_without_replicas(lagging: Lagging, prefix: str) -> None:
     """A store that reads none offers none, and no response has a hint."""
-    manager = manager_on(lagging.primary.url, prefix)
+    manager = manager_on(as_app(lagging.primary.url), prefix)
     assert not manager.reads_replicas
     assert isinstance(manager.store, RedisStore)
     assert manager.store.nearby(SessionToken.generate().id) is None
@@ -155,7 +157,7 @@ async def test_other_deployments(request: pytest.FixtureRequest, kind: str, pref
     """The replicas of what the Sentinels watch, and of each of a Cluster's primaries."""
     running: topology.ClusterTopology | topology.SentinelTopology
     running = request.getfixturevalue(f"{kind}_topology")
-    manager = manager_on(f"{running.url}?replicas=read", prefix)
+    manager = manager_on(f"{as_app(running.url)}?replicas=read", prefix)
     token = await store_session(manager, {"n": 1})
     await until(lambda: in_copy(manager, token))
     assert await manager.nearby([token]) == {"n": 1}

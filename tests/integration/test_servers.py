@@ -6,7 +6,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.support import LOOPS, Server, StartServer
+from tests.support import LOOPS, Server, StartServer, as_owner, as_user
 
 
 def connect(url: str) -> Redis:
@@ -24,7 +24,7 @@ async def test_port_and_socket_lead_to_the_same_server(server: Server, prefix: s
 @pytest.mark.parametrize("anyio_backend", LOOPS)
 async def test_runs_on_both_loops(redis_url: str) -> None:
     """The same test runs on asyncio's own loop and on uvloop."""
-    async with connect(redis_url) as client:
+    async with connect(as_owner(redis_url)) as client:
         assert await client.echo("hello") == b"hello"
 
 
@@ -33,11 +33,11 @@ async def test_restarts_on_the_same_port(start_server: StartServer) -> None:
     server = start_server()
     for end in (server.stop, server.kill):
         end()
-        async with connect(server.url) as client:
+        async with connect(as_owner(server.url)) as client:
             with pytest.raises(RedisConnectionError):
                 await client.echo("hello")
         server.start()
-        async with connect(server.url) as client:
+        async with connect(as_owner(server.url)) as client:
             assert await client.echo("hello") == b"hello"
 
 
@@ -45,7 +45,7 @@ async def test_takes_arguments(start_server: StartServer) -> None:
     """Further arguments configure a private server."""
     server = start_server("--requirepass", "secret")
 
-    async with connect(server.url.replace("//", "//:secret@")) as client:
+    async with connect(as_user(server.url, ":secret")) as client:
         assert await client.echo("hello") == b"hello"
 
 

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from redis_sessions import ConfigurationError
 from tests.integration.apps import BASE, KEY, Wire, doing, manager_on, serve
-from tests.support import ROOT, StartServer
+from tests.support import ROOT, StartServer, as_owner, as_user
 
 
 def started(url: str, **options: Any) -> Starlette:
@@ -73,7 +73,7 @@ def test_no_room_to_connect(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_wrong_password(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> None:
     """The application doesn't start; the message says why, without the password."""
     server = start_server("--requirepass", "sesame")
-    url = server.url.replace("redis://", "redis://:guessed@")
+    url = as_user(server.url, ":guessed")
     with pytest.raises(RuntimeError, match="didn't start"), serve(started(url)):
         pass
     assert "refused" in caplog.text
@@ -85,15 +85,15 @@ def test_a_wrong_password(start_server: StartServer, caplog: pytest.LogCaptureFi
 
 def test_no_password(start_server: StartServer) -> None:
     """None given where one is needed: the same."""
-    server = start_server("--requirepass", "sesame")
-    with pytest.raises(ConfigurationError, match="refused"), TestClient(started(server.url)):
+    url = as_owner(start_server("--requirepass", "sesame").url)
+    with pytest.raises(ConfigurationError, match="refused"), TestClient(started(url)):
         pass
 
 
 def test_the_right_password(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> None:
     """It starts, and works."""
     server = start_server("--requirepass", "sesame")
-    url = server.url.replace("redis://", "redis://:sesame@")
+    url = as_user(server.url, ":sesame")
     with TestClient(started(url), base_url=BASE) as browser:
         browser.get("/do?set=a:1")
         assert browser.get("/do").json() == {"a": "1"}
@@ -109,8 +109,8 @@ def test_a_user_without_rights(start_server: StartServer, rights: str) -> None:
     """Rights that don't suffice are found at the start, not at the first sign-in."""
     server = start_server()
     with Wire(server.port) as redis:
-        redis.ask("ACL", "SETUSER", "app", "on", ">sesame", "~*", *rights.split())
-    url = server.url.replace("redis://", "redis://app:sesame@")
+        redis.ask("ACL", "SETUSER", "app", "reset", "on", ">sesame", "~*", *rights.split())
+    url = as_user(server.url, "app:sesame")
     with pytest.raises(ConfigurationError, match="rights"), TestClient(started(url)):
         pass
 
@@ -119,8 +119,8 @@ def test_a_user_for_other_keys(start_server: StartServer) -> None:
     """A key pattern that doesn't cover the prefix is found as well."""
     server = start_server()
     with Wire(server.port) as redis:
-        redis.ask("ACL", "SETUSER", "app", "on", ">sesame", "~other:*", "+@all")
-    url = server.url.replace("redis://", "redis://app:sesame@")
+        redis.ask("ACL", "SETUSER", "app", "reset", "on", ">sesame", "~other:*", "+@all")
+    url = as_user(server.url, "app:sesame")
     with pytest.raises(ConfigurationError, match="rights"), TestClient(started(url)):
         pass
 
@@ -137,8 +137,8 @@ def test_the_rights_that_we_recommend(
     rules = [rule for rule in line.split()[2:] if not rule.startswith("#")]
     server = start_server()
     with Wire(server.port) as redis:
-        redis.ask("ACL", "SETUSER", "app", ">sesame", *rules)
-    url = server.url.replace("redis://", "redis://app:sesame@")
+        redis.ask("ACL", "SETUSER", "app", "reset", ">sesame", *rules)
+    url = as_user(server.url, "app:sesame")
     with TestClient(started(url), base_url=BASE) as browser:
         for query in ("set=a:1", "set=user_id:alice", "rotate=", "drop=user_id", "clear="):
             assert browser.get(f"/do?{query}").status_code == 200

@@ -26,6 +26,7 @@ from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.test_cli_check import levels
 from tests.integration.test_deployments import id_in, loaded, record, slots_of
+from tests.support import as_app
 
 pytestmark = pytest.mark.standard(31, "ASVS 12.3.1", "ASVS 12.3.2", "ASVS 12.3.3", "ASVS 12.3.4")
 
@@ -160,7 +161,7 @@ async def test_a_named_server_of_another_name(tls_sentinel_topology: Sent) -> No
     assert files is not None
     with certified(tls_sentinel_topology.servers, files.elsewhere, files.elsewhere_key):
         await refused(tls_sentinel_topology.url, "(?i)mismatch")
-    await works(tls_sentinel_topology.url)
+    await works(as_app(tls_sentinel_topology.url))
 
 
 async def test_a_named_server_of_another_authority(
@@ -169,7 +170,7 @@ async def test_a_named_server_of_another_authority(
     """Sentinels name a server for whom our authority doesn't vouch: it is refused."""
     with certified(tls_sentinel_topology.servers, strangers.server, strangers.server_key):
         await refused(tls_sentinel_topology.url, "CERTIFICATE_VERIFY_FAILED")
-    await works(tls_sentinel_topology.url)
+    await works(as_app(tls_sentinel_topology.url))
 
 
 async def test_a_named_server_wants_a_certificate(tls_sentinel_topology: Sent) -> None:
@@ -217,7 +218,7 @@ async def test_named_nodes_of_another_name(tls_cluster_topology: Shards) -> None
     url = seed_alone(tls_cluster_topology)
     with certified(tls_cluster_topology.nodes[1:], files.elsewhere, files.elsewhere_key):
         await refused_elsewhere(url, "(?i)mismatch")
-    await works(url)
+    await works(as_app(url))
 
 
 async def test_named_nodes_of_another_authority(
@@ -227,7 +228,7 @@ async def test_named_nodes_of_another_authority(
     url = seed_alone(tls_cluster_topology)
     with certified(tls_cluster_topology.nodes[1:], strangers.server, strangers.server_key):
         await refused_elsewhere(url, "CERTIFICATE_VERIFY_FAILED")
-    await works(url)
+    await works(as_app(url))
 
 
 async def test_named_nodes_want_a_certificate(tls_cluster_topology: Shards) -> None:
@@ -259,7 +260,7 @@ async def test_replicas_are_checked(tls_cluster_topology: Shards, prefix: str) -
     files = tls_cluster_topology.certificates
     assert files is not None
     ids = [SessionToken.generate().id for _ in range(20)]
-    url = f"{tls_cluster_topology.url}&replicas=read"
+    url = f"{as_app(tls_cluster_topology.url)}&replicas=read"
     store = RedisStore(url, prefix=prefix)
     careless = RedisStore(f"{url}&ssl_check_hostname=false", prefix=prefix)
     await careless.connect()
@@ -301,7 +302,7 @@ async def test_nodes_that_are_known_by_name(tls_cluster_topology: Shards, tmp_pa
     with configured(nodes, names):
         await until(_async(lambda: all(hosts_of(node) == {"localhost"} for node in nodes)))
         with certified(nodes, certificate, key):
-            await works(url)
+            await works(as_app(url))
 
 
 def hosts_of(node: Node) -> set[str]:
@@ -344,7 +345,7 @@ async def refused_elsewhere(url: str, told: str) -> None:
 
 async def test_sentinels_fail_over(tls_sentinel_topology: Sent, prefix: str) -> None:
     """Whom they name next is reached by its name, and has what was stored."""
-    store = RedisStore(tls_sentinel_topology.url, prefix=prefix, wait_replicas=1)
+    store = RedisStore(as_app(tls_sentinel_topology.url), prefix=prefix, wait_replicas=1)
     id, value = SessionToken.generate().id, bytes(80)
     assert await store.commit(id, None, value, 60_000) is Commit.STORED
     await asyncio.to_thread(tls_sentinel_topology.failover)
@@ -362,7 +363,7 @@ async def test_sentinels_fail_over(tls_sentinel_topology: Sent, prefix: str) -> 
 async def test_slots_move_and_nodes_fail_over(tls_cluster_topology: Shards, prefix: str) -> None:
     """Whoever MOVED or ASK names is reached over TLS, too."""
     source, target = tls_cluster_topology.nodes[:2]
-    store = RedisStore(tls_cluster_topology.url, prefix=prefix)
+    store = RedisStore(as_app(tls_cluster_topology.url), prefix=prefix)
     await store.connect()
     slots = slots_of(tls_cluster_topology, source)[:5]
     ids = [id_in(slots, prefix) for _ in range(10)]

@@ -44,7 +44,7 @@ from tests.integration.apps import (
     signed_in,
     token_in,
 )
-from tests.support import Server, StartServer
+from tests.support import Server, StartServer, as_user
 
 TIMEOUT = 0.2
 
@@ -544,7 +544,7 @@ async def test_rights_that_are_taken_away(private: Server, rights: str) -> None:
     """A user who loses rights at run time: 503, not a bug of the application's."""
     with Wire(private.port) as redis:
         redis.ask("ACL", "SETUSER", "app", "on", ">sesame", "~*", "+@all")
-        url = private.url.replace("redis://", "redis://app:sesame@")
+        url = as_user(private.url, "app:sesame")
         async with client_of(everything(manager=manager_on(url)), raises=False) as browser:
             await signed_in(browser)
             redis.ask("ACL", "SETUSER", "app", *rights.split())
@@ -558,7 +558,7 @@ async def test_a_user_who_is_locked_out(private: Server) -> None:
     with Wire(private.port) as redis:
         rules = ("ACL", "SETUSER", "app", "on", ">sesame", "~*", "+@all")
         redis.ask(*rules)
-        url = private.url.replace("redis://", "redis://app:sesame@")
+        url = as_user(private.url, "app:sesame")
         async with client_of(everything(manager=manager_on(url)), raises=False) as browser:
             await signed_in(browser)
             redis.ask("ACL", "DELUSER", "app")

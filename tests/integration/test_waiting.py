@@ -24,13 +24,14 @@ from redis_sessions.stores.protocols import Seat
 from redis_sessions.testing import store_session, topology
 from redis_sessions.token import SessionToken
 from tests.integration.apps import client_of, doing, manager_on, signed_in, token_in
+from tests.support import app_user, as_app
 
 MINUTE = 60_000
 
 
 @pytest.fixture(scope="module")
 def running(server_binary: Path) -> Iterator[topology.Topology]:
-    with topology.replicas(2, server=server_binary) as servers:
+    with topology.replicas(2, server=server_binary, options=app_user(replicas=True)) as servers:
         yield servers
 
 
@@ -46,7 +47,7 @@ def short(running: topology.Topology) -> Iterator[topology.Topology]:
 
 @pytest.fixture
 async def strict(running: topology.Topology, prefix: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(running.url, prefix=prefix, wait_replicas=2, wait_timeout=0.1)
+    store = RedisStore(as_app(running.url), prefix=prefix, wait_replicas=2, wait_timeout=0.1)
     yield store
     await store.close()
 
@@ -54,7 +55,7 @@ async def strict(running: topology.Topology, prefix: str) -> AsyncIterator[Redis
 @pytest.fixture
 async def lenient(running: topology.Topology, prefix: str) -> AsyncIterator[RedisStore]:
     store = RedisStore(
-        running.url, prefix=prefix, wait_replicas=2, wait_timeout=0.1, on_too_few="warn"
+        as_app(running.url), prefix=prefix, wait_replicas=2, wait_timeout=0.1, on_too_few="warn"
     )
     yield store
     await store.close()
@@ -135,7 +136,7 @@ async def test_every_write_may_wait(
 ) -> None:
     """With wait_for="all" a change and a touch wait, too."""
     store = RedisStore(
-        running.url, prefix=prefix, wait_replicas=2, wait_timeout=0.1, wait_for="all"
+        as_app(running.url), prefix=prefix, wait_replicas=2, wait_timeout=0.1, wait_for="all"
     )
     id, first = new_id(), record()
     with pytest.raises(ReplicationError):
@@ -278,8 +279,8 @@ async def test_a_revocation_that_too_few_have(
 
 async def test_save_tells(short: topology.Topology, running: topology.Topology) -> None:
     """`save()` raises it, with the status that it has over HTTP; the change is stored."""
-    store = RedisStore(running.url, wait_replicas=2, wait_timeout=0.1, wait_for="all")
-    lax = RedisStore(running.url)
+    store = RedisStore(as_app(running.url), wait_replicas=2, wait_timeout=0.1, wait_for="all")
+    lax = RedisStore(as_app(running.url))
     token = await store_session(manager_on(lax), {"n": 1})
     manager = manager_on(store)
     session: Session = await manager.load(token)
@@ -296,10 +297,10 @@ async def test_a_touch_never_fails_a_read(
 ) -> None:
     """Not even if it had to wait."""
     now = [1_800_000_000.0]
-    lax = manager_on(RedisStore(running.url, prefix=prefix), clock=lambda: now[0])
+    lax = manager_on(RedisStore(as_app(running.url), prefix=prefix), clock=lambda: now[0])
     token = await store_session(lax, {"n": 1})
     store = RedisStore(
-        running.url, prefix=prefix, wait_replicas=2, wait_timeout=0.1, wait_for="all"
+        as_app(running.url), prefix=prefix, wait_replicas=2, wait_timeout=0.1, wait_for="all"
     )
     manager = manager_on(store, clock=lambda: now[0])
     now[0] += 3600
@@ -312,8 +313,8 @@ async def test_a_touch_never_fails_a_read(
 
 async def test_an_acknowledged_sign_out_survives(server_binary: Path) -> None:
     """All replicas had it: after the primary's death no replica knows the session."""
-    with topology.sentinel(server=server_binary) as watched:
-        store = RedisStore(watched.url, wait_replicas=2)
+    with topology.sentinel(server=server_binary, options=app_user(replicas=True)) as watched:
+        store = RedisStore(as_app(watched.url), wait_replicas=2)
         manager = SessionManager(store, manager_on(store).keyring)
         async with client_of(doing(manager=manager)) as browser:
             token = await signed_in(browser)
@@ -321,7 +322,7 @@ async def test_an_acknowledged_sign_out_survives(server_binary: Path) -> None:
         before = watched.primary
         before.kill()
         watched.wait_promoted(before)
-        after = RedisStore(watched.url)
+        after = RedisStore(as_app(watched.url))
         assert await manager_on(after).load(token) == {}
         with pytest.raises(ReplicationError):
             await _until_answered(store)

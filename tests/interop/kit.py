@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from redis import Redis
 
 from redis_sessions import Keyring, RedisStore, SessionManager
+from tests.support import as_owner
 
 SECRET: Final = "interop-tests-alone-have-this-secret-key"
 
@@ -50,7 +51,7 @@ class Records:
 
     def ids(self) -> set[str]:
         """Of the sessions that are alive."""
-        with Redis.from_url(self._url, decode_responses=True) as client:
+        with Redis.from_url(as_owner(self._url), decode_responses=True) as client:
             keys = cast("Iterator[str]", client.scan_iter(f"{self._prefix}*", _type="string"))
             alive = {key for key in keys if client.strlen(key) > _HEADER}
         return {key.removeprefix(self._prefix) for key in alive}

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from redis_sessions import HeaderTransport, MemoryStore, RedisStore, Session, SessionToken
 from tests.properties.harness import COOKIE, Site, assert_rejected, cookie, examples
-from tests.support import StartServer
+from tests.support import StartServer, as_owner
 
 GOOD = "A" * 64
 FORM = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -78,7 +78,7 @@ async def watched(start_server: StartServer, prefix: str) -> AsyncIterator[tuple
     store = RedisStore(server.url, prefix=prefix)
     site = Site(store)
     await site.store_session({"n": 1})
-    async with Redis.from_url(server.url) as client:
+    async with Redis.from_url(as_owner(server.url)) as client:
         await client.ping()
         yield site, client
     await store.close()

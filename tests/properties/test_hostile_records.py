@@ -32,6 +32,7 @@ from tests.properties.harness import (
     plaintext,
     storable,
 )
+from tests.support import as_owner
 
 HEADER = 33
 NAME = "the principal"  # with a space, which no token has
@@ -92,7 +93,7 @@ def write_and_rotate(session: Session) -> None:
 @pytest.fixture
 async def vault(redis_url: str, prefix: str) -> AsyncIterator[Vault]:
     store = RedisStore(redis_url, prefix=prefix)
-    async with Redis.from_url(redis_url) as client:
+    async with Redis.from_url(as_owner(redis_url)) as client:
         yield Vault(Site(store), client)
     await store.close()
 

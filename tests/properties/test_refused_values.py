@@ -22,7 +22,7 @@ from redis_sessions import (
     SessionError,
 )
 from tests.properties.harness import Site, examples
-from tests.support import StartServer
+from tests.support import StartServer, as_owner
 
 
 class Text(str):
@@ -76,7 +76,7 @@ async def watched(start_server: StartServer, prefix: str) -> AsyncIterator[tuple
     store = RedisStore(server.url, prefix=prefix)
     site = Site(store)
     await store.connect()
-    async with Redis.from_url(server.url) as client:
+    async with Redis.from_url(as_owner(server.url)) as client:
         yield site, client
     await store.close()
 

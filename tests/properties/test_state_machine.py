@@ -45,6 +45,7 @@ from redis_sessions import (
 )
 from redis_sessions.session import state_of
 from tests.properties.harness import COOKIE, cookie
+from tests.support import as_owner
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -515,7 +516,7 @@ class Sessions(RuleBasedStateMachine):
         self.runner.run(self._open())
 
     async def _open(self) -> None:
-        self.redis = Redis.from_url(self.url)
+        self.redis = Redis.from_url(as_owner(self.url))
         self.managers = [self._new_manager(ring) for ring in self.rings]
 
     def _new_manager(self, ring: list[str]) -> SessionManager:

@@ -34,9 +34,9 @@ def _state_machine(url: str, arguments: argparse.Namespace) -> str:
 def _cancellation(url: str, arguments: argparse.Namespace) -> str:
     half = arguments.requests // 2
     with asyncio.Runner() as runner:
-        first = runner.run(cancellation.run(url, half, prefix="asyncio:"))
+        first = runner.run(cancellation.run(url, half, prefix="session:asyncio:"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        second = runner.run(cancellation.run(url, half, prefix="uvloop:", seed=2))
+        second = runner.run(cancellation.run(url, half, prefix="session:uvloop:", seed=2))
     return f"asyncio: {first}\n    uvloop: {second}"
 
 

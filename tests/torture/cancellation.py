@@ -29,6 +29,7 @@ from redis_sessions import (
     get_session,
 )
 from tests.properties.harness import cookie
+from tests.support import as_owner
 
 SESSIONS: Final = 64
 IN_FLIGHT: Final = 96
@@ -184,9 +185,9 @@ async def _one(site: Site, outcomes: Counter[str]) -> None:
     outcomes["cancelled"] += 1
 
 
-async def run(url: str, requests: int, *, prefix: str = "cancel:", seed: int = 1) -> Result:
+async def run(url: str, requests: int, *, prefix: str = "session:cancel:", seed: int = 1) -> Result:
     """So many requests on a server of one's own; an AssertionError says what went wrong."""
-    async with Redis.from_url(url, client_name="watcher") as watcher:
+    async with Redis.from_url(as_owner(url), client_name="watcher") as watcher:
         before = await _connections(watcher)
         site = Site(url, prefix, seed)
         try:

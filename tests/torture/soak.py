@@ -33,6 +33,7 @@ from redis_sessions import (
     get_session,
 )
 from tests.properties.harness import COOKIE, cookie
+from tests.support import as_owner
 
 BROWSERS: Final = 64
 USERS: Final = 24
@@ -205,7 +206,7 @@ def _increment(data: dict[str, Any]) -> None:
 
 async def run(url: str, seconds: float) -> Result:
     """Serve for so long; the result says how memory went."""
-    store = RedisStore(url, prefix="soak:")
+    store = RedisStore(url, prefix="session:soak:")
     manager = SessionManager(
         store, Keyring(generate_key()), max_age=LIFETIME, idle_timeout=LIFETIME // 2, max_sessions=5
     )
@@ -229,7 +230,7 @@ async def run(url: str, seconds: float) -> Result:
             sample = Sample(now, result.outcomes.total(), _resident(), info["used_memory"], keys)
             result.samples.append(sample)
 
-    async with Redis.from_url(url) as redis:
+    async with Redis.from_url(as_owner(url)) as redis:
         async with asyncio.TaskGroup() as group:
             group.create_task(measure(redis))
             for seed in range(BROWSERS):

@@ -20,6 +20,7 @@ from redis_sessions import (
 from redis_sessions.outcome import Outcome
 from redis_sessions.session import serving
 from redis_sessions.testing import Clock, read_session, store_session
+from tests.support import as_owner
 from tests.unit.test_manager import Setting, token_of
 
 
@@ -118,7 +119,7 @@ async def test_damaged_fields(redis_url: str, prefix: str) -> None:
     store = RedisStore(redis_url, prefix=prefix)
     manager = SessionManager(store, Keyring(generate_key()), max_sessions=5)
     token = await store_session(manager, {"user_id": "A"})
-    async with Redis.from_url(redis_url) as redis:
+    async with Redis.from_url(as_owner(redis_url)) as redis:
         (key,) = await redis.keys(f"{prefix}of:*")
         odd: dict[Any, Any] = {
             "last": "abc", "revoked": "x", b"\xff\xfe": "L 1 2 3 x",
