@@ -81,7 +81,7 @@ def test_every_server_is_known(server: Server, prefix: str) -> None:
 
 def test_a_unix_socket_is_this_machine(server: Server, prefix: str) -> None:
     """No TLS is asked for."""
-    assert levels(server.unix_url, "--prefix", prefix)["tls"]["level"] == "ok"
+    assert levels(as_owner(server.unix_url), "--prefix", prefix)["tls"]["level"] == "ok"
 
 
 # -- what is wrong
