@@ -71,6 +71,10 @@ class Connector:
         """One to another server of the deployment."""
         return Connector(self.deployment, self._timeout, address, greeting)
 
+    def greeted(self, greeting: Greeting) -> Connector:
+        """One to the same server."""
+        return Connector(self.deployment, self._timeout, self._address, greeting)
+
     async def open(self) -> ConnectionPool:
         """A pool whose connections belong to the running loop; nothing is connected yet."""
         if self.starts_server:

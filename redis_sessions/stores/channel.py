@@ -23,6 +23,7 @@ from redis_sessions.stores.commands import (
     verdict,
 )
 from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.endings import Endings
 from redis_sessions.stores.nodes import NodeHealth
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.replicas import Replicas
@@ -58,7 +59,8 @@ class Channel:
         sharded: bool = False,
     ) -> None:
         self.connector = connector
-        self.wire = Wire(connector, timeout, [COMMIT, *scripts])
+        self.endings = Endings(sharded=sharded)
+        self.wire = Wire(connector.greeted(self.endings.greet), timeout, [COMMIT, *scripts])
         self.health = health = NodeHealth(connector.where) if sharded else Health()
         self._waits = waits
         self._sharded = sharded
@@ -120,7 +122,7 @@ class Channel:
         return [found[key] for key in keys]
 
     async def _write_all(self, writes: Sequence[Write]) -> list[Commit | Exception]:
-        return self._verdicts(await self.wire.send_one(*_commit(writes)))
+        return self._verdicts(writes, await self.wire.send_one(*_commit(writes)))
 
     async def _ask_all(self, questions: Sequence[Question]) -> list[Any]:
         replies = await self.wire.send([question.command for question in questions])
@@ -130,7 +132,7 @@ class Channel:
         (reply,), confirmed = await self._and_wait([_commit(writes)])
         if isinstance(reply, errors.RedisError):
             raise self.wire.translated(reply) from reply
-        return self._judge(writes, self._verdicts(reply), confirmed)
+        return self._judge(writes, self._verdicts(writes, reply), confirmed)
 
     # -- a Cluster's node: a command for each
 
@@ -173,13 +175,21 @@ class Channel:
             confirmed = 0  # it was demoted in between
         return self._waits.judge(items, answers, confirmed)
 
-    def _verdicts(self, reply: Sequence[int | bytes]) -> list[Commit | Exception]:
-        answers = map(verdict, reply)
-        return [a if isinstance(a, Commit) else self.wire.translated(a) for a in answers]
+    def _verdicts(
+        self, writes: Sequence[Write], reply: Sequence[int | bytes]
+    ) -> list[Commit | Exception]:
+        verdicts = map(verdict, reply)
+        answers: list[Commit | Exception] = [
+            v if isinstance(v, Commit) else self.wire.translated(v) for v in verdicts
+        ]
+        self.endings.note(writes, answers)
+        return answers
 
     def _answers(self, items: Sequence[Item], replies: Sequence[Any]) -> list[Any]:
         pairs = zip(items, replies, strict=True)
-        return [self._translated(answer_of(item, reply)) for item, reply in pairs]
+        answers = [self._translated(answer_of(item, reply)) for item, reply in pairs]
+        self.endings.note(items, answers)
+        return answers
 
     def _translated(self, answer: Any) -> Any:
         if not isinstance(answer, errors.RedisError):

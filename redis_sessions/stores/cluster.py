@@ -276,11 +276,26 @@ class Cluster:
         for known in before | kept:
             if known is not None:
                 _health(known).belongs(known in kept)
+                self._repeat(known)
         seeds = self._connector.deployment.hosts
         for address, node in list(self._nodes.items()):
             if node not in kept and address not in seeds:
                 del self._nodes[address]
                 await node.close()
+
+    def _repeat(self, node: Channel) -> None:
+        """Who has another's slots now hears of what ended there: it may have lost that."""
+        told: list[Awaitable[Commit]] = []
+        for write in node.endings.take(lambda key: self._slot_owner(key) not in (node, None)):
+            owner = self._slot_owner(write.key)
+            assert owner is not None
+            owner.endings.add(write)  # and if this fails, it hears of it when it is connected to
+            told.append(owner.writes.submit(write, 256))
+        if told:
+            self._keep(_settled(told))
+
+    def _slot_owner(self, key: str) -> Channel | None:
+        return self._slots[key_slot(key.encode())]
 
     def _named_by(self, told: errors.AskError, by: Channel) -> Channel:
         named: Any = told
@@ -303,6 +318,10 @@ class Cluster:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _settled(told: list[Awaitable[Any]]) -> None:
+    await asyncio.gather(*told, return_exceptions=True)
 
 
 def _health(node: Channel) -> NodeHealth:

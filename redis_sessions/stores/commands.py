@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
+import hiredis
 from redis.exceptions import RedisError, ResponseError
 
 from redis_sessions.stores.protocols import Commit
@@ -15,6 +16,7 @@ __all__ = [
     "ABSENT",
     "COMMIT",
     "END",
+    "VERSION",
     "Command",
     "Item",
     "Question",
@@ -23,6 +25,8 @@ __all__ = [
     "Write",
     "answer_of",
     "command_of",
+    "packed",
+    "reply_of",
     "verdict",
 ]
 
@@ -31,6 +35,11 @@ Weight = Literal["read", "touch", "lifecycle"]
 
 ABSENT: Final = b""
 END: Final = b"*"
+VERSION: Final = 33
+"""Bytes of a record's header, and of a whole tombstone."""
+
+# Its stub says one argument.
+_pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
 
 # Calling the enum costs five times as much.
 _COMMITS: Final = {commit.value: commit for commit in Commit}
@@ -93,3 +102,16 @@ def verdict(answer: int | bytes) -> Commit | ResponseError:
     if isinstance(answer, int):
         return _COMMITS[answer]
     return ResponseError(answer.decode(errors="replace"))
+
+
+def packed(commands: Sequence[Command]) -> bytes:
+    """What a connection sends."""
+    return _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
+
+
+async def reply_of(connection: Any) -> Any:
+    """The next reply that a connection reads, also if it is the error of one command."""
+    try:
+        return await connection.read_response()
+    except ResponseError as exc:
+        return exc

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from redis_sessions.errors import ConfigurationError, ReplicationError, check_bound
 from redis_sessions.events import logger
-from redis_sessions.stores.commands import ABSENT, END, Command, Item, Question, Write
+from redis_sessions.stores.commands import ABSENT, END, VERSION, Command, Item, Question, Write
 from redis_sessions.stores.protocols import Commit
 
 __all__ = ["Durability", "OnTooFew", "WaitFor", "durability"]
@@ -17,7 +17,6 @@ WaitFor = Literal["lifecycle", "all"]
 OnTooFew = Literal["error", "warn"]
 
 MAX_WAIT: Final = 2.5
-_HEADER: Final = 33
 _ROTATED_AT: Final = slice(5, 9)
 
 
@@ -42,7 +41,7 @@ class Durability:
             return False
         if isinstance(item, Question):
             return item.weight == "lifecycle" or (self.every and item.weight == "touch")
-        if self.every or item.expected in (ABSENT, END) or len(item.value) == _HEADER:
+        if self.every or item.expected in (ABSENT, END) or len(item.value) == VERSION:
             return True
         return item.value[_ROTATED_AT] != item.expected[_ROTATED_AT]
 

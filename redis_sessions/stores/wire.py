@@ -9,9 +9,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from secrets import token_hex
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar
 
-import hiredis
 from redis import exceptions as errors
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.lock import Lock
@@ -19,16 +18,13 @@ from redis.asyncio.lock import Lock
 from redis_sessions.connect import Connector
 from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.events import logger
-from redis_sessions.stores.commands import Command, Script
+from redis_sessions.stores.commands import Command, Script, packed, reply_of
 
 __all__ = ["PerLoop", "Script", "Wire"]
 
 T = TypeVar("T")
 
 _Closer = AsyncGenerator[None, None]
-
-# Its stub says one argument.
-_pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
 
 # What a server that is there says when it can't serve now; anything else is a refusal.
 _NOT_NOW: Final = (
@@ -315,14 +311,14 @@ async def _exchange(line: _Line, commands: Sequence[Command]) -> list[Any]:
     A connection that the server closed meanwhile may show only in use, and everything that is
     sent here may be repeated.
     """
-    packed = _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
+    data = packed(commands)
     retried = False
     while True:
         try:
             connection, held = await line.take()
             try:
-                await connection.send_packed_command(packed)
-                replies = [await _reply(connection) for _ in commands]
+                await connection.send_packed_command(data)
+                replies = [await reply_of(connection) for _ in commands]
             except BaseException:
                 line.suspect |= held
                 await line.drop(connection)  # a reply may come that nobody reads
@@ -338,13 +334,6 @@ async def _exchange(line: _Line, commands: Sequence[Command]) -> list[Any]:
         if any(isinstance(reply, errors.ReadOnlyError) for reply in replies):
             await line.drop_idle()  # they lead to a primary that was demoted
         return replies
-
-
-async def _reply(connection: Any) -> Any:
-    try:
-        return await connection.read_response()
-    except errors.ResponseError as exc:
-        return exc
 
 
 def _close_all(closers: set[_Closer], loop: asyncio.AbstractEventLoop, pid: int) -> None:
