@@ -14,7 +14,9 @@ from redis_sessions.active import (
 )
 from redis_sessions.errors import (
     ReplicationError,
+    SessionConflictError,
     SessionError,
+    SessionGoneError,
     StoreError,
     StoreUnavailableError,
 )
@@ -26,6 +28,11 @@ from redis_sessions.state import UNAVAILABLE
 
 __all__ = ["Exchange", "SocketExchange"]
 
+_BUG: Final = 1011, "internal error"
+_CLOSING: Final = (
+    ((StoreUnavailableError, ReplicationError, SessionConflictError), (1013, "try again")),
+    ((SessionGoneError,), (1008, "the session has ended")),
+)
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
@@ -168,6 +175,7 @@ class Exchange(Active):
 
     async def _end_all_the_same(self) -> None:
         """A sign-out holds whatever the response is, and this one will be a 500."""
+        state_of(self.session).late = True  # which isn't ours, and tells the browser nothing
         try:
             await self._commit(500)
         except Exception:  # noqa: BLE001 - the request's own exception is the one to raise
@@ -226,12 +234,12 @@ class SocketExchange(Exchange):
             self._accepted, self._status = True, 200
             message = self._start(message, answer)
         elif kind == "websocket.close" and self._failure is None:
-            self._closed = True
             if not self._started and self._held is None:
                 self._status = 403  # which is how a server spells it, and no header goes along
                 self._refused = True
                 self._started = state_of(self.session).late = True
                 await self._answer(403)
+            self._closed = True
         elif kind.startswith("websocket.http.response") and not self._may_deny():
             told = self.raised
             if told is not None:  # an error of ours, answered as if to a request
@@ -243,6 +251,8 @@ class SocketExchange(Exchange):
         if isinstance(exc, WebSocketDisconnect):  # the client left, as clients do
             await self._commit(self._status)
         elif failure is not None:
+            if not isinstance(failure, StoreError):
+                await self._end_all_the_same()
             logger.error("sessions: a WebSocket was closed: %s", failure)
             await self._close(failure)
             return
@@ -264,8 +274,7 @@ class SocketExchange(Exchange):
     async def _close(self, why: SessionError) -> None:
         if not self._closed:
             self._closed = True
-            again = isinstance(why, (StoreUnavailableError, ReplicationError))
-            code, reason = (1013, "try again") if again else (1008, "the session has ended")
+            code, reason = next((said for kind, said in _CLOSING if isinstance(why, kind)), _BUG)
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from redis_sessions.errors import (
     ConfigurationError,
+    ReplicationError,
     SessionConflictError,
     SessionError,
     SessionGoneError,
@@ -185,6 +186,9 @@ class SessionManager(Revoker):
                 if await sent is Commit.STORED:
                     state.remember(changed)
                     return _CHANGED
+            except ReplicationError as exc:
+                state.remember(changed)
+                raise ReplicationError(str(exc), result=_CHANGED) from exc
             finally:
                 state.busy = None
         async with state.alone():
@@ -222,7 +226,7 @@ class SessionManager(Revoker):
                 answer = await operation.run()
             finally:
                 if deferred is not None:
-                    state.rotate, state.authenticated, state.lifetime = deferred
+                    state.resume(deferred)
         if answer.outcome is Outcome.DROP:
             raise SessionGoneError("the session ended or was rotated elsewhere; nothing was saved")
 
@@ -267,17 +271,21 @@ class SessionManager(Revoker):
 
     async def refresh(self, session: Session, *, nearby: bool = False) -> None:
         """What `await session.refresh()` does. `nearby`: a first load, by `nearby`."""
-        state = state_of(session)
-        if isinstance(session, Unloaded):
-            try:
-                load = self.nearby if nearby else self.load
-                loaded = await load(state.tokens, bound=state.bound)
-            except StoreError as exc:
-                state.why, state.found = exc, Found.UNAVAILABLE
-                raise
-            fresh = state_of(loaded)
-            fresh.visit, fresh.late, fresh.began = state.visit, state.late, state.began
-            load_into(session, loaded, fresh)
-            return
+        state, loads = state_of(session), isinstance(session, Unloaded)
         async with state.alone():
-            await Writer(self, session, self.values.encode(session)).reload()
+            if not loads:
+                await Writer(self, session, self.values.encode(session)).reload()
+            elif session.__class__ is Unloaded:  # unless another task has loaded it meanwhile
+                await self._load_into(session, state, nearby)
+
+    async def _load_into(self, session: Session, state: State, nearby: bool) -> None:
+        try:
+            load = self.nearby if nearby else self.load
+            loaded = await load(state.tokens, bound=state.bound)
+        except StoreError as exc:
+            state.why, state.found = exc, Found.UNAVAILABLE
+            raise
+        fresh = state_of(loaded)
+        fresh.visit, fresh.late, fresh.began = state.visit, state.late, state.began
+        fresh.revocations = state.revocations
+        load_into(session, loaded, fresh)

@@ -56,14 +56,16 @@ class Operation(Writer):
     async def run(self) -> Answer:
         """Carry it out; afterwards the session is like one that was just loaded."""
         state, outcome = self._state, self._decision.outcome
+        met = state.wishes()
         if outcome not in (Outcome.NOTHING, Outcome.TOUCH) and self._status < 500:
             self._policy.values.check(self._encoded, state.base)
             self._policy.hint(self._session, self._principal)
         answer = await (self._clear() if self._decision.clears else self._carry_out(outcome))
         state.settled = self._encoded
-        wish = state.lifetime if state.found in (Found.NOTHING, Found.STALE) else None
-        state.forget_wants()
-        state.lifetime = wish  # of a session that isn't there yet
+        wish = state.lifetime
+        state.forget_wants(met)
+        if state.found in (Found.NOTHING, Found.STALE):
+            state.lifetime = wish  # of a session that isn't there yet
         if self._short.error is not None:
             self._admit(outcome, answer)
         return answer

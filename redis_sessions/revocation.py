@@ -148,11 +148,12 @@ class Revoker(Policy):
     async def _end_marked(self, ids: Sequence[str], how: str = "revoked") -> int:
         """End these ids, which are marked; how many were alive."""
         own = self._own()
+        told = {id for id, session in own.items() if not state_of(session).late}
         short = Shortfall()
         count = 0
         for batch in _batches(ids):
             # The own end is told apart: its browser learns of it, others start afresh.
-            graves = [tombstone(self.now() if id in own else 0) for id in batch]
+            graves = [tombstone(self.now() if id in told else 0) for id in batch]
             ended = await asyncio.gather(
                 *(
                     short.of(self.store.end(id, grave, _TOMBSTONE_MS))

@@ -76,8 +76,9 @@ class Session(dict[str, Any]):
     def clear(self) -> None:
         """End the session. What is written afterwards begins another one."""
         super().clear()
-        self._state.forget_wants()
-        self._state.cleared = True
+        state = self._state
+        state.forget_wants(state.wishes())
+        state.cleared = True
 
     def rotate(self) -> None:
         """A new token for the same session, with the response; the old one opens nothing."""

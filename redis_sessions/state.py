@@ -99,6 +99,15 @@ class Visit(Protocol):
         ...
 
 
+Lifetime = tuple[int, bool | None]
+"""Seconds, and whether the cookie is to outlive the browser."""
+
+Deferred = tuple[bool, bool, Lifetime | None]
+"""rotate, authenticated, lifetime"""
+
+Wishes = tuple[bool, bool, bool, bool, Lifetime | None]
+"""cleared, rotate, authenticated, modified, lifetime"""
+
 _NO_REVOCATIONS: Final[Mapping[str, Revocation]] = MappingProxyType({})
 
 
@@ -127,7 +136,7 @@ class State(msgspec.Struct, eq=False):
     cleared: bool = False
     rotate: bool = False
     authenticated: bool = False
-    lifetime: tuple[int, bool | None] | None = None
+    lifetime: Lifetime | None = None
     accessed: bool = False
     modified: bool = False
 
@@ -198,15 +207,33 @@ class State(msgspec.Struct, eq=False):
             or self.lifetime is not None
         )
 
-    def defer(self) -> tuple[bool, bool, tuple[int, bool | None] | None]:
+    def defer(self) -> Deferred:
         """Put aside what is wanted of the token and the lifetime; returns it."""
         wanted = self.rotate, self.authenticated, self.lifetime
         self.rotate, self.authenticated, self.lifetime = False, False, None
         return wanted
 
-    def forget_wants(self) -> None:
-        self.cleared = self.rotate = self.authenticated = self.modified = False
-        self.lifetime = None
+    def resume(self, wanted: Deferred) -> None:
+        """Want that again, besides what tasks asked for meanwhile."""
+        rotate, authenticated, lifetime = wanted
+        self.rotate |= rotate
+        self.authenticated |= authenticated
+        if self.lifetime is None:
+            self.lifetime = lifetime
+
+    def wishes(self) -> Wishes:
+        """All that is wanted."""
+        return self.cleared, self.rotate, self.authenticated, self.modified, self.lifetime
+
+    def forget_wants(self, met: Wishes) -> None:
+        """Nothing more is wanted of these; what tasks asked for meanwhile is."""
+        cleared, rotate, authenticated, modified, lifetime = met
+        self.cleared &= not cleared
+        self.rotate &= not rotate
+        self.authenticated &= not authenticated
+        self.modified &= not modified
+        if self.lifetime is lifetime:
+            self.lifetime = None
 
     def before(self) -> dict[Any, bytes]:
         """What each key is compared with."""

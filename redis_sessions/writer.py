@@ -94,6 +94,7 @@ class Writer:
             if state.found is Found.LOST:
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             return  # there is nothing to load
+        principal = self._policy.principal_of(self._session)
         sealed = await self._store.load(at.token.id)
         newer, _ = self._policy.unseal(at.token, sealed, state.bound)
         if isinstance(newer, Reject):
@@ -106,8 +107,7 @@ class Writer:
             state.rebased,
         )
         data = values.apply(newer.data, mine)
-        mine_principal = self._policy.principal_of(self._session)
-        if self._policy.principal.find(values.decode(data)) != mine_principal:
+        if self._policy.principal.find(values.decode(data)) != principal:
             raise SessionConflictError("crossing changes would change who is signed in")
         state.remember(newer)
         self._adopt(data, before, rebased)
@@ -209,7 +209,7 @@ class Writer:
         if state.principal is None:
             return True, 0
         self._check_time()
-        seat, authenticated = await self._policy.index.touch(
+        touched = self._policy.index.touch(
             state.principal,
             at.token.id,
             authenticated=at.record.authenticated_at or 0,
@@ -217,6 +217,7 @@ class Writer:
             descriptor=self._descriptor(at.token.id, at.record.created_at),
             began=began,
         )
+        seat, authenticated = await self._short.of(touched)
         if seat is Seat.LIVE:
             return True, authenticated
         await self._end(at.token.id, "revoked")
@@ -230,8 +231,11 @@ class Writer:
 
     async def _bury(self, old: Stored) -> Commit:
         """A tombstone in its place, unless it was changed."""
-        grave = tombstone(self._now)
-        return await self._commit(old.token.id, old.version, grave, _TOMBSTONE_MS)
+        return await self._commit(old.token.id, old.version, self._grave(), _TOMBSTONE_MS)
+
+    def _grave(self) -> bytes:
+        """A tombstone; a browser that can't be told any more starts afresh."""
+        return tombstone(0 if self._state.late else self._now)
 
     async def _commit(self, id: str, version: bytes | None, value: bytes, ttl: int) -> Commit:
         self._check_time()
@@ -253,7 +257,7 @@ class Writer:
 
     async def _end(self, id: str, how: str) -> bool:
         self._check_time()
-        end = self._store.end(id, tombstone(self._now), _TOMBSTONE_MS)
+        end = self._store.end(id, self._grave(), _TOMBSTONE_MS)
         alive = await self._short.of(end)
         if alive:
             self._policy.report("ended", how, id)
@@ -276,21 +280,22 @@ class Writer:
         `before`, `rebased`: what the keys were compared with so far. A value that `get_as`
         converted is the same as long as others left what it was converted from.
         """
-        if data == self._encoded:
+        if data == self._encoded or self._state.cleared:  # cleared by another task since
             return
         session, mine, stored = self._session, values.split(self._encoded), values.split(data)
+        here = dict(session)  # which a thread may change meanwhile
         before, converted = before or {}, rebased or {}
         adopted, bases = dict[Any, Any](), dict[Any, bytes]()
         for key, raw in stored.items():
-            if key not in session and mine.get(key) == raw:
+            if key not in here and mine.get(key) == raw:
                 continue  # it was removed since it was encoded
-            if key in session and mine.get(key) == raw:
-                adopted[key] = session[key]
-            elif key in session and key in converted and before.get(key) == raw:
-                adopted[key], bases[key] = session[key], converted[key]
+            if key in here and mine.get(key) == raw:
+                adopted[key] = here[key]
+            elif key in here and key in converted and before.get(key) == raw:
+                adopted[key], bases[key] = here[key], converted[key]
             else:
                 adopted[key] = values.decode_value(raw)
-        since = {key: value for key, value in session.items() if key not in mine}
+        since = {key: value for key, value in here.items() if key not in mine}
         replace_data(session, {**adopted, **since})
         self._state.rebased = bases or None
         kept = {key: mine[key] for key in bases}

@@ -130,8 +130,12 @@ class RedisStore:
     ) -> tuple[Seat, int]:
         flags = (int(vouched), int(overtaken), -1 if age is None else age)
         weight: Weight = "touch" if ttl else "read"
-        seat, at = await self._ask(weight, key, "touch", id, authenticated, ttl, descriptor, *flags)
-        return Seat(seat.decode()), int(at)
+        touch = ("touch", id, authenticated, ttl, descriptor, *flags)
+        try:
+            return _seated(await self._ask(weight, key, *touch))
+        except ReplicationError as exc:
+            exc.result = _seated(exc.result)
+            raise
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
         return bool(await self._write(key, "end", id, ttl))
@@ -231,6 +235,11 @@ class RedisStore:
                     self._connector.where,
                     policy,
                 )
+
+
+def _seated(reply: Any) -> tuple[Seat, int]:
+    seat, at = reply
+    return Seat(seat.decode()), int(at)
 
 
 def _ended(reply: Any) -> tuple[int, list[str], list[str]]:

@@ -22,6 +22,7 @@ from redis_sessions import (
     Event,
     MemoryStore,
     RedisStore,
+    SessionConflictError,
     SessionGoneError,
     SessionMiddleware,
     StoreUnavailableError,
@@ -182,6 +183,45 @@ def test_a_failing_task_after_a_sign_out() -> None:
         client.get("/do?set=user_id:ada")
         client.get("/failing")
         assert client.get("/do").json() == {}
+
+
+def test_a_failing_request_after_a_sign_out() -> None:
+    """What was left has no cookie to go on under: none begins, and the browser starts afresh."""
+    store = MemoryStore()
+    app = doing(store=store, secret_key=KEY)
+    with TestClient(app, base_url=BASE, raise_server_exceptions=False) as client:
+        client.get("/do?set=user_id:ada&set=cart:1")
+        assert client.get("/do?drop=user_id&raise=bug").status_code == 500
+        assert len(store) == 1  # the tombstone
+        client.get("/do?set=csrf:1")
+        assert client.get("/do").json() == {"csrf": "1"}
+
+
+@pytest.mark.parametrize("how", ["clear", "drop"])
+@pytest.mark.parametrize(("error", "code"), [("conflict", 1013), ("unencodable", 1011)])
+def test_a_failing_socket_after_a_sign_out(how: str, error: str, code: int) -> None:
+    """An error of ours closes the socket, saying what it is, and undoes no end."""
+
+    async def handler(websocket: WebSocket) -> None:
+        session = get_session(websocket)
+        await websocket.accept()
+        await websocket.receive_text()
+        if how == "clear":
+            session.clear()
+        else:
+            del session["user_id"]
+        if error == "conflict":
+            raise SessionConflictError("somebody else has the lock")
+        session["n"] = object()
+        await session.save()
+
+    with TestClient(socket(handler, MemoryStore()), base_url=BASE) as client:
+        client.get("/seed")
+        with pytest.raises(WebSocketDisconnect) as caught, client.websocket_connect(WSS) as ws:
+            ws.send_text("go")
+            ws.receive_text()
+        assert caught.value.code == code
+        assert client.get("/show").json() == {}
 
 
 def test_errors_of_others_on_a_socket() -> None:

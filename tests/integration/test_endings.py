@@ -202,7 +202,7 @@ async def test_a_failover_in_a_cluster(
 async def test_a_node_that_comes_back(shards: topology.ClusterTopology, prefix: str) -> None:
     """A node that keeps its slots hears of what it ended, and of nobody else's."""
     store = RedisStore(as_app(shards.url), prefix=prefix, timeout=1.0)
-    ids, value = [], record()
+    ids, value = list[str](), record()
     for node in shards.primaries:
         ids.append(id_in(slots_of(shards, node), prefix))
         assert await store.end(ids[-1], tombstone(1), MINUTE) is False

@@ -41,6 +41,7 @@ from tests.integration.apps import (
     KEY,
     Events,
     Wire,
+    app_of,
     client_of,
     doing,
     manager_on,
@@ -578,6 +579,48 @@ def test_a_socket_signs_out_late(redis_url: str, prefix: str) -> None:
         with browser.websocket_connect(SOCKET) as socket:
             app.let_go(socket)
         assert browser.get("/show").json() == {}
+
+
+@pytest.mark.parametrize("how", ["clear", "remove", "revoke_all"])
+async def test_a_visit_after_a_late_end(manager: SessionManager, how: str) -> None:
+    """The browser wasn't told, so it has no newer cookie to keep: it starts afresh at once."""
+
+    async def late(session: Session) -> None:
+        if how == "clear":
+            session.clear()
+        elif how == "remove":
+            del session["user_id"]
+        else:
+            await manager.revoke_all("alice")
+
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse("done", background=BackgroundTask(late, get_session(request)))
+
+    app = doing(Route("/late", endpoint), manager=manager)
+    async with client_of(app) as browser:
+        token = await signed_in(browser)
+        assert token_in(await browser.get("/late")) is None
+        assert not await manager.load(token)
+        await browser.get("/do?set=csrf:1")
+        assert (await browser.get("/do")).json() == {"csrf": "1"}
+
+
+async def test_a_password_reset_before_the_session_is_loaded(manager: SessionManager) -> None:
+    """With lazy=True, too, a request may revoke all sessions of a principal and then sign in."""
+
+    async def reset(request: Request) -> Response:
+        session = get_session(request)
+        await manager.revoke_all("alice")
+        await session.refresh()
+        session["user_id"] = "alice"
+        return JSONResponse(None)
+
+    app = app_of(Route("/reset", reset), manager=manager, lazy=True)
+    old = await store_session(manager, {"user_id": "alice"})
+    async with client_of(app, old) as browser:
+        new = token_in(await browser.get("/reset"))
+    assert not await manager.load(old)
+    assert dict(await manager.load(new)) == {"user_id": "alice"}
 
 
 @pytest.mark.parametrize("kind", ["stream", "events", "background"])

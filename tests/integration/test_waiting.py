@@ -17,11 +17,12 @@ from redis_sessions import (
     SessionManager,
     StoreError,
 )
+from redis_sessions.outcome import Outcome
 from redis_sessions.record import HEADER_SIZE, tombstone
 from redis_sessions.session import Session
 from redis_sessions.stores import Commit
 from redis_sessions.stores.protocols import Seat
-from redis_sessions.testing import store_session, topology
+from redis_sessions.testing import Clock, store_session, topology
 from redis_sessions.token import SessionToken
 from tests.integration.apps import client_of, doing, manager_on, signed_in, token_in
 from tests.support import app_user, as_app
@@ -56,6 +57,16 @@ async def strict(running: topology.Topology, prefix: str) -> AsyncIterator[Redis
 async def lenient(running: topology.Topology, prefix: str) -> AsyncIterator[RedisStore]:
     store = RedisStore(
         as_app(running.url), prefix=prefix, wait_replicas=2, wait_timeout=0.1, on_too_few="warn"
+    )
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def every(running: topology.Topology, prefix: str) -> AsyncIterator[RedisStore]:
+    """Ordinary changes and touches wait, too."""
+    store = RedisStore(
+        running.url, prefix=prefix, wait_replicas=2, wait_timeout=0.1, wait_for="all"
     )
     yield store
     await store.close()
@@ -309,6 +320,53 @@ async def test_a_touch_never_fails_a_read(
     assert (response.status_code, response.json()) == (200, {"n": 1})
     for each in (lax, manager):
         await each.close()
+
+
+async def test_what_a_plain_change_would_have_returned(
+    short: topology.Topology, every: RedisStore
+) -> None:
+    """It comes with the error, and the change is known to be stored: it crosses nothing."""
+    lax = manager_on(short.url, every.prefix)
+    manager = manager_on(every, on_conflict="error")
+    session = await manager.load(await store_session(lax, {"n": 0}))
+    for number in (1, 2):
+        session["n"] = number
+        with pytest.raises(ReplicationError) as caught:
+            await manager.commit(session)
+        assert caught.value.result.outcome is Outcome.CHANGE
+    await lax.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "outcome"),
+    [
+        ("change", Outcome.CHANGE),
+        ("rotate", Outcome.ROTATE),
+        ("authenticated", Outcome.REAUTHENTICATE),
+    ],
+)
+async def test_a_touch_never_fails_a_write(
+    short: topology.Topology, every: RedisStore, what: str, outcome: Outcome
+) -> None:
+    """What is due besides is carried out, as if no touch were due."""
+    clock = Clock()
+    lax = manager_on(short.url, every.prefix, clock=clock)
+    manager = manager_on(every, clock=clock)
+    token = await store_session(lax, {"user_id": "alice"})
+    clock.advance(3600)
+    session = await manager.load(token)
+    if what == "change":
+        session["n"] = 1
+        with pytest.raises(ReplicationError) as caught:
+            await manager.commit(session)
+        answer = caught.value.result
+        assert await manager.load(token) == {"user_id": "alice", "n": 1}
+    else:
+        getattr(session, what)()
+        answer = await manager.commit(session)
+        assert await manager.load(token) == {}
+    assert answer.outcome is outcome
+    await lax.close()
 
 
 async def test_an_acknowledged_sign_out_survives(server_binary: Path) -> None:

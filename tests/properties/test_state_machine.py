@@ -278,7 +278,8 @@ class Model:
             owed.expire = found == "rotated"
             if found == "open" and session is not None:
                 signed_in = base.get("user_id") is not None
-                owed.expire = visit.ended_here or self.end(session, mark=signed_in)
+                tells = visit.status is not None
+                owed.expire = visit.ended_here or self.end(session, tells=tells, mark=signed_in)
                 found = "nothing" if owed.expire else "superseded"
             if found == "stale":
                 found = "nothing"
@@ -308,12 +309,15 @@ class Model:
         self, visit: Visit, session: Stored, status: int, owed: Owed, learn: Callable[[], str]
     ) -> None:
         newest = session.data if session.token == visit.token else visit.base
-        if not self.end(session, mark=True):
+        tells = visit.status is not None  # else the handler failed, and so does the response
+        if not self.end(session, tells=tells, mark=True):
             owed.dropped = True
             return
         mine = changes(visit.base, visit.local) if status < 500 else {"user_id": None}
         left = apply(newest, mine)
-        if left:
+        if left and not tells:
+            owed.dropped = True
+        elif left:
             owed.token = self._create(visit, left, session.owner, learn)
         else:
             owed.expire = True

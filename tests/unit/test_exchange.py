@@ -19,7 +19,7 @@ from redis_sessions import (
 )
 from redis_sessions.session import state_of
 from redis_sessions.state import NEVER
-from redis_sessions.testing import Clock
+from redis_sessions.testing import Clock, store_session
 
 START: Final[Message] = {"type": "http.response.start", "status": 200, "headers": []}
 BODY: Final[Message] = {"type": "http.response.body", "body": b"ok"}
@@ -124,3 +124,21 @@ async def test_a_change_after_a_failed_touch_renews(manager: SessionManager, clo
     await manager.commit(session)
     assert state.stored is not None
     assert state.stored.record.seen_at == manager.now()
+
+
+async def test_a_close_before_accept_whose_commit_fails(clock: Clock) -> None:
+    """The server hears of the close all the same, also one that can't deny with a status."""
+    manager = SessionManager(
+        MemoryStore(clock=clock), Keyring(generate_key()), clock=clock, on_conflict="error"
+    )
+    token = await store_session(manager, {"x": 0})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        crossing = await manager.load(token)
+        crossing["y"] = 1
+        await manager.commit(crossing)
+        scope["session"]["x"] = 1
+        await send({"type": "websocket.close"})
+
+    sent = await send_through(manager, app, "websocket", token)
+    assert [message["type"] for message in sent] == ["websocket.close"]

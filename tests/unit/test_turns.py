@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import Commit, Session, StoreUnavailableError
+from redis_sessions import Commit, Session, SessionError, StoreUnavailableError
+from redis_sessions.outcome import Outcome
 from redis_sessions.session import state_of
 from tests.unit.test_crossings import Crossed
+from tests.unit.test_manager import DAY, token_of
 
 
 class Held(Crossed):
@@ -133,3 +135,85 @@ async def test_waiting_for_a_turn_is_not_the_stores_time() -> None:
     asyncio.get_running_loop().call_later(0.1, at.go_on.set)
     await asyncio.gather(saving, committing)
     assert await at.data(token) == {"x": 0, "a": 1, "b": 2}
+
+
+def remember(session: Session) -> None:
+    session.expire_in(100 * DAY)
+
+
+@pytest.mark.parametrize(
+    ("wish", "outcome"),
+    [
+        (Session.rotate, Outcome.ROTATE),
+        (Session.authenticated, Outcome.REAUTHENTICATE),
+        (remember, Outcome.ROTATE),
+        (Session.clear, Outcome.CLEAR),
+    ],
+)
+async def test_wishes_during_a_save(wish: Callable[[Session], None], outcome: Outcome) -> None:
+    """What a task asks for while another one saves is left for the response."""
+    at = Held()
+    token = await at.begin({"user_id": "A"})
+    session = await at.load(token)
+    session["a"] = 1
+    saving = asyncio.create_task(session.save())
+    await at.stored.wait()
+    wish(session)
+    at.go_on.set()
+    await saving
+    assert (await at.commit(session)).outcome is outcome
+    assert await at.data(token) == {}
+
+
+async def test_clear_during_a_refresh() -> None:
+    """What others stored in the session that ended doesn't show in the one that comes after."""
+    at = Crossed()
+    token = await at.begin({"x": 0})
+    session = await at.load(token)
+    await at.put(token, {"others": 1})
+
+    async def cleared() -> None:
+        session.clear()
+
+    at.delayed.loaded = cleared
+    await session.refresh()
+    assert session == {}
+    session["y"] = 1
+    answer = await at.commit(session)
+    assert await at.data(token_of(answer)) == {"y": 1}
+
+
+async def test_signing_in_during_a_refresh() -> None:
+    """No request crosses itself: what is loaded is compared with what there was before."""
+    at = Crossed()
+    session = await at.load(await at.begin({"x": 0}))
+
+    async def signed_in() -> None:
+        session["user_id"] = "A"
+
+    at.delayed.loaded = signed_in
+    await session.refresh()
+    at.delayed.loaded = None
+    assert (await at.commit(session)).outcome is Outcome.GAIN
+
+
+async def test_two_first_loads() -> None:
+    """A session that isn't loaded yet is loaded once: what a task then changes stays."""
+    at, began, answers = Crossed(), asyncio.Event(), [asyncio.Event(), asyncio.Event()]
+    session = at.manager.unloaded([await at.begin({"x": 0})], SessionError("not loaded yet"))
+    waiting = iter(answers)
+
+    async def loaded() -> None:
+        began.set()
+        await next(waiting).wait()
+
+    at.delayed.loaded = loaded
+    first = asyncio.create_task(session.refresh())
+    await began.wait()
+    second = asyncio.create_task(session.refresh())
+    asyncio.get_running_loop().call_soon(answers[0].set)  # once the second task has begun
+    await first
+    session["y"] = 1
+    answers[1].set()
+    await second
+    assert dict(session) == {"x": 0, "y": 1}
