@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from redis import exceptions as errors
@@ -85,11 +86,7 @@ class Connector:
     @staticmethod
     async def tidy(pool: ConnectionPool) -> None:
         """After a failed attempt: redis-py keeps connections whose handshake was broken off."""
-        pools: list[Any] = [pool]
-        if isinstance(pool, SentinelConnectionPool):
-            clients: list[Any] = cast("Any", pool).sentinel_manager.sentinels
-            pools += [client.connection_pool for client in clients]
-        for each in pools:
+        for each in _with_sentinels(pool):
             # Taken out first: another task may want one while it is being closed.
             count = len(cast("list[Any]", vars(each)["_available_connections"]))
             for connection in [each.get_available_connection() for _ in range(count)]:
@@ -99,9 +96,9 @@ class Connector:
     @staticmethod
     async def close(pool: ConnectionPool) -> None:
         """Disconnect what a pool has, and its Sentinels."""
-        await pool.disconnect()
-        if isinstance(pool, SentinelConnectionPool):
-            await pool.sentinel_manager.aclose()
+        for each in _with_sentinels(pool):
+            with suppress(errors.TimeoutError):  # over TLS, a server that hangs says no goodbye
+                await each.disconnect()
 
     @property
     def watched(self) -> bool:
@@ -133,12 +130,8 @@ class Connector:
             )
         if self.starts_server:
             return
-        pools: list[Any] = [self._pool({})]
-        if isinstance(pools[0], SentinelConnectionPool):
-            clients: list[Any] = cast("Any", pools[0]).sentinel_manager.sentinels
-            pools += [client.connection_pool for client in clients]
         loose = dict[str, None]()
-        for pool in pools:
+        for pool in _with_sentinels(self._pool({})):
             try:
                 connection = pool.make_connection()
             except (TypeError, ValueError, errors.RedisError) as exc:
@@ -230,6 +223,14 @@ class _Sentinels(Sentinel):
         why = "; ".join(dict.fromkeys(map(str, troubles)))
         kind = errors.AuthenticationError if refused else MasterNotFoundError
         raise kind(f"no primary is known as {service_name!r}" + (f": {why}" if why else ""))
+
+
+def _with_sentinels(pool: ConnectionPool) -> list[Any]:
+    """A pool, and those of its Sentinels."""
+    if not isinstance(pool, SentinelConnectionPool):
+        return [pool]
+    clients: list[Any] = cast("Any", pool).sentinel_manager.sentinels
+    return [pool, *(client.connection_pool for client in clients)]
 
 
 def shown(address: Address) -> str:

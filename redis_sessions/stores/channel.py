@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from secrets import token_hex
 from typing import Any, Final, cast
 
@@ -38,7 +38,8 @@ REDIRECTS: Final = (
 """What a Cluster's node says of one item, for whoever knows the other nodes."""
 
 
-_NO_PRIMARY: Final = "WAIT cannot be used with replica"
+# WAIT's answer where the primary is one no more: since before, or while it waited.
+_NO_PRIMARY: Final = ("WAIT cannot be used with replica", "UNBLOCKED")
 
 
 class Channel:
@@ -90,9 +91,13 @@ class Channel:
         """A replica's copy, or nothing; None if no replica may be asked now."""
         return None if self.replicas is None else self.replicas.load(key)
 
-    def lock(self, name: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[bool]:
+    @asynccontextmanager
+    async def lock(self, name: str, *, wait: float, hold: float) -> AsyncGenerator[bool, None]:
         """A lock; whether it was free in time."""
-        return self.wire.lock(name, wait=wait, hold=hold)
+        if self.health.away is not None:
+            await self.loads.submit(name, 64)  # the probe, or refused at once
+        async with self.wire.lock(name, wait=wait, hold=hold) as taken:
+            yield taken
 
     async def info(self, section: str) -> list[bytes]:
         """What each server says of itself; `StoreError`."""
@@ -170,7 +175,7 @@ class Channel:
     def _judge(self, items: Sequence[Item], answers: list[Any], confirmed: Any) -> list[Any]:
         assert self._waits is not None
         if isinstance(confirmed, errors.RedisError):
-            if _NO_PRIMARY not in str(confirmed):
+            if not any(words in str(confirmed) for words in _NO_PRIMARY):
                 raise self.wire.translated(confirmed) from confirmed
             confirmed = 0  # it was demoted in between
         return self._waits.judge(items, answers, confirmed)

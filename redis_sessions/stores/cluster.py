@@ -222,6 +222,9 @@ class Cluster:
         return self._slots[slot] not in (node, None)
 
     async def _refreshed_within(self, seconds: float) -> None:
+        running = self._refreshing is not None and not self._refreshing.done()
+        if running and self._trouble is not None:
+            return  # while no node answers one request waits for them, and the others don't
         refresh = self._refresh()
         if refresh is not None and seconds > 0:
             await asyncio.wait([refresh], timeout=seconds)
@@ -237,6 +240,7 @@ class Cluster:
         return task
 
     async def _fetch(self) -> None:
+        trouble: StoreError | None = None
         for node in self._to_ask():
             try:
                 async with asyncio.timeout(self._timeout / 4):
@@ -244,13 +248,13 @@ class Cluster:
                 await self._adopt(reply, node)
             except TimeoutError:
                 where = node.connector.where
-                self._trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
+                trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
             except StoreError as exc:
-                self._trouble = exc
+                trouble = exc
             else:
-                self._trouble = None
+                trouble = None
                 break
-        self._refreshed = self._loop.time()
+        self._trouble, self._refreshed = trouble, self._loop.time()
 
     def _to_ask(self) -> list[Channel]:
         """Those that seem well first, the URL's among them."""

@@ -34,16 +34,24 @@ AWAY: Final = frozenset({"connection", "timeout"})
 class Health:
     """Whether the store is away, as the batchers of one event loop saw it last."""
 
-    __slots__ = ("away", "probing", "trouble")
+    __slots__ = ("_whose", "away", "probing", "trouble")
 
     def __init__(self) -> None:
         self.away: StoreError | None = None
-        self.trouble: str | None = None  # the reason of the last failure, if nothing worked since
+        self.trouble: str | None = None  # the last failure's reason, until `seen` ends it
         self.probing = False
+        self._whose: object = None
 
-    def seen(self, trouble: StoreError | None) -> None:
-        """Note what became of a batch; trouble is logged when it begins, changes and ends."""
+    def seen(self, trouble: StoreError | None, by: object = None) -> None:
+        """Note what became of a batch; trouble is logged when it begins, changes and ends.
+
+        Whatever is answered shows that the store isn't away. But writes that are refused are
+        so until one isn't, though reading goes on: `by` is which kind of batch it was.
+        """
         reason = trouble.reason if isinstance(trouble, StoreUnavailableError) else None
+        if reason is None and self.away is None and by is not self._whose:
+            return
+        self._whose = by
         self.away = trouble if reason in AWAY else None
         before, self.trouble = self.trouble, reason
         if reason is not None and reason != before:
@@ -142,7 +150,7 @@ class Batcher(Generic[Item, Reply]):
         try:
             (reply,) = await self._send([item])
         except StoreError as exc:
-            self._health.seen(exc)
+            self._health.seen(exc, self)
             raise
         finally:
             self._alone = NOBODY
@@ -198,14 +206,15 @@ class Batcher(Generic[Item, Reply]):
             replies = await self._send(items)
             if len(replies) != len(items):
                 raise StoreError(f"{len(replies)} replies to {len(items)} operations")
-            if self._health.trouble is not None:
-                self._health.seen(None)
+            refused = next((r for r in replies if isinstance(r, StoreUnavailableError)), None)
+            if refused is not None or self._health.trouble is not None:
+                self._health.seen(refused, self)
         except asyncio.CancelledError:
             for future in futures:
                 future.cancel()
             raise
         except StoreError as exc:
-            self._health.seen(exc)
+            self._health.seen(exc, self)
             if self._health.away is not None:
                 futures.extend(future for _, _, future, _ in self._queue)
                 self._queue.clear()

@@ -37,7 +37,9 @@ class NodeHealth(Health):
         self._told_down = False
 
     def begins(self, trouble: StoreError | None) -> None:
-        if not self.left:
+        if not self.left and self.away is None:
+            super().begins(trouble)  # it is there, and refuses
+        elif not self.left:
             logger.error(
                 "sessions: %s; requests for its slots get 503 as long as no node serves them",
                 trouble,

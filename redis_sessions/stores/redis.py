@@ -21,6 +21,7 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import logger
 from redis_sessions.record import tombstone
+from redis_sessions.shortfall import Shortfall
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.cluster import Cluster
 from redis_sessions.stores.commands import ABSENT, END, Question, Script, Weight, Write
@@ -195,13 +196,14 @@ class RedisStore:
         return [trouble for trouble in found if trouble is not None]
 
     async def _try_one(self, id: str) -> StoreError | None:
+        short = Shortfall()
         try:
-            await self.commit(id, None, tombstone(0), 1000)
+            await short.of(self.commit(id, None, tombstone(0), 1000))
             await self.load(id)
-            await self.mark(id, id, ttl=1000)
+            await short.of(self.mark(id, id, ttl=1000))
         except StoreError as exc:
             return exc
-        return None
+        return short.error
 
     async def close(self) -> None:
         """Close the running loop's connections."""

@@ -121,8 +121,7 @@ class _Line:
             await self._tidy()
             if isinstance(exc, _MISFORTUNES) or not isinstance(exc, Exception):
                 raise
-            # Seen of redis-py's, where a Sentinel goes away meanwhile.
-            raise errors.ConnectionError(f"{type(exc).__name__}: {exc}") from exc
+            raise _misfortune(exc) from exc
 
     async def give_back(self, connection: Any) -> None:
         """Hold it for the next batch; a few, since what is held isn't there for locks."""
@@ -143,9 +142,11 @@ class _Line:
         await (Connector.close if self.closed else Connector.tidy)(self.pool)
 
     async def drop_idle(self) -> None:
+        """Those that are held, and those in the pool: they lead to where the bad one did."""
         self.suspect = False
         while self.idle:
             await self.drop(self.idle.pop())
+        await self._tidy()
 
 
 class Wire:
@@ -185,7 +186,7 @@ class Wire:
                 for reply in replies:
                     if isinstance(reply, errors.NoScriptError):
                         load = [("SCRIPT", "LOAD", script.text) for script in self._scripts]
-                        return (await _exchange(line, [*load, *commands]))[len(load) :]
+                        return _once_loaded(len(load), await _exchange(line, [*load, *commands]))
                 return replies
         except _MISFORTUNES as exc:
             if line.deposed and line is not self._line and not resent:
@@ -211,8 +212,8 @@ class Wire:
             try:
                 async with asyncio.timeout(seconds):
                     taken = await lock.acquire(blocking_timeout=wait, token=value)
-            except _MISFORTUNES as exc:
-                raise await self._befallen(exc, seconds) from exc
+            except Exception as exc:
+                raise await self._befallen(_misfortune(exc), seconds) from exc
             yield bool(taken)
         finally:
             # Also after a cancelled attempt, to which the server may have given it.
@@ -227,8 +228,8 @@ class Wire:
                 await lock.do_release(value)
         except errors.LockError:
             return  # it isn't ours, or not any more
-        except _MISFORTUNES as exc:
-            why = await self._befallen(exc, self._timeout)
+        except Exception as exc:  # noqa: BLE001 - its pool raises what `_misfortune` is for
+            why = await self._befallen(_misfortune(exc), self._timeout)
             logger.warning("sessions: a lock lapses by itself: %s", why)
         finally:
             if line.closed:  # while it was waited for, which opens connections
@@ -274,7 +275,7 @@ class Wire:
 
     def translated(self, exc: Exception) -> StoreError:
         """What an error of redis-py, or of a script's item, is for those who use a store."""
-        where, text = self._connector.where, str(exc)
+        where, text = self._connector.where, str(exc).strip()
         refused = (
             errors.AuthenticationError,
             errors.AuthorizationError,
@@ -331,9 +332,32 @@ async def _exchange(line: _Line, commands: Sequence[Command]) -> list[Any]:
             retried = True
             continue
         await line.give_back(connection)
-        if any(isinstance(reply, errors.ReadOnlyError) for reply in replies):
+        if held:
+            line.suspect = False
+        if any(map(_is_read_only, replies)):
             await line.drop_idle()  # they lead to a primary that was demoted
         return replies
+
+
+def _is_read_only(reply: Any) -> bool:
+    # Redis 6.2 puts a script's line before what befell it.
+    return isinstance(reply, errors.ReadOnlyError) or (
+        isinstance(reply, errors.ResponseError) and "READONLY" in str(reply)
+    )
+
+
+def _once_loaded(scripts: int, replies: list[Any]) -> list[Any]:
+    """The replies after those to SCRIPT LOAD; where a script is missing still, they say why."""
+    why = next((r for r in replies[:scripts] if isinstance(r, errors.RedisError)), None)
+    rest = replies[scripts:]
+    return [why if why and isinstance(r, errors.NoScriptError) else r for r in rest]
+
+
+def _misfortune(exc: Exception) -> Exception:
+    # Seen of redis-py's, where a Sentinel goes away meanwhile: an AttributeError.
+    if isinstance(exc, _MISFORTUNES):
+        return exc
+    return errors.ConnectionError(f"{type(exc).__name__}: {exc}")
 
 
 def _close_all(closers: set[_Closer], loop: asyncio.AbstractEventLoop, pid: int) -> None:

@@ -145,6 +145,32 @@ async def test_a_cluster_that_is_down(
     assert not [text for text in messages if "requests that need one" in text]
 
 
+async def test_a_cluster_that_hangs(server_binary: Path, prefix: str) -> None:
+    """Once it is known, one request waits for the map, one for each node, and the rest doesn't."""
+    timeout = 2.0
+    with topology.cluster(replicas=0, server=server_binary) as running:
+        store = RedisStore(running.url, prefix=prefix, timeout=timeout)
+        ids = [SessionToken.generate().id for _ in range(60)]
+        assert await loaded(store, *ids) == [None] * 60
+        for node in running.nodes:
+            node.pause()
+        for _ in range(2):  # it shows in the first; the second finds that there is no map either
+            await refusals(store, ids)
+        asked = [asyncio.create_task(refusals(store, [id])) for id in ids]
+        _, waiting = await asyncio.wait(asked, timeout=timeout / 4)
+        assert len(waiting) <= len(running.nodes) + 1
+        await asyncio.wait(asked)
+        for node in running.nodes:
+            node.resume()
+        await until(lambda: served(store, ids))
+        await store.close()
+
+
+async def served(store: RedisStore, ids: list[str]) -> bool:
+    found = await asyncio.gather(*map(store.load, ids), return_exceptions=True)
+    return found == [None] * len(ids)
+
+
 async def down(nodes: tuple[Node, ...]) -> bool:
     return all("cluster_state:fail" in node.ask("CLUSTER", "INFO") for node in nodes)
 

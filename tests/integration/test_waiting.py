@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,8 +25,9 @@ from redis_sessions.stores import Commit
 from redis_sessions.stores.protocols import Seat
 from redis_sessions.testing import Clock, store_session, topology
 from redis_sessions.token import SessionToken
+from tests.deployments import until
 from tests.integration.apps import client_of, doing, manager_on, signed_in, token_in
-from tests.support import app_user, as_app
+from tests.support import app_user, as_app, as_user
 
 MINUTE = 60_000
 
@@ -142,6 +144,26 @@ async def test_which_writes_wait(short: topology.Topology, strict: RedisStore) -
         await strict.mark(key, new_id(), ttl=MINUTE)
 
 
+async def test_a_primary_that_is_demoted_while_it_waits(server_binary: Path, prefix: str) -> None:
+    """Its replicas have confirmed nothing: the write is unsure, and not a bug."""
+    with topology.replicas(2, server=server_binary) as running:
+        primary, (follower, late) = running.primary, running.replicas
+        store = RedisStore(running.url, prefix=prefix, wait_replicas=2, wait_timeout=2.5)
+        key, id = "k" * 32, new_id()
+        await store.mark(key, new_id(), ttl=MINUTE)
+        late.pause()
+        write = asyncio.ensure_future(store.mark(key, id, ttl=MINUTE))
+        await until(lambda: blocked(primary))
+        primary.ask("REPLICAOF", "127.0.0.1", follower.port)
+        with pytest.raises(ReplicationError, match="0 of 2 replicas"):
+            await write
+        await store.close()
+
+
+async def blocked(node: topology.Node) -> bool:
+    return bool(node.ask("INFO", "clients")["blocked_clients"])
+
+
 async def test_every_write_may_wait(
     short: topology.Topology, running: topology.Topology, prefix: str
 ) -> None:
@@ -186,6 +208,19 @@ async def test_starting_with_too_few(
     with caplog.at_level(logging.ERROR):
         await strict.connect()
     assert ["the application starts" in text for text in told(caplog)] == [True]
+
+
+async def test_starting_with_too_few_and_without_a_right(
+    short: topology.Topology, prefix: str
+) -> None:
+    """The right is looked for all the same."""
+    short.primary.ask("ACL", "SETUSER", "other", "on", ">sesame", "~*", "+@all", "-hset")
+    url = as_user(short.url, "other:sesame")
+    store = RedisStore(url, prefix=prefix, wait_replicas=2, wait_timeout=0.1)
+    with pytest.raises(ConfigurationError, match="give the user the rights"):
+        await store.connect()
+    await store.close()
+    short.primary.ask("ACL", "DELUSER", "other")
 
 
 # -- the manager and HTTP
