@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from inspect import isawaitable
 from typing import Any, Final, cast
 
 from redis import exceptions as errors
@@ -17,24 +18,26 @@ from redis.asyncio.sentinel import (
     Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
-    SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_sessions.embedded import ensure_server
-from redis_sessions.errors import ConfigurationError
-from redis_sessions.tls import shortcomings
+from redis_sessions.errors import ConfigurationError, check_bound
+from redis_sessions.tls import Managed, own, shortcomings
 from redis_sessions.urls import Address, Client, Deployment
 
-__all__ = ["Connector", "connector_of", "shown"]
+__all__ = ["Connector", "connector_of", "discreet", "shown"]
 
 MIN_CONNECTIONS: Final = 8
+TIMEOUT: Final = 2.0
+MAX_TIMEOUT: Final = 2.5  # three times it, and a manager's deadline: well below a tombstone's life
+_REFUSALS: Final = (errors.AuthenticationError, errors.NoPermissionError)
 
 _logger: Final = logging.getLogger("redis_sessions")
 
 Greeting = Callable[[Any], Awaitable[None]]
-"""What a new connection of a pool does first, in place of redis-py's `on_connect`."""
+"""What a new connection of a pool does, once the server has let it in."""
 
 
 class Connector:
@@ -52,7 +55,7 @@ class Connector:
         greeting: Greeting | None = None,
     ) -> None:
         self.deployment = deployment
-        self._timeout = timeout
+        self.timeout = timeout
         self._address = address
         self._greeting = greeting
         self._watched = deployment.kind == "sentinel" and address is None
@@ -70,11 +73,11 @@ class Connector:
 
     def to(self, address: Address, greeting: Greeting | None = None) -> Connector:
         """One to another server of the deployment."""
-        return Connector(self.deployment, self._timeout, address, greeting)
+        return Connector(self.deployment, self.timeout, address, greeting)
 
     def greeted(self, greeting: Greeting) -> Connector:
         """One to the same server."""
-        return Connector(self.deployment, self._timeout, self._address, greeting)
+        return Connector(self.deployment, self.timeout, self._address, greeting)
 
     async def open(self) -> ConnectionPool:
         """A pool whose connections belong to the running loop; nothing is connected yet."""
@@ -113,7 +116,7 @@ class Connector:
             return False
         try:
             address = await managed.sentinel_manager.discover_master(managed.service_name)
-        except errors.RedisError:
+        except (errors.RedisError, AttributeError):  # redis-py's, if a Sentinel goes meanwhile
             return False  # they don't know of any, which is no reason to leave
         return bool(address != managed.master_address)
 
@@ -152,11 +155,13 @@ class Connector:
 
     def _pool(self, more: Mapping[str, Any]) -> ConnectionPool:
         here = self.deployment
-        arguments = {**_ours(self._timeout, here.arguments), **more}
+        arguments = {**_ours(self.timeout, here.arguments), **more}
         if self._greeting is not None:
-            arguments["redis_connect_func"] = self._greeting
+            arguments["redis_connect_func"] = _and_then(
+                arguments["redis_connect_func"], self._greeting
+            )
         if self._watched:
-            managed = SentinelManagedSSLConnection if here.tls else SentinelManagedConnection
+            managed = Managed if here.tls else SentinelManagedConnection
             return SentinelConnectionPool(
                 here.name,
                 self._sentinels(),
@@ -167,17 +172,21 @@ class Connector:
         if here.hosts:
             host, port = self.address
             arguments.update(host=host, port=port)
-        return ConnectionPool(here.connection_class, here.max_connections, **arguments)
+        return ConnectionPool(own(here.connection_class), here.max_connections, **arguments)
 
     def _sentinels(self) -> Sentinel:
         here = self.deployment
         # In the time for one connection each of them may be asked, even if the others hang.
-        patience = self._timeout / (len(here.hosts) + 1)
+        patience = self.timeout / (len(here.hosts) + 1)
         arguments = _ours(patience, here.sentinel_arguments)
         arguments.update(socket_timeout=patience, socket_connect_timeout=patience)
+        kind = own(here.sentinel_class)
         return _Sentinels(
-            Redis.from_pool(ConnectionPool(here.sentinel_class, **arguments, host=host, port=port))
-            for host, port in here.hosts
+            (
+                Redis.from_pool(ConnectionPool(kind, **arguments, host=host, port=port))
+                for host, port in here.hosts
+            ),
+            here.sentinel_options,
         )
 
     def _describe(self) -> str:
@@ -200,8 +209,8 @@ class Connector:
 class _Sentinels(Sentinel):
     """Asked by one task at a time. The error has each one's reason, which redis-py's hasn't."""
 
-    def __init__(self, clients: Iterable[Redis]) -> None:
-        Sentinel.__init__(self, [])
+    def __init__(self, clients: Iterable[Redis], options: Mapping[str, Any]) -> None:
+        Sentinel.__init__(self, [], **options)
         self.sentinels = list(clients)
         self._asking = asyncio.Lock()
 
@@ -211,17 +220,20 @@ class _Sentinels(Sentinel):
             for number, client in enumerate(self.sentinels):
                 try:
                     states: Any = await cast("Any", client).sentinel_masters()
-                except (errors.ConnectionError, errors.TimeoutError) as exc:
+                except errors.RedisError as exc:  # an answer, too: it may lack rights alone
                     troubles.append(exc)
                     continue
                 state = states.get(service_name)
                 if state and self.check_master_state(state, service_name):
                     self.sentinels.insert(0, self.sentinels.pop(number))  # the first to be asked
-                    return state["ip"], state["port"]
-        refusals = [isinstance(exc, errors.AuthenticationError) for exc in troubles]
-        refused = all(refusals) and len(refusals) == len(self.sentinels)
+                    return self._force_master_ip or state["ip"], state["port"]
         why = "; ".join(dict.fromkeys(map(str, troubles)))
-        kind = errors.AuthenticationError if refused else MasterNotFoundError
+        kind: type[errors.RedisError] = MasterNotFoundError
+        if len(troubles) == len(self.sentinels):  # what waiting doesn't mend
+            if all(isinstance(exc, _REFUSALS) for exc in troubles):
+                kind = errors.AuthenticationError
+            elif all(isinstance(exc, errors.ResponseError) for exc in troubles):
+                kind = errors.ResponseError
         raise kind(f"no primary is known as {service_name!r}" + (f": {why}" if why else ""))
 
 
@@ -239,9 +251,13 @@ def shown(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def connector_of(source: str | Client, *, timeout: float) -> Connector:
+def connector_of(source: str | Client, *, timeout: float | None = None) -> Connector:
     """The connector to what a URL, or a client, says; `ConfigurationError`."""
-    connector = Connector(Deployment.of(source), timeout)
+    deployment = Deployment.of(source)
+    if timeout is None:
+        timeout = TIMEOUT if deployment.timeout is None else deployment.timeout
+    check_bound(timeout, "timeout", MAX_TIMEOUT)
+    connector = Connector(deployment, timeout)
     connector.check()
     return connector
 
@@ -254,7 +270,39 @@ def _ours(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
         "socket_timeout": None,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
+        "retry_on_timeout": False,  # each connection would make that list longer
         "protocol": 2,
         "decode_responses": False,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        "redis_connect_func": discreet(given.get("redis_connect_func")),
     }
+
+
+def _and_then(first: Greeting, second: Greeting) -> Greeting:
+    async def greet(connection: Any) -> None:
+        await first(connection)
+        await second(connection)
+
+    return greet
+
+
+def discreet(connect: Callable[[Any], Any] | None = None) -> Greeting:
+    """redis-py's `on_connect`, or a client's own, whose errors have no password.
+
+    A server that doesn't know AUTH repeats what came with it.
+    """
+
+    async def greet(connection: Any) -> None:
+        try:
+            connected = connect(connection) if connect else connection.on_connect()
+            if isawaitable(connected):
+                await connected
+        except errors.ResponseError as exc:
+            told, repeated, _ = str(exc).partition(", with args beginning with")
+            if not repeated:
+                raise
+        else:
+            return
+        raise errors.ResponseError(told)
+
+    return greet

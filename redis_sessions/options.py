@@ -53,7 +53,8 @@ def _directory(text: str) -> str:
 
 
 def _version(text: str) -> ssl.TLSVersion:
-    return {"771": ssl.TLSVersion.TLSv1_2, "772": ssl.TLSVersion.TLSv1_3}[text]
+    least, newer = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+    return {"771": least, "TLSv1.2": least, "772": newer, "TLSv1.3": newer}[text]
 
 
 def _requirement(text: str) -> str:
@@ -72,6 +73,7 @@ _TYPES: Final[Mapping[str, tuple[Callable[[str], object], str]]] = {
     "password": (str, "a password"),
     "socket_connect_timeout": (_seconds, "seconds, more than 0"),
     "socket_keepalive": (_switch, "true or false"),
+    "socket_timeout": (_seconds, "seconds, more than 0"),
     "ssl_ca_certs": (str, "a file"),
     "ssl_ca_data": (str, "certificates"),
     "ssl_ca_path": (_directory, "a directory that is there"),
@@ -82,7 +84,7 @@ _TYPES: Final[Mapping[str, tuple[Callable[[str], object], str]]] = {
     "ssl_exclude_verify_flags": (_flags, _FLAGS),
     "ssl_include_verify_flags": (_flags, _FLAGS),
     "ssl_keyfile": (str, "a file"),
-    "ssl_min_version": (_version, "771 (TLS 1.2) or 772 (TLS 1.3)"),
+    "ssl_min_version": (_version, "TLSv1.2 (771) or TLSv1.3 (772)"),
     "ssl_password": (str, "a password"),
     "username": (str, "a name"),
 }

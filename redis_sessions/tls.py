@@ -4,11 +4,65 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+from redis.asyncio.connection import RedisSSLContext, SSLConnection
+from redis.asyncio.sentinel import SentinelManagedConnection
 
 from redis_sessions.errors import ConfigurationError
 
-__all__ = ["shortcomings", "strict"]
+__all__ = ["Managed", "own", "shortcomings", "strict"]
+
+
+class _Context(RedisSSLContext):
+    """As redis-py's, but that it asks no terminal, and trusts no more than it is given.
+
+    Redis-py adds `ssl_ca_certs` to the system's authorities.
+    """
+
+    __slots__ = ()
+
+    def get(self) -> ssl.SSLContext:
+        given: Any = self
+        if given.context is None:
+            given.context = context = ssl.create_default_context(
+                cafile=given.ca_certs, capath=given.ca_path, cadata=given.ca_data
+            )
+            context.check_hostname = given.check_hostname
+            context.verify_mode = given.cert_reqs
+            for flag in given.include_verify_flags or ():
+                context.verify_flags |= flag
+            for flag in given.exclude_verify_flags or ():
+                context.verify_flags &= ~flag
+            if given.certfile or given.keyfile:
+                password = given.password or _no_password
+                context.load_cert_chain(given.certfile, given.keyfile, password)
+            if given.min_version is not None:
+                context.minimum_version = given.min_version
+            if given.ciphers is not None:
+                context.set_ciphers(given.ciphers)
+        return cast("ssl.SSLContext", given.context)
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted: give ssl_password=")
+
+
+class _Connection(SSLConnection):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        made, self.ssl_context = self.ssl_context, _Context()
+        for name in RedisSSLContext.__slots__:
+            setattr(self.ssl_context, name, getattr(made, name))
+
+
+class Managed(SentinelManagedConnection, _Connection):
+    """To whatever Sentinels name."""
+
+
+def own(kind: type[Any]) -> type[Any]:
+    """For redis-py's class of connections over TLS, ours; others stay what they are."""
+    return _Connection if kind is SSLConnection else kind
 
 
 def strict(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any, Final, Literal, cast
@@ -48,7 +48,7 @@ _CONNECTIONS: Final[Mapping[str, Any]] = {
 # What redis-py adds to the arguments of a client's connections for the client's own use.
 _OF_THE_CLIENT: Final = (
     *("himport_registry", "event_dispatcher", "parser_class", "encoder_class", "connection_pool"),
-    *("redis_connect_func", "response_callbacks", "max_connections", "host", "port"),
+    *("response_callbacks", "max_connections", "host", "port"),
 )
 _OF_MAINTENANCE: Final = ("maint_", "orig_", "maintenance_", "oss_cluster_")
 
@@ -70,8 +70,14 @@ class Deployment:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     sentinel_class: Any = Connection
     sentinel_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    sentinel_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Of redis-py's `Sentinel` itself."""
+    remap: Callable[[Address], Address] | None = None
+    """Where a node is that a Cluster names."""
     max_connections: int | None = None
     reads_replicas: bool = False
+    timeout: float | None = None
+    """Seconds for a batch of commands, if the URL says so."""
 
     @property
     def tls(self) -> bool:
@@ -123,6 +129,7 @@ def _of_url(url: str) -> Deployment:
         connection_class,
         max_connections=given.pop("max_connections", None),
         reads_replicas=reads_replicas,
+        timeout=given.pop("socket_timeout", None),
         sentinel_class=connection_class,
         sentinel_arguments={**tls, **_with_secrets({}, sentinels, "sentinel_")},
         arguments={**tls, **_with_secrets(given, ours, "")},
@@ -228,6 +235,7 @@ def _hosts(netloc: str, kind: Kind) -> tuple[Address, ...]:
         inner, name, port = parts.groups(default="")
         try:
             host = str(IPv6Address(unquote(inner))) if inner else name
+            host.encode("idna")  # as connecting does: labels that are empty, or too long
         except ValueError:
             raise _unreadable(_EXAMPLES[kind]) from None
         number = int(port or default)
@@ -319,11 +327,13 @@ def _of_client(client: object) -> Deployment:
     if isinstance(client, RedisCluster):
         given = _arguments(client.connection_kwargs)
         kind = given.pop("connection_class", Connection)
+        given.pop("redis_connect_func", None)  # its own, for replicas
         return Deployment(
             "cluster",
             tuple((node.host, int(node.port)) for node in client.startup_nodes),
             connection_class=kind,
             arguments=_strict(kind, given),
+            remap=client.nodes_manager.address_remap,
             max_connections=client.connection_kwargs.get("max_connections"),
             reads_replicas=bool(client.read_from_replicas or client.load_balancing_strategy),
         )
@@ -332,8 +342,8 @@ def _of_client(client: object) -> Deployment:
         pool = client.connection_pool
     managed = cast("object", pool)
     if isinstance(managed, SentinelConnectionPool) and managed.is_master:
-        clients: list[Any] = pool.sentinel_manager.sentinels
-        watchers: list[Any] = [client.connection_pool for client in clients]
+        manager: Any = pool.sentinel_manager
+        watchers: list[Any] = [client.connection_pool for client in manager.sentinels]
         kind = _plain(pool.connection_class)
         watching = watchers[0].connection_class
         return Deployment(
@@ -344,6 +354,10 @@ def _of_client(client: object) -> Deployment:
             arguments=_strict(kind, _arguments(pool.connection_kwargs)),
             sentinel_class=watching,
             sentinel_arguments=_strict(watching, _arguments(watchers[0].connection_kwargs)),
+            sentinel_options={
+                "min_other_sentinels": manager.min_other_sentinels,
+                "force_master_ip": vars(manager).get("_force_master_ip"),
+            },
             max_connections=pool.max_connections,
         )
     if type(pool) not in (ConnectionPool, BlockingConnectionPool):

@@ -263,12 +263,16 @@ def _is_deeper(value: Any, limit: int) -> bool:
         level = [
             child
             for container in level
-            for child in (container.values() if isinstance(container, dict) else container)
-            if isinstance(child, (dict, list))
+            for child in (_parts(container) if isinstance(container, dict) else container)
+            if isinstance(child, (dict, list, tuple))
         ]
         if not level:
             return False
     return True
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return (*value, *value.values())  # a key may be a tuple
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:

@@ -17,7 +17,7 @@ from redis_sessions.stores.protocols import checked_prefix
 
 __all__ = ["PLACEHOLDER", "Role", "acl_line", "password_rule", "rules", "sentinel_rules"]
 
-PLACEHOLDER: Final = ">PASSWORD"
+PLACEHOLDER: Final = "#PASSWORD"  # which servers refuse, unlike >PASSWORD
 
 
 class Role(StrEnum):
@@ -94,7 +94,16 @@ def acl_line(user: str, password: str, rules: Iterable[str], *, file: bool = Fal
         raise ConfigurationError(f"user={user!r}: write a name of printable ASCII without spaces")
     # SETUSER adds to what the user may already: so from the beginning.
     start = ["user", user] if file else ["ACL", "SETUSER", user, "reset"]
-    return " ".join([*start, "on", password, *rules])
+    parts = [*start, "on", password, *rules]
+    # A line of an ACL file has no quotes; in a command they need some themselves.
+    return " ".join(parts if file else map(_quoted, parts))
+
+
+def _quoted(part: str) -> str:
+    """As redis-cli reads it."""
+    if not re.search("[\"']", part):
+        return part
+    return '"' + re.sub(r'(["\\])', r"\\\1", part) + '"'
 
 
 def _allowed(commands: Iterable[str]) -> list[str]:

@@ -100,9 +100,9 @@ def acl(
 ) -> None:
     """Print the ACL SETUSER command that gives a Redis user the least that its role needs.
 
-    Write the password in the place of >PASSWORD, and send it as an administrator: by ACL SETUSER,
-    then ACL SAVE or CONFIG REWRITE on each server. Or put the password into a file that only you
-    can read (openssl rand -base64 33 makes a good one), and give it as --password-file.
+    Write > and the password in the place of #PASSWORD, and send it as an administrator: by ACL
+    SETUSER, then ACL SAVE or CONFIG REWRITE on each server. Or put the password into a file that
+    only you can read (openssl rand -base64 33 makes a good one), and give it as --password-file.
     """
     try:
         if sentinel and (cluster or replicas):

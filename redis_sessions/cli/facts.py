@@ -31,6 +31,8 @@ class Server:
     """Seconds that it is ahead of this machine, and by how many that may be wrong."""
     pings: Sequence[float] = ()
     """Round trips, in seconds."""
+    unread: bool = False
+    """With `replicas=read`: whether the user lacks a right for it."""
 
     @property
     def role(self) -> str:

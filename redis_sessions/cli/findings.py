@@ -257,11 +257,16 @@ def _protected_mode(_: Facts, server: Server) -> Finding:
 
 
 def _rights(facts: Facts) -> list[Finding]:
-    if facts.rights is None:
-        text = "a record, an index and a lock were written, read and ended"
-        return [Finding("rights", Level.OK, text)]
     advice = "see what the user lacks: redis-sessions acl prints what it needs"
-    return [Finding("rights", Level.FAIL, facts.rights, advice)]
+    if facts.rights is not None:
+        return [Finding("rights", Level.FAIL, facts.rights, advice)]
+    unread = ", ".join(server.address for server in facts.servers if server.unread)
+    if unread:
+        text = "replicas=read does nothing: the user lacks INFO, or READONLY in a Cluster"
+        advice = "redis-sessions acl --replicas prints what it needs"
+        return [Finding("rights", Level.WARN, text, advice, unread)]
+    text = "a record, an index and a lock were written, read and ended"
+    return [Finding("rights", Level.OK, text)]
 
 
 # -- what becomes of the sessions

@@ -25,11 +25,12 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
-from redis_sessions.connect import Connector, shown
+from redis_sessions.connect import Connector, discreet, shown
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.record import tombstone
 from redis_sessions.stores.nodes import SLOTS, slot_of, tags
 from redis_sessions.stores.redis import RedisStore
+from redis_sessions.tls import own
 from redis_sessions.urls import Address, Deployment
 
 __all__ = ["gather"]
@@ -136,7 +137,8 @@ class _Asker:
         """What it says of the primary, of the replicas, and of the other Sentinels."""
         host, port = address
         given: dict[str, Any] = {**self._deployment.sentinel_arguments, "decode_responses": True}
-        pool = ConnectionPool(self._deployment.sentinel_class, host=host, port=port, **given)
+        given["redis_connect_func"] = discreet()
+        pool = ConnectionPool(own(self._deployment.sentinel_class), host=host, port=port, **given)
         async with Redis.from_pool(pool) as client, asyncio.timeout(self._timeout):
             state: Any = await client.sentinel_masters()
             name = self._deployment.name
@@ -213,7 +215,18 @@ class _Asker:
             config=_texts(await _config(ask)),
             clock=await _clock(ask),
             pings=[ping for ping in pings if ping is not None],
+            unread=self._deployment.reads_replicas and not await self._may_read(ask),
         )
+
+    async def _may_read(self, ask: Ask) -> bool:
+        """Whether the user has what reading from replicas needs, on them and on their primary."""
+        try:
+            await ask("INFO", "replication")
+            if self._deployment.kind == "cluster":
+                await ask("READONLY")
+        except NoPermissionError:
+            return False
+        return True
 
     async def _anonymous(self, address: Address | None) -> tuple[bool | None, bool]:
         """Whether one gets in without a password, and to the keys."""
@@ -262,7 +275,8 @@ async def _slots(ask: Ask) -> list[_RANGE]:
 
 
 def _address(node: Sequence[Any]) -> Address:
-    return _text(node[0] or ""), int(node[1])
+    name = _text(node[0] or "")
+    return ("" if name == "?" else name), int(node[1])  # it has no hostname, or doesn't say it
 
 
 async def _or_none(question: Awaitable[T]) -> T | None:

@@ -46,7 +46,7 @@ def open_store(
         )
     if isinstance(store, str) and store.split(":", 1)[0] == "memory":
         if store != "memory://":
-            raise ConfigurationError(f"store={store!r}: write memory://, and no more")
+            raise ConfigurationError("store='memory:…': write memory://, and no more")
         return MemoryStore(prefix="session:" if prefix is None else prefix)
     if isinstance(store, Store):
         if prefix is not None and prefix != store.prefix:

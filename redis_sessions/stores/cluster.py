@@ -337,7 +337,8 @@ def _address(host: str | bytes | None, port: int, asked: Channel) -> Address:
     name = host.decode() if isinstance(host, bytes) else host
     if not name or name == "?":
         name = asked.connector.address[0]
-    return name, int(port)
+    remap = asked.connector.deployment.remap
+    return remap((name, int(port))) if remap else (name, int(port))
 
 
 def _translated(node: Channel, trouble: Exception) -> StoreError:

@@ -94,6 +94,8 @@ def answer_of(item: Item, reply: Any) -> Any:
     """What that command's reply is for who asked: an answer, or an error of redis-py."""
     if isinstance(item, Write) and not isinstance(reply, RedisError):
         return verdict(reply[0])
+    if isinstance(item, str) and isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+        return None  # as MGET has it: it is no record
     return reply
 
 

@@ -59,7 +59,6 @@ class Endings:
 
     async def greet(self, connection: Any) -> None:
         """End them again, on a connection that is new."""
-        await connection.on_connect()
         if not self._writes:
             return
         commands = [("SCRIPT", "LOAD", COMMIT.text), *self._commands()]

@@ -17,6 +17,7 @@ from redis_sessions.stores.coalescing import Health
 __all__ = ["SLOTS", "NodeHealth", "slot_of", "tags"]
 
 SLOTS: Final = 16_384
+_LAPSE: Final = 5.0  # seconds
 # Sixteen characters that differ in the same four bits: CRC16 is linear, so four of them make
 # any of its values, and there is a key for a node that has a single slot.
 _SIXTEEN: Final = "@ABCDEFGHIJKLMNO"
@@ -32,8 +33,9 @@ class NodeHealth(Health):
         self.where = where
         self.left = False
         """Others have its slots, so that its trouble is nobody's."""
-        # By kind of command, since reading may go on: since when it says nothing but CLUSTERDOWN.
-        self._down: dict[str, float] = {}
+        # By kind of command, since reading may go on: since when it says nothing but CLUSTERDOWN,
+        # and when it said so last.
+        self._down: dict[str, tuple[float, float]] = {}
         self._told_down = False
 
     def begins(self, trouble: StoreError | None) -> None:
@@ -51,7 +53,11 @@ class NodeHealth(Health):
 
     def is_down(self, kind: str, told: StoreError, now: float, patience: float) -> bool:
         """Note that it says CLUSTERDOWN; whether it has said nothing else for that long."""
-        lasting = now - self._down.setdefault(kind, now) >= patience
+        since, last = self._down.get(kind, (now, now))
+        if now - last > _LAPSE:
+            since = now  # nobody has asked for long
+        self._down[kind] = since, now
+        lasting = now - since >= patience
         if lasting and not self._told_down:
             self._told_down = True
             logger.error("sessions: %s; requests that ask it get 503", told)

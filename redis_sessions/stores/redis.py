@@ -17,7 +17,6 @@ from redis_sessions.errors import (
     SessionConflictError,
     StoreError,
     StoreUnavailableError,
-    check_bound,
 )
 from redis_sessions.events import logger
 from redis_sessions.record import tombstone
@@ -32,8 +31,6 @@ from redis_sessions.token import is_id
 
 __all__ = ["RedisStore"]
 
-MAX_TIMEOUT: Final = 2.5  # three times it, and a manager's deadline: well below a tombstone's life
-
 _INDEX: Final = Script("index.lua")
 _LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}) (\d{1,15}) ")
 
@@ -42,9 +39,9 @@ class RedisStore:
     """Sealed records and indexes in Redis (or Valkey, 6.2 and later), however it is deployed.
 
     `url_or_client`: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`
-    with redis-py's query options, `embedded://`; or a redis-py asyncio client, whose settings
-    are used for connections of the store's own. `timeout`, in seconds, bounds connecting, each
-    batch of commands, and the wait for a batch.
+    with options of their own, `embedded://`; or a redis-py asyncio client, whose settings are
+    used for connections of the store's own. `timeout`, in seconds (the URL's `socket_timeout`,
+    else 2), bounds connecting, each batch of commands, and the wait for a batch.
 
     `wait_replicas`: a sign-in, rotation, sign-out or revocation (with `wait_for="all"` every
     write) is answered once so many replicas have it, or after `wait_timeout` seconds with
@@ -56,16 +53,15 @@ class RedisStore:
         url_or_client: str | Redis | RedisCluster,
         *,
         prefix: str = "session:",
-        timeout: float = 2.0,
+        timeout: float | None = None,
         wait_replicas: int = 0,
         wait_timeout: float = 1.0,
         wait_for: WaitFor = "lifecycle",
         on_too_few: OnTooFew = "error",
     ) -> None:
-        check_bound(timeout, "timeout", MAX_TIMEOUT)
         self.prefix = checked_prefix(prefix)
-        self.timeout = timeout
         self._connector = connector_of(url_or_client, timeout=timeout)
+        self.timeout = self._connector.timeout
         self._waits = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
         self._channels = PerLoop(self._new_channel)
         self._warned = False

@@ -105,10 +105,14 @@ class Replicas:
             self._samples.clear()
         self._samples.append((began, int(said["master_repl_offset"])))
         # A Cluster's map may leave them out (a cached CLUSTER SLOTS), but their primary has them.
-        await self._keep(self.addresses or _named(said))
+        await self._keep(self.addresses or self._named(said))
         replicas = self._all.values()
         await asyncio.gather(*(r.judge(self._stream, self._samples) for r in replicas))
         self._chosen = None
+
+    def _named(self, said: dict[str, str]) -> list[Address]:
+        remap = self._connector.deployment.remap
+        return [remap(address) if remap else address for address in _named(said)]
 
     async def _keep(self, addresses: Iterable[Address]) -> None:
         wanted = set(addresses)
@@ -137,7 +141,6 @@ class _Trust:
         """A new connection: the replica may have started anew, from old data."""
         self.connects += 1
         self.as_of = _NEVER
-        await connection.on_connect()
         await connection.send_command("INFO", "server")
         process = _fields(await connection.read_response()).get("run_id", "")
         self.mixed = self.mixed or self._process not in ("", process)

@@ -58,10 +58,10 @@ def test_command_prints_the_line(server: Server, role: Role, prefix: str, tmp_pa
 
 
 def test_command_has_a_placeholder() -> None:
-    """Without a password's file there is `>PASSWORD` to replace; the names are as given."""
+    """Without a password's file there is `#PASSWORD` to replace; the names are as given."""
     done = acl("--prefix", "shop:", "--user", "shop", "--file")
-    assert done.stdout.startswith("user shop on >PASSWORD resetchannels -@all ~shop:* +ping ")
-    assert acl().stdout.startswith("ACL SETUSER app reset on >PASSWORD ")
+    assert done.stdout.startswith("user shop on #PASSWORD resetchannels -@all ~shop:* +ping ")
+    assert acl().stdout.startswith("ACL SETUSER app reset on #PASSWORD ")
     assert acl("--role", "monitor").stdout.startswith("ACL SETUSER monitor reset ")
 
 
@@ -147,11 +147,12 @@ def test_deployed_user_is_what_is_printed(deployment: str, cluster: bool) -> Non
     assert acl_line("app", password_rule("development"), given, file=True) in text.splitlines()
 
 
+@pytest.mark.parametrize("after", ["a*[b]:", "it's", 'a\\b"*:'])
 def test_the_line_goes_to_redis_cli(
-    server: Server, prefix: str, tmp_path: Path, redis_cli: Path
+    server: Server, prefix: str, tmp_path: Path, redis_cli: Path, after: str
 ) -> None:
     """Piped into redis-cli it makes the user; an odd prefix survives the way."""
-    name, odd = f"{prefix}piped", f"{prefix}a*[b]:"
+    name, odd = f"{prefix}piped", f"{prefix}{after}"
     secret = tmp_path / "password"
     secret.write_text(PASSWORD)
     line = acl("--user", name, "--prefix", odd, "--password-file", str(secret)).stdout

@@ -224,7 +224,7 @@ def test_a_server_that_hangs(server_binary: Path) -> None:
         ("memory://", "no Redis"),
         ("unix://", "can't be read"),
         ("rediss://localhost?ssl_keyfile=/x", "write ssl_certfile="),
-        ("rediss://localhost?ssl_min_version=9999", "771 (TLS 1.2)"),
+        ("rediss://localhost?ssl_min_version=9999", "TLSv1.2 (771)"),
         (f"redis://app:12?{SECRET}@localhost/0", "can't be read"),
         (f"redis://:{SECRET}@localhost:port/0", "can't be read"),
         ("redis+sentinel://localhost:26379", "what the Sentinels call the primary"),

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from redis import Redis
 
-from redis_sessions.cli.acl import acl_line, sentinel_rules
+from redis_sessions.cli.acl import Role, acl_line, rules, sentinel_rules
 from redis_sessions.testing import topology as topologies
 from redis_sessions.testing.topology import (
     ClusterTopology,
@@ -146,6 +147,46 @@ def test_a_prefix_with_a_hash_tag(cluster_topology: ClusterTopology, prefix: str
     assert found["rights"]["level"] == "ok"
     tried = [node for node in cluster_topology.primaries if writes(node.port) > before[node.port]]
     assert len(tried) == 1
+
+
+def test_replicas_that_the_user_may_not_read(
+    cluster_topology: ClusterTopology, replicas_topology: Topology, prefix: str
+) -> None:
+    """With `replicas=read` it is a warning: all reads would go to the primaries, silently."""
+    name = prefix.replace(":", "-")
+    hosts = ",".join(node.address for node in replicas_topology.nodes)
+    for nodes, url, needed in (
+        (cluster_topology.nodes, cluster_topology.url, ("+readonly", "+info")),
+        (replicas_topology.nodes, f"redis://{hosts}", ("+info",)),
+    ):
+        asked = f"{url.replace('//', f'//{name}:{SECRET}@')}?replicas=read"
+        whole = rules(Role.APP, prefix=prefix, cluster="cluster" in url, replicas=True)
+        for lacking in (None, *needed):
+            given = [rule for rule in whole if rule != lacking]
+            for node in nodes:
+                node.ask(*acl_line(name, f">{SECRET}", given).split())
+            found = levels(asked, "--prefix", prefix)["rights"]
+            assert found["level"] == ("warn" if lacking else "ok")
+            assert ("--replicas" in found["advice"]) == (lacking is not None)
+        for node in nodes:
+            node.ask("ACL", "DELUSER", name)
+
+
+def test_nodes_without_the_names_that_they_prefer(
+    cluster_topology: ClusterTopology, prefix: str
+) -> None:
+    """They are where the node is that was asked, as for a store."""
+    option = "cluster-preferred-endpoint-type"
+    if not cluster_topology.nodes[0].ask("CONFIG", "GET", option):
+        pytest.skip("Redis 6.2 knows addresses only")
+    try:
+        for node in cluster_topology.nodes:
+            node.ask("CONFIG", "SET", option, "hostname")
+        found = levels(cluster_topology.url, "--prefix", prefix, status=1)
+        assert "connection" not in found
+    finally:
+        for node in cluster_topology.nodes:
+            node.ask("CONFIG", "SET", option, "ip")
 
 
 def writes(port: int) -> int:

@@ -87,6 +87,15 @@ async def test_a_password_that_a_node_lacks(users: Shards, prefix: str) -> None:
     await store.close()
 
 
+async def test_a_key_that_is_no_record(running: Shards, store: RedisStore) -> None:
+    """As on one server: something else under a record's key reads as no session."""
+    id = SessionToken.generate().id
+    key = store.prefix + id
+    running.slot_owner(key).ask("HSET", key, "a", "b")
+    assert await store.load(id) is None
+    running.slot_owner(key).ask("DEL", key)
+
+
 async def test_a_prefix_with_a_hash_tag(running: Shards, prefix: str) -> None:
     """All is on one node then, and that is the one that is tried."""
     tagged = f"session:{{{prefix}}}"

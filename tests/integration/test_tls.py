@@ -110,6 +110,17 @@ async def test_another_authority(secured: Any, strangers: Certificates) -> None:
     await refused(url_with(secured, ssl_ca_certs=strangers.ca), "CERTIFICATE_VERIFY_FAILED")
 
 
+async def test_the_system_knows_another_authority(
+    secured: Any, strangers: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authority in the URL is the only one: whom the system's vouch for is refused, too."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(secured.certificates.ca))
+    stranger = url_with(secured, ssl_ca_certs=strangers.ca, ssl_check_hostname="false")
+    await refused(stranger, "CERTIFICATE_VERIFY_FAILED")
+    if secured.url.startswith("rediss://"):
+        await refused(Redis.from_url(stranger), "CERTIFICATE_VERIFY_FAILED")
+
+
 async def test_the_systems_authorities(secured: Any) -> None:
     """Without an authority in the URL it is the system's, which don't know ours."""
     await refused(url_with(secured, ssl_ca_certs=None), "CERTIFICATE_VERIFY_FAILED")

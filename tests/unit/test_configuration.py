@@ -112,7 +112,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"store": "memcached://localhost"}, "embedded://, memory://"),
     ({"store": "redis://localhost/0?timeuot=3"}, "timeuot= is no option"),
     ({"store": "unix:///run/redis.sock?timeuot=3"}, "timeuot= is no option"),
-    ({"store": "memory://?timeuot=3"}, "timeuot"),
+    ({"store": "memory://?timeuot=3"}, "write memory://, and no more"),
+    ({"store": "memory://u:sesame@h"}, "store='memory:…': write"),
     ({"store": "embedded://?timeuot=3"}, "timeuot"),
     ({"store": "redis://localhost/0?socket_connect_timeout=soon"}, "socket_connect_timeout"),
     ({"store": "redis://localhost:port/0"}, "can't be read"),
@@ -194,11 +195,19 @@ def test_a_bad_deadline(deadline: Any) -> None:
         SessionManager(MemoryStore(), Keyring(KEY), deadline=deadline)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, 5.5, float("nan"), True, "2", None], ids=repr)
+@pytest.mark.parametrize("timeout", [0, -1, 5.5, float("nan"), True, "2"], ids=repr)
 def test_a_bad_timeout(timeout: Any) -> None:
     """So is a store's timeout."""
     with pytest.raises(ConfigurationError, match="write seconds, above 0 and up to"):
         RedisStore("redis://localhost", timeout=timeout)
+
+
+def test_where_a_timeout_comes_from() -> None:
+    """The argument, else the URL, else 2 seconds."""
+    url = "redis://localhost?socket_timeout=0.5"
+    assert RedisStore("redis://localhost").timeout == 2
+    assert RedisStore(url).timeout == 0.5
+    assert RedisStore(url, timeout=1.5).timeout == 1.5
 
 
 @pytest.mark.parametrize("prefix", ["", "é:", "a\n", "a\0", "\ud800", "a\x7f"], ids=ascii)

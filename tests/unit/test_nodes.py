@@ -63,6 +63,8 @@ def test_a_node_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
     health.serves("loads")
     assert [record.message for record in caplog.records] == ["sessions: a/0 serves again"]
     assert not health.is_down("writes", DOWN, 12.0, 0.5)
+    assert health.is_down("writes", DOWN, 12.6, 0.5)
+    assert not health.is_down("writes", DOWN, 60.0, 0.5)  # another time
 
 
 def test_a_node_that_others_replace(caplog: pytest.LogCaptureFixture) -> None:

@@ -101,6 +101,13 @@ def test_a_clients_limit_is_used() -> None:
         RedisStore(Redis(max_connections=3))
 
 
+async def test_the_retries_of_a_client_are_left_out() -> None:
+    """And nothing grows with each connection."""
+    pool = ConnectionPool(retry_on_timeout=True, retry_on_error=[OSError])
+    opened: Any = await connector_of(Redis.from_pool(pool), timeout=1).open()
+    assert [opened.make_connection().retry_on_error for _ in range(2)] == [[], []]
+
+
 def test_what_is_no_client_is_refused() -> None:
     """A pipeline and a subscription have a pool, too, and are something else."""
     for other in (Redis().pipeline(), Redis().pubsub(), ConnectionPool(), b"redis://h"):

@@ -288,7 +288,7 @@ async def test_a_bound_session_elsewhere(mode: str) -> None:
 def test_limits_are_documented() -> None:
     """Pools, timeouts, retries: docs/unavailable.md has each, with the default of the code."""
     page = (ROOT / "docs" / "unavailable.md").read_text()
-    timeout = inspect.signature(RedisStore).parameters["timeout"].default
+    timeout = RedisStore("redis://localhost").timeout
     deadline = inspect.signature(SessionManager).parameters["deadline"].default
     assert f"| {timeout:g} s | `RedisStore(…, timeout=)`" in page
     assert re.search(rf"\| {deadline:g} s \| [^|]*deadline=", page)

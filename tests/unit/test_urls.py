@@ -10,6 +10,12 @@ from typing import Any, cast
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from redis.asyncio.connection import SSLConnection
 from redis.credentials import CredentialProvider
 
@@ -141,7 +147,7 @@ BAD = [
     ("rediss://a?ssl_ca_certs=/nowhere/ca.pem", "ssl_…=) for a:6379/0 can't be used"),
     ("rediss+sentinel://a/m?ssl_ca_certs=/nowhere/ca.pem", "can't be used"),
     ("rediss+cluster://a?ssl_certfile=/nowhere/c.pem", "can't be used"),
-    ("rediss://a?ssl_min_version=769", "771 (TLS 1.2)"),
+    ("rediss://a?ssl_min_version=TLSv1.1", "TLSv1.2 (771)"),
     ("rediss://a?ssl_cert_reqs=maybe", "required, optional or none"),
     ("redis://a?password_env=NOT_THERE", "no environment variable of that name"),
     ("redis://a?password_file=/nowhere/secret", "can't be read: No such file"),
@@ -159,6 +165,8 @@ BAD = [
     ("redis://a:0", "can't be read"),
     ("redis://a:65536", "can't be read"),
     ("redis://a:", "can't be read"),
+    ("redis://a..b", "can't be read"),
+    (f"redis+sentinel://a,{'b' * 64}/m", "can't be read"),
     ("redis://a?host=b", "host= is no option"),
     ("redis://a?port=1", "port= is no option"),
     ("redis://a/0#b", "can't be read"),
@@ -190,10 +198,11 @@ BAD = [
         (f"redis://a?{name}=1", f"{name}= is no option")
         for name in (
             *("credential_provider", "redis_connect_func", "socket_keepalive_options", "encoding"),
-            *("socket_read_size", "socket_timeout", "protocol", "decode_responses", "retry"),
+            *("socket_read_size", "timeout", "protocol", "decode_responses", "retry"),
         )
     ),
     ("redis://a?socket_connect_timeout=0", "seconds, more than 0"),
+    ("redis://a?socket_timeout=3", "timeout"),
     ("redis://a?socket_connect_timeout=-1", "seconds, more than 0"),
     ("redis://a?socket_connect_timeout=nan", "seconds, more than 0"),
     ("redis://a?socket_keepalive=maybe", "true or false"),
@@ -201,7 +210,7 @@ BAD = [
     ("redis://a?db=-1", "takes a number"),
     ("rediss://a?ssl_keyfile=/x", "write ssl_certfile="),
     ("rediss://a?ssl_password=x", "write ssl_certfile="),
-    ("rediss://a?ssl_min_version=9999", "771 (TLS 1.2)"),
+    ("rediss://a?ssl_min_version=9999", "TLSv1.2 (771)"),
     ("rediss://a?ssl_ca_path=/nowhere", "a directory that is there"),
     ("rediss://a?ssl_exclude_verify_flags=x", "ssl.VerifyFlags"),
     ("rediss://a?ssl_ciphers=nonesuch", "can't be used"),
@@ -305,6 +314,21 @@ def authority(tmp_path: Path) -> Path:
     path = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(path)
     return path
+
+
+def test_an_encrypted_key(tmp_path: Path) -> None:
+    """Nobody is asked for its password at a terminal; the error says where it belongs."""
+    issued = trustme.CA().issue_cert("app")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "c")
+    (tmp_path / "k").write_bytes(
+        load_pem_private_key(issued.private_key_pem.bytes(), None).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"sesame")
+        )
+    )
+    url = f"rediss://h?ssl_certfile={tmp_path}/c&ssl_keyfile={tmp_path}/k"
+    RedisStore(f"{url}&ssl_password=sesame")
+    with pytest.raises(ConfigurationError, match="give ssl_password="):
+        RedisStore(url)
 
 
 @pytest.mark.standard(31, "ASVS 12.3.1", "ASVS 12.3.2", "ASVS 12.3.3", "ASVS 12.3.4")

@@ -113,6 +113,17 @@ def test_depth_is_bounded(kind: type[list[Any]]) -> None:
         CODEC.check(CODEC.encode(over))
 
 
+def test_keys_are_searched() -> None:
+    """A key that is a tuple has levels, too."""
+    fits: tuple[Any, ...] = ()
+    over: tuple[Any, ...] = ()
+    for level in range(MAX_DEPTH - 1):
+        fits, over = (fits,) if level > 1 else fits, (over,)
+    CODEC.check(CODEC.encode({"a": {fits: 1}}))
+    with pytest.raises(SessionEncodeError, match=r"session\['a'\] is nested deeper"):
+        CODEC.check(CODEC.encode({"a": {over: 1}}))
+
+
 def test_what_was_stored_is_not_searched_again() -> None:
     """Only what changed can have become too deep, however much there is besides."""
     codec = Values(max_size=1 << 20)

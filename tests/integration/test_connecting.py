@@ -1,0 +1,118 @@
+"""Whom one connects to, and what is told when that fails."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.sentinel import Sentinel
+
+from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
+from redis_sessions.testing import topology
+from tests.deployments import until
+from tests.integration.apps import Wire
+from tests.support import SERVERS, StartServer
+
+ID = "A" * 20
+
+
+async def test_a_sentinel_that_answers_with_an_error(server_binary: Path) -> None:
+    """The others are asked; if none knows better, waiting doesn't help."""
+    with topology.sentinel(replicas=0, sentinels=2, server=server_binary) as running:
+        first, second = running.sentinels
+        first.ask("ACL", "SETUSER", "default", "-sentinel")
+        store = RedisStore(running.url)
+        await store.connect()
+        await store.close()
+
+        server = running.servers[0].address  # it is no Sentinel
+        store = RedisStore(running.url.replace(first.address, server))
+        await store.connect()
+        await store.close()
+        store = RedisStore(f"redis+sentinel://{server}/mymaster")
+        with pytest.raises(ConfigurationError, match="unknown command"):
+            await store.connect()
+        await store.close()
+
+        second.ask("ACL", "SETUSER", "default", "-sentinel")
+        store = RedisStore(running.url)
+        with pytest.raises(ConfigurationError, match="refused: no primary is known"):
+            await store.connect()
+        await store.close()
+
+
+async def test_settings_of_a_ready_sentinel(sentinel_topology: topology.SentinelTopology) -> None:
+    """How many others a Sentinel must know of, and where the primary is said to be."""
+    hosts = [("127.0.0.1", node.port) for node in sentinel_topology.sentinels]
+    given: list[tuple[dict[str, Any], str]] = [
+        ({"min_other_sentinels": 5}, "no primary is known"),
+        ({"force_master_ip": "nowhere.invalid"}, "nowhere.invalid"),
+    ]
+    for options, told in given:
+        store = RedisStore(Sentinel(hosts, **options).master_for("mymaster"))
+        with pytest.raises(StoreUnavailableError, match=told):
+            await store.connect()
+        await store.close()
+
+
+async def test_addresses_of_a_ready_cluster(server_binary: Path) -> None:
+    """Where nodes are known by others' addresses, the client says which they are here."""
+    with topology.cluster(replicas=0, server=server_binary) as running:
+        ports = {node.port + 10: node.port for node in running.nodes}
+        for node in running.nodes:
+            node.ask("CONFIG", "SET", "cluster-announce-port", str(node.port + 10))
+
+        async def told() -> bool:
+            maps: list[Any] = [node.ask("CLUSTER", "SLOTS") for node in running.nodes]
+            return all({first[1] for _, _, first in ranges} == set(ports) for ranges in maps)
+
+        def here(address: tuple[str, int]) -> tuple[str, int]:
+            return address[0], ports[address[1]]
+
+        await until(told)
+        client = RedisCluster("127.0.0.1", running.nodes[0].port, address_remap=here)
+        store = RedisStore(client)
+        await store.connect()
+        await store.close()
+
+
+async def test_what_a_ready_client_does_on_connecting(start_server: StartServer) -> None:
+    """Its own function is called."""
+    server = start_server()
+
+    async def name(connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("CLIENT", "SETNAME", "mine")
+        await connection.read_response()
+
+    store = RedisStore(Redis.from_url(server.url, redis_connect_func=name))
+    await store.load(ID)
+    with Wire.of(server.url) as redis:
+        assert b"name=mine" in redis.ask("CLIENT", "LIST")
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://app:sesame@{}",
+        "redis+cluster://:sesame@{}",
+        "redis+sentinel://{}/m?sentinel_password=sesame",
+        "redis://app:sesame@{},{}?replicas=read",
+    ],
+)
+async def test_a_server_that_repeats_the_password(
+    start_server: StartServer, kind: str, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It doesn't know AUTH, and says with what it was asked; nobody else does."""
+    server = start_server("--rename-command", "AUTH", "", kind=kind)
+    store = RedisStore(url.replace("{}", f"127.0.0.1:{server.port}"))
+    with pytest.raises(ConfigurationError, match=r"unknown command .AUTH") as caught:
+        await store.connect()
+    await store.close()
+    told = "".join(traceback.format_exception(caught.value))
+    assert "sesame" not in told + caplog.text
