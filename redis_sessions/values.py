@@ -258,7 +258,7 @@ def _is_deep(raw: bytes) -> bool:
 
 
 def _is_deeper(value: Any, limit: int) -> bool:
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(limit):
         level = [
             child
