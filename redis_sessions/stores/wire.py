@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from secrets import token_hex
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from redis import exceptions as errors
 from redis.asyncio import ConnectionPool, Redis
@@ -97,10 +97,11 @@ os.register_at_fork(after_in_child=_note_fork)
 class _Line:
     """A pool, and those of its connections that wait for the next batch, their replies read."""
 
-    __slots__ = ("closed", "deposed", "idle", "pool", "suspect")
+    __slots__ = ("closed", "deposed", "idle", "pool", "suspect", "watched")
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool, watched: bool) -> None:
         self.pool = pool
+        self.watched = watched
         self.idle: list[Any] = []
         self.closed = False
         self.deposed = False  # it was closed because its server is the primary no more
@@ -112,7 +113,11 @@ class _Line:
             raise errors.ConnectionError("it was closed meanwhile")
         while self.idle:
             connection = self.idle.pop()
-            if connection.is_connected and not await connection.can_read():
+            if (
+                connection.is_connected
+                and not (self.watched and self._is_elsewhere(connection))
+                and not await connection.can_read()
+            ):
                 return connection, True
             await self.drop(connection)  # the server has closed it meanwhile
         try:
@@ -122,6 +127,11 @@ class _Line:
             if isinstance(exc, _MISFORTUNES) or not isinstance(exc, Exception):
                 raise
             raise _misfortune(exc) from exc
+
+    def _is_elsewhere(self, connection: Any) -> bool:
+        """Whether another one, opened since, was led to another primary."""
+        primary = cast("Any", self.pool).master_address
+        return primary is not None and (connection.host, connection.port) != primary
 
     async def give_back(self, connection: Any) -> None:
         """Hold it for the next batch; a few, since what is held isn't there for locks."""
@@ -302,7 +312,7 @@ class Wire:
                 closer = _disconnect_at_the_end(pool)
                 await anext(closer)
                 self._closers.add(closer)
-                self._line = _Line(pool)
+                self._line = _Line(pool, self._watched)
             return self._line
 
 

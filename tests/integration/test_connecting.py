@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
 from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
+from redis_sessions.stores import Commit
 from redis_sessions.testing import topology
 from tests.deployments import until
 from tests.integration.apps import Wire
-from tests.support import SERVERS, StartServer
+from tests.support import SERVERS, StartServer, app_user, as_app
 
 ID = "A" * 20
 
@@ -116,3 +118,36 @@ async def test_a_server_that_repeats_the_password(
     await store.close()
     told = "".join(traceback.format_exception(caught.value))
     assert "sesame" not in told + caplog.text
+
+
+async def test_a_connection_that_stayed_behind(
+    server_binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was led to the new primary: whoever holds another to the former leaves that, too.
+
+    To ask the Sentinels again would tell nothing: they name whom that one was led to.
+    """
+    monkeypatch.setattr("redis_sessions.stores.wire._LOOK_EVERY", float("inf"))
+    options = app_user(replicas=True)
+    with topology.sentinel(replicas=1, server=server_binary, options=options) as running:
+        store = RedisStore(as_app(running.url), timeout=1.0)
+        before = running.primary
+        assert await store.commit(ID, None, bytes(64), 60_000) is Commit.STORED
+        # A connection each, which are held.
+        await asyncio.gather(store.load(ID), store.commit("B" * 20, None, bytes(64), 60_000))
+        before.pause()
+        await asyncio.to_thread(running.wait_promoted, before)
+        for watcher in running.sentinels:  # nobody tells the former
+            watcher.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "100000000")
+        before.resume()
+        running.primary.ask("DEL", store.prefix + ID)
+        with Wire(before.port) as redis:
+            listed = redis.ask("CLIENT", "LIST").decode().splitlines()
+            one, _ = [line.split()[0] for line in listed if "user=app" in line]
+            redis.ask("CLIENT", "KILL", "ID", one.removeprefix("id="))
+        await asyncio.gather(store.load(ID), store.entries("x"))  # one of them has to connect
+        for _ in range(5):
+            found = await asyncio.gather(*(store.load(ID), store.entries("x"), store.load(ID)))
+            assert found == [None, [], None]
+        assert before.role() == "primary"
+        await store.close()
