@@ -39,6 +39,7 @@ _ASKED: Final = 8  # nodes, for one map
 _PAUSE: Final = 0.01  # seconds at most before it is tried again, and each time twice that
 _LONGEST_PAUSE: Final = 0.3
 _LOCK_POLL: Final = 0.02
+_AGAIN: Final = (0, 0.1, 0.5, 1, 2, 4)  # pauses between attempts to end again, in seconds
 
 _LATER: Final = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
 _DOWN: Final = 0.25  # of the timeout: then requests no longer wait for a Cluster that is down
@@ -80,6 +81,7 @@ class Cluster:
         self._refreshed = float("-inf")
         self._trouble: StoreError | None = None  # why there is no map
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._repeats: set[asyncio.Task[None]] = set()
         self.loads = _Lane[str, "bytes | None"](self, "loads")
         self.writes = _Lane[Write, Commit](self, "writes")
         self.questions = _Lane[Question, Any](self, "questions")
@@ -193,9 +195,11 @@ class Cluster:
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.wait([self._refreshing])
+        tasks = [task for task in (self._refreshing, *self._repeats) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         nodes = list(self._nodes.values())
         self._nodes.clear()
         self._slots = [None] * SLOTS
@@ -289,14 +293,25 @@ class Cluster:
 
     def _repeat(self, node: Channel) -> None:
         """Who has another's slots now hears of what ended there: it may have lost that."""
-        told: list[Awaitable[Commit]] = []
-        for write in node.endings.take(lambda key: self._slot_owner(key) not in (node, None)):
+        writes = list(node.endings.take(lambda key: self._slot_owner(key) not in (node, None)))
+        for write in writes:
             owner = self._slot_owner(write.key)
             assert owner is not None
-            owner.endings.add(write)  # and if this fails, it hears of it when it is connected to
-            told.append(owner.writes.submit(write, 256))
-        if told:
-            self._keep(_settled(told))
+            owner.endings.add(write)  # it hears of it when it is connected to, at the latest
+        if writes:
+            again = self._keep(self._end_again(writes))
+            self._repeats.add(again)
+            again.add_done_callback(self._repeats.discard)
+
+    async def _end_again(self, writes: Sequence[Write]) -> None:
+        # A node may be named before it knows itself that it has taken over.
+        for pause in _AGAIN:
+            await asyncio.sleep(pause)
+            ends = (self.run("writes", write, 256) for write in writes)
+            answers = await asyncio.gather(*ends, return_exceptions=True)
+            writes = [w for w, a in zip(writes, answers, strict=True) if isinstance(a, StoreError)]
+            if not writes:
+                return
 
     def _slot_owner(self, key: str) -> Channel | None:
         return self._slots[key_slot(key.encode())]
@@ -322,10 +337,6 @@ class Cluster:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _settled(told: list[Awaitable[Any]]) -> None:
-    await asyncio.gather(*told, return_exceptions=True)
 
 
 def _health(node: Channel) -> NodeHealth:

@@ -115,7 +115,7 @@ class _Line:
             connection = self.idle.pop()
             if (
                 connection.is_connected
-                and not (self.watched and self._is_elsewhere(connection))
+                and not (self.watched and self.is_elsewhere(connection))
                 and not await connection.can_read()
             ):
                 return connection, True
@@ -128,7 +128,7 @@ class _Line:
                 raise
             raise _misfortune(exc) from exc
 
-    def _is_elsewhere(self, connection: Any) -> bool:
+    def is_elsewhere(self, connection: Any) -> bool:
         """Whether another one, opened since, was led to another primary."""
         primary = cast("Any", self.pool).master_address
         return primary is not None and (connection.host, connection.port) != primary
@@ -330,6 +330,8 @@ async def _exchange(line: _Line, commands: Sequence[Command]) -> list[Any]:
             try:
                 await connection.send_packed_command(data)
                 replies = [await reply_of(connection) for _ in commands]
+                if line.watched and line.is_elsewhere(connection):  # don't believe it
+                    raise errors.ConnectionError("another server has become the primary")
             except BaseException:
                 line.suspect |= held
                 await line.drop(connection)  # a reply may come that nobody reads

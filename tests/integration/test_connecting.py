@@ -12,6 +12,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
 from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
+from redis_sessions.record import is_tombstone, tombstone
 from redis_sessions.stores import Commit
 from redis_sessions.testing import topology
 from tests.deployments import until
@@ -147,7 +148,31 @@ async def test_a_connection_that_stayed_behind(
             redis.ask("CLIENT", "KILL", "ID", one.removeprefix("id="))
         await asyncio.gather(store.load(ID), store.entries("x"))  # one of them has to connect
         for _ in range(5):
-            found = await asyncio.gather(*(store.load(ID), store.entries("x"), store.load(ID)))
-            assert found == [None, [], None]
+            first, _, other = await asyncio.gather(
+                store.load(ID), store.entries("x"), store.load(ID)
+            )
+            assert (first, other) == (None, None)
         assert before.role() == "primary"
+        await store.close()
+
+
+async def test_an_answer_of_a_former_primary(server_binary: Path) -> None:
+    """What it answers once its successor is known counts for nothing: that one is asked."""
+    options = app_user(replicas=True)
+    with topology.sentinel(
+        replicas=1, down_after_ms=300, server=server_binary, options=options
+    ) as running:
+        store = RedisStore(as_app(running.url), timeout=2.5)
+        before = running.primary
+        assert await store.commit(ID, None, bytes(64), 60_000) is Commit.STORED
+        before.pause()
+        ending = asyncio.create_task(store.end(ID, tombstone(1), 60_000))
+        await asyncio.to_thread(running.wait_promoted, before)
+        for watcher in running.sentinels:
+            watcher.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "100000000")
+        async with store.lock("B" * 20, wait=0, hold=5):  # over a new connection
+            before.resume()
+            assert await ending
+        with Wire(running.primary.port) as redis:
+            assert is_tombstone(redis.ask("GET", store.prefix + ID))
         await store.close()

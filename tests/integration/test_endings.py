@@ -199,6 +199,30 @@ async def test_a_failover_in_a_cluster(
     await store.close()
 
 
+async def test_a_new_primary_that_refuses_at_first(
+    shards: topology.ClusterTopology, prefix: str
+) -> None:
+    """It is told again and again: a node is known as a primary before it serves as one."""
+    store = RedisStore(as_app(shards.url), prefix=prefix, timeout=1.0)
+    (replica,) = shards.replicas_of(shards.primaries[0])
+    id, value = id_in(slots_of(shards, shards.primaries[0]), prefix), record()
+    assert await store.end(id, tombstone(1), MINUTE) is False
+    replica.ask("ACL", "SETUSER", "app", "-evalsha")
+    await asyncio.to_thread(shards.failover, replica)
+    with Wire(replica.port) as redis:
+        restore(redis, prefix + id, value)
+
+        async def known() -> bool:
+            await store.load(id)
+            return "evalsha" in str(redis.ask("ACL", "LOG"))
+
+        await until(known)
+        assert await store.load(id) == value
+        redis.ask("ACL", "SETUSER", "app", "+evalsha")
+        await until(lambda: is_over(store, id))
+    await store.close()
+
+
 async def test_a_node_that_comes_back(shards: topology.ClusterTopology, prefix: str) -> None:
     """A node that keeps its slots hears of what it ended, and of nobody else's."""
     store = RedisStore(as_app(shards.url), prefix=prefix, timeout=1.0)
