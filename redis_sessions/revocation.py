@@ -72,7 +72,8 @@ class Revoker(Policy):
         In the request that it belongs to it counts as `clear()`.
         """
         who = self.principal.canonical(principal)
-        if not is_id(id) or not await self.index.knows(who, id):
+        # One's own goes as well, though its entry may have been lost.
+        if id not in self._mine(who) and not (is_id(id) and await self.index.knows(who, id)):
             return False
         short = Shortfall()
         await short.of(self.index.mark(who, id))
@@ -92,8 +93,7 @@ class Revoker(Policy):
             raise ConfigurationError("keep= is no session's id: write session.id")
         short = Shortfall()
         revocation, ids = await short.of(self.index.end_all(who, keep=keep))
-        # One's own goes as well, though its entry may have been lost.
-        mine = [i for i, s in self._own().items() if state_of(s).principal == who and i != keep]
+        mine = (id for id in self._mine(who) if id != keep)  # here, too
         ids = list(dict.fromkeys((*ids, *mine)))
         for session in self._serving():
             state = state_of(session)
@@ -144,6 +144,10 @@ class Revoker(Policy):
             for state, session in pairs
             if state.stored is not None and state.found is Found.OPEN
         }
+
+    def _mine(self, principal: str) -> list[str]:
+        """The ids of those of this principal."""
+        return [id for id, own in self._own().items() if state_of(own).principal == principal]
 
     async def _end_marked(self, ids: Sequence[str], how: str = "revoked") -> int:
         """End these ids, which are marked; how many were alive."""

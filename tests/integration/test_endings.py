@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
-from redis_sessions import RedisStore, ReplicationError
+from redis_sessions import RedisStore, ReplicationError, get_session
 from redis_sessions.record import is_tombstone, tombstone
 from redis_sessions.stores.endings import LIMIT
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.testing import read_session, store_session, topology
 from redis_sessions.token import SessionToken
 from tests.deployments import until
-from tests.integration.apps import Monitor, Wire, client_of, doing, manager_on, signed_in
+from tests.integration.apps import COOKIE, Monitor, Wire, client_of, doing, manager_on, signed_in
 from tests.integration.test_deployments import MINUTE, id_in, record, slots_of
 from tests.support import StartServer, app_user, as_app
 
@@ -130,6 +133,30 @@ async def test_the_last_ones_are_remembered(start_server: StartServer) -> None:
         assert await store.load(first) is None
         assert redis.ask("DBSIZE") == LIMIT
     await store.close()
+
+
+async def test_revoking_oneself_without_an_entry(redis_url: str, prefix: str) -> None:
+    """A failover may lose the entry and keep the record: that session is one's own all the same."""
+    manager = manager_on(redis_url, prefix)
+
+    async def endpoint(request: Request) -> JSONResponse:
+        id = get_session(request).id or ""
+        strangers = [
+            await manager.revoke(id, principal="bob"),
+            await manager.revoke("x", principal="alice"),
+        ]
+        return JSONResponse([*strangers, await manager.revoke(id, principal="alice")])
+
+    async with client_of(doing(Route("/out", endpoint), manager=manager)) as browser:
+        token = await signed_in(browser, "alice")
+        with Wire.of(redis_url) as redis:
+            (index,) = redis.keys(f"{prefix}of:")
+            redis.ask("DEL", index)
+        response = await browser.get("/out")
+        assert response.json() == [False, False, True]
+        assert response.headers["set-cookie"].startswith(f"{COOKIE}=null;")
+    assert await read_session(manager, token) == {}
+    await manager.close()
 
 
 async def test_a_failover_behind_sentinels(server_binary: Path) -> None:
