@@ -79,10 +79,10 @@ class Report:
             ("odd answers", self.odd),
             ("requests hang", self.hung),
             ("isn't served afterwards", self.unrecovered),
+            ("sessions revived", self.revived),  # those who ended them are all alive
         ]
         if confirmed:
             never += [
-                ("sessions revived", self.revived),
                 ("rotated cookies revived", self.rotated_back),
                 ("sessions lost", self.sessions_lost),
             ]
