@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from starlette.applications import Starlette
@@ -19,41 +18,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from redis_sessions import (
     ConfigurationError,
-    Event,
     MemoryStore,
-    RedisStore,
     SessionConflictError,
-    SessionGoneError,
     SessionMiddleware,
-    StoreUnavailableError,
     get_session,
 )
 from redis_sessions.fastapi import SessionDep, fresh
-from redis_sessions.record import tombstone
-from redis_sessions.stores import Commit
 from redis_sessions.testing import Clock
 from tests.integration.apps import BASE, KEY, app_of, doing, manager_on
-from tests.support import as_owner, as_user
 
 WSS = "wss://testserver/ws"
-
-
-class Away(MemoryStore):
-    """A store that can go away."""
-
-    away = False
-
-    async def load(self, id: str) -> bytes | None:
-        self._check()
-        return await super().load(id)
-
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        self._check()
-        return await super().commit(id, expected, value, ttl)
-
-    def _check(self) -> None:
-        if self.away:
-            raise StoreUnavailableError("away", reason="server")
 
 
 def test_error_pages_see_the_session() -> None:
@@ -260,128 +234,6 @@ def test_a_session_that_ended_under_a_socket() -> None:
             ws.send_text("go")
             ws.receive_text()
         assert caught.value.code == 1008
-
-
-# -- the store away
-
-
-def test_task_groups() -> None:
-    """The 503 is found inside an exception group."""
-    store = Away()
-
-    async def grouped(request: Request) -> Response:
-        async def touch() -> None:
-            _ = request.session
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(touch())
-        return JSONResponse({})
-
-    app = doing(Route("/grouped", grouped), store=store, secret_key=KEY)
-    with TestClient(app, base_url=BASE) as client:
-        client.get("/do?set=a:1")
-        store.away = True
-        response = client.get("/grouped")
-        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-
-
-def test_bugs_stay_bugs() -> None:
-    """An application's error that one of ours has caused is the application's, and a 500."""
-
-    async def wrong(request: Request) -> Response:
-        try:
-            raise SessionGoneError("gone")
-        except SessionGoneError as exc:
-            raise ValueError("a bug") from exc
-
-    app = doing(Route("/wrong", wrong), store="memory://", secret_key=KEY)
-    with (
-        TestClient(app, base_url=BASE) as client,
-        pytest.raises(ValueError, match="a bug"),
-    ):
-        client.get("/wrong")
-
-
-@pytest.mark.parametrize("answer", [None, "junk"])
-def test_an_undecided_callable(answer: Any) -> None:
-    """on_unavailable that returns neither word is an error, never an open door."""
-    store = Away()
-
-    def choose(connection: object) -> Any:
-        return answer
-
-    app = doing(store=store, secret_key=KEY, on_unavailable=choose)
-    with TestClient(app, base_url=BASE) as client:
-        client.get("/do?set=a:1")
-        store.away = True
-        with pytest.raises(ConfigurationError, match="return 'error' or 'anonymous'"):
-            client.get("/do")
-
-
-def test_each_refusal_is_reported() -> None:
-    """Whoever needed the store and got none is counted, with the reason."""
-    store, events = Away(), list[Event]()
-    app = doing(store=store, secret_key=KEY, on_event=events.append)
-    with TestClient(app, base_url=BASE) as client:
-        client.get("/do?set=a:1")
-        store.away = True
-        assert client.get("/do").status_code == 503
-        store.away = False
-    assert Event("unavailable", "server") in events
-
-
-async def test_trouble_is_logged_once(
-    redis_url: str, prefix: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Every reason for a 503 is in the log: once when it begins, and once when it is over."""
-    from redis.asyncio import Redis
-
-    store = RedisStore(redis_url, prefix=prefix)
-    async with Redis.from_url(as_owner(redis_url)) as admin:
-        await admin.acl_setuser(
-            prefix, enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"]
-        )
-        url = as_user(redis_url, f"{prefix.replace(':', '%3A')}:pw")
-        store = RedisStore(url, prefix=prefix)
-        await store.load("a" * 20)
-        await admin.acl_setuser(prefix, commands=["-mget"])
-        with caplog.at_level(logging.WARNING, "redis_sessions"):
-            for _ in range(3):
-                with pytest.raises(StoreUnavailableError) as refused:
-                    await store.load("a" * 20)
-                assert refused.value.reason == "refused"
-            await admin.acl_setuser(prefix, commands=["+mget"])
-            for _ in range(3):
-                await store.load("a" * 20)
-        await admin.acl_deluser(prefix)
-    await store.close()
-    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_too_few_connections(count: int) -> None:
-    """A pool that a process can't work with is refused where it is written."""
-    with pytest.raises(ConfigurationError, match="write 8 or more"):
-        RedisStore(f"redis://localhost?max_connections={count}")
-
-
-async def test_held_connections_leave_room_for_locks(redis_url: str, prefix: str) -> None:
-    """What the queues hold for their next batch isn't taken from those who lock."""
-    store = RedisStore(f"{redis_url}?max_connections=8", prefix=prefix)
-    for _ in range(3):  # loads, writes and questions at once: a connection for each
-        await asyncio.gather(
-            store.load("a" * 20),
-            store.end("b" * 20, tombstone(0), 1000),
-            store.mark("index", "c" * 20, ttl=1000),
-        )
-    together = asyncio.Barrier(6)
-
-    async def locked(number: int) -> None:
-        async with store.lock(f"{number:020d}", wait=2, hold=5):
-            await together.wait()
-
-    await asyncio.gather(*map(locked, range(6)))
-    await store.close()
 
 
 # -- configuration and clocks

@@ -8,22 +8,25 @@ import pytest
 
 from redis_sessions import RedisStore, SessionManager
 from tests.deployments import Deployment
-from tests.integration import test_lifecycle as lifecycle
 from tests.integration.apps import manager_on
+from tests.integration.lifecycle import test_concurrency as concurrency
+from tests.integration.lifecycle import test_late_changes as late_changes
+from tests.integration.lifecycle import test_many_sessions as many_sessions
+from tests.integration.lifecycle import test_revoking as revoking
 
-test_64_increments = lifecycle.test_64_increments
-test_64_keys = lifecycle.test_64_keys
-test_a_late_change_after_a_revocation = lifecycle.test_a_late_change_after_a_revocation
-test_a_refused_sign_in_is_503 = lifecycle.test_a_refused_sign_in_is_503
-test_a_value_is_taken_once = lifecycle.test_a_value_is_taken_once
-test_another_process_holds_the_lock = lifecycle.test_another_process_holds_the_lock
-test_devices = lifecycle.test_devices
-test_late_changes_are_merged = lifecycle.test_late_changes_are_merged
-test_password_reset = lifecycle.test_password_reset
-test_revoked_while_a_request_is_under_way = lifecycle.test_revoked_while_a_request_is_under_way
-test_revoking_an_id_of_ones_making = lifecycle.test_revoking_an_id_of_ones_making
-test_saving_in_a_background_task = lifecycle.test_saving_in_a_background_task
-test_signing_out_everywhere = lifecycle.test_signing_out_everywhere
+test_64_increments = concurrency.test_64_increments
+test_64_keys = concurrency.test_64_keys
+test_a_late_change_after_a_revocation = late_changes.test_a_late_change_after_a_revocation
+test_a_refused_sign_in_is_503 = revoking.test_a_refused_sign_in_is_503
+test_a_value_is_taken_once = concurrency.test_a_value_is_taken_once
+test_another_process_holds_the_lock = concurrency.test_another_process_holds_the_lock
+test_devices = revoking.test_devices
+test_late_changes_are_merged = late_changes.test_late_changes_are_merged
+test_password_reset = revoking.test_password_reset
+test_revoked_while_a_request_is_under_way = revoking.test_revoked_while_a_request_is_under_way
+test_revoking_an_id_of_ones_making = many_sessions.test_revoking_an_id_of_ones_making
+test_saving_in_a_background_task = late_changes.test_saving_in_a_background_task
+test_signing_out_everywhere = revoking.test_signing_out_everywhere
 
 
 @pytest.fixture

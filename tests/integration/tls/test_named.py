@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trustme
 from redis import Redis as AdminClient
 from redis.asyncio import Redis
@@ -24,48 +23,23 @@ from redis_sessions.testing.topologies.replication import SERVICE
 from redis_sessions.testing.topology import Certificates, Node
 from redis_sessions.token import SessionToken
 from tests.deployments import until
-from tests.integration.test_cli_check import levels
 from tests.integration.test_deployments import id_in, loaded, record, slots_of
+from tests.integration.tls.refusals import (
+    CUT_OFF,
+    NO_TLS,
+    OURS,
+    STANDARD,
+    commands_to,
+    refused,
+    url_with,
+)
 from tests.support import as_app
 
-pytestmark = pytest.mark.standard(31, "ASVS 12.3.1", "ASVS 12.3.2", "ASVS 12.3.3", "ASVS 12.3.4")
+pytestmark = STANDARD
 
-# How the server's end of a handshake shows depends on the moment.
-CUT_OFF = r"(?i)certificate|unknown ca|closed|reset|lost"
-NO_TLS = r"(?i)ssl|closed|reset|answer|timeout"  # it waits for the end of a line
-OURS = {"client|setinfo", "info", "role"}  # what these tests ask a server themselves
 
 Sent = topology.SentinelTopology
 Shards = topology.ClusterTopology
-
-
-@pytest.fixture(params=["tls", "tls_sentinel", "tls_cluster"])
-def secured(request: pytest.FixtureRequest) -> Any:
-    """Each topology that speaks TLS only, and wants a client's certificate."""
-    return request.getfixturevalue(f"{request.param}_topology")
-
-
-@pytest.fixture
-def strangers(tmp_path: Path) -> Certificates:
-    """Of another authority, for the same names."""
-    return Certificates.create(tmp_path / "strangers")
-
-
-def url_with(running: Any, **changes: str | Path | None) -> str:
-    """The topology's URL with other options; None leaves one out."""
-    options = {**running.certificates.client_arguments(), **changes}
-    query = "&".join(f"{name}={value}" for name, value in options.items() if value is not None)
-    return f"{running.url.partition('?')[0]}?{query}"
-
-
-async def refused(source: Any, told: str, prefix: str = "session:") -> None:
-    """The store can't be used, for this reason and from the first attempt to the last."""
-    store = RedisStore(source, prefix=prefix, timeout=1.0)
-    for _ in range(2):
-        with pytest.raises(StoreUnavailableError, match=told) as caught:
-            await store.connect()
-        assert caught.value.reason in AWAY
-    await store.close()
 
 
 def administer(node: Node) -> AdminClient:
@@ -100,67 +74,6 @@ def _set(client: AdminClient, settings: dict[str, Any]) -> None:
 def certified(nodes: Iterable[Node], certificate: Path, key: Path) -> Any:
     """Servers with another certificate, until the block ends."""
     return configured(nodes, {"tls-cert-file": certificate, "tls-key-file": key})
-
-
-# -- whoever is in the URL
-
-
-async def test_another_authority(secured: Any, strangers: Certificates) -> None:
-    """Whom the authority in the URL doesn't vouch for is refused."""
-    await refused(url_with(secured, ssl_ca_certs=strangers.ca), "CERTIFICATE_VERIFY_FAILED")
-
-
-async def test_the_system_knows_another_authority(
-    secured: Any, strangers: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The authority in the URL is the only one: whom the system's vouch for is refused, too."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(secured.certificates.ca))
-    stranger = url_with(secured, ssl_ca_certs=strangers.ca, ssl_check_hostname="false")
-    await refused(stranger, "CERTIFICATE_VERIFY_FAILED")
-    if secured.url.startswith("rediss://"):
-        await refused(Redis.from_url(stranger), "CERTIFICATE_VERIFY_FAILED")
-
-
-async def test_the_systems_authorities(secured: Any) -> None:
-    """Without an authority in the URL it is the system's, which don't know ours."""
-    await refused(url_with(secured, ssl_ca_certs=None), "CERTIFICATE_VERIFY_FAILED")
-
-
-async def test_no_clients_certificate(secured: Any) -> None:
-    """A client without a certificate is refused, and told so."""
-    await refused(url_with(secured, ssl_certfile=None, ssl_keyfile=None), CUT_OFF)
-
-
-async def test_a_strangers_certificate(secured: Any, strangers: Certificates) -> None:
-    """A client's of another authority is refused, too."""
-    files = {"ssl_certfile": strangers.client, "ssl_keyfile": strangers.client_key}
-    await refused(url_with(secured, **files), CUT_OFF)
-
-
-async def test_another_name(secured: Any) -> None:
-    """The same machine under a name that isn't in its certificate."""
-    await refused(secured.url.replace("127.0.0.1", "127.1"), "(?i)mismatch")
-
-
-async def test_plain_text_is_refused(secured: Any) -> None:
-    """Servers that speak TLS don't answer a client that doesn't."""
-    await refused(secured.url.partition("?")[0].replace("rediss", "redis", 1), CUT_OFF)
-
-
-@pytest.mark.parametrize(
-    "url", ["rediss://{}/0", "rediss+sentinel://{}/mymaster", "rediss+cluster://{}"]
-)
-async def test_no_way_back_to_plain_text(url: str, server_binary: Path) -> None:
-    """A server that doesn't speak TLS is never told a command, nor a password."""
-    with topology.single(server=server_binary) as plain:
-        source = url.format(f"app:sesame@{plain.primary.address}")
-        await refused(f"{source}?ssl_cert_reqs=none", NO_TLS)
-        assert commands_to(plain.primary) <= OURS
-
-
-def commands_to(node: Node) -> set[str]:
-    """What this server was ever told."""
-    return {name.removeprefix("cmdstat_") for name in node.ask("INFO", "commandstats")}
 
 
 # -- whoever was named by others
@@ -391,11 +304,3 @@ async def test_slots_move_and_nodes_fail_over(tls_cluster_topology: Shards, pref
         await asyncio.to_thread(tls_cluster_topology.failover, node)
         assert await loaded(store, *ids) == values
     await store.close()
-
-
-def test_a_check(secured: Any, prefix: str) -> None:
-    """`redis-sessions check` reaches every server, and is as strict."""
-    found = levels(secured.url, "--prefix", prefix)
-    assert (found["tls"]["level"], found["rights"]["level"]) == ("ok", "ok")
-    nobody = levels(url_with(secured, ssl_ca_certs=None), "--prefix", prefix, status=2)
-    assert "certificate" in nobody["connection"]["text"].lower()

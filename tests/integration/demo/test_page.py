@@ -1,0 +1,77 @@
+"""The demo's page: what it refuses, escapes, forbids and refers to."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.demo.process import Demo
+
+
+@pytest.mark.parametrize("name", ["", "   ", "x" * 65])
+def test_names_that_are_refused(browser: httpx.Client, name: str) -> None:
+    """A name has 1 to 64 characters besides spaces; otherwise nothing happens."""
+    answer = browser.post("/sign-in", data={"name": name})
+
+    assert answer.status_code == 422
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_name_is_never_markup(browser: httpx.Client) -> None:
+    """What somebody types is escaped wherever the page shows it."""
+    page = browser.post("/sign-in", data={"name": "<script>alert(1)</script>"}).text
+
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 3
+
+
+@pytest.mark.parametrize("path", ["/", "/static/style.css", "/nowhere"])
+def test_headers(browser: httpx.Client, path: str) -> None:
+    """Every response forbids foreign content, framing, sniffing and storing."""
+    headers = browser.get(path).headers
+
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_the_page_needs_nothing_from_elsewhere(browser: httpx.Client, demo: Demo) -> None:
+    """All that the page refers to is served by the demo, and there is no script or style in it."""
+    page = browser.get("/").text
+
+    links = re.findall(r'(?:href|src|action)="([^"]+)"', page)
+    assert "/static/style.css" in links
+    assert all(link.startswith("/") and not link.startswith("//") for link in links)
+    assert all(browser.get(link).is_success for link in links if link.startswith("/static/"))
+    assert "<script" not in page
+    assert " style=" not in page
+
+
+@pytest.mark.usefixtures("curl")
+def test_the_commands_on_the_page_work(browser: httpx.Client, tmp_path: Path) -> None:
+    """The curl commands count, sign in, look, sign out elsewhere, and here."""
+    commands = re.search(r'<pre id="commands"[^>]*>(.*?)</pre>', browser.get("/").text, re.DOTALL)
+    assert commands is not None
+    run = subprocess.run(
+        ["sh", "-euc", html.unescape(commands[1])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    counted, signed_in, looked, alone, signed_out = map(json.loads, run.stdout.splitlines())
+
+    assert counted["session"]["data"] == {"count": 1}
+    assert signed_in["session"]["principal"] == "Ada"
+    assert signed_in["session"]["data"]["count"] == 1
+    assert looked == signed_in
+    assert [device["current"] for device in alone["devices"]] == [True]
+    assert signed_out["record"] is None

@@ -1,0 +1,74 @@
+"""`redis-sessions demo`: how it ends, with several workers, and with a key of one's own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from redis_sessions import generate_key
+from redis_sessions.demo import create_app
+from tests.integration.demo.process import COOKIE, JSON, NAME, Demo, wait_until
+from tests.support import as_owner
+
+
+@pytest.fixture
+def start(findable_server: None) -> Iterator[Callable[..., Demo]]:
+    with ExitStack() as stack:
+        yield lambda *args: stack.enter_context(Demo(*args))
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)]
+)
+def test_it_ends_cleanly(start: Callable[..., Demo], number: int, status: int) -> None:
+    """Told to end, it does so without a word, and its server goes after its grace."""
+    demo = start()
+    with (
+        httpx.Client(base_url=demo.url, follow_redirects=True) as client,
+        socket.socket(socket.AF_UNIX) as server,
+    ):
+        client.post("/count")
+        server.settimeout(20)
+        server.connect(str(demo.socket))
+
+        assert demo.stop(number) == (status, "")
+        assert server.recv(1) == b""  # it has ended, too
+    wait_until(demo.is_gone)
+
+    port = int(demo.url.rstrip("/").rpartition(":")[2])
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_several_workers_share_the_sessions(start: Callable[..., Demo], redis_url: str) -> None:
+    """With two processes every request opens the session, whichever of them answers."""
+    demo = start("--workers", "2", "--store", as_owner(redis_url))
+    with httpx.Client(base_url=demo.url, follow_redirects=True) as client:
+        client.post("/sign-in", data={"name": NAME})
+    token = client.cookies[COOKIE]
+
+    for _ in range(20):
+        # A new connection each time, for whichever process accepts it.
+        seen = httpx.get(demo.url, headers=JSON, cookies={COOKIE: token}).json()
+        assert seen["session"]["principal"] == NAME
+    assert demo.stop(signal.SIGTERM)[0] == 0
+
+
+def test_a_given_key_outlives_a_restart_and_a_new_one_begins_anew(redis_url: str) -> None:
+    """With the same key a session goes on; with another, its cookie is no obstacle to a new one."""
+    url = as_owner(redis_url)
+    key = generate_key()
+    with TestClient(create_app(url, key)) as client:
+        client.post("/sign-in", data={"name": NAME})
+    with TestClient(create_app(url, key), cookies=client.cookies) as again:
+        assert again.get("/", headers=JSON).json()["session"]["principal"] == NAME
+    with TestClient(create_app(url, generate_key()), cookies=client.cookies) as other:
+        assert other.get("/", headers=JSON).json()["session"]["principal"] is None
+        other.post("/count")
+        assert other.get("/", headers=JSON).json()["session"]["data"] == {"count": 1}

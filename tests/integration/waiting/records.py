@@ -1,0 +1,18 @@
+"""Ids and records for the tests of writes that wait."""
+
+from __future__ import annotations
+
+from secrets import token_bytes
+
+from redis_sessions.record import tombstone
+from redis_sessions.token import SessionToken
+
+MINUTE = 60_000
+
+
+def new_id() -> str:
+    return SessionToken.generate().id
+
+
+def record(rotated_at: int = 0) -> bytes:
+    return tombstone(rotated_at) + token_bytes(50)
