@@ -16,7 +16,7 @@ import uvloop
 from hypothesis import settings
 
 from tests.chaos import faults, figures
-from tests.properties import test_state_machine as state_machine
+from tests.properties.state_machine import machine
 from tests.support import DEFAULT_SERVER, Server
 from tests.torture import cancellation, soak
 
@@ -26,8 +26,8 @@ MOST_GROWTH: Final = 6 << 20
 
 def _state_machine(url: str, arguments: argparse.Namespace) -> str:
     examples: int = arguments.examples
-    profile = settings(state_machine.PROFILES["torture"], max_examples=examples)
-    state_machine.run(url, "torture:", profile)
+    profile = settings(machine.PROFILES["torture"], max_examples=examples)
+    machine.run(url, "session:torture:", profile)
     return f"{examples} histories of up to {profile.stateful_step_count} steps, no difference"
 
 

@@ -21,7 +21,7 @@ from redis_sessions.outcome import Outcome
 from redis_sessions.session import serving
 from redis_sessions.testing import Clock, read_session, store_session
 from tests.support import as_owner
-from tests.unit.test_manager import Setting, token_of
+from tests.unit.setting import Setting, token_of
 
 
 async def signed_in(at: Setting) -> tuple[Session, str]:

@@ -6,7 +6,7 @@ import pytest
 
 from redis_sessions import StoreUnavailableError
 from redis_sessions.testing import store_session
-from tests.unit.test_crossings import Crossed
+from tests.unit.crossings.crossed import Crossed
 
 
 async def test_sign_ins_that_failed_cost_nobody_their_session(

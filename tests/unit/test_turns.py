@@ -11,8 +11,8 @@ import pytest
 from redis_sessions import Commit, Session, SessionError, StoreUnavailableError
 from redis_sessions.outcome import Outcome
 from redis_sessions.session import state_of
-from tests.unit.test_crossings import Crossed
-from tests.unit.test_manager import DAY, token_of
+from tests.unit.crossings.crossed import Crossed
+from tests.unit.setting import DAY, token_of
 
 
 class Held(Crossed):

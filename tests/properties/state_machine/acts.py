@@ -1,0 +1,62 @@
+"""What handlers do, to the session and to the model."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hypothesis import strategies as st
+
+from tests.properties.state_machine.model import DAY
+from tests.properties.state_machine.visits import Act, Data
+
+MINUTE: Final = 60
+USERS: Final = ("A", "B")
+
+keys: Final = st.sampled_from(["a", "b", "c"])
+users: Final = st.sampled_from(USERS)
+acts: Final[st.SearchStrategy[Act]] = st.one_of(
+    st.tuples(st.just("set"), keys),
+    st.tuples(st.just("nested"), keys),
+    st.tuples(st.just("remove"), keys),
+    st.tuples(st.just("sign in"), users),
+    st.tuples(st.just("sign out")),
+    st.tuples(st.just("sign out of everything")),
+    st.tuples(st.just("clear")),
+    st.tuples(st.just("rotate")),
+    st.tuples(st.just("authenticated")),
+    st.tuples(
+        st.just("expire in"),
+        st.sampled_from([MINUTE, 2 * DAY, 30 * DAY]),
+        st.sampled_from([None, True, False]),
+    ),
+    st.tuples(st.just("revoke this")),
+    st.tuples(st.just("revoke all")),
+    st.tuples(st.just("revoke others")),
+)
+statuses: Final = st.sampled_from([200, 200, 200, 303, 404, 500, None])
+"""None: the handler raises."""
+
+
+def change(data: Data, act: Act, tag: str) -> bool:
+    """What is done to the data alone, of the session or of the model."""
+    match act:
+        case ("set", str(key)):
+            data[key] = tag
+        case ("nested", str(key)):
+            inner = data.get(key)
+            if isinstance(inner, dict):
+                inner["inside"].append(tag)
+            else:
+                data[key] = {"inside": [tag]}
+        case ("remove", str(key)):
+            data.pop(key, None)
+        case ("sign in", str(user)):
+            data["user_id"] = user
+        case ("sign out",):
+            data.pop("user_id", None)
+        case ("sign out of everything",):
+            for key in list(data):
+                del data[key]
+        case _:
+            return False
+    return True

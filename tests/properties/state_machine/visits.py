@@ -1,0 +1,92 @@
+"""A session, a visit of a browser, and what its response owes it, as the model has them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from redis_sessions import Session, SessionManager
+
+Data = dict[str, Any]
+Found = Literal["nothing", "open", "stale", "superseded", "rotated"]
+Act = tuple[Any, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Stored:
+    """A session, as the model has it."""
+
+    id: str
+    token: str
+    data: Data
+    owner: str | None
+    seen: int
+    expires: int
+    idle: int
+    persistent: bool
+    rotated: int = 0
+    version: int = 0
+    dead: bool = False
+    marked: bool = False  # as ended, in its principal's index
+    grave_until: int = 0
+    grave_says: int | None = None  # when it ended, if that request's browser is told
+
+    @property
+    def principal(self) -> str | None:
+        return self.data.get("user_id")
+
+
+@dataclass(eq=False, slots=True)
+class Visit:
+    """A request that is under way: what it loaded, what it did, what it wants."""
+
+    browser: int
+    token: str | None
+    found: Found
+    session: Stored | None
+    base: Data
+    step: int
+    task: asyncio.Task[None] | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    # what the handler has and does
+    manager: SessionManager | None = None
+    real: Session | None = None
+    acts: list[Act] = field(default_factory=list[Act])
+    status: int | None = 200
+    # the model's side of it
+    local: Data = field(default_factory=dict[str, Any])
+    seen: int = 0
+    idle: int = 0
+    expires: int = 0
+    persistent: bool = True
+    version: int = 0
+    cleared: bool = False
+    ended_here: bool = False
+    lost: bool = False  # it revoked its own session, which another request had ended
+    rotate: bool = False
+    authenticated: bool = False
+    lifetime: tuple[int, bool | None] | None = None
+    revoked: set[str] = field(default_factory=set[str])
+    # the response
+    answered: int | None = None
+    cookies: list[str] = field(default_factory=list[str])
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class Owed:
+    """What the model says that a response owes the browser."""
+
+    token: Stored | None = None
+    expire: bool = False
+    dropped: bool = False
+    refused: bool = False
+
+
+def clear(visit: Visit) -> None:
+    visit.local.clear()
+    visit.cleared = True
+    visit.rotate = visit.authenticated = False
+    visit.lifetime = None

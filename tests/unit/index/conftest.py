@@ -1,0 +1,12 @@
+"""The setting of the principal's index."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.index.watching import Watching
+
+
+@pytest.fixture
+def at() -> Watching:
+    return Watching()
