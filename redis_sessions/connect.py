@@ -254,9 +254,11 @@ def shown(address: Address) -> str:
 def connector_of(source: str | Client, *, timeout: float | None = None) -> Connector:
     """The connector to what a URL, or a client, says; `ConfigurationError`."""
     deployment = Deployment.of(source)
-    if timeout is None:
-        timeout = TIMEOUT if deployment.timeout is None else deployment.timeout
-    check_bound(timeout, "timeout", MAX_TIMEOUT)
+    name = "timeout"
+    if timeout is None and deployment.timeout is not None:
+        name, timeout = "socket_timeout", deployment.timeout
+    timeout = TIMEOUT if timeout is None else timeout
+    check_bound(timeout, name, MAX_TIMEOUT)
     connector = Connector(deployment, timeout)
     connector.check()
     return connector

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
 from typing import Any, Final, cast
 
 from redis import exceptions as errors
 
 from redis_sessions.connect import Connector
+from redis_sessions.errors import StoreError
 from redis_sessions.stores.coalescing import Batcher, Health
 from redis_sessions.stores.commands import (
     COMMIT,
@@ -20,6 +21,7 @@ from redis_sessions.stores.commands import (
     Write,
     answer_of,
     command_of,
+    commit_of,
     verdict,
 )
 from redis_sessions.stores.durability import Durability
@@ -107,17 +109,35 @@ class Channel:
         """A part of a key for each server that has some: here one."""
         return [token_hex(8)]
 
+    async def tell(self) -> None:
+        """Send what is due, without anything else; what fails stays due."""
+        with suppress(StoreError):
+            await self._send([("PING",)])
+
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
         if self.replicas is not None:
             await self.replicas.close()
         await self.wire.close()
 
+    def _send(self, commands: Sequence[Command], longer: float = 0) -> Awaitable[list[Any]]:
+        """Each command's reply. What is due goes ahead of them."""
+        if self.endings.due:
+            return self._send_due(commands, longer)
+        return self.wire.send(commands, longer)
+
+    async def _send_due(self, commands: Sequence[Command], longer: float) -> list[Any]:
+        due = list(self.endings.due.values())
+        ahead = self.endings.commands(due)
+        replies = await self.wire.send([*ahead, *commands], longer)
+        self.endings.heard(due, replies[: len(ahead)])
+        return replies[len(ahead) :]
+
     # -- one server: few commands
 
     async def _get_all(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         unique = keys if len(keys) == 1 else list(dict.fromkeys(keys))
-        (values,) = await self.wire.send([("MGET", *unique)])
+        (values,) = await self._send([("MGET", *unique)])
         if isinstance(values, errors.RedisError):
             raise self.wire.translated(values) from values
         self._note(values)
@@ -127,14 +147,17 @@ class Channel:
         return [found[key] for key in keys]
 
     async def _write_all(self, writes: Sequence[Write]) -> list[Commit | Exception]:
-        return self._verdicts(writes, await self.wire.send_one(*_commit(writes)))
+        (reply,) = await self._send([commit_of(writes)])
+        if isinstance(reply, errors.RedisError):
+            raise self.wire.translated(reply) from reply
+        return self._verdicts(writes, reply)
 
     async def _ask_all(self, questions: Sequence[Question]) -> list[Any]:
-        replies = await self.wire.send([question.command for question in questions])
+        replies = await self._send([question.command for question in questions])
         return [self.wire.translated(r) if isinstance(r, errors.RedisError) else r for r in replies]
 
     async def _write_surely(self, writes: Sequence[Write]) -> list[Commit | Exception]:
-        (reply,), confirmed = await self._and_wait([_commit(writes)])
+        (reply,), confirmed = await self._and_wait([commit_of(writes)])
         if isinstance(reply, errors.RedisError):
             raise self.wire.translated(reply) from reply
         return self._judge(writes, self._verdicts(writes, reply), confirmed)
@@ -142,7 +165,7 @@ class Channel:
     # -- a Cluster's node: a command for each
 
     async def _each(self, items: Sequence[Item]) -> list[Any]:
-        replies = await self.wire.send([command_of(item) for item in items])
+        replies = await self._send([command_of(item) for item in items])
         if isinstance(items[0], str):
             self._note([reply for reply in replies if isinstance(reply, bytes)])
         return self._answers(items, replies)
@@ -155,7 +178,7 @@ class Channel:
         commands = [part for item in items for part in (("ASKING",), command_of(item))]
         waits = self._waits
         if waits is None or not any(map(waits.concerns, items)):
-            return self._answers(items, (await self.wire.send(commands))[1::2])
+            return self._answers(items, (await self._send(commands))[1::2])
         replies, confirmed = await self._and_wait(commands)
         return self._judge(items, self._answers(items, replies[1::2]), confirmed)
 
@@ -169,7 +192,7 @@ class Channel:
     async def _and_wait(self, commands: Sequence[Command]) -> tuple[list[Any], Any]:
         assert self._waits is not None
         longer = self._waits.timeout
-        *replies, confirmed = await self.wire.send([*commands, self._waits.command], longer)
+        *replies, confirmed = await self._send([*commands, self._waits.command], longer)
         return replies, confirmed
 
     def _judge(self, items: Sequence[Item], answers: list[Any], confirmed: Any) -> list[Any]:
@@ -201,8 +224,3 @@ class Channel:
             return answer
         redirected = self._sharded and isinstance(answer, REDIRECTS)
         return answer if redirected else self.wire.translated(answer)
-
-
-def _commit(writes: Sequence[Write]) -> Command:
-    items = [part for write in writes for part in write[1:]]
-    return COMMIT.call([write.key for write in writes], items)

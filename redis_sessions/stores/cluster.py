@@ -19,7 +19,7 @@ from redis.asyncio.lock import Lock
 from redis.crc import key_slot
 
 from redis_sessions.connect import Connector
-from redis_sessions.errors import StoreError, StoreUnavailableError
+from redis_sessions.errors import ReplicationError, StoreError, StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.coalescing import AWAY
@@ -39,7 +39,6 @@ _ASKED: Final = 8  # nodes, for one map
 _PAUSE: Final = 0.01  # seconds at most before it is tried again, and each time twice that
 _LONGEST_PAUSE: Final = 0.3
 _LOCK_POLL: Final = 0.02
-_AGAIN: Final = (0, 0.1, 0.5, 1, 2, 4)  # pauses between attempts to end again, in seconds
 
 _LATER: Final = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
 _DOWN: Final = 0.25  # of the timeout: then requests no longer wait for a Cluster that is down
@@ -81,7 +80,7 @@ class Cluster:
         self._refreshed = float("-inf")
         self._trouble: StoreError | None = None  # why there is no map
         self._tasks: set[asyncio.Future[Any]] = set()
-        self._repeats: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
         self.loads = _Lane[str, "bytes | None"](self, "loads")
         self.writes = _Lane[Write, Commit](self, "writes")
         self.questions = _Lane[Question, Any](self, "questions")
@@ -120,14 +119,25 @@ class Cluster:
                 # All that is sent may be repeated, but it is of use elsewhere only.
                 if exc.reason not in AWAY or not await self._moved(slot, node, ends):
                     raise
+            except ReplicationError as exc:
+                trouble = exc
+                if self._has(node, slot):
+                    raise
             else:
                 _health(node).serves(queue)
-                return answer
+                if self._has(node, slot):
+                    return answer
+                where = node.connector.where
+                trouble = StoreUnavailableError(f"{where} was left meanwhile", reason="server")
             attempt += 1
             if attempt > 1:
                 pause = min(_PAUSE * 2**attempt, _LONGEST_PAUSE)
                 await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - to spread them
             self._check(ends, node, trouble)
+
+    def _has(self, node: Channel, slot: int) -> bool:
+        """Whether it counts what the node answered: it may have lost the slot in between."""
+        return self._slots[slot] in (node, None)
 
     def _check(self, ends: float, node: Channel, trouble: Exception) -> None:
         """Nothing is sent on after the deadline: a late write must find the tombstone."""
@@ -195,7 +205,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
-        tasks = [task for task in (self._refreshing, *self._repeats) if task is not None]
+        tasks = [task for task in (self._refreshing, *self._telling) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -284,7 +294,8 @@ class Cluster:
         for known in before | kept:
             if known is not None:
                 _health(known).belongs(known in kept)
-                self._repeat(known)
+        for known in self._nodes.values():
+            self._repeat(known)
         seeds = self._connector.deployment.hosts
         for address, node in list(self._nodes.items()):
             if node not in kept and address not in seeds:
@@ -293,25 +304,16 @@ class Cluster:
 
     def _repeat(self, node: Channel) -> None:
         """Who has another's slots now hears of what ended there: it may have lost that."""
-        writes = list(node.endings.take(lambda key: self._slot_owner(key) not in (node, None)))
-        for write in writes:
+        owners = set[Channel]()
+        for write in node.endings.take(lambda key: self._slot_owner(key) not in (node, None)):
             owner = self._slot_owner(write.key)
             assert owner is not None
-            owner.endings.add(write)  # it hears of it when it is connected to, at the latest
-        if writes:
-            again = self._keep(self._end_again(writes))
-            self._repeats.add(again)
-            again.add_done_callback(self._repeats.discard)
-
-    async def _end_again(self, writes: Sequence[Write]) -> None:
-        # A node may be named before it knows itself that it has taken over.
-        for pause in _AGAIN:
-            await asyncio.sleep(pause)
-            ends = (self.run("writes", write, 256) for write in writes)
-            answers = await asyncio.gather(*ends, return_exceptions=True)
-            writes = [w for w, a in zip(writes, answers, strict=True) if isinstance(a, StoreError)]
-            if not writes:
-                return
+            owner.endings.add(write, due=True)
+            owners.add(owner)
+        for owner in owners:  # which may be sent nothing else for long
+            telling = self._keep(owner.tell())
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
 
     def _slot_owner(self, key: str) -> Channel | None:
         return self._slots[key_slot(key.encode())]

@@ -25,6 +25,7 @@ __all__ = [
     "Write",
     "answer_of",
     "command_of",
+    "commit_of",
     "packed",
     "reply_of",
     "verdict",
@@ -88,6 +89,12 @@ def command_of(item: Item) -> Command:
     if isinstance(item, str):
         return "GET", item
     return item.command if isinstance(item, Question) else COMMIT.call([item.key], item[1:])
+
+
+def commit_of(writes: Sequence[Write]) -> Command:
+    """The command that is about all of them."""
+    items = [part for write in writes for part in write[1:]]
+    return COMMIT.call([write.key for write in writes], items)
 
 
 def answer_of(item: Item, reply: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+from redis.exceptions import RedisError
+
 from redis_sessions.stores.commands import (
     ABSENT,
     COMMIT,
@@ -13,6 +15,8 @@ from redis_sessions.stores.commands import (
     Command,
     Item,
     Write,
+    command_of,
+    commit_of,
     packed,
     reply_of,
 )
@@ -27,12 +31,16 @@ class Endings:
     """The last ends that one server acknowledged to one event loop: what a failover could undo.
 
     A server that took over, or came back with older data, hears them first of all, on each new
-    connection. An id that ended never lives again, so that to end it once more is always right.
+    connection. What it refuses then (it waits for replicas, or for room on its disk) is `due`,
+    ahead of all that it is sent. An id that ended never lives again, so that to end it once more is
+    always right.
     """
 
     def __init__(self, *, sharded: bool) -> None:
         self._sharded = sharded
         self._writes: dict[str, Write] = {}
+        self.due: dict[str, Write] = {}
+        """Those that the server has yet to hear of, by key."""
 
     def note(self, items: Sequence[Item], answers: Sequence[Any]) -> None:
         """Remember those of the items that are ends, and done."""
@@ -45,30 +53,48 @@ class Endings:
             ):
                 self.add(item)
 
-    def add(self, write: Write) -> None:
-        """Remember an end, and the last ones alone."""
+    def add(self, write: Write, *, due: bool = False) -> None:
+        """Remember an end, and the last ones alone. `due`: it was another server's."""
         self._writes.pop(write.key, None)
-        self._writes[write.key] = write._replace(expected=END)
+        self._writes[write.key] = end = write._replace(expected=END)
+        if due:
+            self.due[write.key] = end
         if len(self._writes) > LIMIT:
-            del self._writes[next(iter(self._writes))]
+            oldest = next(iter(self._writes))
+            del self._writes[oldest]
+            self.due.pop(oldest, None)
 
     def take(self, gone: Callable[[str], bool]) -> Iterator[Write]:
         """Forget those with such a key: another server has it."""
         for key in [key for key in self._writes if gone(key)]:
+            self.due.pop(key, None)
             yield self._writes.pop(key)
 
     async def greet(self, connection: Any) -> None:
         """End them again, on a connection that is new."""
         if not self._writes:
             return
-        commands = [("SCRIPT", "LOAD", COMMIT.text), *self._commands()]
-        await connection.send_packed_command(packed(commands))
-        for _ in commands:
-            await reply_of(connection)  # what it refuses now, it refuses of what follows, too
-
-    def _commands(self) -> list[Command]:
         writes = list(self._writes.values())
+        commands = [("SCRIPT", "LOAD", COMMIT.text), *self.commands(writes)]
+        await connection.send_packed_command(packed(commands))
+        _, *replies = [await reply_of(connection) for _ in commands]
+        self.heard(writes, replies)
+
+    def commands(self, writes: Sequence[Write]) -> list[Command]:
+        """What ends them."""
         if self._sharded:
-            return [COMMIT.call([write.key], write[1:]) for write in writes]
-        arguments = [part for write in writes for part in write[1:]]
-        return [COMMIT.call([write.key for write in writes], arguments)]
+            return [command_of(write) for write in writes]
+        return [commit_of(writes)] if writes else []
+
+    def heard(self, writes: Sequence[Write], replies: Sequence[Any]) -> None:
+        """Note which of them are still due, by the replies to their commands."""
+        if self._sharded:
+            answers = [r if isinstance(r, RedisError) else r[0] for r in replies]
+        else:
+            (reply,) = replies
+            answers = [reply] * len(writes) if isinstance(reply, RedisError) else reply
+        for write, answer in zip(writes, answers, strict=True):
+            if isinstance(answer, int) or write.key not in self._writes:
+                self.due.pop(write.key, None)
+            else:
+                self.due[write.key] = write

@@ -176,3 +176,11 @@ async def test_an_answer_of_a_former_primary(server_binary: Path) -> None:
         with Wire(running.primary.port) as redis:
             assert is_tombstone(redis.ask("GET", store.prefix + ID))
         await store.close()
+
+
+def test_a_timeout_that_is_too_long() -> None:
+    """The message names what was written."""
+    with pytest.raises(ConfigurationError, match=r"^socket_timeout=5\.0: write seconds"):
+        RedisStore("redis://localhost?socket_timeout=5")
+    with pytest.raises(ConfigurationError, match=r"^timeout=5: write seconds"):
+        RedisStore("redis://localhost?socket_timeout=1", timeout=5)

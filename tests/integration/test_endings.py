@@ -58,6 +58,25 @@ async def test_a_server_that_comes_back_with_older_data(start_server: StartServe
     await store.close()
 
 
+async def test_a_server_that_refuses_at_first(start_server: StartServer) -> None:
+    """A new primary may wait for replicas: what ended is ended as soon as it writes."""
+    server = start_server()
+    store = RedisStore(server.url)
+    id, value = await ended(store)
+    server.kill()
+    server.start()
+    with Wire(server.port) as redis:
+        restore(redis, store.prefix + id, value)
+        redis.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+        assert await store.load(id) == value
+        redis.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+        assert is_tombstone(await store.load(id) or b"")
+    with Monitor(server.port) as monitor:
+        await store.load(id)
+        assert monitor.names() == ["MGET"]
+    await store.close()
+
+
 async def test_each_way_to_end(start_server: StartServer) -> None:
     """By a sign-out, by `clear()`, by a rotation's loss of the old id, by a revocation."""
     server = start_server()
@@ -264,3 +283,40 @@ async def test_a_node_that_comes_back(shards: topology.ClusterTopology, prefix: 
         redis.ask("CLIENT", "KILL", "TYPE", "normal")
         assert await is_over(store, ids[0])
     await store.close()
+
+
+async def test_a_late_answer_in_a_cluster(server_binary: Path) -> None:
+    """What a node answers once the map names its successor counts for nothing."""
+    options = {**app_user(cluster=True), "enable-debug-command": "local"}
+    with topology.cluster(server=server_binary, options=options) as running:
+        store = RedisStore(as_app(running.url), timeout=2.5)
+        before = running.primaries[0]
+        (replica,) = running.replicas_of(before)
+        slots, elsewhere = slots_of(running, before), slots_of(running, running.primaries[1])
+        value = record()
+        id, other = id_in(slots, store.prefix), id_in(slots, store.prefix)
+        assert await store.commit(id, None, value, MINUTE) is Commit.STORED
+        with Wire(before.port) as isolated:
+            isolated.ask("DEBUG", "DROP-CLUSTER-PACKET-FILTER", "1")  # what says that it is left
+            isolated.ask("CLIENT", "PAUSE", "60000", "WRITE")
+            ending = asyncio.create_task(store.end(id, tombstone(1), MINUTE))
+
+            async def waits() -> bool:
+                return b"blocked_clients:1" in isolated.ask("INFO", "clients")
+
+            await until(waits)
+            for node in (replica, *running.replicas_of(running.primaries[1])):
+                node.ask("CLUSTER", "FAILOVER", "TAKEOVER")
+            with Wire(replica.port) as redis:
+                restore(redis, store.prefix + other, value)
+
+            async def left() -> bool:
+                await store.load(id_in(elsewhere, store.prefix))  # which is told of, and so a map
+                return await store.load(other) is not None
+
+            await until(left)
+            isolated.ask("CLIENT", "UNPAUSE")
+            assert await ending
+        with Wire(replica.port) as redis:
+            assert is_tombstone(redis.ask("GET", store.prefix + id))
+        await store.close()
