@@ -6,8 +6,8 @@ python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [--minutes
 from __future__ import annotations
 
 import argparse
-import gc
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
