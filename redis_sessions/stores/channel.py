@@ -148,8 +148,6 @@ class Channel:
 
     async def _write_all(self, writes: Sequence[Write]) -> list[Commit | Exception]:
         (reply,) = await self._send([commit_of(writes)])
-        if isinstance(reply, errors.RedisError):
-            raise self.wire.translated(reply) from reply
         return self._verdicts(writes, reply)
 
     async def _ask_all(self, questions: Sequence[Question]) -> list[Any]:
@@ -158,8 +156,6 @@ class Channel:
 
     async def _write_surely(self, writes: Sequence[Write]) -> list[Commit | Exception]:
         (reply,), confirmed = await self._and_wait([commit_of(writes)])
-        if isinstance(reply, errors.RedisError):
-            raise self.wire.translated(reply) from reply
         return self._judge(writes, self._verdicts(writes, reply), confirmed)
 
     # -- a Cluster's node: a command for each
@@ -203,9 +199,9 @@ class Channel:
             confirmed = 0  # it was demoted in between
         return self._waits.judge(items, answers, confirmed)
 
-    def _verdicts(
-        self, writes: Sequence[Write], reply: Sequence[int | bytes]
-    ) -> list[Commit | Exception]:
+    def _verdicts(self, writes: Sequence[Write], reply: Any) -> list[Commit | Exception]:
+        if isinstance(reply, errors.RedisError):
+            raise self.wire.translated(reply) from reply
         verdicts = map(verdict, reply)
         answers: list[Commit | Exception] = [
             v if isinstance(v, Commit) else self.wire.translated(v) for v in verdicts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from redis_sessions.testing.topology import (
     Topology,
 )
 from tests.integration.test_cli_check import SECRET, check, levels
-from tests.support import StartServer, free_port
+from tests.support import StartServer, eventually, free_port
 
 
 def test_replicas(replicas_topology: Topology, prefix: str) -> None:
@@ -104,14 +102,6 @@ def test_sentinels_that_the_url_does_not_name(server_binary: Path) -> None:
         topology.replicas[0].kill()
         assert eventually(lambda: "start the replicas" in levels(url)["topology"]["advice"])
         assert eventually(lambda: levels(url)["replication"]["level"] == "fail")
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-    return True
 
 
 def test_a_replica_of_somebody_else(start_server: StartServer, prefix: str) -> None:

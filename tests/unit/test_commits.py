@@ -6,7 +6,6 @@ import pytest
 
 from redis_sessions import (
     Answer,
-    Commit,
     Event,
     Keyring,
     MemoryStore,
@@ -17,6 +16,7 @@ from redis_sessions import (
 )
 from redis_sessions.outcome import Outcome
 from redis_sessions.session import state_of
+from tests.stores import Away
 from tests.unit.setting import DAY, KEY, Setting, token_of
 
 # -- several commits in one request
@@ -110,24 +110,6 @@ async def test_refresh_gone(at: Setting) -> None:
 
 
 # -- failures
-
-
-class Away(MemoryStore):
-    """A store that can go away."""
-
-    away = False
-
-    async def load(self, id: str) -> bytes | None:
-        self._check()
-        return await super().load(id)
-
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        self._check()
-        return await super().commit(id, expected, value, ttl)
-
-    def _check(self) -> None:
-        if self.away:
-            raise StoreUnavailableError("away")
 
 
 async def test_touch_that_fails(at: Setting) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from redis_sessions import embedded
-from tests.integration.embedded.workers import GRACE, WORKER, Hire, Worker, eventually, processes
+from tests.integration.embedded.workers import GRACE, WORKER, Hire, Worker, processes
+from tests.support import eventually
 
 
 @pytest.fixture

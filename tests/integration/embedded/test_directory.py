@@ -10,7 +10,8 @@ import pytest
 from redis_sessions import embedded
 from redis_sessions.embedded import ensure_server
 from redis_sessions.errors import ConfigurationError
-from tests.integration.embedded.workers import Hire, ask, eventually, server_pid
+from tests.integration.embedded.workers import Hire, ask, server_pid
+from tests.support import eventually
 
 
 def test_names_and_working_directories_separate(

@@ -21,11 +21,11 @@ from tests.integration.embedded.workers import (
     Hire,
     Worker,
     ask,
-    eventually,
     pipe,
     processes,
     server_pid,
 )
+from tests.support import eventually
 
 # -- the server and its users
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -19,15 +17,6 @@ print(embedded.ensure_server(sys.argv[2]), flush=True)
 for line in sys.stdin:
     print(embedded.ensure_server(sys.argv[2]), flush=True)
 """
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def ask(path: str | Path, command: str) -> str:

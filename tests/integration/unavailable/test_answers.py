@@ -14,30 +14,10 @@ from starlette.testclient import TestClient
 from redis_sessions import (
     ConfigurationError,
     Event,
-    MemoryStore,
     SessionGoneError,
-    StoreUnavailableError,
 )
-from redis_sessions.stores import Commit
 from tests.integration.apps import BASE, KEY, doing
-
-
-class Away(MemoryStore):
-    """A store that can go away."""
-
-    away = False
-
-    async def load(self, id: str) -> bytes | None:
-        self._check()
-        return await super().load(id)
-
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        self._check()
-        return await super().commit(id, expected, value, ttl)
-
-    def _check(self) -> None:
-        if self.away:
-            raise StoreUnavailableError("away", reason="server")
+from tests.stores import Away
 
 
 def test_task_groups() -> None:
