@@ -1,22 +1,27 @@
-"""A principal's index, under every key of the ring: entered first, then the record.
+"""A principal's index, under every key of the ring: written under the primary key, asked under all.
 
-It is where sign-in, touch and revocation meet. Written under the primary key, asked under all.
+It is where sign-in, touch and revocation meet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Final
 
 from redis_sessions.keyring import Keyring
 from redis_sessions.shortfall import Shortfall
 from redis_sessions.state import LONGEST, Revocation
-from redis_sessions.stores.protocols import Entry, Seat, SessionIndex
+from redis_sessions.stores.protocols import Entry, EntryStatus, SessionIndex, Touched
 
 __all__ = ["Index"]
 
 _MEMORY: Final = LONGEST * 1000
+
+_LATEST: Final = 2**52
+"""A time that no revocation reaches: asked with it, an index says whether there is an entry."""
+
+_ATTEMPTS: Final = 3
+"""A sign-in that may have come before a revocation is entered so often: one may be faster."""
 
 
 class Index:
@@ -27,9 +32,9 @@ class Index:
         self._keyring = keyring
         self._clock = clock
 
-    def _age(self, since: float) -> int:
-        # Rounded up: who is timed too early is refused, who is timed too late escapes.
-        return max(0, ceil((self._clock() - since) * 1000))
+    def age(self, since: float) -> float:
+        """How long ago that was, in milliseconds."""
+        return max(0.0, (self._clock() - since) * 1000)
 
     def _names(self, principal: str) -> list[str]:
         return [key.index(principal) for key in self._keyring.keys]
@@ -43,62 +48,53 @@ class Index:
         own: Revocation | None,
         ttl: int,
         descriptor: bytes,
-    ) -> tuple[Seat, int, int]:
+    ) -> tuple[EntryStatus, int, int]:
         """A sign-in: LIVE, its time, and the index's size; or REFUSED, or ENDED.
 
         `began`: when its request began, seconds on this machine's clock; only the duration
         since goes out. `own` counts instead, if the request itself revoked since.
         """
-        since = began if own is None else own.answered
-        name, floor = self._keyring.primary.index(principal), -1 if own is None else own.at
-        entered = await self._store.enter(
-            name, id, age=self._age(since), own=floor, ttl=ttl, descriptor=descriptor
-        )
-        if entered.seat is not Seat.LIVE:
-            return entered.seat, 0, 0
-        # On its way it grew older, and a revocation may have overtaken it there.
-        at = max(entered.now - self._age(since), floor + 1)
-        if entered.revoked >= at and entered.revoked > floor:
-            await self._store.mark(name, id, ttl=ttl)
-            return Seat.REFUSED, 0, 0
-        return Seat.LIVE, at, entered.size
+        since, floor = (began, -1.0) if own is None else (own.answered, own.at)
+        name = self._keyring.primary.index(principal)
+        for _ in range(_ATTEMPTS):
+            entered = await self._store.enter(
+                name, id, age=self.age(since), own=floor, ttl=ttl, descriptor=descriptor
+            )
+            if entered.status is not EntryStatus.LIVE:
+                return entered.status, 0, 0
+            # On its way it grew older, and a revocation may have overtaken it there.
+            if self.age(since) < entered.since_revoked:
+                return EntryStatus.LIVE, entered.authenticated, entered.size
+        await self._store.mark(name, id, ttl=ttl)
+        return EntryStatus.REFUSED, 0, 0
 
     async def touch(
-        self,
-        principal: str,
-        id: str,
-        *,
-        authenticated: int,
-        ttl: int,
-        descriptor: bytes,
-        began: float | None = None,
-    ) -> tuple[Seat, int]:
-        """Renew: LIVE and the time it was authenticated, or ENDED.
-
-        `began`: it was authenticated again by a request that began then.
-        """
+        self, principal: str, id: str, *, authenticated: int, ttl: int, descriptor: bytes
+    ) -> Touched:
+        """Renew an entry: LIVE, ENDED or OUTDATED, and the time."""
         primary, *retired = self._names(principal)
-        said = [
-            (await self._store.touch(name, id, authenticated=authenticated, ttl=0, descriptor=b""))[
-                0
-            ]
-            for name in retired
-        ]
-        if Seat.ENDED in said:
-            return Seat.ENDED, 0
+        elsewhere = EntryStatus.MISSING
+        for name in retired:
+            status = await self._store.ask(name, id, authenticated=authenticated)
+            if status in (EntryStatus.ENDED, EntryStatus.OUTDATED):
+                return Touched(status, 0)
+            if status is EntryStatus.LIVE or elsewhere is EntryStatus.MISSING:
+                elsewhere = status
         return await self._store.touch(
             primary,
             id,
             authenticated=authenticated,
             ttl=ttl,
             descriptor=descriptor,
-            vouched=Seat.LIVE in said or Seat.KEPT in said,
-            overtaken=Seat.OVERTAKEN in said,
-            age=None if began is None else self._age(began),
+            elsewhere=elsewhere,
         )
 
+    async def authenticated(self, principal: str, id: str, at: int) -> None:
+        """Note that the principal proved again who they are."""
+        await self._store.authenticated(self._keyring.primary.index(principal), id, at=at)
+
     async def mark(self, principal: str, id: str, *, ttl: int = _MEMORY) -> None:
-        """Mark a session as ended, for good, under every key."""
+        """Mark a session as ended, under every key."""
         short = Shortfall()
         for name in self._names(principal):
             await short.of(self._store.mark(name, id, ttl=ttl))
@@ -107,29 +103,35 @@ class Index:
     async def knows(self, principal: str, id: str) -> bool:
         """Whether this session is, or was, one of the principal's."""
         for name in self._names(principal):
-            seat, _ = await self._store.touch(name, id, authenticated=0, ttl=0, descriptor=b"")
-            if seat in (Seat.LIVE, Seat.ENDED):
+            status = await self._store.ask(name, id, authenticated=_LATEST)
+            if status in (EntryStatus.LIVE, EntryStatus.ENDED):
                 return True
         return False
 
-    async def end_all(self, principal: str, *, keep: str | None) -> tuple[Revocation, list[str]]:
-        """Mark all but `keep`; the ids to end, those marked in the last hour among them."""
-        first: int | None = None
-        ids: dict[str, None] = {}
+    async def revoke(self, principal: str, *, keep: str | None) -> Mapping[str, float]:
+        """End all sessions of before but `keep`: when, by the name of the index under each key."""
         short = Shortfall()
+        revoked: dict[str, float] = {}
         for name in self._names(principal):
-            marked = self._store.end_all(name, keep=keep, memory=_MEMORY)
-            at, ended, again = await short.of(marked)
-            first = at if first is None else first
-            ids.update(dict.fromkeys((*ended, *again)))
-        result = Revocation(first or 0, self._clock()), list(ids)
-        short.tell(result)
-        return result
+            revoked[name] = await short.of(self._store.revoke(name, keep=keep, memory=_MEMORY))
+        short.tell(revoked)
+        return revoked
 
-    async def entries(self, principal: str) -> list[tuple[str, Entry]]:
-        """The live entries, each with its index's name; the primary's where two have one."""
-        found: dict[str, tuple[str, Entry]] = {}
+    async def remove(self, name: str, ids: Sequence[str], *, until: float) -> None:
+        """Remove the entries of what a revocation has ended."""
+        await self._store.remove(name, ids, until=until)
+
+    async def pages(self, principal: str) -> AsyncGenerator[tuple[str, list[Entry]]]:
+        """The entries, some at a time, each once, with the name of their index.
+
+        Where several keys have an entry, it is the primary's.
+        """
+        seen = set[str]()
         for name in self._names(principal):
-            for entry in await self._store.entries(name):
-                found.setdefault(entry.id, (name, entry))
-        return list(found.values())
+            cursor = -1
+            while cursor != 0:
+                cursor, entries = await self._store.entries(name, max(0, cursor))
+                fresh = {entry.id: entry for entry in entries if entry.id not in seen}
+                seen.update(fresh)
+                if fresh:
+                    yield name, list(fresh.values())

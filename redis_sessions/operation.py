@@ -18,7 +18,7 @@ from redis_sessions.record import Stored
 from redis_sessions.revocation import Revoker
 from redis_sessions.session import Session
 from redis_sessions.state import NEVER, Found
-from redis_sessions.stores.protocols import Commit, Seat
+from redis_sessions.stores.protocols import Commit, EntryStatus
 from redis_sessions.token import SessionToken
 from redis_sessions.values import EMPTY, Changes
 from redis_sessions.writer import Writer
@@ -146,8 +146,10 @@ class Operation(Writer):
             expire = True
             state.forget()
         elif state.stored is not None:  # rotated since or not, its token was the browser's
-            await self._mark(state.stored, state.principal)
+            # An id ends first, and is marked second: a mark may have to make room for others,
+            # and a session that still lived then would be found by nothing.
             expire = await self._end(state.stored.token.id, "cleared")
+            await self._mark(state.stored, state.principal)
             state.forget()
             if not expire and outcome is not Outcome.GAIN:
                 # Another request ended it, and its answer decides what the browser holds.
@@ -214,16 +216,24 @@ class Operation(Writer):
 
     async def _rotate(self, outcome: Outcome) -> Answer:
         state, at, again = self._state, self._at, None
-        lives = state.live is not None
+        lives, principal = state.live is not None, state.principal
         if lives and outcome is Outcome.REAUTHENTICATE:
             length = state.lifetime[0] if state.lifetime else self._length(at.record)
-            lives, again = await self._ask_index(length, state.began)
+            lives, clock = await self._ask_index(length)
+            own = state.revocations.get(principal or "")
+            again = max(
+                int(clock - self._policy.index.age(state.began)),
+                int(own.at) + 1 if own else 0,
+                at.record.authenticated_at or 0,
+            )
         elif lives and (state.lifetime is not None or self._policy.touch_due(state)):
             left = at.record.expires_at - self._now
             lives, _ = await self._ask_index(state.lifetime[0] if state.lifetime else left)
         token = SessionToken.generate(at.token.id)
         rotated = max(self._now, at.rotated_at + 1)  # each differs: a store may go by it
         if lives and await self._in_place(token, rotated, again):
+            if principal is not None and again is not None:
+                await self._note_authentication(principal, token.id, again)
             self._policy.report("rotated", outcome.name.lower(), token.id)
             return self._told(outcome)
         if outcome is Outcome.ROTATE:
@@ -233,6 +243,13 @@ class Operation(Writer):
         if self._policy.principal.find(values.decode(written)) != self._principal:
             written = self._encoded  # a callable's keys aren't known; the data are their own
         return await self._enter(Outcome.GAIN, written)
+
+    async def _note_authentication(self, principal: str, id: str, at: int) -> None:
+        """After the record: an entry that is older does no harm, one that is newer would end it."""
+        try:
+            await self._short.of(self._policy.index.authenticated(principal, id, at))
+        except StoreError as exc:
+            logger.warning("sessions: an index has an older time than its session: %s", exc)
 
     async def _gain(self, outcome: Outcome) -> Answer:
         state, old, was = self._state, self._state.stored, self._state.principal
@@ -245,8 +262,8 @@ class Operation(Writer):
                 )
             answer = await self._enter(outcome, written)
             if ends:
-                await self._mark(old, was)
                 await self._end(old.token.id, "switched")
+                await self._mark(old, was)
             return answer
         mine = set(state.changes(self._encoded))
         answer = await self._enter(outcome, self._encoded)
@@ -261,7 +278,7 @@ class Operation(Writer):
         policy, state, principal = self._policy, self._state, self._principal or ""
         token = SessionToken.generate()
         self._check_time()
-        seat, at, size = await policy.index.enter(
+        status, at, size = await policy.index.enter(
             principal,
             token.id,
             began=state.began,
@@ -269,7 +286,7 @@ class Operation(Writer):
             ttl=(self._lifetime(None)[0] - self._now) * 1000,
             descriptor=self._descriptor(token.id, self._now),
         )
-        if seat is not Seat.LIVE:
+        if status is not EntryStatus.LIVE:
             policy.report("refused", "revoked meanwhile", token.id)
             raise StoreUnavailableError(
                 "all sessions of this principal were ended while this sign-in was under way",
@@ -321,8 +338,11 @@ class Operation(Writer):
 
     async def _lose(self) -> Answer:
         state, old = self._state, self._at
+        last = await self._end_if_unchanged(old, "signed out")
+        # Where it was rotated meanwhile, a sign-out holds all the same.
+        if last is None and await self._end(old.token.id, "signed out"):
+            last = old
         await self._mark(old, state.principal)
-        last = await self._end_unchanged(old)
         if last is None:
             state.lost()
             return self._dropped("ended elsewhere")
@@ -337,19 +357,6 @@ class Operation(Writer):
             self._dropped("signed out late")
             return Answer(Outcome.LOSE)
         return await self._create(Outcome.LOSE, left, SessionToken.generate(), old.record.owner)
-
-    async def _end_unchanged(self, old: Stored) -> Stored | None:
-        """End it; as it was at its end, or None if another request had ended it."""
-        while True:
-            result = await self._bury(old)
-            if result is Commit.STORED:
-                self._policy.report("ended", "signed out", old.token.id)
-                return old
-            newer = await self._again(old.token) if result is Commit.CONFLICT else None
-            if newer is None:
-                # Gone, or rotated under us: a sign-out holds all the same.
-                return old if await self._end(old.token.id, "signed out") else None
-            old = newer
 
     def _left(self, stored: bytes) -> bytes:
         """What goes on without the principal: from 500 on, only its removal counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,13 +17,14 @@ from redis_sessions.policy import Policy
 from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
 from redis_sessions.session import Session, serving, state_of
 from redis_sessions.shortfall import Shortfall
-from redis_sessions.state import Found
+from redis_sessions.state import Found, Revocation
 from redis_sessions.stores.protocols import Entry
 from redis_sessions.token import is_id
 
 __all__ = ["Revoker", "SessionInfo"]
 
 _AT_ONCE: Final = 512
+_LOOKED_AT: Final = 1000
 _TOMBSTONE_MS: Final = TOMBSTONE_TTL * 1000
 
 AnyPrincipal = str | int | UUID
@@ -59,32 +61,41 @@ class Revoker(Policy):
 
     async def sessions_of(self, principal: AnyPrincipal) -> list[SessionInfo]:
         """The live sessions of a principal, the one seen last first."""
-        found = await self.index.entries(self.principal.canonical(principal))
-        stored = await self._stored([entry.id for _, entry in found])
-        mine = self._own()
-        shown = [self._info(name, e, e.id in mine) for name, e in found if _lives(stored[e.id])]
+        mine, shown = self._own(), list[SessionInfo]()
+        async for name, entries in self.index.pages(self.principal.canonical(principal)):
+            stored = await self._stored([entry.id for entry in entries])
+            shown += [self._info(name, e, e.id in mine) for e in entries if _lives(stored[e.id])]
         return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
 
     async def revoke(self, id: str, *, principal: AnyPrincipal) -> bool:
         """End one session of a principal; False if it isn't theirs, or had ended.
 
         The session is the principal's by its index, so an id that a client sent may be passed.
-        In the request that it belongs to it counts as `clear()`.
+        In the request that it belongs to it counts as `clear()`. Where a failover lost the index's
+        entry, nobody knows whose session it is: if it is theirs, it ends when its next touch is
+        due, and the answer is False.
         """
         who = self.principal.canonical(principal)
-        # One's own goes as well, though its entry may have been lost.
-        if id not in self._mine(who) and not (is_id(id) and await self.index.knows(who, id)):
+        if not is_id(id):
             return False
         short = Shortfall()
-        await short.of(self.index.mark(who, id))
-        ended = await short.of(self._end_marked([id])) == 1
+        # One's own goes as well, though its entry may have been lost.
+        if id in self._mine(who) or await self.index.knows(who, id):
+            ended = await short.of(self._end_ids([id])) == 1
+            await short.of(self.index.mark(who, id))
+        else:
+            ended = False
+            if _lives(await self.store.load(id)):
+                await short.of(self.index.mark(who, id))
         short.tell(ended)
         return ended
 
     async def revoke_all(self, principal: AnyPrincipal, *, keep: str | None = None) -> int:
         """End all sessions of a principal but `keep`, an id; returns how many it ended.
 
-        May be repeated until it succeeds. A sign-in of the principal that is under way is refused.
+        It takes effect with its first step, in constant time: whatever signed in before ends at
+        its next touch at the latest. Then they end here and now, some hundred at a time. May be
+        repeated until it succeeds. A sign-in of the principal that is under way is refused.
         Where it ends the session of the request that calls it, that counts as `clear()`, and the
         same request may sign in afterwards.
         """
@@ -92,43 +103,61 @@ class Revoker(Policy):
         if keep is not None and not is_id(keep):
             raise ConfigurationError("keep= is no session's id: write session.id")
         short = Shortfall()
-        revocation, ids = await short.of(self.index.end_all(who, keep=keep))
-        mine = (id for id in self._mine(who) if id != keep)  # here, too
-        ids = list(dict.fromkeys((*ids, *mine)))
+        revoked = await short.of(self.index.revoke(who, keep=keep))
+        revocation = Revocation(max(revoked.values()), self.clock())
         for session in self._serving():
             state = state_of(session)
             state.revocations = {**state.revocations, who: revocation}
-        count = await short.of(self._end_marked(ids))
+        mine = [id for id in self._mine(who) if id != keep]  # here, too
+        count = await short.of(self._end_ids(mine))
+        async for name, entries in self.index.pages(who):
+            # Who has signed in since is left alone.
+            before = [e.id for e in entries if e.authenticated <= revoked[name] and e.id != keep]
+            count += await short.of(self._end_ids([id for id in before if id not in mine]))
+            for ids in _batches(before):
+                await self.index.remove(name, ids, until=revoked[name])
         self.report("revoked", "all" if keep is None else "all but one", keep)
         short.tell(count)
         return count
 
     async def make_room(self, principal: str, keep: str) -> None:
-        """Keep to `max_sessions`: first those go that are dead, then the least recently seen."""
+        """Keep to `max_sessions`: first those go that are dead, then the least recently seen.
+
+        Of more than 1,000 entries it looks at some, and the next sign-ins at others.
+        """
         try:
-            entries = [entry for _, entry in await self.index.entries(principal)]
-            allowed = self.max_sessions or 0
-            if len(entries) <= allowed:
-                return
-            stored = await self._stored([entry.id for entry in entries])
-            newest = max(entry.seen for entry in entries)
-
-            def under_way(entry: Entry) -> bool:  # entered, and its record still to come, or never
-                return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
-
-            def order(entry: Entry) -> tuple[bool, int]:
-                return _lives(stored[entry.id]), entry.seen
-
-            # Sign-ins at once agree on this order; each sees to this once its record is there.
-            there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
-            over = max(0, len(there) - allowed)
-            ids = [entry.id for entry in sorted(there, key=order)[:over]]
-            short = Shortfall()
-            for id in ids:
-                await short.of(self.index.mark(principal, id))
-            await short.of(self._end_marked(ids, "evicted"))
+            entries = list[Entry]()
+            async with aclosing(self.index.pages(principal)) as pages:
+                async for _, page in pages:
+                    entries += page
+                    if len(entries) > _LOOKED_AT:
+                        break
+            await self._keep_to(self.max_sessions or 0, entries, principal, keep)
         except StoreError as exc:  # the sign-in holds
             logger.warning("sessions over max_sessions were left alive: %s", exc)
+
+    async def _keep_to(
+        self, allowed: int, entries: Sequence[Entry], principal: str, keep: str
+    ) -> None:
+        if len(entries) <= allowed:
+            return
+        stored = await self._stored([entry.id for entry in entries])
+        newest = max(entry.seen for entry in entries)
+
+        def under_way(entry: Entry) -> bool:  # entered, and its record still to come, or never
+            return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
+
+        def order(entry: Entry) -> tuple[bool, float]:
+            return _lives(stored[entry.id]), entry.seen
+
+        # Sign-ins at once agree on this order; each sees to this once its record is there.
+        there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
+        over = max(0, len(there) - allowed)
+        ids = [entry.id for entry in sorted(there, key=order)[:over]]
+        short = Shortfall()
+        await short.of(self._end_ids(ids, "evicted"))
+        for id in ids:
+            await short.of(self.index.mark(principal, id))
 
     # -- details
 
@@ -149,8 +178,8 @@ class Revoker(Policy):
         """The ids of those of this principal."""
         return [id for id, own in self._own().items() if state_of(own).principal == principal]
 
-    async def _end_marked(self, ids: Sequence[str], how: str = "revoked") -> int:
-        """End these ids, which are marked; how many were alive."""
+    async def _end_ids(self, ids: Sequence[str], how: str = "revoked") -> int:
+        """End these ids; how many were alive."""
         own = self._own()
         told = {id for id, session in own.items() if not state_of(session).late}
         short = Shortfall()
@@ -212,7 +241,7 @@ def _batches(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
 
 
-def _time(milliseconds: int) -> datetime:
+def _time(milliseconds: float) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 

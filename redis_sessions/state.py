@@ -72,7 +72,7 @@ class Revocation:
     Its time on the store's clock (milliseconds), and when it was answered, on ours (seconds).
     """
 
-    at: int
+    at: float
     answered: float
 
 

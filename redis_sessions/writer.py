@@ -20,7 +20,7 @@ from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, Reject, Sto
 from redis_sessions.session import Session, replace_data, state_of
 from redis_sessions.shortfall import Shortfall
 from redis_sessions.state import Found, Peer
-from redis_sessions.stores.protocols import Commit, Seat
+from redis_sessions.stores.protocols import Commit, EntryStatus
 from redis_sessions.token import SessionToken
 
 __all__ = ["Update", "Writer"]
@@ -190,7 +190,7 @@ class Writer:
         idle = duration if remembered else min(policy.idle_timeout, duration)
         return self._now + duration, idle, persistent if wanted is None else wanted
 
-    # -- the index, which is written before the record
+    # -- the index
 
     async def _mark(self, at: Stored, principal: str | None) -> None:
         if principal is not None:
@@ -203,8 +203,8 @@ class Writer:
         lives, _ = await self._ask_index(max(1, self._at.record.expires_at - self._now))
         return not lives
 
-    async def _ask_index(self, ttl: int, began: float | None = None) -> tuple[bool, int]:
-        """Renew the entry, for `ttl` seconds; whether it lives, and when it was authenticated."""
+    async def _ask_index(self, ttl: int) -> tuple[bool, float]:
+        """Renew the entry, for `ttl` seconds; whether the session lives, and the server's time."""
         state, at = self._state, self._at
         if state.principal is None:
             return True, 0
@@ -215,14 +215,28 @@ class Writer:
             authenticated=at.record.authenticated_at or 0,
             ttl=ttl * 1000,
             descriptor=self._descriptor(at.token.id, at.record.created_at),
-            began=began,
         )
-        seat, authenticated = await self._short.of(touched)
-        if seat is Seat.LIVE:
-            return True, authenticated
-        await self._end(at.token.id, "revoked")
+        status, clock = await self._short.of(touched)
+        if status is EntryStatus.LIVE:
+            return True, clock
+        if status is EntryStatus.ENDED:
+            await self._end(at.token.id, "revoked")
+        else:
+            await self._end_if_unchanged(at, "outdated")
         state.lost()
-        return False, 0
+        return False, clock
+
+    async def _end_if_unchanged(self, old: Stored, how: str) -> Stored | None:
+        """End it; as it was at its end, or None if another request had ended or rotated it."""
+        while True:
+            result = await self._bury(old)
+            if result is Commit.STORED:
+                self._policy.report("ended", how, old.token.id)
+                return old
+            newer = await self._again(old.token) if result is Commit.CONFLICT else None
+            if newer is None:
+                return None
+            old = newer
 
     # -- the store
 

@@ -31,7 +31,7 @@ class Role(StrEnum):
 _CONNECT: Final = ("ping", "client|setname")
 _SETINFO: Final = "client|setinfo"  # Redis 7.0 refuses a rule that names it
 _END: Final = ("script|load", "evalsha", "getrange", "set", "pexpire")
-_REVOKE: Final = ("time", "hget", "hset", "hdel", "hgetall", "hrandfield", "pttl")
+_REVOKE: Final = ("time", "hget", "hmget", "hset", "hdel", "hscan", "hrandfield", "pttl")
 
 _COMMANDS: Final = {
     # In the order of docs/deployment.md: records, the index, locks, the warning of eviction.

@@ -9,7 +9,7 @@ from redis_sessions.stores.memory import MemoryStore
 from redis_sessions.stores.protocols import (
     Commit,
     Entry,
-    Seat,
+    EntryStatus,
     SessionIndex,
     SessionStore,
     Store,
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Commit",
     "Entry",
+    "EntryStatus",
     "MemoryStore",
     "RedisStore",
-    "Seat",
     "SessionIndex",
     "SessionStore",
     "Store",

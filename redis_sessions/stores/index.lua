@@ -1,141 +1,184 @@
--- The index of one principal: KEYS[1] is a hash of session ids. ARGV[1] says what to do.
--- A field holds "L authenticated seen expires descriptor" for a session, "E expires marked" where
--- one ended, "K expires" for one that a revocation kept though its entry was lost; `revoked` holds
--- "revoked_at expires", `last` when one was entered last. Milliseconds, on this server's own clock.
+-- The index of one principal: KEYS[1] is a hash. ARGV[1] names the operation, the rest are its arguments.
+--
+--   field         holds
+--   a session's   "L authenticated seen expires descriptor": a session that signed in
+--   marks         for each session that ended lately, oldest first: id (20), expires (13), marked (17 characters)
+--   meta          "revoked before floor last keep":
+--                 revoked  when all sessions of before were ended, -1: never
+--                 keep     the session that was excepted then, and
+--                 before   the `revoked` of before, from which it isn't excepted
+--                 floor    the latest time at which one of the marks that had to go was made, -1: none had to
+--                 last     the latest time that this index has given out
+--
+-- Times are milliseconds on this server's own clock, with microseconds behind the point; no two that an index
+-- gives out are the same. Ages are counted back from the clock itself. No operation works on more than some hundred fields, however many there are.
+
+local MARKS, WIDTH = 256, 50
+local SAMPLE = 8           -- fields that a write looks at, so that those whose time is over go
+local DEADLINE = 30000     -- the writes of one request are over by then
 
 local key, what = KEYS[1], ARGV[1]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local SAMPLE, HOUR = 8, 3600000
 
-local function number(n) return string.format('%.0f', n) end
+local found = redis.pcall('HMGET', key, 'meta', 'marks')
+if found.err then
+  -- Another type of key has an index's name: nobody can be signed in as long as it stands there.
+  if not string.find(found.err, 'WRONGTYPE', 1, true) then return found end
+  redis.call('PEXPIRE', key, 0)
+  found = {false, false}
+end
+
+local marks = found[2] or ''
+local revoked, before, floor, last, keep = string.match(found[1] or '', '^(%S+) (%S+) (%S+) (%S+) (%S*)$')
+revoked, before, floor = tonumber(revoked or -1), tonumber(before or -1), tonumber(floor or -1)
+last, keep = tonumber(last or 0), keep or ''
+
+-- After a failover the clock may be behind: what comes later has a later time all the same.
+local time = redis.call('TIME')
+local clock = time[1] * 1000 + time[2] / 1000
+local now = math.max(clock, last + 0.001)
+
+local function whole(n) return string.format('%.0f', math.floor(n)) end
+local function exact(n) return string.format('%.3f', n) end
 
 local function get(id)
   local value = redis.call('HGET', key, id)
-  if not value then return nil end
-  local kind = string.sub(value, 1, 1)
-  if kind == 'K' then return {kept = true} end
-  if kind == 'E' then
-    local expires, marked = string.match(value, '^E (%d+) (%d+)$')
-    return {ended = true, expires = tonumber(expires or now), marked = tonumber(marked or now)}
-  end
-  local authenticated, seen, expires, descriptor = string.match(value, '^L (%d+) (%d+) (%d+) (.*)$')
-  if not expires then return nil end  -- not ours
+  local authenticated, seen, expires, descriptor =
+    string.match(value or '', '^L (%d+) ([%d.]+) (%d+) (.*)$')
+  if not expires then return nil end
   return {
-    authenticated = tonumber(authenticated), seen = tonumber(seen),
-    expires = tonumber(expires), descriptor = descriptor,
+    authenticated = tonumber(authenticated), seen = seen, expires = tonumber(expires),
+    descriptor = descriptor,
   }
 end
 
-local function revoked()
-  local value = redis.call('HGET', key, 'revoked')
-  return value and tonumber(string.match(value, '^(%d+)') or -1) or -1
+local function put(id, authenticated, seen, expires, descriptor)
+  local times = 'L ' .. whole(authenticated) .. ' ' .. seen .. ' ' .. whole(expires)
+  redis.call('HSET', key, id, times .. ' ' .. descriptor)
 end
 
--- A write lets a few entries go whose time is over, and the hash outlives its longest entry.
+local function put_meta()
+  local numbers = exact(revoked) .. ' ' .. exact(before) .. ' ' .. exact(floor) .. ' ' .. exact(now)
+  redis.call('HSET', key, 'meta', numbers .. ' ' .. keep)
+end
+
+-- The hash outlives its longest entry.
 local function keep_until(expires)
   local sample = redis.call('HRANDFIELD', key, SAMPLE, 'WITHVALUES')
   for i = 1, #sample, 2 do
-    local value = sample[i + 1]
-    local over = string.match(value, '^E (%d+)') or string.match(value, '^L %d+ %d+ (%d+)')
-      or string.match(value, '^K (%d+)') or string.match(value, '^%d+ (%d+)$')
+    local over = string.match(sample[i + 1], '^L %d+ [%d.]+ (%d+)')
     if over and tonumber(over) <= now then redis.call('HDEL', key, sample[i]) end
   end
   local ttl = math.max(1, expires - now)
-  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, number(ttl)) end
+  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, whole(ttl + 1)) end
 end
 
-local function put(id, authenticated, seen, expires, descriptor)
-  redis.call('HSET', key, id,
-    'L ' .. number(authenticated) .. ' ' .. number(seen) .. ' ' .. number(expires) .. ' ' .. descriptor)
-  keep_until(expires)
+local function is_marked(id)
+  local at = string.find(marks, id, 1, true)
+  while at do
+    if at % WIDTH == 1 then return true end
+    at = string.find(marks, id, at + 1, true)
+  end
+  return false
 end
 
--- A sign-out must not fail for want of memory: a script that has written is past that check.
+-- A sign-out must not fail for want of memory: a script that has written is past the server's check.
 local function pass_memory_check()
   local ttl = redis.call('PTTL', key)
   if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
 end
 
-local function mark(id, expires)
-  redis.call('HSET', key, id, 'E ' .. number(expires) .. ' ' .. number(now))
+-- What this index says of a session that was authenticated at that time.
+local function status(id, authenticated, entry)
+  local overtaken = authenticated <= (id == keep and before or revoked)
+  if overtaken or is_marked(id) then return 'ended' end
+  if not entry then return authenticated <= floor and 'unsure' or 'missing' end
+  local outdated = authenticated < entry.authenticated and entry.authenticated <= now - DEADLINE
+  return outdated and 'outdated' or 'live'
 end
 
 if what == 'enter' then
-  -- id, age, own revoked_at (-1), ttl, descriptor -> {status, authenticated, size, now, revoked_at}
-  local id, age, own, ttl, descriptor = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-  local authenticated = math.max(now - age, own + 1)
-  local entry = get(id)
-  if entry and entry.ended then return {'ended', 0, 0, 0, 0} end
-  local at = revoked()
-  if at >= authenticated and at > own then return {'refused', 0, 0, 0, 0} end
-  -- No two sign-ins are seen at the same time: max_sessions ends the earlier.
-  local last = tonumber(redis.call('HGET', key, 'last') or 0) or 0
-  local seen = math.max(now, last + 1)
-  redis.call('HSET', key, 'last', number(seen))
-  put(id, authenticated, seen, now + ttl, descriptor)
-  return {'live', number(authenticated), redis.call('HLEN', key) - 1, number(now), number(at)}
+  -- id, age, own revocation (-1), ttl, descriptor -> {status, authenticated, size, ms since the last revocation (-1)}
+  local id, own = ARGV[2], tonumber(ARGV[4])
+  local at = math.max(clock - ARGV[3], own + 0.001)
+  if is_marked(id) then return {'ended', '0', 0, '-1'} end
+  if revoked >= at and revoked > own then return {'refused', '0', 0, '-1'} end
+  -- A record has whole milliseconds: of the one in which all sessions ended, it has the next.
+  local authenticated = math.max(math.floor(at), math.floor(math.max(revoked, own)) + 1)
+  local expires = now + ARGV[5]
+  put(id, authenticated, exact(now), expires, ARGV[6])
+  put_meta()
+  keep_until(expires)
+  local size = redis.call('HLEN', key) - (marks == '' and 1 or 2)
+  return {'live', whole(authenticated), size, revoked > own and exact(clock - revoked) or '-1'}
+
+elseif what == 'ask' then
+  -- id, authenticated -> status
+  return status(ARGV[2], tonumber(ARGV[3]), get(ARGV[2]))
 
 elseif what == 'touch' then
-  -- id, authenticated, ttl (0: only ask), descriptor, vouched, overtaken, age (-1: as it is)
-  local id, authenticated, ttl, descriptor = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-  local vouched, overtaken, age = ARGV[6] == '1', ARGV[7] == '1', tonumber(ARGV[8])
+  -- id, authenticated, ttl, descriptor, what the other keys say -> {status, this server's clock}
+  local id, authenticated, elsewhere = ARGV[2], tonumber(ARGV[3]), ARGV[6]
   local entry = get(id)
-  if entry and entry.ended then return {'ended', 0} end
-  local over = revoked() >= authenticated
-  if ttl == 0 then
-    local kept = entry and entry.kept and 'kept'
-    return {kept or entry and 'live' or over and 'overtaken' or 'missing', 0}
+  local here = status(id, authenticated, entry)
+  if here == 'ended' or here == 'outdated' then return {here, exact(clock)} end
+  if not entry and elsewhere ~= 'live' and (here == 'unsure' or elsewhere == 'unsure') then
+    return {'ended', exact(clock)}
   end
-  if not entry and (over or overtaken) and not vouched then return {'ended', 0} end
-  if age >= 0 then authenticated = now - age end
-  put(id, authenticated, now, now + ttl, descriptor ~= '' and descriptor or entry and entry.descriptor or '')
-  return {'live', number(authenticated)}
-
-elseif what == 'end' then
-  -- id, ttl -> 1 if it was live
-  local id, entry = ARGV[2], get(ARGV[2])
-  pass_memory_check()  -- first of all: whoever asks again must not be confirmed what nobody wrote
-  if entry and entry.ended then return 0 end
-  local expires = entry and entry.expires or now + tonumber(ARGV[3])
-  mark(id, expires)
+  local latest, descriptor, expires = authenticated, ARGV[5], now + ARGV[4]
+  if entry then
+    latest = math.max(latest, entry.authenticated)
+    if descriptor == '' then descriptor = entry.descriptor end
+  end
+  put(id, latest, exact(now), expires, descriptor)
+  put_meta()
   keep_until(expires)
-  return (entry and not entry.kept) and 1 or 0
+  return {'live', exact(clock)}
 
-elseif what == 'end_all' then
-  -- id to keep (''), how long to remember -> {revoked_at, ended, again}
-  local keep, memory = ARGV[2], tonumber(ARGV[3])
-  local ended, again = {}, {}
-  pass_memory_check()
-  local all = redis.call('HGETALL', key)
-  for i = 1, #all, 2 do
-    local id, value = all[i], all[i + 1]
-    local kind = string.sub(value, 1, 1)
-    if id == keep then
-      -- stays as it is
-    elseif kind == 'L' then
-      local expires = tonumber(string.match(value, '^L %d+ %d+ (%d+)') or 0)
-      if expires > now then
-        mark(id, expires)
-        ended[#ended + 1] = id
-      else
-        redis.call('HDEL', key, id)
-      end
-    elseif kind == 'E' then
-      local expires, marked = string.match(value, '^E (%d+) (%d+)$')
-      if tonumber(expires or 0) <= now then
-        redis.call('HDEL', key, id)
-      elseif now - tonumber(marked) <= HOUR then
-        again[#again + 1] = id
-      end
-    elseif kind == 'K' then
-      redis.call('HDEL', key, id)
-    end
+elseif what == 'authenticated' then
+  -- id, authenticated: the time of an entry goes forward only
+  local id, entry = ARGV[2], get(ARGV[2])
+  if entry then
+    local latest = math.max(entry.authenticated, tonumber(ARGV[3]))
+    put(id, latest, entry.seen, entry.expires, entry.descriptor)
+    put_meta()
   end
-  redis.call('HSET', key, 'revoked', number(now) .. ' ' .. number(now + memory))
-  if keep ~= '' and not get(keep) then redis.call('HSET', key, keep, 'K ' .. number(now + memory)) end
-  keep_until(now + memory)
-  return {number(now), ended, again}
+  return 1
+
+elseif what == 'mark' then
+  -- id, ttl -> 1 if it had an entry
+  pass_memory_check()  -- first of all: whoever asks again must not be confirmed what nobody wrote
+  local id = ARGV[2]
+  if is_marked(id) then return 0 end
+  local entry = get(id)
+  local expires = entry and entry.expires or now + ARGV[3]
+  if #marks >= MARKS * WIDTH then
+    local over, marked = tonumber(string.sub(marks, 21, 33)), tonumber(string.sub(marks, 34, WIDTH))
+    if over > now then floor = math.max(floor, marked) end
+    marks = string.sub(marks, WIDTH + 1)
+  end
+  marks = marks .. id .. string.format('%013.0f%017.3f', math.floor(expires), now)
+  if entry then redis.call('HDEL', key, id) end
+  redis.call('HSET', key, 'marks', marks)
+  put_meta()
+  keep_until(expires)
+  return entry and 1 or 0
+
+elseif what == 'revoke' then
+  -- id to keep (''), how long to remember -> the time: all of before, with an entry or without, is over
+  pass_memory_check()
+  if ARGV[2] == '' or ARGV[2] ~= keep then before = revoked end
+  revoked, keep = now, ARGV[2]
+  put_meta()
+  keep_until(now + ARGV[3])
+  return exact(now)
+
+elseif what == 'remove' then
+  -- until, id ...: entries of what a revocation at that time has ended
+  for i = 3, #ARGV do
+    local entry = get(ARGV[i])
+    if entry and entry.authenticated <= tonumber(ARGV[2]) then redis.call('HDEL', key, ARGV[i]) end
+  end
+  return 1
 end
 
 return redis.error_reply('ERR unknown operation')

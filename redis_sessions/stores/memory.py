@@ -7,17 +7,27 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
 from threading import Lock
 from typing import Final
 
 from redis_sessions.errors import SessionConflictError
 from redis_sessions.record import HEADER_SIZE
-from redis_sessions.stores.protocols import Commit, Entered, Entry, Seat, checked_prefix
+from redis_sessions.stores.protocols import (
+    Commit,
+    Entered,
+    Entry,
+    EntryStatus,
+    Touched,
+    checked_prefix,
+)
 
 __all__ = ["MemoryStore"]
 
 _SWEEP: Final = 20  # entries looked at by each write, so that expired ones go
-_HOUR: Final = 3_600_000
+_MARKS: Final = 256
+_DEADLINE: Final = 30_000
+"""Milliseconds: the writes of one request are over by then."""
 
 
 @dataclass(slots=True)
@@ -25,15 +35,34 @@ class _Index:
     """One principal's. Times in milliseconds."""
 
     live: dict[str, Entry] = field(default_factory=dict[str, Entry])
-    ended: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """expires, marked"""
-    revoked: int = -1
-    kept: str | None = None
-    last: int = 0
+    marks: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    """When the session would have expired, and when it was marked; the oldest mark first."""
+    revoked: float = -1
+    keep: str | None = None
+    before: float = -1
+    """The revocation before the one that excepted `keep`."""
+    floor: float = -1
+    last: float = 0
 
-    def prune(self, now: int) -> None:
+    def advance(self, now: float) -> float:
+        """The time, later than all before; what is over at this time goes."""
+        self.last = now = max(now, self.last + 0.001)
         self.live = {id: entry for id, entry in self.live.items() if entry.expires > now}
-        self.ended = {id: mark for id, mark in self.ended.items() if mark[0] > now}
+        self.marks = {id: mark for id, mark in self.marks.items() if mark[0] > now}
+        return now
+
+    def status(self, id: str, authenticated: int, now: float) -> EntryStatus:
+        """What it says of a session that was authenticated then."""
+        entry = self.live.get(id)
+        revoked = self.before if id == self.keep else self.revoked
+        if id in self.marks or authenticated <= revoked:
+            return EntryStatus.ENDED
+        if entry is None:
+            unsure = authenticated <= self.floor
+            return EntryStatus.UNSURE if unsure else EntryStatus.MISSING
+        if authenticated < entry.authenticated <= now - _DEADLINE:
+            return EntryStatus.OUTDATED
+        return EntryStatus.LIVE
 
 
 class MemoryStore:
@@ -93,18 +122,25 @@ class MemoryStore:
     # -- indexes
 
     async def enter(
-        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+        self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
         with self._lock:
             index, now = self._index(key)
-            at = max(now - age, own + 1)
-            if id in index.ended:
-                return Entered(Seat.ENDED, 0, 0, 0, 0)
-            if index.revoked >= at and index.revoked > own:
-                return Entered(Seat.REFUSED, 0, 0, 0, 0)
-            index.last = max(now, index.last + 1)
-            index.live[id] = Entry(id, at, index.last, now + ttl, descriptor)
-            return Entered(Seat.LIVE, at, len(index.live), now, index.revoked)
+            clock = self._clock() * 1000
+            at, revoked = max(clock - age, own + 0.001), index.revoked
+            if id in index.marks:
+                return Entered(EntryStatus.ENDED, 0, 0, inf)
+            if revoked >= at and revoked > own:
+                return Entered(EntryStatus.REFUSED, 0, 0, inf)
+            authenticated = max(int(at), int(max(revoked, own)) + 1)
+            index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
+            since = clock - revoked if revoked > own else inf
+            return Entered(EntryStatus.LIVE, authenticated, len(index.live), since)
+
+    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
+        with self._lock:
+            index, now = self._index(key)
+            return index.status(id, authenticated, now)
 
     async def touch(
         self,
@@ -114,48 +150,60 @@ class MemoryStore:
         authenticated: int,
         ttl: int,
         descriptor: bytes,
-        vouched: bool = False,
-        overtaken: bool = False,
-        age: int | None = None,
-    ) -> tuple[Seat, int]:
+        elsewhere: EntryStatus = EntryStatus.MISSING,
+    ) -> Touched:
         with self._lock:
             index, now = self._index(key)
-            entry, over = index.live.get(id), index.revoked >= authenticated
-            if id in index.ended:
-                return Seat.ENDED, 0
-            kept = index.kept == id
-            if ttl == 0:
-                missing = Seat.OVERTAKEN if over else Seat.MISSING
-                return Seat.LIVE if entry else Seat.KEPT if kept else missing, 0
-            if entry is None and (over or overtaken) and not (vouched or kept):
-                return Seat.ENDED, 0
-            at = authenticated if age is None else now - age
-            shown = descriptor or (entry.descriptor if entry else b"")
-            index.live[id] = Entry(id, at, now, now + ttl, shown)
-            return Seat.LIVE, at
+            entry, here = index.live.get(id), index.status(id, authenticated, now)
+            clock = self._clock() * 1000
+            if here in (EntryStatus.ENDED, EntryStatus.OUTDATED):
+                return Touched(here, clock)
+            unsure = EntryStatus.UNSURE in (here, elsewhere)
+            if entry is None and unsure and elsewhere is not EntryStatus.LIVE:
+                return Touched(EntryStatus.ENDED, clock)
+            if entry is not None:
+                authenticated = max(authenticated, entry.authenticated)
+                descriptor = descriptor or entry.descriptor
+            index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
+            return Touched(EntryStatus.LIVE, clock)
+
+    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+        with self._lock:
+            index, _ = self._index(key)
+            entry = index.live.get(id)
+            if entry is not None:
+                index.live[id] = replace(entry, authenticated=max(at, entry.authenticated))
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
         with self._lock:
             index, now = self._index(key)
+            if id in index.marks:
+                return False
+            if len(index.marks) >= _MARKS:
+                _, marked = index.marks.pop(next(iter(index.marks)))
+                index.floor = max(index.floor, marked)
             entry = index.live.pop(id, None)
-            index.ended.setdefault(id, (entry.expires if entry else now + ttl, now))
+            index.marks[id] = (entry.expires if entry else now + ttl, now)
             return entry is not None
 
-    async def end_all(
-        self, key: str, *, keep: str | None, memory: int
-    ) -> tuple[int, Sequence[str], Sequence[str]]:
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
         with self._lock:
             index, now = self._index(key)
-            again = [i for i, (_, at) in index.ended.items() if i != keep and now - at <= _HOUR]
-            ended = [id for id in index.live if id != keep]
-            for id in ended:
-                index.ended[id] = index.live.pop(id).expires, now
-            index.revoked, index.kept = now, keep
-            return now, ended, again
+            if keep is None or keep != index.keep:
+                index.before = index.revoked
+            index.revoked, index.keep = now, keep
+            return now
 
-    async def entries(self, key: str) -> Sequence[Entry]:
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         with self._lock:
-            return [replace(entry) for entry in self._index(key)[0].live.values()]
+            return 0, list(self._index(key)[0].live.values())
+
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
+        with self._lock:
+            live = self._index(key)[0].live
+            for id in ids:
+                if id in live and live[id].authenticated <= until:
+                    del live[id]
 
     # -- the store
 
@@ -174,11 +222,9 @@ class MemoryStore:
             self._sweep(len(self._records))
             return len(self._records)
 
-    def _index(self, key: str) -> tuple[_Index, int]:
-        now = int(self._clock() * 1000)
+    def _index(self, key: str) -> tuple[_Index, float]:
         index = self._indexes.setdefault(key, _Index())
-        index.prune(now)
-        return index, now
+        return index, index.advance(self._clock() * 1000)
 
     def _get(self, id: str) -> bytes | None:
         value, expires = self._records.get(id, (None, 0.0))

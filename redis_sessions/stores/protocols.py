@@ -14,11 +14,12 @@ __all__ = [
     "Commit",
     "Entered",
     "Entry",
+    "EntryStatus",
     "Nearby",
-    "Seat",
     "SessionIndex",
     "SessionStore",
     "Store",
+    "Touched",
     "checked_prefix",
 ]
 
@@ -98,32 +99,42 @@ class Nearby(Protocol):
         ...
 
 
-class Seat(Enum):
-    """What an index knows of a session."""
+class EntryStatus(Enum):
+    """What an index says of a session."""
 
     LIVE = "live"
+    """It has an entry."""
     ENDED = "ended"
-    """It was marked, for good, or overtaken by a revocation."""
-    REFUSED = "refused"
-    """A revocation came between this sign-in's request and now."""
-    KEPT = "kept"
-    """No entry, but the last revocation excepted it."""
-    OVERTAKEN = "overtaken"
-    """No entry, and a revocation since it was authenticated."""
+    """It was marked as ended, or all sessions of its time were revoked."""
+    OUTDATED = "outdated"
+    """Its entry has a later sign-in, of more than 30 seconds ago: the record is an older one."""
+    UNSURE = "unsure"
+    """It has no entry, and its mark may be one of those that had to make room."""
     MISSING = "missing"
-    """No entry, and nothing that speaks against it."""
+    """It has no entry, and nothing speaks against it."""
+    REFUSED = "refused"
+    """A revocation came between the beginning of this sign-in's request and now."""
 
 
 class Entered(NamedTuple):
-    """What became of a sign-in. Times in milliseconds, on the index's own clock."""
+    """What became of a sign-in."""
 
-    seat: Seat
+    status: EntryStatus
+    """LIVE, ENDED or REFUSED."""
     authenticated: int
     size: int
     """How many entries there are, at most."""
-    now: int
-    revoked: int
-    """The last `revoked_at`, or -1."""
+    since_revoked: float
+    """How long ago all sessions were revoked, in milliseconds; infinite: never, or by oneself."""
+
+
+class Touched(NamedTuple):
+    """What became of a touch."""
+
+    status: EntryStatus
+    """LIVE, ENDED or OUTDATED."""
+    clock: float
+    """The time on the server's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +143,7 @@ class Entry:
 
     id: str
     authenticated: int
-    seen: int
+    seen: float
     expires: int
     descriptor: bytes
     """Sealed: only the manager reads it."""
@@ -142,18 +153,26 @@ class Entry:
 class SessionIndex(Protocol):
     """Which sessions a principal has, and which of them have ended: one `key` a principal.
 
-    Every operation is atomic on one key and on the index's own clock; durations are given and
-    times returned, in milliseconds, so that no two clocks are compared. Each may be repeated.
+    Every operation is atomic on one key, works on a bounded number of entries, and may be
+    repeated. Times are milliseconds on the index's own clock, which never gives the same time
+    twice and never goes back; durations are milliseconds, too. So no two clocks are compared.
+
+    At most 256 marks of ended sessions are kept. The oldest go first, and raise a `floor` to the
+    time at which they were made: a session without an entry, authenticated before, is UNSURE.
     """
 
     async def enter(
-        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+        self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
-        """A sign-in, `age` ms ago: LIVE.
+        """Enter a sign-in whose request began `age` ms ago.
 
-        `own`: the `revoked_at` that the same request has set, or -1. ENDED if it is marked,
-        REFUSED if another revocation isn't earlier.
+        `own`: the time of a revocation by the same request, or -1; the sign-in comes after it.
+        ENDED: the id was marked. REFUSED: another revocation came since the request began.
         """
+        ...
+
+    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
+        """What the index says of a session that was authenticated at this time; writes nothing."""
         ...
 
     async def touch(
@@ -164,32 +183,43 @@ class SessionIndex(Protocol):
         authenticated: int,
         ttl: int,
         descriptor: bytes,
-        vouched: bool = False,
-        overtaken: bool = False,
-        age: int | None = None,
-    ) -> tuple[Seat, int]:
-        """Renew an entry, or write it again if it is missing: LIVE, or ENDED.
+        elsewhere: EntryStatus = EntryStatus.MISSING,
+    ) -> Touched:
+        """Renew an entry, or write it again if it is missing and nothing speaks against it.
 
-        `ttl=0` only asks: LIVE, ENDED, KEPT, OVERTAKEN or MISSING. `vouched`, `overtaken`: what
-        other keys said. `age`: authenticated again that long ago; the time is returned.
+        `elsewhere`: what the principal's indexes under other keys say: LIVE, UNSURE or MISSING.
+        An empty descriptor leaves the one that is there.
         """
+        ...
+
+    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+        """Set an entry's time to a later one; an earlier one, or a missing entry, is left alone."""
         ...
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        """Mark a session as ended, for good; whether it was live. `ttl`: if there is no entry."""
-        ...
+        """Put a mark in the place of an entry; whether there was one.
 
-    async def end_all(
-        self, key: str, *, keep: str | None, memory: int
-    ) -> tuple[int, Sequence[str], Sequence[str]]:
-        """Mark all but `keep`, which a later touch finds KEPT if its entry had been lost.
-
-        `revoked_at`, kept for `memory` ms; the ids that were live; those marked in the last hour.
+        `ttl`: how long the session could have lived, if there is no entry.
         """
         ...
 
-    async def entries(self, key: str) -> Sequence[Entry]:
-        """The live entries."""
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
+        """End all sessions of before but `keep`, with an entry or without; returns the time.
+
+        It is remembered for `memory` ms. `keep` isn't excepted from earlier revocations, unless
+        they excepted it, too.
+        """
+        ...
+
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
+        """Some of the entries, and the cursor for the next ones: 0 when there are no more.
+
+        What is there all the time is returned at least once.
+        """
+        ...
+
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
+        """Remove the entries of what a revocation at `until` has ended: at most 1,000 of them."""
         ...
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any, Final
 
 from redis.asyncio import Redis, RedisCluster
@@ -25,14 +26,25 @@ from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.cluster import Cluster
 from redis_sessions.stores.commands import ABSENT, END, Question, Script, Weight, Write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
-from redis_sessions.stores.protocols import Commit, Entered, Entry, Seat, checked_prefix
+from redis_sessions.stores.protocols import (
+    Commit,
+    Entered,
+    Entry,
+    EntryStatus,
+    Touched,
+    checked_prefix,
+)
 from redis_sessions.stores.wire import PerLoop
 from redis_sessions.token import is_id
 
 __all__ = ["RedisStore"]
 
 _INDEX: Final = Script("index.lua")
-_LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}) (\d{1,15}) ")
+_LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}\.?\d{0,3}) (\d{1,15}) ")
+_STATUSES: Final = {status.value.encode(): status for status in EntryStatus}
+
+_PAGE: Final = 500
+"""Entries that one command looks at."""
 
 
 class RedisStore:
@@ -108,10 +120,15 @@ class RedisStore:
     # -- indexes
 
     async def enter(
-        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+        self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
-        seat, *rest = await self._write(key, "enter", id, age, own, ttl, descriptor)
-        return Entered(Seat(seat.decode()), *map(int, rest))
+        times = f"{age:.3f}", f"{own:.3f}", ttl
+        status, at, size, since = await self._write(key, "enter", id, *times, descriptor)
+        ago = float(since)
+        return Entered(_STATUSES[status], int(at), size, inf if ago < 0 else ago)
+
+    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
+        return _STATUSES[await self._ask("read", key, "ask", id, authenticated)]
 
     async def touch(
         self,
@@ -121,37 +138,42 @@ class RedisStore:
         authenticated: int,
         ttl: int,
         descriptor: bytes,
-        vouched: bool = False,
-        overtaken: bool = False,
-        age: int | None = None,
-    ) -> tuple[Seat, int]:
-        flags = (int(vouched), int(overtaken), -1 if age is None else age)
-        weight: Weight = "touch" if ttl else "read"
-        touch = ("touch", id, authenticated, ttl, descriptor, *flags)
+        elsewhere: EntryStatus = EntryStatus.MISSING,
+    ) -> Touched:
+        touch = ("touch", id, authenticated, ttl, descriptor, elsewhere.value)
         try:
-            return _seated(await self._ask(weight, key, *touch))
+            return _touched(await self._ask("touch", key, *touch))
         except ReplicationError as exc:
-            exc.result = _seated(exc.result)
+            exc.result = _touched(exc.result)
             raise
+
+    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+        await self._ask("touch", key, "authenticated", id, at)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        return bool(await self._write(key, "end", id, ttl))
+        return bool(await self._write(key, "mark", id, ttl))
 
-    async def end_all(
-        self, key: str, *, keep: str | None, memory: int
-    ) -> tuple[int, Sequence[str], Sequence[str]]:
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
         try:
-            return _ended(await self._write(key, "end_all", keep or "", memory))
+            return float(await self._write(key, "revoke", keep or "", memory))
         except ReplicationError as exc:
-            exc.result = _ended(exc.result)
+            exc.result = float(exc.result)
             raise
 
-    async def entries(self, key: str) -> Sequence[Entry]:
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         name = self._index_key(key)
-        question = Question(name, ("HGETALL", name))
-        fields = await self._channels.get().questions.submit(question, 512)
+        question = Question(name, ("HSCAN", name, cursor, "COUNT", _PAGE))
+        try:
+            after, fields = await self._channels.get().questions.submit(question, 512)
+        except StoreError as exc:
+            if "WRONGTYPE" not in str(exc):
+                raise
+            return 0, []  # the next write makes an index of it
         pairs = zip(fields[::2], fields[1::2], strict=True)
-        return [entry for pair in pairs if (entry := _entry(*pair)) is not None]
+        return int(after), [entry for pair in pairs if (entry := _entry(*pair)) is not None]
+
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
+        await self._ask("touch", key, "remove", f"{until:.3f}", *ids)
 
     def _write(self, key: str, *arguments: Any) -> Awaitable[Any]:
         return self._ask("lifecycle", key, *arguments)
@@ -235,23 +257,15 @@ class RedisStore:
                 )
 
 
-def _seated(reply: Any) -> tuple[Seat, int]:
-    seat, at = reply
-    return Seat(seat.decode()), int(at)
-
-
-def _ended(reply: Any) -> tuple[int, list[str], list[str]]:
-    at, ended, again = reply
-    return int(at), _ids(ended), _ids(again)
+def _touched(reply: Any) -> Touched:
+    status, clock = reply
+    return Touched(_STATUSES[status], float(clock))
 
 
 def _entry(id: bytes, value: bytes) -> Entry | None:
     form = _LIVE.match(value)
-    if form is None or not _ids([id]):
-        return None  # an ended one, or a field that isn't ours
-    authenticated, seen, expires = map(int, form.groups())
-    return Entry(id.decode(), authenticated, seen, expires, value[form.end() :])
-
-
-def _ids(fields: Sequence[bytes]) -> list[str]:
-    return [text for text in (field.decode("latin-1") for field in fields) if is_id(text)]
+    name = id.decode("latin-1")
+    if form is None or not is_id(name):
+        return None  # the marks, the times, or a field that isn't ours
+    authenticated, seen, expires = form.groups()
+    return Entry(name, int(authenticated), float(seen), int(expires), value[form.end() :])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from secrets import token_hex
 from typing import Final
 
-from redis_sessions.stores.protocols import Entry, Seat, SessionIndex
+from redis_sessions.stores.protocols import Entry, EntryStatus, SessionIndex
 from redis_sessions.testing.conformance import new_id
 
 __all__ = ["IndexConformance"]
 
 HOUR: Final = 3_600_000
+MARKS: Final = 256
+"""How many marks an index keeps."""
 
 
 def new_key() -> str:
@@ -23,193 +26,95 @@ class IndexConformance:
     """The contract of `SessionIndex`, one test a clause."""
 
     async def _enter(
-        self, index: SessionIndex, key: str, *, age: int = 0, own: int = -1, ttl: int = HOUR
+        self, index: SessionIndex, key: str, *, age: float = 0, own: float = -1, ttl: int = HOUR
     ) -> tuple[str, int]:
         id = new_id()
-        seat, at, *_ = await index.enter(key, id, age=age, own=own, ttl=ttl, descriptor=b"d")
-        assert seat is Seat.LIVE
+        status, at, *_ = await index.enter(key, id, age=age, own=own, ttl=ttl, descriptor=b"d")
+        assert status is EntryStatus.LIVE
         return id, at
 
-    async def _ask(self, index: SessionIndex, key: str, id: str, at: int) -> Seat:
-        seat, _ = await index.touch(key, id, authenticated=at, ttl=0, descriptor=b"")
-        return seat
+    async def _touch(self, index: SessionIndex, key: str, id: str, at: int) -> EntryStatus:
+        touched = await index.touch(key, id, authenticated=at, ttl=HOUR, descriptor=b"e")
+        return touched.status
 
-    async def _touch(self, index: SessionIndex, key: str, id: str, at: int) -> Seat:
-        seat, _ = await index.touch(key, id, authenticated=at, ttl=HOUR, descriptor=b"e")
-        return seat
+    async def _now(self, index: SessionIndex, key: str) -> float:
+        id, _ = await self._enter(index, key, ttl=HOUR)
+        return (await self._entries(index, key))[id].seen
 
-    async def _end_all(
-        self, index: SessionIndex, key: str, keep: str | None = None
-    ) -> tuple[int, set[str], set[str]]:
-        at, ended, again = await index.end_all(key, keep=keep, memory=HOUR)
-        return at, set(ended), set(again)
+    async def _entries(self, index: SessionIndex, key: str) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
+        cursor, entries = await index.entries(key)
+        found.update((entry.id, entry) for entry in entries)
+        while cursor:
+            cursor, entries = await index.entries(key, cursor)
+            found.update((entry.id, entry) for entry in entries)
+        return found
+
+    # -- entries
 
     async def test_nothing(self, index: SessionIndex) -> None:
         """A principal without sessions has no entries."""
-        key, id = new_key(), new_id()
-        assert list(await index.entries(key)) == []
-        assert await self._ask(index, key, id, 1) is Seat.MISSING
+        key = new_key()
+        assert await self._entries(index, key) == {}
+        assert await index.ask(key, new_id(), authenticated=1) is EntryStatus.MISSING
 
     async def test_enter(self, index: SessionIndex) -> None:
         """An entry holds its times and its descriptor, whatever bytes that has."""
         key, id, odd = new_key(), new_id(), bytes(range(256))
-        seat, at, size, *_ = await index.enter(key, id, age=5000, own=-1, ttl=HOUR, descriptor=odd)
-        assert (seat, size) == (Seat.LIVE, 1)
-        assert list(await index.entries(key)) == [Entry(id, at, at + 5000, at + 5000 + HOUR, odd)]
+        entered = await index.enter(key, id, age=5000, own=-1, ttl=HOUR, descriptor=odd)
+        assert (entered.status, entered.size, entered.since_revoked) == (EntryStatus.LIVE, 1, inf)
+        entry = (await self._entries(index, key))[id]
+        assert (entry.authenticated, entry.descriptor) == (entered.authenticated, odd)
+        assert int(entry.seen) - entry.authenticated in (5000, 5001)
+        assert entry.expires == int(entry.seen) + HOUR
 
     async def test_principals_are_apart(self, index: SessionIndex) -> None:
         """What happens to one principal's sessions is nothing to another's."""
         one, other = new_key(), new_key()
         id, at = await self._enter(index, other)
-        await self._end_all(index, one)
-        assert await self._ask(index, other, id, at) is Seat.LIVE
+        await index.revoke(one, keep=None, memory=HOUR)
+        assert await index.ask(other, id, authenticated=at) is EntryStatus.LIVE
 
     async def test_enter_again(self, index: SessionIndex) -> None:
         """A sign-in that is repeated stands once."""
         key, id = new_key(), new_id()
         for _ in range(2):
-            seat, _, size, *_ = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
-            assert (seat, size) == (Seat.LIVE, 1)
+            entered = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
+            assert (entered.status, entered.size) == (EntryStatus.LIVE, 1)
 
-    async def test_mark(self, index: SessionIndex) -> None:
-        """What is marked has ended for good, and isn't listed."""
+    async def test_order(self, index: SessionIndex) -> None:
+        """No two sign-ins are seen at the same time, in the order in which they came."""
         key = new_key()
-        id, at = await self._enter(index, key)
-        assert await index.mark(key, id, ttl=HOUR) is True
-        assert await index.mark(key, id, ttl=HOUR) is False
-        assert list(await index.entries(key)) == []
-        assert await self._ask(index, key, id, at) is Seat.ENDED
-        assert await self._touch(index, key, id, at) is Seat.ENDED
-        seat, *_ = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
-        assert seat is Seat.ENDED
-
-    async def test_mark_without_an_entry(self, index: SessionIndex) -> None:
-        """A session whose entry was lost can be marked all the same."""
-        key, id = new_key(), new_id()
-        assert await index.mark(key, id, ttl=HOUR) is False
-        assert await self._touch(index, key, id, 1) is Seat.ENDED
+        ids = [(await self._enter(index, key))[0] for _ in range(20)]
+        entries = sorted((await self._entries(index, key)).values(), key=lambda entry: entry.seen)
+        assert [entry.id for entry in entries] == ids
+        assert len({entry.seen for entry in entries}) == 20
 
     async def test_touch(self, index: SessionIndex) -> None:
         """A touch renews what was seen, not when it was authenticated."""
         key = new_key()
         id, at = await self._enter(index, key, age=5000)
-        assert await self._touch(index, key, id, at) is Seat.LIVE
-        (entry,) = await index.entries(key)
+        before = (await self._entries(index, key))[id].seen
+        assert await self._touch(index, key, id, at) is EntryStatus.LIVE
+        entry = (await self._entries(index, key))[id]
         assert (entry.authenticated, entry.descriptor) == (at, b"e")
-        assert entry.seen >= at + 5000
+        assert entry.seen > before
 
     async def test_touch_keeps_the_descriptor(self, index: SessionIndex) -> None:
         """A touch without a descriptor leaves the one that is there."""
         key = new_key()
         id, at = await self._enter(index, key)
         await index.touch(key, id, authenticated=at, ttl=HOUR, descriptor=b"")
-        (entry,) = await index.entries(key)
-        assert entry.descriptor == b"d"
+        assert (await self._entries(index, key))[id].descriptor == b"d"
 
-    async def test_authenticated_again(self, index: SessionIndex) -> None:
-        """A touch that says how long ago it was authenticated sets the time, and tells it."""
-        key = new_key()
-        id, at = await self._enter(index, key, age=50_000)
-        seat, again = await index.touch(
-            key, id, authenticated=at, ttl=HOUR, descriptor=b"", age=1000
-        )
-        (entry,) = await index.entries(key)
-        assert (seat, entry.authenticated) == (Seat.LIVE, again)
-        assert again >= at + 49_000
-
-    async def test_lost_entry(self, index: SessionIndex) -> None:
+    async def test_a_lost_entry(self, index: SessionIndex) -> None:
         """A missing entry is written again, unless a revocation came since."""
         key, id = new_key(), new_id()
-        assert await self._touch(index, key, id, 1) is Seat.LIVE
-        at, ended, _ = await self._end_all(index, key)
-        assert ended == {id}
-        assert await self._touch(index, key, new_id(), at) is Seat.ENDED
-        assert await self._ask(index, key, new_id(), at) is Seat.OVERTAKEN
-        assert await self._touch(index, key, new_id(), at + 1) is Seat.LIVE
-
-    async def test_other_keys(self, index: SessionIndex) -> None:
-        """What the indexes under other keys said counts: one vouches, or one was overtaken."""
-        key, lost = new_key(), new_id()
-        at, _, _ = await self._end_all(index, key)
-        seat, _ = await index.touch(
-            key, lost, authenticated=at, ttl=HOUR, descriptor=b"", vouched=True
-        )
-        assert seat is Seat.LIVE
-        seat, _ = await index.touch(
-            key, new_id(), authenticated=at + 9, ttl=HOUR, descriptor=b"", overtaken=True
-        )
-        assert seat is Seat.ENDED
-
-    async def test_end_all(self, index: SessionIndex) -> None:
-        """All are marked but the one that is kept; those just marked are named again."""
-        key = new_key()
-        ids = [await self._enter(index, key) for _ in range(5)]
-        keep, at = ids[0]
-        gone = {id for id, _ in ids[1:]}
-        _, ended, again = await self._end_all(index, key, keep)
-        assert (ended, again) == (gone, set())
-        _, ended, again = await self._end_all(index, key, keep)
-        assert (ended, again) == (set(), gone)
-        assert [entry.id for entry in await index.entries(key)] == [keep]
-        assert await self._touch(index, key, keep, at) is Seat.LIVE
-
-    async def test_keep_without_an_entry(self, index: SessionIndex) -> None:
-        """The one that is kept lives on though its entry was lost; till then it isn't listed."""
-        key, keep = new_key(), new_id()
-        at, _, _ = await self._end_all(index, key, keep)
-        assert list(await index.entries(key)) == []
-        assert await self._ask(index, key, keep, at) is Seat.KEPT
-        assert await self._touch(index, key, keep, at) is Seat.LIVE
-        assert [entry.id for entry in await index.entries(key)] == [keep]
-
-    async def test_kept_once(self, index: SessionIndex) -> None:
-        """The next revocation keeps another, or none."""
-        key, keep = new_key(), new_id()
-        await self._end_all(index, key, keep)
-        at, _, _ = await self._end_all(index, key)
-        assert await self._touch(index, key, keep, at) is Seat.ENDED
-
-    async def test_order(self, index: SessionIndex) -> None:
-        """No two sign-ins are seen at the same time, in the order in which they came."""
-        key = new_key()
-        ids = [(await self._enter(index, key))[0] for _ in range(20)]
-        entries = sorted(await index.entries(key), key=lambda entry: entry.seen)
-        assert [entry.id for entry in entries] == ids
-        assert len({entry.seen for entry in entries}) == 20
-
-    async def test_keep_that_has_ended(self, index: SessionIndex) -> None:
-        """A mark is for good: the one that is kept doesn't come back by it."""
-        key = new_key()
-        id, at = await self._enter(index, key)
-        await index.mark(key, id, ttl=HOUR)
-        await self._end_all(index, key, id)
-        assert await self._touch(index, key, id, at) is Seat.ENDED
-
-    async def test_sign_in_before_a_revocation(self, index: SessionIndex) -> None:
-        """Whose request began before a revocation isn't signed in after it."""
-        key = new_key()
-        await self._end_all(index, key)
-        seat, *_ = await index.enter(key, new_id(), age=60_000, own=-1, ttl=HOUR, descriptor=b"")
-        assert seat is Seat.REFUSED
-        assert list(await index.entries(key)) == []
-
-    async def test_sign_in_after_the_own_revocation(self, index: SessionIndex) -> None:
-        """Who revokes and then signs in, in one request, is signed in."""
-        key = new_key()
-        own, _, _ = await self._end_all(index, key)
-        id, at = await self._enter(index, key, age=60_000, own=own)
-        assert at > own
-        assert await self._touch(index, key, id, at) is Seat.LIVE
-
-    async def test_sign_in_after_anothers_revocation(self, index: SessionIndex) -> None:
-        """... unless another revoked since."""
-        key = new_key()
-        own, _, _ = await self._end_all(index, key)
-        other = own
-        while other == own:  # the clock's millisecond
-            other, _, _ = await self._end_all(index, key)
-        seat, *_ = await index.enter(key, new_id(), age=60_000, own=own, ttl=HOUR, descriptor=b"")
-        assert seat is Seat.REFUSED
+        assert await self._touch(index, key, id, 1) is EntryStatus.LIVE
+        at = int(await index.revoke(key, keep=None, memory=HOUR))
+        assert await self._touch(index, key, new_id(), at) is EntryStatus.ENDED
+        assert await index.ask(key, new_id(), authenticated=at) is EntryStatus.ENDED
+        assert await self._touch(index, key, new_id(), at + 1) is EntryStatus.LIVE
 
     async def test_expiry(self, index: SessionIndex) -> None:
         """Entries go with the writes that come after their time."""
@@ -218,14 +123,220 @@ class IndexConformance:
         await self._enter(index, key)
         for _ in range(200):
             await self._enter(index, key)
-            if not any(e.expires <= e.seen + 1 for e in await index.entries(key)):
+            entries = await self._entries(index, key)
+            if not any(e.expires <= e.seen + 1 for e in entries.values()):
                 return
         raise AssertionError("expired entries stay")
 
     async def test_many(self, index: SessionIndex) -> None:
-        """Concurrent sign-ins of one principal all stand."""
+        """Concurrent sign-ins of one principal all stand, and are listed some at a time."""
         key = new_key()
-        ids = await asyncio.gather(*(self._enter(index, key) for _ in range(200)))
-        assert {entry.id for entry in await index.entries(key)} == {id for id, _ in ids}
-        _, ended, _ = await self._end_all(index, key)
-        assert ended == {id for id, _ in ids}
+        ids = await asyncio.gather(*(self._enter(index, key) for _ in range(1500)))
+        assert set(await self._entries(index, key)) == {id for id, _ in ids}
+
+    # -- proving again who one is
+
+    async def test_authenticated_again(self, index: SessionIndex) -> None:
+        """An entry's time goes forward, never back, and a missing entry stays missing."""
+        key = new_key()
+        id, at = await self._enter(index, key, age=50_000)
+        await index.authenticated(key, id, at=at + 9)
+        await index.authenticated(key, id, at=at + 5)
+        assert (await self._entries(index, key))[id].authenticated == at + 9
+        await index.authenticated(key, new_id(), at=at + 9)
+        assert set(await self._entries(index, key)) == {id}
+
+    async def test_a_touch_sets_no_time_back(self, index: SessionIndex) -> None:
+        """A late touch by the record of before leaves the later time of its entry."""
+        key = new_key()
+        id, at = await self._enter(index, key, age=5000)
+        await index.authenticated(key, id, at=at + 1000)
+        assert await self._touch(index, key, id, at) is EntryStatus.LIVE
+        assert (await self._entries(index, key))[id].authenticated == at + 1000
+
+    async def test_an_outdated_record(self, index: SessionIndex) -> None:
+        """A record with an earlier sign-in than its entry is outdated, 30 seconds after that."""
+        key = new_key()
+        id, at = await self._enter(index, key, age=90_000)
+        await index.authenticated(key, id, at=at + 50_000)
+        assert await index.ask(key, id, authenticated=at) is EntryStatus.OUTDATED
+        assert await self._touch(index, key, id, at) is EntryStatus.OUTDATED
+        assert await self._touch(index, key, id, at + 50_000) is EntryStatus.LIVE
+        await index.authenticated(key, id, at=at + 70_000)
+        assert await index.ask(key, id, authenticated=at) is EntryStatus.LIVE
+
+    # -- marks
+
+    async def test_mark(self, index: SessionIndex) -> None:
+        """What is marked has ended, and isn't listed."""
+        key = new_key()
+        id, at = await self._enter(index, key)
+        assert await index.mark(key, id, ttl=HOUR) is True
+        assert await index.mark(key, id, ttl=HOUR) is False
+        assert await self._entries(index, key) == {}
+        assert await index.ask(key, id, authenticated=at) is EntryStatus.ENDED
+        assert await self._touch(index, key, id, at) is EntryStatus.ENDED
+        entered = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
+        assert entered.status is EntryStatus.ENDED
+
+    async def test_mark_without_an_entry(self, index: SessionIndex) -> None:
+        """A session whose entry was lost can be marked all the same."""
+        key, id = new_key(), new_id()
+        assert await index.mark(key, id, ttl=HOUR) is False
+        assert await self._touch(index, key, id, 1) is EntryStatus.ENDED
+
+    async def test_marks_are_bounded(self, index: SessionIndex) -> None:
+        """Of many marks the oldest goes; without entries, those of before it are unsure then."""
+        key, first = new_key(), new_id()
+        await index.mark(key, first, ttl=HOUR)
+        between = await self._now(index, key)
+        later = [new_id() for _ in range(MARKS)]
+        for id in later[:-1]:
+            await index.mark(key, id, ttl=HOUR)
+        assert await index.ask(key, first, authenticated=2**52) is EntryStatus.ENDED
+        assert await index.ask(key, new_id(), authenticated=1) is EntryStatus.MISSING
+        await index.mark(key, later[-1], ttl=HOUR)
+        assert await index.ask(key, first, authenticated=2**52) is EntryStatus.MISSING
+        for id in later:
+            assert await index.ask(key, id, authenticated=2**52) is EntryStatus.ENDED
+        before = int(between) - 1000
+        assert await index.ask(key, new_id(), authenticated=before) is EntryStatus.UNSURE
+        assert await index.ask(key, new_id(), authenticated=int(between) + 1) is EntryStatus.MISSING
+        assert await self._touch(index, key, first, before) is EntryStatus.ENDED
+
+    async def test_the_floor_leaves_entries_alone(self, index: SessionIndex) -> None:
+        """A session with an entry lives on, and a sign-in isn't refused, however many ended."""
+        key = new_key()
+        id, at = await self._enter(index, key, age=60_000)
+        for _ in range(MARKS + 2):
+            await index.mark(key, new_id(), ttl=HOUR)
+        assert await index.ask(key, id, authenticated=at) is EntryStatus.LIVE
+        assert await self._touch(index, key, id, at) is EntryStatus.LIVE
+        other, at = await self._enter(index, key, age=60_000)
+        assert await self._touch(index, key, other, at) is EntryStatus.LIVE
+
+    async def test_what_other_keys_say(self, index: SessionIndex) -> None:
+        """An entry elsewhere speaks for a session, and doubt elsewhere against it."""
+        key = new_key()
+        for _ in range(MARKS + 1):
+            await index.mark(key, new_id(), ttl=HOUR)
+        for elsewhere, authenticated, expected in (
+            (EntryStatus.LIVE, 1, EntryStatus.LIVE),
+            (EntryStatus.MISSING, 1, EntryStatus.ENDED),
+            (EntryStatus.MISSING, 2**52, EntryStatus.LIVE),
+            (EntryStatus.UNSURE, 2**52, EntryStatus.ENDED),
+        ):
+            touched = await index.touch(
+                key,
+                new_id(),
+                authenticated=authenticated,
+                ttl=HOUR,
+                descriptor=b"",
+                elsewhere=elsewhere,
+            )
+            assert touched.status is expected
+
+    # -- revocations
+
+    async def test_revoke(self, index: SessionIndex) -> None:
+        """All of before are over at once, with an entry or without; who signs in later isn't."""
+        key = new_key()
+        id, at = await self._enter(index, key)
+        revoked = await index.revoke(key, keep=None, memory=HOUR)
+        assert await index.ask(key, id, authenticated=at) is EntryStatus.ENDED
+        assert await self._touch(index, key, id, at) is EntryStatus.ENDED
+        assert await self._touch(index, key, new_id(), at) is EntryStatus.ENDED
+        other, later = await self._enter(index, key)
+        assert later > revoked
+        assert await self._touch(index, key, other, later) is EntryStatus.LIVE
+
+    async def test_remove(self, index: SessionIndex) -> None:
+        """What a revocation has ended is removed; who signed in since is left alone."""
+        key = new_key()
+        ids = [(await self._enter(index, key))[0] for _ in range(5)]
+        revoked = await index.revoke(key, keep=None, memory=HOUR)
+        later, _ = await self._enter(index, key)
+        await index.remove(key, [*ids, later, new_id()], until=revoked)
+        assert set(await self._entries(index, key)) == {later}
+
+    async def test_keep(self, index: SessionIndex) -> None:
+        """The one that is kept lives on, also if its entry was lost; it isn't listed by that."""
+        key = new_key()
+        id, at = await self._enter(index, key)
+        await index.revoke(key, keep=id, memory=HOUR)
+        assert await self._touch(index, key, id, at) is EntryStatus.LIVE
+        lost, key = new_id(), new_key()
+        at = int(await index.revoke(key, keep=lost, memory=HOUR))
+        assert await self._entries(index, key) == {}
+        assert await index.ask(key, lost, authenticated=at) is EntryStatus.MISSING
+        assert await self._touch(index, key, lost, at) is EntryStatus.LIVE
+        assert set(await self._entries(index, key)) == {lost}
+
+    async def test_kept_once(self, index: SessionIndex) -> None:
+        """The next revocation excepts another, or none."""
+        for other in (None, new_id()):
+            key = new_key()
+            id, at = await self._enter(index, key)
+            await index.revoke(key, keep=id, memory=HOUR)
+            await index.revoke(key, keep=other, memory=HOUR)
+            assert await self._touch(index, key, id, at) is EntryStatus.ENDED
+
+    async def test_kept_twice(self, index: SessionIndex) -> None:
+        """The one that two revocations in a row except lives on."""
+        key = new_key()
+        id, at = await self._enter(index, key)
+        for _ in range(3):
+            await index.revoke(key, keep=id, memory=HOUR)
+        assert await self._touch(index, key, id, at) is EntryStatus.LIVE
+
+    async def test_keep_is_no_pardon(self, index: SessionIndex) -> None:
+        """What an earlier revocation, or a mark, has ended doesn't come back by being kept."""
+        key, id = new_key(), new_id()
+        at = int(await index.revoke(key, keep=None, memory=HOUR))
+        await index.revoke(key, keep=id, memory=HOUR)
+        assert await self._touch(index, key, id, at) is EntryStatus.ENDED
+        id, at = await self._enter(index, key)
+        await index.mark(key, id, ttl=HOUR)
+        await index.revoke(key, keep=id, memory=HOUR)
+        assert await self._touch(index, key, id, at) is EntryStatus.ENDED
+
+    async def test_sign_in_before_a_revocation(self, index: SessionIndex) -> None:
+        """Whose request began before a revocation isn't signed in after it."""
+        key = new_key()
+        await index.revoke(key, keep=None, memory=HOUR)
+        entered = await index.enter(key, new_id(), age=60_000, own=-1, ttl=HOUR, descriptor=b"")
+        assert entered.status is EntryStatus.REFUSED
+        assert await self._entries(index, key) == {}
+
+    async def test_sign_in_after_a_revocation(self, index: SessionIndex) -> None:
+        """Who signs in right after a revocation is told how long ago that was."""
+        key = new_key()
+        await index.revoke(key, keep=None, memory=HOUR)
+        entered = await index.enter(key, new_id(), age=0, own=-1, ttl=HOUR, descriptor=b"")
+        assert entered.status is EntryStatus.LIVE
+        assert 0 < entered.since_revoked < HOUR
+
+    async def test_sign_in_after_the_own_revocation(self, index: SessionIndex) -> None:
+        """Who revokes and then signs in, in one request, is signed in."""
+        key, id = new_key(), new_id()
+        own = await index.revoke(key, keep=None, memory=HOUR)
+        entered = await index.enter(key, id, age=60_000, own=own, ttl=HOUR, descriptor=b"d")
+        assert (entered.status, entered.since_revoked) == (EntryStatus.LIVE, inf)
+        assert entered.authenticated > own
+        assert await self._touch(index, key, id, entered.authenticated) is EntryStatus.LIVE
+
+    async def test_sign_in_after_anothers_revocation(self, index: SessionIndex) -> None:
+        """... unless another revoked since."""
+        key = new_key()
+        own = await index.revoke(key, keep=None, memory=HOUR)
+        await index.revoke(key, keep=None, memory=HOUR)
+        entered = await index.enter(key, new_id(), age=60_000, own=own, ttl=HOUR, descriptor=b"")
+        assert entered.status is EntryStatus.REFUSED
+
+    async def test_the_time_goes_forward(self, index: SessionIndex) -> None:
+        """No two operations have the same time, and a later one has a later time."""
+        key = new_key()
+        times = [await self._now(index, key) for _ in range(20)]
+        times.append(await index.revoke(key, keep=None, memory=HOUR))
+        times.append(await self._now(index, key))
+        assert times == sorted(set(times))

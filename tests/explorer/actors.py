@@ -83,7 +83,7 @@ class Fact:
     id: str | None = None
     principal: str | None = None
     """All of whose sessions were ended,"""
-    revoked: int = -1
+    revoked: float = -1
     keep: str | None = None
     by: int = -1
 
@@ -216,7 +216,7 @@ class Actor:
         await self._worker.revoke_all("A", keep=keep)
         self.facts.append(Fact(principal="A", revoked=self.revoked, keep=keep, by=self.number))
 
-    revoked: int = -1
+    revoked: float = -1
     """When its `revoke_all` was, by the index's clock."""
 
     async def _serve(self) -> None:

@@ -26,7 +26,7 @@ class Seats(NamedTuple):
 
     live: Mapping[str, int]
     ended: frozenset[str]
-    revoked: int
+    revoked: float
 
 
 class Backend(Protocol):
@@ -91,7 +91,7 @@ class _OpenMemoryStore(MemoryStore):
     def look(self, key: str) -> Seats:
         index, _ = self._index(key)
         live = {id: entry.authenticated for id, entry in index.live.items()}
-        return Seats(live, frozenset(index.ended), index.revoked)
+        return Seats(live, frozenset(index.marks), index.revoked)
 
     def forget(self) -> None:
         self._records.clear()
@@ -181,10 +181,10 @@ class RedisBackend:
 
     async def seats(self, key: str) -> Seats:
         fields = dict[bytes, bytes](await self.snapshot(key))
-        revoked = int(fields.pop(b"revoked", b"-1 0").split()[0])
-        live = {k.decode(): int(v.split(b" ")[1]) for k, v in fields.items() if v[:2] == b"L "}
-        ended = frozenset(k.decode() for k, v in fields.items() if v[:2] == b"E ")
-        return Seats(live, ended, revoked)
+        revoked = float(fields.pop(b"meta", b"-1 ").split(b" ")[0])
+        marks = fields.pop(b"marks", b"").decode()
+        live = {k.decode(): int(v.split(b" ")[1]) for k, v in fields.items()}
+        return Seats(live, frozenset(marks[i : i + 20] for i in range(0, len(marks), 50)), revoked)
 
     async def without_ttl(self, ids: Sequence[str], keys: Sequence[str]) -> list[str]:
         names = [self.store.prefix + id for id in ids] + [self._index(key) for key in keys]

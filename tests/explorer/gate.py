@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
-from redis_sessions.stores import Commit, Entry, Seat, Store
-from redis_sessions.stores.protocols import Entered
+from redis_sessions.stores import Commit, Entry, EntryStatus, Store
+from redis_sessions.stores.protocols import Entered, Touched
 
 __all__ = ["Call", "GatedStore"]
 
@@ -103,7 +103,7 @@ class GatedStore:
     # -- indexes
 
     async def enter(
-        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+        self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
         since = self._clock()
 
@@ -113,6 +113,12 @@ class GatedStore:
 
         return await self._wait("enter", key, send, None, (id,))
 
+    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
+        def send() -> Awaitable[EntryStatus]:
+            return self._real.ask(key, id, authenticated=authenticated)
+
+        return await self._wait("ask", key, send, None, (id,))
+
     async def touch(
         self,
         key: str,
@@ -121,47 +127,43 @@ class GatedStore:
         authenticated: int,
         ttl: int,
         descriptor: bytes,
-        vouched: bool = False,
-        overtaken: bool = False,
-        age: int | None = None,
-    ) -> tuple[Seat, int]:
-        since = self._clock()
-
-        def send() -> Awaitable[tuple[Seat, int]]:
+        elsewhere: EntryStatus = EntryStatus.MISSING,
+    ) -> Touched:
+        def send() -> Awaitable[Touched]:
             return self._real.touch(
                 key,
                 id,
                 authenticated=authenticated,
                 ttl=ttl,
                 descriptor=descriptor,
-                vouched=vouched,
-                overtaken=overtaken,
-                age=None if age is None else age + self._waited(since),
+                elsewhere=elsewhere,
             )
 
-        return await self._wait("touch" if ttl else "ask", key, send, None, (id,))
+        return await self._wait("touch", key, send, None, (id,))
+
+    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+        def send() -> Awaitable[None]:
+            return self._real.authenticated(key, id, at=at)
+
+        return await self._wait("authenticated", key, send, None, (id,))
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
         return await self._wait("mark", key, lambda: self._real.mark(key, id, ttl=ttl), None, (id,))
 
-    async def end_all(
-        self,
-        key: str,
-        *,
-        keep: str | None,
-        memory: int,
-    ) -> tuple[int, Sequence[str], Sequence[str]]:
-        def send() -> Awaitable[tuple[int, Sequence[str], Sequence[str]]]:
-            return self._real.end_all(
-                key,
-                keep=keep,
-                memory=memory,
-            )
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
+        def send() -> Awaitable[float]:
+            return self._real.revoke(key, keep=keep, memory=memory)
 
-        return await self._wait("end_all", key, send, None, () if keep is None else (keep,))
+        return await self._wait("revoke", key, send, None, () if keep is None else (keep,))
 
-    async def entries(self, key: str) -> Sequence[Entry]:
-        return await self._wait("entries", key, lambda: self._real.entries(key))
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
+        return await self._wait("entries", key, lambda: self._real.entries(key, cursor))
+
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
+        def send() -> Awaitable[None]:
+            return self._real.remove(key, ids, until=until)
+
+        return await self._wait("remove", key, send, None, ids)
 
     # -- the store
 

@@ -73,7 +73,7 @@ def _sessions(world: World, live: Mapping[str, Rec]) -> Iterator[str]:
         lost = "failover index" in world.used or world.scenario.start == "Alost"
         if record.principal and known and not lost:
             seats = world.seats[record.principal]
-            if id not in seats.live and id not in seats.ended:
+            if not (id in seats.live or id in seats.ended or record.auth <= seats.revoked):
                 yield "I7 a session is missing from its principal's index"
 
 
@@ -128,7 +128,7 @@ def _answered(world: World, actor: Actor, live: Mapping[str, Rec]) -> Iterator[s
             yield "I8 an ended session survives its touch"
         seats = world.seats[record.principal]
         # (it may have been marked since; then the next touch ends it)
-        known = id in seats.live or id in seats.ended
+        known = id in seats.live or id in seats.ended or record.auth <= seats.revoked
         if actor.index_lost_when_loaded and not known and not failed:
             yield "I7 a touch doesn't heal the index"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from redis_sessions.policy import Opened
 from redis_sessions.record import HEADER_SIZE, Reject
 from redis_sessions.state import Found
-from redis_sessions.stores import Commit, Entry, Seat, Store
-from redis_sessions.stores.protocols import Entered
+from redis_sessions.stores import Commit, Entry, EntryStatus, Store
+from redis_sessions.stores.protocols import Entered, Touched
 from redis_sessions.token import SessionToken
 from tests.explorer.actors import Worker
 from tests.explorer.backends import Backend
@@ -40,9 +41,12 @@ class _Passing:
         return self.real.lock(id, wait=wait, hold=hold)
 
     async def enter(
-        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+        self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
         return await self.real.enter(key, id, age=age, own=own, ttl=ttl, descriptor=descriptor)
+
+    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
+        return await self.real.ask(key, id, authenticated=authenticated)
 
     async def touch(
         self,
@@ -52,39 +56,31 @@ class _Passing:
         authenticated: int,
         ttl: int,
         descriptor: bytes,
-        vouched: bool = False,
-        overtaken: bool = False,
-        age: int | None = None,
-    ) -> tuple[Seat, int]:
+        elsewhere: EntryStatus = EntryStatus.MISSING,
+    ) -> Touched:
         return await self.real.touch(
             key,
             id,
             authenticated=authenticated,
             ttl=ttl,
             descriptor=descriptor,
-            vouched=vouched,
-            overtaken=overtaken,
-            age=age,
+            elsewhere=elsewhere,
         )
+
+    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+        await self.real.authenticated(key, id, at=at)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
         return await self.real.mark(key, id, ttl=ttl)
 
-    async def end_all(
-        self,
-        key: str,
-        *,
-        keep: str | None,
-        memory: int,
-    ) -> tuple[int, Sequence[str], Sequence[str]]:
-        return await self.real.end_all(
-            key,
-            keep=keep,
-            memory=memory,
-        )
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
+        return await self.real.revoke(key, keep=keep, memory=memory)
 
-    async def entries(self, key: str) -> Sequence[Entry]:
-        return await self.real.entries(key)
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
+        return await self.real.entries(key, cursor)
+
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
+        await self.real.remove(key, ids, until=until)
 
     async def connect(self) -> None:
         await self.real.connect()
@@ -157,28 +153,10 @@ class _Lenient(_Passing):
     """A sign-in is entered although a revocation came in between."""
 
     async def enter(
-        self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
+        self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
         entered = await self.real.enter(key, id, age=-1000, own=own, ttl=ttl, descriptor=descriptor)
-        return entered._replace(revoked=-1)
-
-
-class _Once(_Passing):
-    """What was marked a moment ago isn't ended again."""
-
-    async def end_all(
-        self,
-        key: str,
-        *,
-        keep: str | None,
-        memory: int,
-    ) -> tuple[int, Sequence[str], Sequence[str]]:
-        at, ended, _ = await super().end_all(
-            key,
-            keep=keep,
-            memory=memory,
-        )
-        return at, ended, ()
+        return entered._replace(since_revoked=inf)
 
 
 class _Unasked(_Passing):
@@ -192,11 +170,9 @@ class _Unasked(_Passing):
         authenticated: int,
         ttl: int,
         descriptor: bytes,
-        vouched: bool = False,
-        overtaken: bool = False,
-        age: int | None = None,
-    ) -> tuple[Seat, int]:
-        return Seat.LIVE, authenticated
+        elsewhere: EntryStatus = EntryStatus.MISSING,
+    ) -> Touched:
+        return Touched(EntryStatus.LIVE, authenticated)
 
 
 class _Unaware(Worker):
@@ -237,7 +213,6 @@ MUTANTS: Final = (
     ),
     Mutant("marks are ignored", _Unmarked, family="singles", fault="failover record", breaks="I8"),
     Mutant("sign-ins are never refused", _Lenient, family="admin", breaks="I2"),
-    Mutant("revoke_all ends no second time", _Once, family="admin", breaks="I2"),
     Mutant("touches don't ask", _Unasked, family="admin", fault="failover record", breaks="I8"),
     Mutant("no token is superseded", worker=_Unaware, breaks="I5"),
     Mutant("events tell tokens", worker=_Talkative, breaks="I12"),

@@ -49,13 +49,14 @@ async def test_03_touch_after_sign_out(backend: RedisBackend) -> None:
 
 
 async def test_03_touch_amid_sign_out(backend: RedisBackend) -> None:
-    """A touch between the sign-out's mark and its end ends the session: signed out, and told."""
+    """A touch that asks the index after the sign-out's mark doesn't take what that left."""
     async with Player(backend, "A", "touch", "out") as play:
         await play.leave(1, 2)
         await play.past(2, "mark")
         await play.finish(1)
         await play.whole(2)
-        assert play.jar is None
+        assert play.jar is not None
+        assert play.jar.data == {"x": "A/0"}
 
 
 async def test_04_clear_and_sign_in(backend: RedisBackend) -> None:
@@ -69,16 +70,16 @@ async def test_04_clear_and_sign_in(backend: RedisBackend) -> None:
 async def test_05_revoke_all_retried(backend: RedisBackend) -> None:
     """`revoke_all` whose reply is lost and which is retried: no record stays open."""
     async with Player(backend, "A", "all", fault="lost") as play:
-        await play.until(1, "end_all")
+        await play.until(1, "revoke")
         await play.do("lost", 1)
         await play.finish(1)
         assert play.first is None
 
 
 async def test_05_revoke_all_amid_clear(backend: RedisBackend) -> None:
-    """`revoke_all` while a `clear()` has marked and not yet ended: no record stays open."""
+    """`revoke_all` while a `clear()` has ended and not yet marked: no record stays open."""
     async with Player(backend, "A", "clear", "all") as play:
-        await play.past(1, "mark")
+        await play.past(1, "end")
         await play.finish(2)
         assert play.first is None
 

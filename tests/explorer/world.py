@@ -163,7 +163,7 @@ class World:
             return {"fault": True, f"index {nth}": True}
         call = self.actors[who - 1].pending[int(nth)]
         found = {**mine, self._resource(call): call.writes}
-        if call.name in ("end_all", "load"):
+        if call.name in ("revoke", "load"):
             found["time"] = call.writes
         if call.writes and not call.on_index:
             found["answered"] = False
@@ -267,8 +267,8 @@ class World:
             self.undo_indexes[WHOSE[call.target]] = await self.backend.snapshot(call.target)
 
     async def _applied(self, call: Call, actor: Actor, result: Any) -> None:
-        if call.name == "end_all":
-            actor.revoked = result[0]
+        if call.name == "revoke":
+            actor.revoked = result
             await self.backend.advance(TICK)
         if call.on_index:
             if call.name == "mark":
@@ -280,7 +280,7 @@ class World:
         after = self.records.get(call.target)
         if isinstance(after, Rec) and (not isinstance(before, Rec) or before.auth != after.auth):
             began = int(actor.began * 1000 + 0.5)
-            self.authenticated[call.target] = max(began, actor.revoked + 1)
+            self.authenticated[call.target] = max(began, int(actor.revoked) + 1)
         if isinstance(before, Rec) and not isinstance(self.records.get(call.target), Rec):
             self.ended.append((call.target, actor, before))
             actor.ended.add(call.target)

@@ -101,11 +101,14 @@ async def exercise(url: str, prefix: str) -> None:
                 pass
         await store.end(id, tombstone(0), MINUTE)
         await store.enter(key, id, age=0, own=-1, ttl=MINUTE, descriptor=b"d")
-        await store.touch(key, id, authenticated=1, ttl=0, descriptor=b"")
-        await store.end_all(key, keep=new_id(), memory=MINUTE)
-        await store.end_all(key, keep=None, memory=MINUTE)
-        await store.mark(key, new_id(), ttl=MINUTE)
+        await store.ask(key, id, authenticated=1)
+        await store.touch(key, id, authenticated=1, ttl=MINUTE, descriptor=b"")
+        await store.authenticated(key, id, at=2**50)
+        await store.revoke(key, keep=new_id(), memory=MINUTE)
         await store.entries(key)
+        await store.remove(key, [id], until=2**51)
+        for _ in range(257):
+            await store.mark(key, new_id(), ttl=MINUTE)
     finally:
         await store.close()
 
@@ -245,11 +248,12 @@ async def administer(url: str, prefix: str) -> None:
         id, key = new_id(), new_key()
         await store.load(id)
         assert await store.mark(key, id, ttl=MINUTE) is False
-        await store.end_all(key, keep=id, memory=MINUTE)
-        await store.end_all(key, keep=new_id(), memory=MINUTE)
-        await store.end_all(key, keep=None, memory=MINUTE)
+        await store.revoke(key, keep=new_id(), memory=MINUTE)
+        await store.revoke(key, keep=None, memory=MINUTE)
+        await store.touch(key, other := new_id(), authenticated=2**50, ttl=MINUTE, descriptor=b"")
         await store.entries(key)
-        await store.touch(key, id, authenticated=1, ttl=0, descriptor=b"")
+        await store.remove(key, [other], until=2**51)
+        await store.ask(key, id, authenticated=1)
         for _ in range(2):
             await store.end(id, tombstone(0), MINUTE)
     finally:

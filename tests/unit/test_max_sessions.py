@@ -77,7 +77,7 @@ async def test_making_room_fails_no_sign_in() -> None:
     """Where the others can't be ended, the sign-in holds all the same."""
 
     class Stuck(MemoryStore):
-        async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+        async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
             raise StoreUnavailableError("away")
 
     clock = Clock()

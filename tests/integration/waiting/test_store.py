@@ -13,7 +13,7 @@ import pytest
 from redis_sessions import ConfigurationError, RedisStore, ReplicationError
 from redis_sessions.record import HEADER_SIZE, tombstone
 from redis_sessions.stores import Commit
-from redis_sessions.stores.protocols import Seat
+from redis_sessions.stores.protocols import EntryStatus
 from redis_sessions.testing import topology
 from tests.deployments import until
 from tests.integration.waiting.records import MINUTE, new_id, record
@@ -79,11 +79,13 @@ async def test_which_writes_wait(short: topology.Topology, strict: RedisStore) -
         assert caught.value.result is result
     with pytest.raises(ReplicationError):
         await strict.enter(key, other, age=0, own=-1, ttl=MINUTE, descriptor=b"")
-    seat, _ = await strict.touch(key, other, authenticated=0, ttl=MINUTE, descriptor=b"")
-    assert seat is Seat.LIVE
+    touched = await strict.touch(key, other, authenticated=0, ttl=MINUTE, descriptor=b"")
+    assert touched.status is EntryStatus.LIVE
+    await strict.authenticated(key, other, at=2**50)
     with pytest.raises(ReplicationError) as caught:
-        await strict.end_all(key, keep=None, memory=MINUTE)
-    assert caught.value.result[1:] == ([other], [])
+        await strict.revoke(key, keep=None, memory=MINUTE)
+    assert caught.value.result > touched.clock
+    await strict.remove(key, [other], until=2**51)
     with pytest.raises(ReplicationError):
         await strict.mark(key, new_id(), ttl=MINUTE)
 
@@ -122,8 +124,7 @@ async def test_every_write_may_wait(
         await store.commit(id, first[:HEADER_SIZE], record(), MINUTE)
     with pytest.raises(ReplicationError):
         await store.touch("k" * 32, id, authenticated=0, ttl=MINUTE, descriptor=b"")
-    seat, _ = await store.touch("k" * 32, id, authenticated=0, ttl=0, descriptor=b"")
-    assert seat is Seat.LIVE
+    assert await store.ask("k" * 32, id, authenticated=0) is EntryStatus.LIVE
     await store.close()
 
 

@@ -1,4 +1,4 @@
-"""The index is written before the record, and a sign-in that a revocation overtook is refused."""
+"""In which order index and record are written; a sign-in that was overtaken is refused."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from tests.unit.setting import ALICE, DUE, token_of
 @pytest.mark.parametrize(
     ("act", "asked"),
     [
-        ({"set": "bob"}, ["enter", "commit", "mark", "end"]),
-        ({"drop": True}, ["mark", "commit"]),
-        ({"clear": True}, ["mark", "end"]),
-        ({"authenticated": True}, ["touch", "commit"]),
+        ({"set": "bob"}, ["enter", "commit", "end", "mark"]),
+        ({"drop": True}, ["commit", "mark"]),
+        ({"clear": True}, ["end", "mark"]),
+        ({"authenticated": True}, ["touch", "commit", "authenticated"]),
         ({"due": True}, ["touch", "commit"]),
         ({"due": True, "data": 1}, ["touch", "commit"]),
     ],
     ids=["switch", "sign out", "clear", "authenticated", "touch", "change"],
 )
-async def test_the_index_is_written_first(
-    at: Watching, act: dict[str, Any], asked: list[str]
-) -> None:
-    """Whatever is done to a signed-in session, its index is written before its record."""
+async def test_order(at: Watching, act: dict[str, Any], asked: list[str]) -> None:
+    """A sign-in and a touch write the index first; an end comes before its mark."""
     token = await at.begin(ALICE)
     assert at.watched.asked == ["enter", "commit"]
     at.watched.asked.clear()
@@ -76,18 +74,22 @@ async def test_a_sign_in_that_failed_leaves_the_cart(at: Watching, away: str) ->
     assert await ids(at) == set()
 
 
-async def test_a_sign_out_that_failed_is_made_good(at: Watching) -> None:
-    """The mark was written and the end wasn't: the session isn't listed, and its touch ends it."""
+@pytest.mark.parametrize("away", ["end", "mark"])
+async def test_a_sign_out_that_failed_can_be_repeated(at: Watching, away: str) -> None:
+    """Where the end or the mark can't be written the answer is an error; again, it holds."""
     token = await at.begin(ALICE)
-    at.watched.away.add("end")
-    session = await at.load(token)
-    session.clear()
-    with pytest.raises(StoreUnavailableError):
-        await at.commit(session)
-    at.watched.away.clear()
+    for _ in range(2):
+        session = await at.load(token)
+        session.clear()
+        if away in at.watched.asked:
+            await at.commit(session)
+            break
+        at.watched.away.add(away)
+        with pytest.raises(StoreUnavailableError):
+            await at.commit(session)
+        at.watched.away.clear()
+        at.watched.asked.append(away)
     assert await ids(at) == set()
-    at.clock.advance(DUE)
-    await visited(at, token)
     assert await at.data(token) == {}
 
 

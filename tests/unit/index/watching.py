@@ -13,7 +13,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
-from redis_sessions.stores.protocols import Entered, Seat
+from redis_sessions.stores.protocols import Entered, Touched
 from redis_sessions.testing import Clock
 from tests.unit.setting import Setting
 
@@ -43,9 +43,13 @@ class Watched(MemoryStore):
         self._note("enter")
         return await super().enter(*arguments, **named)
 
-    async def touch(self, *arguments: Any, **named: Any) -> tuple[Seat, int]:
+    async def touch(self, *arguments: Any, **named: Any) -> Touched:
         self._note("touch")
         return await super().touch(*arguments, **named)
+
+    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+        self._note("authenticated")
+        await super().authenticated(key, id, at=at)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
         self._note("mark")
