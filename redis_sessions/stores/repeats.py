@@ -11,11 +11,9 @@ from redis.exceptions import RedisError
 
 from redis_sessions.record import TOMBSTONE_TTL, rotated_at, tombstone
 from redis_sessions.stores.commands import (
-    ABSENT,
     COMMIT,
     EARLIER,
     END,
-    ROTATED_AT,
     VERSION,
     Command,
     Item,
@@ -36,6 +34,9 @@ LARGE: Final = 16 * 1024
 """Bytes of a record above which it isn't kept."""
 AT_ONCE: Final = 128 * 1024
 """Bytes of what is due that go ahead of a batch in one piece: all ends, if there are only ends."""
+
+_STORED: Final = Commit.STORED  # which takes longer to look up than the rest of `note`
+_GONE: Final = Commit.GONE
 
 
 class Repeat(NamedTuple):
@@ -83,18 +84,19 @@ class Repeats:
         """Remember those of the items that are ends or rotations, and done."""
         kept = self._kept
         for item, answer in zip(items, answers, strict=True):
-            if not isinstance(item, Write) or item.expected == ABSENT:
+            if not isinstance(item, Write):
                 continue
-            if len(item.value) == VERSION:
-                if answer is Commit.STORED or (item.expected == END and answer is Commit.GONE):
+            key, expected, value, ttl = item
+            if not expected:  # a new session
+                continue
+            if len(value) == VERSION:
+                if answer is _STORED or (expected == END and answer is _GONE):
                     self._put(Repeat(item._replace(expected=END)))
-            elif answer is Commit.STORED and (
-                item.value[ROTATED_AT] != item.expected[ROTATED_AT] or (kept and item.key in kept)
-            ):
+            elif answer is _STORED and (value[5:9] != expected[5:9] or (kept and key in kept)):
                 self._put(
-                    Repeat(item._replace(expected=EARLIER), monotonic() + item.ttl / 1000),
-                    # A change under the token that is kept: it is as old as its rotation.
-                    in_place=item.value[ROTATED_AT] == item.expected[ROTATED_AT],
+                    Repeat(Write(key, EARLIER, value, ttl), monotonic() + ttl / 1000),
+                    # A change under the token that is kept is as old as its rotation.
+                    in_place=value[5:9] == expected[5:9],
                 )
 
     def add(self, repeat: Repeat) -> None:
