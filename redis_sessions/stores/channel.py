@@ -25,9 +25,9 @@ from redis_sessions.stores.commands import (
     verdict,
 )
 from redis_sessions.stores.durability import Durability
-from redis_sessions.stores.endings import Endings
 from redis_sessions.stores.nodes import NodeHealth
 from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.repeats import Repeats
 from redis_sessions.stores.replicas import Replicas
 from redis_sessions.stores.wire import Wire
 
@@ -62,8 +62,8 @@ class Channel:
         sharded: bool = False,
     ) -> None:
         self.connector = connector
-        self.endings = Endings(sharded=sharded)
-        self.wire = Wire(connector.greeted(self.endings.greet), timeout, [COMMIT, *scripts])
+        self.repeats = Repeats(sharded=sharded)
+        self.wire = Wire(connector.greeted(self.repeats.greet), timeout, [COMMIT, *scripts])
         self.health = health = NodeHealth(connector.where) if sharded else Health()
         self._waits = waits
         self._sharded = sharded
@@ -122,15 +122,18 @@ class Channel:
 
     def _send(self, commands: Sequence[Command], longer: float = 0) -> Awaitable[list[Any]]:
         """Each command's reply. What is due goes ahead of them."""
-        if self.endings.due:
+        if self.repeats.due:
             return self._send_due(commands, longer)
         return self.wire.send(commands, longer)
 
     async def _send_due(self, commands: Sequence[Command], longer: float) -> list[Any]:
-        due = list(self.endings.due.values())
-        ahead = self.endings.commands(due)
+        """In as many pieces as it takes, as long as the server does some of it."""
+        while len(some := self.repeats.some_due()) < len(self.repeats.due):
+            if not self.repeats.heard(some, await self.wire.send(self.repeats.commands(some))):
+                return await self.wire.send(commands, longer)
+        ahead = self.repeats.commands(some)
         replies = await self.wire.send([*ahead, *commands], longer)
-        self.endings.heard(due, replies[: len(ahead)])
+        self.repeats.heard(some, replies[: len(ahead)])
         return replies[len(ahead) :]
 
     # -- one server: few commands
@@ -206,13 +209,13 @@ class Channel:
         answers: list[Commit | Exception] = [
             v if isinstance(v, Commit) else self.wire.translated(v) for v in verdicts
         ]
-        self.endings.note(writes, answers)
+        self.repeats.note(writes, answers)
         return answers
 
     def _answers(self, items: Sequence[Item], replies: Sequence[Any]) -> list[Any]:
         pairs = zip(items, replies, strict=True)
         answers = [self._translated(answer_of(item, reply)) for item, reply in pairs]
-        self.endings.note(items, answers)
+        self.repeats.note(items, answers)
         return answers
 
     def _translated(self, answer: Any) -> Any:

@@ -303,12 +303,12 @@ class Cluster:
                 await node.close()
 
     def _repeat(self, node: Channel) -> None:
-        """Who has another's slots now hears of what ended there: it may have lost that."""
+        """Who has another's slots now hears what was answered there: it may have lost that."""
         owners = set[Channel]()
-        for write in node.endings.take(lambda key: self._slot_owner(key) not in (node, None)):
-            owner = self._slot_owner(write.key)
+        for repeat in node.repeats.take(lambda key: self._slot_owner(key) not in (node, None)):
+            owner = self._slot_owner(repeat.write.key)
             assert owner is not None
-            owner.endings.add(write, due=True)
+            owner.repeats.add(repeat)
             owners.add(owner)
         for owner in owners:  # which may be sent nothing else for long
             telling = self._keep(owner.tell())

@@ -15,7 +15,9 @@ from redis_sessions.stores.protocols import Commit
 __all__ = [
     "ABSENT",
     "COMMIT",
+    "EARLIER",
     "END",
+    "ROTATED_AT",
     "VERSION",
     "Command",
     "Item",
@@ -36,8 +38,11 @@ Weight = Literal["read", "touch", "lifecycle"]
 
 ABSENT: Final = b""
 END: Final = b"*"
+EARLIER: Final = b"<"
 VERSION: Final = 33
 """Bytes of a record's header, and of a whole tombstone."""
+ROTATED_AT: Final = slice(5, 9)
+"""Where a header says when its token replaced another."""
 
 # Its stub says one argument.
 _pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
@@ -66,7 +71,7 @@ class Write(NamedTuple):
 
     key: str
     expected: bytes
-    """The version that must be there; `ABSENT`, or `END`."""
+    """The version that must be there; `ABSENT`, `END`, or `EARLIER`."""
     value: bytes
     ttl: int
 

@@ -8,7 +8,16 @@ from typing import Any, Final, Literal
 
 from redis_sessions.errors import ConfigurationError, ReplicationError, check_bound
 from redis_sessions.events import logger
-from redis_sessions.stores.commands import ABSENT, END, VERSION, Command, Item, Question, Write
+from redis_sessions.stores.commands import (
+    ABSENT,
+    END,
+    ROTATED_AT,
+    VERSION,
+    Command,
+    Item,
+    Question,
+    Write,
+)
 from redis_sessions.stores.protocols import Commit
 
 __all__ = ["Durability", "OnTooFew", "WaitFor", "durability"]
@@ -17,7 +26,6 @@ WaitFor = Literal["lifecycle", "all"]
 OnTooFew = Literal["error", "warn"]
 
 MAX_WAIT: Final = 2.5
-_ROTATED_AT: Final = slice(5, 9)
 
 
 @dataclass
@@ -43,7 +51,7 @@ class Durability:
             return item.weight == "lifecycle" or (self.every and item.weight == "touch")
         if self.every or item.expected in (ABSENT, END) or len(item.value) == VERSION:
             return True
-        return item.value[_ROTATED_AT] != item.expected[_ROTATED_AT]
+        return item.value[ROTATED_AT] != item.expected[ROTATED_AT]
 
     def judge(self, items: Sequence[Item], answers: Sequence[Any], confirmed: int) -> list[Any]:
         """The answers, or `ReplicationError` for what was written to too few."""

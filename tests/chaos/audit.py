@@ -48,7 +48,7 @@ class Report:
     survivors: int = 0
     """Of the revived, sessions: those that work after their next touch."""
     rotated: int = 0
-    """Cookies replaced by acknowledged rotations."""
+    """Tokens replaced by acknowledged rotations."""
     rotated_back: int = 0
     """Of these, those that work."""
     ended_twice: int = 0
@@ -71,7 +71,7 @@ class Report:
     def violations(self, *, confirmed: bool, every: bool, cluster: bool) -> list[str]:
         """What may never happen.
 
-        `confirmed`: all replicas had what was acknowledged of beginnings, rotations and ends;
+        `confirmed`: all replicas had what was acknowledged of beginnings;
         `every`: and of all changes. `cluster`: a server's trouble is its own sessions' alone.
         """
         never: list[tuple[str, object]] = [
@@ -79,13 +79,12 @@ class Report:
             ("odd answers", self.odd),
             ("requests hang", self.hung),
             ("isn't served afterwards", self.unrecovered),
-            ("sessions revived", self.revived),  # those who ended them are all alive
+            # Those who answered are all alive.
+            ("sessions revived", self.revived),
+            ("replaced tokens open again", self.rotated_back),
         ]
         if confirmed:
-            never += [
-                ("rotated cookies revived", self.rotated_back),
-                ("sessions lost", self.sessions_lost),
-            ]
+            never.append(("sessions lost", self.sessions_lost))
         if every:
             never.append(("changes lost", self.changes_lost))
         if cluster:

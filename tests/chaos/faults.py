@@ -210,7 +210,7 @@ async def _run_sentinel(case: Case) -> Report:
         options={**user, **(options if case.min_replicas else {})},
     ) as topology:
         async with Border(topology.primary.port) as border:
-            await _do(_put_behind, topology, border)
+            await _do(put_behind, topology, border)
             border.lag = case.lag_ms / 1000
             parted = case.scenario == "sentinel-partition"
             url = as_app(topology.url)
@@ -234,7 +234,7 @@ async def _run_cluster(case: Case) -> Report:
         async with AsyncExitStack() as stack:
             if case.lag_ms:
                 border = await stack.enter_async_context(Border(topology.nodes[0].port))
-                await _do(_announce, topology, border)
+                await _do(announce, topology, border)
                 border.lag = case.lag_ms / 1000
             urls = [as_app(topology.url)] * WORKERS
             return await _under_load(run, urls, lambda run: fault(run, topology))
@@ -304,7 +304,7 @@ async def _strike(run: Run, topology: ClusterTopology) -> tuple[Node, Node]:
     return victim, heir
 
 
-def _announce(topology: ClusterTopology, border: Border) -> None:
+def announce(topology: ClusterTopology, border: Border) -> None:
     """Have everybody reach the first primary, whose port it is in front of, through the border."""
     primary = topology.nodes[0]
     primary.ask("CONFIG", "SET", "cluster-announce-port", border.port)
@@ -313,7 +313,7 @@ def _announce(topology: ClusterTopology, border: Border) -> None:
     topology.wait_ready()
 
 
-def _put_behind(topology: SentinelTopology, border: Border) -> None:
+def put_behind(topology: SentinelTopology, border: Border) -> None:
     """Have replicas, Sentinels and clients reach the primary through the border only."""
     primary, replicas = topology.primary, topology.replicas
     primary.ask("CONFIG", "SET", "replica-announce-port", border.port)

@@ -1,0 +1,146 @@
+"""The replica that is promoted never heard of a rotation: the replaced token doesn't open on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx2
+import pytest
+
+from redis_sessions import SessionManager
+from redis_sessions.testing import read_session, topology
+from tests.chaos.border import Border
+from tests.chaos.faults import announce, put_behind
+from tests.deployments import until
+from tests.integration.apps import COOKIE, Wire, client_of, doing, manager_on, signed_in, token_in
+from tests.integration.test_deployments import slots_of
+from tests.proxy import HOST, Proxy
+from tests.support import SERVERS, StartServer, app_user, as_app
+
+FORTNIGHT: Final = 14 * 24 * 3600
+WAYS: Final = ["rotate=", "authenticated=", f"expire_in={2 * FORTNIGHT}"]
+ALICE: Final = {"user_id": "alice"}
+SOON: Final = 60.0
+"""Seconds by which what a replica receives is late: for good, since its primary dies first."""
+
+
+@asynccontextmanager
+async def alices(manager: SessionManager) -> AsyncGenerator[tuple[httpx2.AsyncClient, str]]:
+    """A browser in which Alice is signed in, and its token."""
+    async with client_of(doing(manager=manager)) as browser:
+        yield browser, await signed_in(browser, "alice")
+
+
+async def replicated(port: int, token: str) -> None:
+    """Wait until a replica has the session."""
+    with Wire(port) as redis:
+
+        async def there() -> bool:
+            return f"session:{token[:20]}" in redis.keys("session:")
+
+        await until(there)
+
+
+async def rotated(browser: httpx2.AsyncClient, way: str) -> str:
+    """The token that replaces the browser's."""
+    new = token_in(await browser.get(f"/do?{way}"))
+    assert new is not None
+    return new
+
+
+async def check(manager: SessionManager, stranger: SessionManager, old: str, new: str) -> None:
+    """Who never rotated it finds the replaced token until the one who did has come."""
+    assert await read_session(stranger, old) == ALICE, "it wasn't lost"
+    assert await read_session(manager, old) == {}
+    for each in (manager, stranger):
+        assert [await read_session(each, token) for token in (old, new)] == [{}, ALICE]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_behind_a_name(start_server: StartServer, kind: str, way: str) -> None:
+    """Replication is cut, the rotation answered, and the name leads to the replica."""
+    primary, replica = (
+        start_server("--repl-diskless-sync-delay", "0", kind=kind) for _ in range(2)
+    )
+    with (
+        Proxy(primary.port) as replication,
+        Proxy(primary.port) as name,
+        Wire(replica.port) as redis,
+    ):
+        redis.ask("REPLICAOF", HOST, replication.port)
+        manager, stranger = manager_on(as_app(name.url)), manager_on(replica.url)
+        async with alices(manager) as (browser, old):
+            await replicated(replica.port, old)
+            replication.cut()
+            new = await rotated(browser, way)
+            name.cut()
+            redis.ask("REPLICAOF", "NO", "ONE")
+            name.target = replica.port
+            name.heal()
+            await check(manager, stranger, old, new)
+            assert (await browser.get("/do")).json() == ALICE
+        await manager.close()
+        await stranger.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_behind_sentinels(server_binary: Path, way: str) -> None:
+    """The primary is killed before its replica has received the rotation."""
+    options = app_user(replicas=True)
+    with topology.sentinel(replicas=1, server=server_binary, options=options) as running:
+        async with Border(running.primary.port) as border:
+            await asyncio.to_thread(put_behind, running, border)
+            manager = manager_on(as_app(running.url))
+            async with alices(manager) as (browser, old):
+                await replicated(running.replicas[0].port, old)
+                border.lag = SOON
+                new = await rotated(browser, way)
+                before = running.primary
+                before.kill()
+                await asyncio.to_thread(running.wait_promoted, before)
+                stranger = manager_on(as_app(f"redis://{running.primary.address}"))
+                await check(manager, stranger, old, new)
+            await manager.close()
+            await stranger.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_in_a_cluster(server_binary: Path, way: str) -> None:
+    """The node is killed before its replica has received the rotation."""
+    options = app_user(cluster=True)
+    with topology.cluster(server=server_binary, options=options) as running:
+        victim = running.primaries[0]
+        (heir,) = running.replicas_of(victim)
+        slots = slots_of(running, victim)
+        async with Border(victim.port) as border:
+            await asyncio.to_thread(announce, running, border)
+            manager, stranger = [manager_on(as_app(running.url)) for _ in range(2)]
+            async with alices(manager) as (browser, old):
+                while running.nodes[1].ask("CLUSTER", "KEYSLOT", f"session:{old[:20]}") not in slots:
+                    browser.cookies.delete(COOKIE)
+                    old = await signed_in(browser, "alice")
+                await replicated(heir.port, old)
+                border.lag = SOON
+                new = await rotated(browser, way)
+                victim.kill()
+                await asyncio.to_thread(running.wait_promoted, heir)
+
+                async def opens() -> bool:
+                    return await read_session(stranger, old) == ALICE
+
+                await until(opens)
+
+                async def over() -> bool:
+                    return await read_session(manager, old) == {}
+
+                await until(over)  # a read may come before what repeats it
+                for each in (manager, stranger):
+                    assert await read_session(each, new) == ALICE
+                    assert await read_session(each, old) == {}
+            await manager.close()
+            await stranger.close()
