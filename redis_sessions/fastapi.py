@@ -84,7 +84,7 @@ class SessionSecurity:
     def fresh(self, *, within: Duration) -> Callable[..., Awaitable[str]]:
         """A dependency for step-up: the principal, if they signed in at most `within` ago.
 
-        Otherwise 401 with a `WWW-Authenticate` after RFC 9470; `session.authenticated()` renews.
+        Otherwise 401 with a `WWW-Authenticate` after RFC 9470; `session.sign_in()` renews.
         """
         limit = seconds(within, "within")
         challenge = f'Session error="insufficient_user_authentication", max_age={limit}'

@@ -138,7 +138,7 @@ class SessionManager(Revoker):
         if principal is not None:
             self._warned.add("principal")
         at, now = stored.touch_at, self.clock()
-        state = State(self, OPEN, now, stored, stored.data, principal, None, at, bound=bound)
+        state = State(self, OPEN, now, stored, stored.data, principal, data, None, at, bound=bound)
         return new_session(data, state)
 
     # -- committing
@@ -152,7 +152,12 @@ class SessionManager(Revoker):
         `SessionEncodeError` before anything is stored, `StoreError`, `SessionConflictError`.
         """
         owed = self.owed(session, status)
-        return NOTHING if owed is None else await self.settle(session, owed, status, may_create)
+        if owed is None:
+            return NOTHING
+        answer = await self.settle(session, owed, status, may_create)
+        if answer is _CHANGED:
+            state_of(session).hold(session)  # in a response nobody can sign in after that
+        return answer
 
     def owed(self, session: Session, status: int) -> bytes | None:
         """What a commit has to store: None for nothing at all, as each request asks, twice.
@@ -205,7 +210,7 @@ class SessionManager(Revoker):
         at = state.live
         if at is None or state.rebased is not None or state.busy is not None:
             return None
-        if self.clock() > at.touch_at or self.principal_of(session) != state.principal:
+        if self.clock() > at.touch_at or self.principal.of(encoded) != state.principal:
             return None
         self.values.check(encoded, at.data)
         self.hint(session, state.principal)

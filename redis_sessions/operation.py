@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from redis_sessions import values
+from redis_sessions.carryover import assigned, storable
 from redis_sessions.errors import (
     ConfigurationError,
-    SessionEncodeError,
     SessionError,
     StoreError,
     StoreUnavailableError,
@@ -87,11 +87,11 @@ class Operation(Writer):
         state = self._state
         if self._encoded == state.base and self._status < 500 and not state.cleared:
             return state.principal
+        if self._status < 500:
+            return self._policy.principal.of(self._encoded)
         try:
-            return self._policy.principal_of(self._session)
-        except (ConfigurationError, SessionEncodeError):
-            if self._status < 500:
-                raise
+            return self._policy.principal.of(self._storable())
+        except ConfigurationError:
             return state.principal
 
     def _decide(self, may_create: bool) -> Decision:
@@ -240,7 +240,7 @@ class Operation(Writer):
             return self._dropped("ended elsewhere", token.id)
         # It ended, or was rotated, under a principal who has just proved who they are.
         written = self._written()
-        if self._policy.principal.find(values.decode(written)) != self._principal:
+        if self._policy.principal.of(written) != self._principal:
             written = self._encoded  # a callable's keys aren't known; the data are their own
         return await self._enter(Outcome.GAIN, written)
 
@@ -254,11 +254,12 @@ class Operation(Writer):
     async def _gain(self, outcome: Outcome) -> Answer:
         state, old, was = self._state, self._state.stored, self._state.principal
         if old is not None and outcome is Outcome.SWITCH:
-            ends, written = state.live is not None or was is not None, self._written()
-            if self._policy.principal.find(values.decode(written)) != self._principal:
+            ends, written = state.live is not None or was is not None, self._assigned()
+            if self._policy.principal.of(written) != self._principal:
                 raise SessionError(
-                    "the keys that this request wrote don't say who signs in: with a callable "
-                    "principal, set every key that it looks at, or clear() the session first"
+                    "the keys that this request set don't say who signs in: with a callable "
+                    "principal, set every key that it looks at to a new object, or clear() the "
+                    "session first"
                 )
             answer = await self._enter(outcome, written)
             if ends:
@@ -325,7 +326,7 @@ class Operation(Writer):
         at = self._at
         data = values.apply(at.data, theirs)
         fits = len(data) <= self._policy.values.max_size
-        if not fits or self._policy.principal.find(values.decode(data)) != self._principal:
+        if not fits or self._policy.principal.of(data) != self._principal:
             self._dropped("no place after the sign-in")
             return
         new = self._policy.sealer.seal(at.token, at.record.amended(data=data), at.rotated_at)
@@ -364,15 +365,24 @@ class Operation(Writer):
             left = values.apply(stored, self._state.changes(self._encoded))
         else:
             left = values.apply(stored, self._removal())
-        return EMPTY if self._policy.principal.find(values.decode(left)) is not None else left
+        return EMPTY if self._policy.principal.of(left) is not None else left
 
     def _removal(self) -> Changes:
-        try:
-            changed = self._state.changes(self._policy.values.encode(self._session))
-        except SessionEncodeError:
-            changed = dict.fromkeys(values.split(self._state.base))
+        changed = self._state.changes(self._storable())
         keys = self._policy.principal.keys(changed)
         return {key: value for key, value in changed.items() if key in keys}
+
+    def _storable(self) -> bytes:
+        return storable(self._session, self._state.base, self._policy.values)
+
+    def _assigned(self) -> bytes:
+        """Only what this request assigned: what else is there belongs to somebody else."""
+        state, path = self._state, self._policy.principal.path
+        data = assigned(self._session, self._encoded, state, self._policy.values, path)
+        changed, kept = state.changes(self._encoded), values.split(data)
+        if any(raw is not None and key not in kept for key, raw in changed.items()):
+            self._policy.report("dropped", "another's data", self._at.token.id)
+        return data
 
     def _written(self) -> bytes:
         """Only the keys that this request set, and those that say who is signed in."""

@@ -114,7 +114,9 @@ class Policy:
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
         """Who is signed in by these data, as they would be stored."""
-        return self.principal.of(data, self.values.encode)
+        if self.principal.shows(data):
+            return self.principal.find(data)
+        return self.principal.of(self.values.encode(data))
 
     def now(self) -> int:
         """Whole seconds since the epoch."""
@@ -193,7 +195,9 @@ class Policy:
         """Warn once of data that look like a sign-in while no principal ever appears."""
         if principal is not None:
             self._warned.add("principal")
-        elif "principal" not in self._warned and (suspects := _SUSPECTS.intersection(data)):
+        elif "principal" not in self._warned and (
+            suspects := _SUSPECTS.intersection(self.values.keyed(data))
+        ):
             self.warn_once(
                 "principal",
                 "a session holds %s, but nobody is signed in by principal=%r: signing in gives a "

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
-from redis_sessions.errors import ConfigurationError
-from redis_sessions.values import decode
+from redis_sessions.errors import ConfigurationError, SessionEncodeError
+from redis_sessions.values import decode, reader
 
 __all__ = ["Principal", "PrincipalOption"]
 
-# What typed values have: msgspec, dataclasses, attrs, pydantic. Others have methods by any name.
-_TYPED = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__")
+# What is stored as it is.
+_PLAIN: Final = frozenset({str, int, type(None)})
 
-# Types that are stored as they are, or that no hook makes a principal of.
-_PLAIN = ("builtins", "uuid", "decimal", "datetime", "fractions")
+_ONLY_STR: Final = frozenset({str})
 
 PrincipalOption = str | Callable[[Mapping[str, Any]], Any]
 """A key (`"user_id"`), a dotted path (`"user.sub"`), or a callable over the data."""
@@ -28,60 +27,82 @@ class Principal:
     than what was stored; anything else is a `ConfigurationError`.
     """
 
-    __slots__ = ("_find", "_key", "_path", "option")
+    __slots__ = ("_find", "_key", "_read", "option", "path")
 
     def __init__(self, option: PrincipalOption) -> None:
         self.option = option
+        self.path: tuple[str, ...] = ()
+        """The keys that lead to it; none if it is a callable's."""
         self._find: Callable[[Mapping[str, Any]], Any] | None = None
-        self._key = option if isinstance(option, str) else ""
+        self._key = ""
         if isinstance(option, str):
-            self._path: tuple[str, ...] = tuple(option.split("."))
-            if not all(self._path):
+            self.path = tuple(option.split("."))
+            if not all(self.path):
                 raise ConfigurationError(
                     f"principal={option!r}: write a key, a dotted path such as 'user.sub', "
                     "or a callable"
                 )
-            if len(self._path) > 1:
+            self._key = self.path[0]
+            if len(self.path) > 1:
                 self._find = self._follow
         elif callable(option):
-            self._path = ()
             self._find = option
         else:
             raise ConfigurationError(
                 f"principal={option!r}: write a key, a dotted path such as 'user.sub', "
                 "or a callable"
             )
+        self._read = reader(self._key)
 
     def find(self, data: Mapping[str, Any]) -> str | None:
-        """Who is signed in by these data; `ConfigurationError`."""
+        """Who is signed in by data that were loaded; `ConfigurationError`."""
         value = data.get(self._key) if self._find is None else self._find(data)
         if value is None or type(value) is str:
             return value
         return int.__repr__(value) if type(value) is int else self.canonical(value)
 
-    def of(
-        self, data: Mapping[str, Any], encode: Callable[[Mapping[str, Any]], bytes]
-    ) -> str | None:
-        """By what is stored of these data, where that may differ from what they hold now."""
-        if self._find is None and type(data.get(self._key)).__module__ in _PLAIN:
-            return self.find(data)
-        return self.find(decode(encode(data)))
+    def of(self, encoded: bytes) -> str | None:
+        """Who is signed in by encoded data, as those who load them will find."""
+        try:
+            data = {self._key: self._read(encoded)} if self.path else decode(encoded)
+        except ValueError as exc:
+            raise SessionEncodeError(
+                "the session was changed by another thread while it was encoded"
+            ) from exc
+        return self.find(data)
+
+    def shows(self, data: Mapping[Any, Any]) -> bool:
+        """Whether data that aren't encoded show it: by one plain key, which is stored as it is."""
+        if self._find is not None or not {*map(type, data)} <= _ONLY_STR:
+            return False  # another key may be stored as this one: an Enum member, by its value
+        return type(data.get(self._key)) in _PLAIN
 
     def keys(self, changed: Iterable[Any]) -> set[Any]:
         """The top-level keys that say who it is; of a callable, any that changed may."""
-        return {self._path[0]} if self._path else set(changed)
+        return {self.path[0]} if self.path else set(changed)
+
+    def as_stored(self, principal: str | int | UUID) -> str | int:
+        """What `sign_in(principal)` stores; `ConfigurationError`."""
+        value: Any = principal
+        if isinstance(value, UUID):
+            return str(value)
+        if isinstance(value, str) and value:
+            return str.__str__(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return int.__int__(value)
+        given = "an empty str" if value == "" else f"a value of type {type(value).__name__}"
+        advice = " To sign somebody out, call sign_out()." if value is None else ""
+        raise ConfigurationError(
+            f"sign_in() got {given}: give it what identifies the user, a str, an int or a UUID."
+            + advice
+        )
 
     def _follow(self, data: Mapping[str, Any]) -> Any:
         value: Any = data
-        for step in self._path:
-            if value is None:
+        for step in self.path:
+            if not isinstance(value, Mapping):
                 return None
-            if isinstance(value, Mapping):
-                value = cast("Mapping[str, Any]", value).get(step)
-            elif any(hasattr(value, mark) for mark in _TYPED):
-                value = getattr(value, step, None)
-            else:
-                return None
+            value = cast("Mapping[str, Any]", value).get(step)
         return value
 
     def canonical(self, value: Any) -> str:

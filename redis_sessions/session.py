@@ -1,7 +1,8 @@
 """The session as handlers see it: a dict, and what it knows of itself.
 
-Handlers mutate it and record what they want (`rotate()`, `authenticated()`, `expire_in()`,
-`clear()`); only what is awaited (`save()`, `refresh()`) does I/O, by way of the manager.
+Handlers mutate it and record what they want (`sign_in()`, `sign_out()`, `rotate()`,
+`authenticated()`, `expire_in()`, `clear()`); only what is awaited (`save()`, `refresh()`) does
+I/O, by way of the manager.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, Never, NoReturn, TypeVar, overload
+from uuid import UUID
 
-from redis_sessions.errors import SessionError
+from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
+from redis_sessions.principal import Principal
 from redis_sessions.state import Duration, State, seconds
 
 __all__ = ["Session", "Unloaded", "load_into", "new_session", "replace_data", "serving", "state_of"]
@@ -73,6 +76,52 @@ class Session(dict[str, Any]):
 
     # -- what is wanted of it; nothing here does I/O
 
+    def sign_in(self, principal: str | int | UUID) -> None:
+        """Sign this user in, with the response: a new token, and a lifetime of its own.
+
+            session.sign_in(user.id)  # after you have checked a password
+
+        The data of the same user, or of nobody, stay; another's are left behind. It sets the
+        principal's key, if it isn't set to this user; of a dotted path, to a new dict.
+        `ConfigurationError` where the manager's principal is a callable.
+        """
+        where = self._principal_place("sign_in")
+        value: Any = where.as_stored(principal)
+        try:
+            known = self.principal == str(value)
+        except (ConfigurationError, SessionEncodeError):
+            known = False
+        if not known:
+            for step in reversed(where.path[1:]):
+                value = {step: value}
+            self._forget_principal(where.path[0])
+            self[where.path[0]] = value
+        self._state.authenticated = True
+
+    def sign_out(self) -> None:
+        """Sign out whoever is signed in, and keep what else is in the session.
+
+        It removes the principal's key; of a dotted path, the first. `clear()` keeps nothing.
+        `ConfigurationError` where the manager's principal is a callable.
+        """
+        self._forget_principal(self._principal_place("sign_out").path[0])
+        self._state.authenticated = False
+
+    def _principal_place(self, verb: str) -> Principal:
+        where = self._state.backend.principal
+        if not where.path:
+            raise ConfigurationError(
+                f"{verb}() doesn't know what the callable principal= looks at: set the keys that "
+                "it reads and call authenticated(), or remove them to sign out; or name a key, "
+                'such as principal="user_id"'
+            )
+        return where
+
+    def _forget_principal(self, key: str) -> None:
+        stored = self._state.backend.values.stored_key
+        for name in [name for name in self if name == key or stored(name) == key]:
+            del self[name]
+
     def clear(self) -> None:
         """End the session. What is written afterwards begins another one."""
         super().clear()
@@ -121,6 +170,8 @@ class Session(dict[str, Any]):
         codec = self._state.backend.values
         converted = codec.convert(value, type)
         if converted is not value:
+            if value is self._state.loaded.get(key):
+                self._state.hold({key: converted})
             base = {} if self._state.cleared else self._state.before()
             unchanged = base.get(key) == codec.encode_value(key, value)
             self[key] = converted

@@ -15,6 +15,7 @@ import msgspec
 
 from redis_sessions import values
 from redis_sessions.errors import ConfigurationError, SessionError
+from redis_sessions.principal import Principal
 from redis_sessions.record import Stored
 from redis_sessions.values import EMPTY, Changes, Values
 
@@ -81,6 +82,8 @@ class Backend(Protocol):
 
     @property
     def values(self) -> Values: ...
+    @property
+    def principal(self) -> Principal: ...
     def principal_of(self, data: Mapping[Any, Any]) -> str | None: ...
     async def save(self, session: Any) -> None: ...
     async def refresh(self, session: Any) -> None: ...
@@ -109,6 +112,10 @@ Wishes = tuple[bool, bool, bool, bool, Lifetime | None]
 """cleared, rotate, authenticated, modified, lifetime"""
 
 _NO_REVOCATIONS: Final[Mapping[str, Revocation]] = MappingProxyType({})
+_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
+
+MAX_HELD: Final = 64
+"""A worker may save one session for ever; a request doesn't so often, before it signs in."""
 
 
 class State(msgspec.Struct, eq=False):
@@ -127,10 +134,15 @@ class State(msgspec.Struct, eq=False):
     """Its data, encoded."""
     principal: str | None = None
     """By its data."""
+    loaded: Mapping[Any, Any] = _NOTHING
+    """The objects that its record holds, by key, if they come from there."""
     rebased: dict[Any, bytes] | None = None
     """A conversion by get_as replaces a key's base for comparison."""
     touch_at: float = NEVER
     """From when on its time is renewed, in seconds; never again after a touch that failed."""
+
+    held: tuple[Mapping[Any, Any], ...] = ()
+    """What `loaded` was before, the last ones of it."""
 
     # what is wanted
     cleared: bool = False
@@ -245,6 +257,12 @@ class State(msgspec.Struct, eq=False):
     def changes(self, encoded: bytes) -> Changes:
         """The top-level keys that this request set or removed."""
         return values.changes({} if self.cleared else self.before(), values.split(encoded))
+
+    def hold(self, data: Mapping[Any, Any]) -> None:
+        """Note that the record holds these objects: they aren't for who signs in over it."""
+        if not self.late:  # else nobody can sign in any more
+            self.held = (*self.held, self.loaded)[-MAX_HELD:]
+            self.loaded = {**self.loaded, **data}
 
     def remember(self, stored: Stored) -> None:
         """Note what is in the store from now on."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -34,6 +35,10 @@ _NO_CONTAINERS: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 
 
 # Where msgspec says that a value doesn't fit.
 _PATH: Final = re.compile(r" - at `(\$[^`]*)`$")
+
+_ONLY_STR: Final = frozenset({str})
+
+_ATOMS: Final = (str, bytes, int, float, type(None), Enum)
 
 _split: Final = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
 _join: Final = msgspec.msgpack.Encoder().encode
@@ -109,6 +114,37 @@ class Values:
             if deep:
                 raise _too_deep(deep)
 
+    def keyed(self, data: Mapping[Any, Any]) -> Mapping[Any, Any]:
+        """These values by the keys that they are stored under: an Enum member, by its value."""
+        if {*map(type, data)} <= _ONLY_STR:
+            return data
+        return {self.stored_key(key): data[key] for key in _keys(data) if key in data}
+
+    def packs(self, value: Any, raw: bytes) -> bool:
+        """Whether these bytes are what a value is stored as."""
+        try:
+            return self.pack(value) == raw
+        except Exception:  # noqa: BLE001 - whatever it is, it isn't stored as these
+            return False
+
+    def inside(self, value: Any, *, keys: bool) -> Iterable[Any]:
+        """The objects that a value consists of, one level down; a dict's `keys`, too."""
+        if isinstance(value, dict):
+            return _parts(value) if keys else _children_of(value)
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return _members(value)
+        if isinstance(value, _ATOMS):
+            return ()
+        kind: Any = value.__class__
+        fields: Any = getattr(kind, "__struct_fields__", getattr(kind, "__dataclass_fields__", ()))
+        fields = fields or [field.name for field in getattr(kind, "__attrs_attrs__", ())]
+        if fields:
+            return [getattr(value, name) for name in fields if hasattr(value, name)]
+        try:
+            return (self._from_unknown(value),)
+        except Exception:  # noqa: BLE001 - the hook's: it was asked before, when it was encoded
+            return ()  # such as a datetime
+
     def convert(self, value: Any, type: type[T]) -> T:
         """`value`, as it was loaded, as a `type`; ValueError if it doesn't fit."""
         if value.__class__ is type:
@@ -160,6 +196,14 @@ class Values:
                     return path, f"a key of type {_kind(key)}"
         return path, f"a value of type {_kind(value)}"
 
+    def stored_key(self, key: Any) -> Any:
+        """What those who load the data have in place of this key."""
+        try:
+            (stored,) = _decode(self.pack({key: None}))
+        except Exception:  # noqa: BLE001 - whoever encodes it says why it can't be stored
+            return key
+        return stored
+
     def _encodes(self, value: Any) -> bool:
         try:
             self.pack(value)
@@ -192,6 +236,27 @@ def decode(encoded: bytes) -> dict[Any, Any]:
         return _decode(encoded)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ValueError("not a session's data") from exc
+
+
+def reader(key: str) -> Callable[[bytes], Any]:
+    """Makes what reads one key's value out of a session's encoded data; None if it isn't there.
+
+    The rest isn't decoded. Raises ValueError for bytes that are no session's data.
+    """
+    field = ("value", Any, None)
+    try:
+        one_key = msgspec.defstruct("OneKey", [field], rename={"value": key}, gc=False)
+    except ValueError:  # such as a key with a quotation mark
+        return lambda encoded: decode(encoded).get(key)
+    read: Callable[[bytes], Any] = msgspec.msgpack.Decoder[Any](one_key).decode
+
+    def read_key(encoded: bytes) -> Any:
+        try:
+            return read(encoded).value
+        except msgspec.MsgspecError:  # such as a key that is an int, beside it
+            return decode(encoded).get(key)
+
+    return read_key
 
 
 def decode_value(encoded: bytes) -> Any:
@@ -273,6 +338,10 @@ def _is_deeper(value: Any, limit: int) -> bool:
 
 def _parts(value: Any) -> tuple[Any, ...]:
     return (*value, *value.values())  # a key may be a tuple
+
+
+def _children_of(value: Any) -> list[Any]:
+    return list(value.values())
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:

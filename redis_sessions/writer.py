@@ -77,7 +77,7 @@ class Writer:
             mine = state.changes(self._encoded) if mine is None else mine
             data, at = values.apply(newer.data, mine), newer
             self._policy.values.check(data)
-            if self._policy.principal.find(values.decode(data)) != self._principal:
+            if self._policy.principal.of(data) != self._principal:
                 # Each was right for itself; together they would change who an id belongs to.
                 raise SessionConflictError("crossing changes would change who is signed in")
         before, rebased = values.split(state.base), state.rebased
@@ -85,6 +85,7 @@ class Writer:
         if mine is not None:
             self._adopt(data, before, rebased)
             self._policy.report("merged", None, token.id)
+        state.hold(self._policy.values.keyed(self._session))
         return True
 
     async def reload(self) -> None:
@@ -94,7 +95,7 @@ class Writer:
             if state.found is Found.LOST:
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             return  # there is nothing to load
-        principal = self._policy.principal_of(self._session)
+        principal = self._policy.principal.of(self._encoded)
         sealed = await self._store.load(at.token.id)
         newer, _ = self._policy.unseal(at.token, sealed, state.bound)
         if isinstance(newer, Reject):
@@ -107,7 +108,7 @@ class Writer:
             state.rebased,
         )
         data = values.apply(newer.data, mine)
-        if self._policy.principal.find(values.decode(data)) != principal:
+        if self._policy.principal.of(data) != principal:
             raise SessionConflictError("crossing changes would change who is signed in")
         state.remember(newer)
         self._adopt(data, before, rebased)
@@ -156,6 +157,7 @@ class Writer:
         state.remember(new)
         state.principal = None if authenticated_at is None else self._principal
         self._adopt(data)
+        state.hold(self._policy.values.keyed(self._session))
         self._policy.report("created", outcome.name.lower(), token.id)
         return self._told(outcome)
 
@@ -297,9 +299,9 @@ class Writer:
         if data == self._encoded or self._state.cleared:  # cleared by another task since
             return
         session, mine, stored = self._session, values.split(self._encoded), values.split(data)
-        here = dict(session)  # which a thread may change meanwhile
+        here = self._policy.values.keyed(dict(session))  # which a thread may change meanwhile
         before, converted = before or {}, rebased or {}
-        adopted, bases = dict[Any, Any](), dict[Any, bytes]()
+        adopted, came, bases = dict[Any, Any](), dict[Any, Any](), dict[Any, bytes]()
         for key, raw in stored.items():
             if key not in here and mine.get(key) == raw:
                 continue  # it was removed since it was encoded
@@ -308,9 +310,10 @@ class Writer:
             elif key in here and key in converted and before.get(key) == raw:
                 adopted[key], bases[key] = here[key], converted[key]
             else:
-                adopted[key] = values.decode_value(raw)
+                adopted[key] = came[key] = values.decode_value(raw)
         since = {key: value for key, value in here.items() if key not in mine}
         replace_data(session, {**adopted, **since})
+        self._state.hold(came)
         self._state.rebased = bases or None
         kept = {key: mine[key] for key in bases}
         self._encoded = values.join({**stored, **kept}) if kept else data
@@ -346,11 +349,12 @@ class Update(Writer):
         while True:
             data = values.decode(at.data)
             result = function(data)
+            state.hold(data)  # the function may have kept some of it
             encoded = policy.values.encode(data)
             policy.values.check(encoded)
-            if policy.principal.find(values.decode(encoded)) != state.principal:
+            if policy.principal.of(encoded) != state.principal:
                 raise SessionError(
-                    "update() can't sign in or out: set the principal in the session"
+                    "update() can't sign in or out: call session.sign_in() or sign_out()"
                 )
             seen_at = self._now if due else at.record.seen_at
             record = at.record.amended(data=encoded, seen_at=seen_at)

@@ -48,7 +48,7 @@ async def visit(session: SessionDep) -> dict[str, Any]:
 
 async def sign_in(session: SessionDep, name: Annotated[str, Body(embed=True)]) -> dict[str, Any]:
     """Whoever is signed in gets a new session id, and keeps the visits."""
-    session["user_id"] = name
+    session.sign_in(name)
     return dict(session)
 
 

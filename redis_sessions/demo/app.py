@@ -101,12 +101,10 @@ async def show(
 
 
 async def sign_in(session: SessionDep, name: Annotated[Name, Form()]) -> RedirectResponse:
-    """Sign in by name: setting the principal is all that it takes to get a new id."""
-    if name == session.principal:
-        session.authenticated()
-    else:
+    """Sign in by name: a new token each time, and for somebody else a new id."""
+    if name != session.principal:
         session["previous_id"] = session.id
-        session["user_id"] = name
+    session.sign_in(name)
     return _to_the_page()
 
 

@@ -21,6 +21,7 @@ from tests.explorer.gate import Call
 
 __all__ = [
     "ADMIN",
+    "BY_METHOD",
     "CHANGES",
     "KEYRING",
     "SIGNS_IN",
@@ -42,6 +43,9 @@ SIGNS_IN: Final[Mapping[str, str]] = {
     "resetA": "A",
     "keepre": "A",
 }
+BY_METHOD: Final = frozenset({"inB", "reA"})
+"""They call `sign_in()`; the others set the principal's key."""
+
 ADMIN: Final = frozenset({"revoke", "all", "keep"})
 CHANGES: Final[Mapping[str, frozenset[str]]] = {
     "a": frozenset("a"),
@@ -246,13 +250,16 @@ class Actor:
                 session["b"] = mine
             case "rotate" if session.id:
                 session.rotate()
-            case "inA" | "inB":
-                session["user_id"] = SIGNS_IN[kind]
-            case "reA":
+            case "inA":
                 session["user_id"] = "A"
-                session.authenticated()
+            case "inB":
+                if "x" in session:
+                    session["c"] = session["x"]  # if it isn't B's, it stays behind
+                session.sign_in("B")
+            case "reA":
+                session.sign_in("A")
             case "out" if who:
-                del session["user_id"]
+                session.sign_out()
             case "outx" if who:
                 for key in list(session):
                     del session[key]

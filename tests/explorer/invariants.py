@@ -13,7 +13,7 @@ from typing import Final
 
 from redis_sessions.state import Found
 from redis_sessions.token import SessionToken
-from tests.explorer.actors import ADMIN, CHANGES, SIGNS_IN, Actor, Phase
+from tests.explorer.actors import ADMIN, BY_METHOD, CHANGES, SIGNS_IN, Actor, Phase
 from tests.explorer.scenario import Action, Rec
 from tests.explorer.world import World
 
@@ -109,6 +109,8 @@ def _answered(world: World, actor: Actor, live: Mapping[str, Rec]) -> Iterator[s
         yield f"needless loss: {actor.spec} is refused"
     if kind == "reA" and actor.code == 200 and actor.dropped and not cookie:
         yield "needless loss: a sign-in is answered and dropped"
+    if kind in BY_METHOD and actor.code < 400 and not isinstance(cookie, SessionToken):
+        yield "I3 a sign_in() gives no new token"
     stored = any(e.name in ("created", "merged") for e in actor.events)
     if kind in ("a", "b", "a+due", "clear+a") and actor.code < 400:
         mark = f"/{actor.number}"

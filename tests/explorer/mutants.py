@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from redis_sessions.outcome import Answer
 from redis_sessions.policy import Opened
 from redis_sessions.record import HEADER_SIZE, Reject
+from redis_sessions.session import Session, state_of
 from redis_sessions.state import Found
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
 from redis_sessions.stores.protocols import Entered, Touched
@@ -191,6 +193,25 @@ class _Talkative(Worker):
         return super().unseal(token, sealed, bound)
 
 
+class _Unmoved(Worker):
+    """`sign_in()` only sets the principal: of the same user it changes nothing."""
+
+    async def commit(
+        self, session: Session, *, status: int = 200, may_create: bool = True
+    ) -> Answer:
+        state_of(session).authenticated = False
+        return await super().commit(session, status=status, may_create=may_create)
+
+
+class _Carries(Worker):
+    """Whatever is in a session counts as assigned by the request."""
+
+    def opened(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Session:
+        session = super().opened(token, sealed, bound)
+        state_of(session).loaded = {}
+        return session
+
+
 @dataclass(frozen=True)
 class Mutant:
     """What is switched off, where that shows, and as what."""
@@ -216,4 +237,6 @@ MUTANTS: Final = (
     Mutant("touches don't ask", _Unasked, family="admin", fault="failover record", breaks="I8"),
     Mutant("no token is superseded", worker=_Unaware, breaks="I5"),
     Mutant("events tell tokens", worker=_Talkative, breaks="I12"),
+    Mutant("sign_in() again does nothing", worker=_Unmoved, family="singles", breaks="I3"),
+    Mutant("another's data go along", worker=_Carries, family="singles", breaks="I6"),
 )

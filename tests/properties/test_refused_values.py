@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -212,7 +211,7 @@ async def test_the_error_of_endless_data_is_short(make: Callable[[], Any]) -> No
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["new", "stored"])
-@pytest.mark.parametrize("value", [{"sub": 1}, [1], (1,), True, 1.5, Decimal(1), b"a"], ids=repr)
+@pytest.mark.parametrize("value", [{"sub": 1}, [1], (1,), True, 1.5, b"a"], ids=repr)
 async def test_a_principal_that_cannot_be_compared_is_refused(value: object, stored: bool) -> None:
     """It is an error of the request that sets it, and nothing is stored."""
     store = MemoryStore()

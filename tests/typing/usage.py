@@ -91,6 +91,10 @@ async def starlette_handler(request: Request) -> JSONResponse:
     session["count"] = session.get("count", 0) + 1
     session.rotate()
     session.authenticated()
+    session.sign_in(1)
+    session.sign_in("ann")
+    session.sign_in(uuid4())
+    session.sign_out()
     session.expire_in(timedelta(days=30), persistent=True)
     assert_type(session.id, str | None)
     assert_type(session.principal, str | None)

@@ -6,6 +6,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
+from redis_sessions import Session
 from tests.properties.state_machine.model import DAY
 from tests.properties.state_machine.visits import Act, Data
 
@@ -18,8 +19,11 @@ acts: Final[st.SearchStrategy[Act]] = st.one_of(
     st.tuples(st.just("set"), keys),
     st.tuples(st.just("nested"), keys),
     st.tuples(st.just("remove"), keys),
+    st.tuples(st.just("copy"), keys, keys),
     st.tuples(st.just("sign in"), users),
+    st.tuples(st.just("sign in by method"), users),
     st.tuples(st.just("sign out")),
+    st.tuples(st.just("sign out by method")),
     st.tuples(st.just("sign out of everything")),
     st.tuples(st.just("clear")),
     st.tuples(st.just("rotate")),
@@ -48,11 +52,22 @@ def change(data: Data, act: Act, tag: str) -> bool:
                 inner["inside"].append(tag)
             else:
                 data[key] = {"inside": [tag]}
+        case ("copy", str(key), str(to)):
+            if key in data:
+                data[to] = data[key]
         case ("remove", str(key)):
             data.pop(key, None)
         case ("sign in", str(user)):
             data["user_id"] = user
         case ("sign out",):
+            data.pop("user_id", None)
+        case ("sign in by method", str(user)) if isinstance(data, Session):
+            data.sign_in(user)
+        case ("sign in by method", str(user)):
+            data["user_id"] = user
+        case ("sign out by method",) if isinstance(data, Session):
+            data.sign_out()
+        case ("sign out by method",):
             data.pop("user_id", None)
         case ("sign out of everything",):
             for key in list(data):

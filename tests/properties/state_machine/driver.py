@@ -28,7 +28,14 @@ from redis_sessions.session import state_of
 from tests.properties.harness import COOKIE, cookie
 from tests.properties.state_machine.acts import change
 from tests.properties.state_machine.model import DAY, Model, SteppingClock
-from tests.properties.state_machine.visits import Act, Owed, Stored, Visit, clear
+from tests.properties.state_machine.visits import (
+    Act,
+    Owed,
+    Stored,
+    Visit,
+    clear,
+    note_assignment,
+)
 from tests.support import as_owner
 
 BROWSERS: Final = 3
@@ -176,6 +183,7 @@ class Driver(RuleBasedStateMachine):
                 pass
 
     def _model(self, act: Act, visit: Visit) -> None:
+        note_assignment(visit, act)
         if change(visit.local, act, self._tag(visit)):
             return
         who = visit.local.get("user_id")
@@ -203,7 +211,7 @@ class Driver(RuleBasedStateMachine):
         """A value that says whose it is: of whom this request leaves signed in."""
         data = {"user_id": visit.base.get("user_id")}
         for act in visit.acts:
-            if act[0] in ("sign in", "sign out", "sign out of everything"):
+            if act[0].startswith("sign "):
                 change(data, act, "")
             elif act[0] in ("clear", "revoke this", "revoke all"):
                 data.clear()

@@ -171,8 +171,10 @@ class Model:
         was = visit.base.get("user_id") if old is not None else None
         data = visit.local
         if switches or was is not None:
-            data = {k: v for k, v in changes(visit.base, visit.local).items() if v is not None}
+            data = {k: v for k, v in visit.local.items() if k in visit.assigned}
             data["user_id"] = now
+            changed = changes(visit.base, visit.local).items()
+            owed.dropped = any(v is not None and k not in data for k, v in changed)
         owed.token = self._enter(visit, data, now, owed, learn)
         if owed.token is None or old is None or visit.lost:
             return

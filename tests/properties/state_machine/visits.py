@@ -68,6 +68,7 @@ class Visit:
     rotate: bool = False
     authenticated: bool = False
     lifetime: tuple[int, bool | None] | None = None
+    assigned: set[str] = field(default_factory=set[str])  # keys with objects of this request's own
     revoked: set[str] = field(default_factory=set[str])
     # the response
     answered: int | None = None
@@ -90,3 +91,28 @@ def clear(visit: Visit) -> None:
     visit.cleared = True
     visit.rotate = visit.authenticated = False
     visit.lifetime = None
+    visit.assigned.clear()
+
+
+def note_assignment(visit: Visit, act: Act) -> None:
+    """What an act means for who wrote what, before it is done; and for the token."""
+    match act:
+        case ("set", str(key)):
+            visit.assigned.add(key)
+        case ("nested", str(key)) if not isinstance(visit.local.get(key), dict):
+            visit.assigned.add(key)
+        case ("copy", str(key), str(to)) if key in visit.local:
+            if key in visit.assigned or visit.cleared:
+                visit.assigned.add(to)
+            else:
+                visit.assigned.discard(to)
+        case ("remove", str(key)):
+            visit.assigned.discard(key)
+        case ("sign out of everything",):
+            visit.assigned.clear()
+        case ("sign in by method", _):
+            visit.authenticated = True
+        case ("sign out by method",):
+            visit.authenticated = False
+        case _:
+            pass
