@@ -37,6 +37,19 @@ class Account(msgspec.Struct):
     user: User | None
 
 
+@pytest.mark.parametrize("option", ["user_id", "user.sub", lambda data: data["user_id"]], ids=repr)
+def test_an_empty_text_is_nobody_s_name(option: Any) -> None:
+    """The error says what to write, in one sentence."""
+    principal = Principal(option)
+    for ask in (
+        lambda: principal.find({"user_id": "", "user": {"sub": ""}}),
+        lambda: principal.canonical(""),
+    ):
+        with pytest.raises(ConfigurationError, match=r"is an empty str, .*, or remove") as caught:
+            ask()
+        assert ". " not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("value", "principal"),
     [
@@ -45,7 +58,6 @@ class Account(msgspec.Struct):
         (0, "0"),
         (-1, "-1"),
         (2**63, str(2**63)),
-        ("", ""),
         ("ann", "ann"),
         (ID, str(ID)),
         (str(ID), str(ID)),
