@@ -37,17 +37,19 @@ class Account(msgspec.Struct):
     user: User | None
 
 
-@pytest.mark.parametrize("option", ["user_id", "user.sub", lambda data: data["user_id"]], ids=repr)
-def test_an_empty_text_is_nobody_s_name(option: Any) -> None:
+def by_callable(data: Any) -> Any:
+    return data["user_id"]
+
+
+@pytest.mark.parametrize("option", ["user_id", "user.sub", by_callable])
+def test_an_empty_text_names_nobody(option: Any) -> None:
     """The error says what to write, in one sentence."""
     principal = Principal(option)
-    for ask in (
-        lambda: principal.find({"user_id": "", "user": {"sub": ""}}),
-        lambda: principal.canonical(""),
-    ):
-        with pytest.raises(ConfigurationError, match=r"is an empty str, .*, or remove") as caught:
-            ask()
-        assert ". " not in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"is an empty str, .*, or remove") as caught:
+        principal.find({"user_id": "", "user": {"sub": ""}})
+    assert ". " not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="is an empty str"):
+        principal.canonical("")
 
 
 @pytest.mark.parametrize(
