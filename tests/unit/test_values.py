@@ -92,6 +92,16 @@ def test_depth_is_bounded(kind: type[list[Any]]) -> None:
         CODEC.check(CODEC.encode(over))
 
 
+def test_depth_is_bounded_where_a_hook_adds_to_it() -> None:
+    """Each part fits the recursion limit, and both together don't."""
+    codec = Values(max_size=64 * 1024, enc_hook=lambda _: nested(600, list))
+    value: Any = 1j
+    for _ in range(600):
+        value = [value]
+    with pytest.raises(SessionEncodeError, match="nested deeper than 100 levels"):
+        codec.check(codec.encode({"a": value}))
+
+
 def test_keys_are_searched() -> None:
     """A key that is a tuple has levels, too."""
     fits: tuple[Any, ...] = ()
