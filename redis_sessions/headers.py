@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["RawHeader", "add_vary", "forbid_storing", "is_event_stream"]
 
 RawHeader = tuple[bytes, bytes]
+
+# What else caches obey, many of them rather than Cache-Control: besides the fields of RFC 9213,
+# such as CDN-Cache-Control, those that CDNs and nginx had before.
+_TARGETED: Final = (b"-cache-control", b"surrogate-control", b"edge-control", b"x-accel-expires")
 
 
 def is_event_stream(headers: list[RawHeader]) -> bool:
@@ -27,10 +33,18 @@ def add_vary(headers: list[RawHeader], vary: RawHeader) -> None:
 
 
 def forbid_storing(headers: list[RawHeader]) -> bool:
-    """`Cache-Control: no-store`; whether that replaced a weaker policy."""
-    old = [value for header, value in headers if header.lower() == b"cache-control"]
-    if any(b"no-store" in value.lower() for value in old):
-        return False
-    headers[:] = [item for item in headers if item[0].lower() != b"cache-control"]
-    headers.append((b"cache-control", b"no-store"))
-    return bool(old)
+    """`Cache-Control: no-store`, for every cache; whether that replaced a weaker policy."""
+    kept: list[RawHeader] = []
+    weaker = forbidden = False
+    for item in headers:
+        name, value = item[0].lower(), item[1].lower()
+        if name == b"cache-control" and b"no-store" in value:
+            forbidden = True
+        elif name == b"cache-control" or name.endswith(_TARGETED):
+            weaker = weaker or b"no-store" not in value
+            continue
+        kept.append(item)
+    if not forbidden:
+        kept.append((b"cache-control", b"no-store"))
+    headers[:] = kept
+    return weaker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final
 
@@ -15,6 +16,8 @@ Derivation = blake2b
 
 KEY_SIZE: Final = 32
 MINIMUM: Final = 32
+VARIETY: Final = 8
+"""Different characters that a key has at least: a random one has more."""
 _HOW: Final = "make one with `redis-sessions key`"
 
 
@@ -27,7 +30,8 @@ class SecretKey:
     """One secret key, 32 bytes, and its public 4-byte `id` (BLAKE2b-32 of the key).
 
     Takes what `redis-sessions key` printed (44 characters of base64url), or any other text of
-    at least 32 characters, which is hashed. Anything shorter is a `ConfigurationError`.
+    at least 32 characters, which is hashed. Anything shorter is a `ConfigurationError`, and so
+    is what has fewer than 8 different characters: it was never random.
     """
 
     __slots__ = ("_key", "id")
@@ -72,14 +76,31 @@ class Keyring:
 
     A new key rolls out in two deployments without signing anybody out: `Keyring(old, new)`, so
     that every process can read it, then `Keyring(new, old)`.
+
+    A key that leaked is dropped: `Keyring(new, dropped=[old])`. What it sealed opens nothing, and
+    its browsers may begin new sessions at once.
     """
 
-    __slots__ = ("_by_id", "keys", "primary")
+    __slots__ = ("_by_id", "_dropped", "keys", "primary")
 
-    def __init__(self, primary: str | bytes, *retired: str | bytes) -> None:
+    def __init__(
+        self,
+        primary: str | bytes,
+        *retired: str | bytes,
+        dropped: Iterable[str | bytes] = (),
+    ) -> None:
         self.keys = tuple(SecretKey(secret) for secret in (primary, *retired))
         self.primary = self.keys[0]
         self._by_id = {key.id: key for key in self.keys}
+        # Their ids alone: with these keys nothing is opened, sealed or looked for any more.
+        if isinstance(dropped, (str, bytes)):
+            raise ConfigurationError("dropped= is one key: write a list, dropped=[old]")
+        self._dropped = {SecretKey(secret).id for secret in dropped}
+        if not self._dropped.isdisjoint(self._by_id):
+            raise ConfigurationError(
+                "a secret key that is dropped is in use as well: write Keyring(new, "
+                f"dropped=[old]), and {_HOW} for the new one"
+            )
         if len(self._by_id) < len(self.keys):
             raise ConfigurationError(
                 "two secret keys have the same id (the same key twice?): "
@@ -89,6 +110,10 @@ class Keyring:
     def get(self, key_id: bytes) -> SecretKey | None:
         """The key with this id: one lookup, never a trial of all."""
         return self._by_id.get(key_id)
+
+    def is_dropped(self, key_id: bytes) -> bool:
+        """Whether the key with this id leaked, so that its records are nobody's."""
+        return key_id in self._dropped
 
     def owns(self, owner: bytes, principal: str) -> bool:
         """Whether `owner` is this principal's digest under any key of the ring."""
@@ -107,6 +132,10 @@ def _key_bytes(secret: str | bytes) -> bytes:
     if len(text) < MINIMUM:
         raise ConfigurationError(
             f"the secret key has {len(text)} characters; write at least {MINIMUM}: {_HOW}"
+        )
+    if len(set(text)) < VARIETY:
+        raise ConfigurationError(
+            f"the secret key has only {len(set(text))} different characters: {_HOW}"
         )
     if len(text) == 44 and text.endswith(b"="):
         try:

@@ -11,6 +11,7 @@ from redis_sessions.errors import (
     ConfigurationError,
     ReplicationError,
     SessionConflictError,
+    SessionEncodeError,
     SessionError,
     SessionGoneError,
     StoreError,
@@ -172,8 +173,11 @@ class SessionManager(Revoker):
             return b""
         try:
             encoded = self.values.pack(session)
-        except Exception:  # noqa: BLE001 - a commit says which
-            return b""
+        except Exception:  # noqa: BLE001 - such as for a type that a hook knows
+            try:
+                encoded = self.values.encode(session)
+            except SessionEncodeError:
+                return b""  # a commit says which
         if encoded != state.base and encoded != state.settled:  # noqa: PLR1714 - on every request
             return encoded
         return None if self.clock() <= state.touch_at else b""

@@ -41,7 +41,7 @@ from redis_sessions.transports import CookieTransport, SameSite, Transport
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
 
-SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret]
+SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret] | Keyring
 
 
 class SessionMiddleware:
@@ -49,11 +49,11 @@ class SessionMiddleware:
 
     Takes the keyword names of Starlette's own middleware; `store=` is a URL (`redis://`,
     `redis+sentinel://`, `redis+cluster://`, `memory://` …), a redis-py asyncio client or a
-    `SessionStore`, and `secret_key=` one key or `[new, old]`. Or one ready `manager=` in place
-    of these and of the policy. `lazy=True` loads a session only where `SessionDep`, or
-    `await session.refresh()`, asks for it. `on_unavailable` says what a request gets while the
-    store is away: `"error"` (503 for whoever touches the session), `"anonymous"` (an empty
-    session that can't be written), or a callable that chooses by the connection.
+    `SessionStore`, and `secret_key=` one key, `[new, old]`, or a `Keyring`. Or one ready
+    `manager=` in place of these and of the policy. `lazy=True` loads a session only where
+    `SessionDep`, or `await session.refresh()`, asks for it. `on_unavailable` says what a request
+    gets while the store is away: `"error"` (503 for whoever touches the session), `"anonymous"`
+    (an empty session that can't be written), or a callable that chooses by the connection.
 
     `binding` ties a session to where it was begun: `"ip"`, `"user_agent"`, `client_ip(v4=24,
     v6=56)` for networks, or a callable over the connection.
@@ -297,6 +297,8 @@ def _choice(option: Any) -> Any:
 
 
 def _keyring(secret_key: SecretKeys | None) -> Keyring:
+    if isinstance(secret_key, Keyring):
+        return secret_key
     if secret_key is None:
         raise ConfigurationError(
             "no secret_key is given: make one with `redis-sessions key` and write "

@@ -167,6 +167,8 @@ class Policy:
         """What a token led to whose record isn't a session."""
         rotated = rotated_at(sealed)
         # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
+        if why is Reject.KEY and self.keyring.is_dropped(sealed[1:5]):
+            return Found.STALE
         if why in (Reject.KEY, Reject.FORMAT) or (why is Reject.TOMBSTONE and rotated != 0):
             return Found.SUPERSEDED
         recent = -CLOCKS_DIFFER <= self.clock() - rotated <= TOMBSTONE_TTL

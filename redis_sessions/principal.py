@@ -57,7 +57,7 @@ class Principal:
     def find(self, data: Mapping[str, Any]) -> str | None:
         """Who is signed in by data that were loaded; `ConfigurationError`."""
         value = data.get(self._key) if self._find is None else self._find(data)
-        if value is None or type(value) is str:
+        if value is None or (type(value) is str and value):
             return value
         return int.__repr__(value) if type(value) is int else self.canonical(value)
 
@@ -107,6 +107,11 @@ class Principal:
 
     def canonical(self, value: Any) -> str:
         """The one form in which principals are compared; raises `ConfigurationError`."""
+        if isinstance(value, str) and not value:
+            raise ConfigurationError(
+                f"the principal (principal={self.option!r}) is an empty str, which names nobody: "
+                "set what identifies the user, or remove it to sign out"
+            )
         if isinstance(value, str):
             return str.__str__(value)
         if isinstance(value, UUID):

@@ -19,6 +19,9 @@ _PATH: Final = re.compile(r"/[ -:<-~]*", re.ASCII)  # RFC 6265, 4.1.1: no contro
 _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN: Final = re.compile(rf"\.?{_LABEL}(\.{_LABEL})*", re.ASCII)
 _HOST: Final = "__Host-"
+# RFC 6265bis, 4.1.3, and its successor, draft-ietf-httpbis-layered-cookies. Browsers compare
+# without regard to case. That __Http- cookies are HttpOnly all of ours fulfil.
+_PREFIXES: Final = ("__Host-Http-", _HOST, "__Http-", "__Secure-")
 _HINT: Final = "-fresh"
 
 HINT_SECONDS: Final = 10
@@ -42,7 +45,7 @@ class Transport(Protocol):
 
     @property
     def cross_site(self) -> bool:
-        """Whether tokens are meant to arrive from other sites."""
+        """Whether a browser's unsafe request from another site may begin an anonymous session."""
         ...
 
     def read(self, scope: Scope) -> list[str]:
@@ -81,14 +84,15 @@ class CookieTransport:
             raise ConfigurationError(
                 f"session_cookie={name!r}: write a name of ASCII letters, digits, '-' or '_'"
             )
-        if name.lower().startswith("__host-") and not host_bound:
+        prefix = next((p for p in _PREFIXES if name.lower().startswith(p.lower())), "")
+        if prefix.startswith(_HOST) and not host_bound:
             raise ConfigurationError(
-                f"session_cookie={name!r}: browsers take a __Host- cookie only with "
+                f"session_cookie={name!r}: browsers take a {prefix} cookie only with "
                 "https_only=True, path='/' and no domain; write those, or another name"
             )
-        if name.lower().startswith("__secure-") and not https_only:
+        if prefix and not https_only:
             raise ConfigurationError(
-                f"session_cookie={name!r}: browsers take a __Secure- cookie only with "
+                f"session_cookie={name!r}: browsers take a {prefix} cookie only with "
                 "https_only=True; write that, or another name"
             )
         if site not in ("lax", "strict", "none"):
@@ -163,7 +167,7 @@ class HeaderTransport:
     """
 
     secure = False
-    cross_site = True  # a header doesn't come along by itself
+    cross_site = False
 
     def __init__(self, name: str = "X-Session-Token") -> None:
         if not _fits(_TOKEN, name):

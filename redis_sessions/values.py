@@ -6,15 +6,18 @@ Nothing here knows of tokens, seals or stores. The encoded bytes decide what cou
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
+from functools import partial
+from itertools import chain, islice, zip_longest
+from os import urandom
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from redis_sessions.errors import SessionEncodeError
 
-__all__ = ["EMPTY", "MAX_DEPTH", "REMOVED", "Changes", "Values"]
+__all__ = ["EMPTY", "MAX_CONTAINERS", "MAX_DEPTH", "REMOVED", "Changes", "Values"]
 
 T = TypeVar("T")
 
@@ -24,14 +27,20 @@ EMPTY: Final = b"\x80"
 MAX_DEPTH: Final = 100
 """Levels of nesting: far below what the recursion limit of any supported Python decodes."""
 
+MAX_CONTAINERS: Final = 4096
+"""Dicts and lists in one session: each costs time and memory at each read, whatever its bytes."""
+
 REMOVED: Final = None
 """What a key that was removed has in `Changes`, in place of its encoded value."""
 
 Changes = dict[Any, "bytes | None"]
 
-# Bytes that open no MessagePack map or array: what is left of an encoding without them
-# bounds its number of containers, and so its depth, from above.
+# Bytes that open no MessagePack map or array.
 _NO_CONTAINERS: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
+
+_CONTAINERS: Final = (dict, list, tuple)
+
+_TORN: Final = "the session was changed by another thread while it was encoded"
 
 # Where msgspec says that a value doesn't fit.
 _PATH: Final = re.compile(r" - at `(\$[^`]*)`$")
@@ -54,7 +63,7 @@ class Values:
     msgspec's hooks. pydantic's models and secrets work without them. `max_size`: encoded bytes.
     """
 
-    __slots__ = ("_dec_hook", "_enc_hook", "_hook_ran", "max_size", "pack")
+    __slots__ = ("_dec_hook", "_enc_hook", "max_size", "pack")
 
     def __init__(
         self,
@@ -66,16 +75,17 @@ class Values:
         self.max_size = max_size
         self._enc_hook = enc_hook
         self._dec_hook = dec_hook
-        self._hook_ran = False
-        self.pack = msgspec.msgpack.Encoder(enc_hook=self._from_unknown).encode
-        """As `encode`, with the errors that msgspec and the hooks raise."""
+        self.pack = _join
+        """As `encode`, for values of types that msgspec knows, with the errors that it raises."""
 
     def encode(self, data: Mapping[Any, Any]) -> bytes:
         """The bytes of a session's data; `SessionEncodeError` names what can't be stored."""
         try:
-            return self.pack(data)
+            return self._pack_any(data)
         except RecursionError as exc:
-            raise _too_deep(k for k, v in data.items() if not self._encodes(v)) from exc
+            raise _too_deep(k for k, v in _items(data) if not self._encodes(v)) from exc
+        except SessionEncodeError:
+            raise
         except Exception as exc:
             path, kind = self._culprit(data)
             raise SessionEncodeError(
@@ -86,33 +96,41 @@ class Values:
     def encode_value(self, key: Any, value: Any) -> bytes:
         """The bytes of one value."""
         try:
-            return self.pack(value)
+            return self._pack_any(value)
         except Exception:
             self.encode({key: value})  # raises, and says where
             raise
 
     def check(self, encoded: bytes, before: bytes = EMPTY) -> None:
-        """Refuse what is too large, too deep, or was torn by another thread while encoded.
+        """Refuse what is too large, too deep, or has too many dicts and lists.
 
         `before`: what was stored, and so has been checked.
         """
         if len(encoded) > self.max_size:
-            sizes = sorted(split(encoded).items(), key=lambda part: len(part[1]), reverse=True)
-            largest = ", ".join(f"{key!r} {len(value)}" for key, value in sizes[:3])
+            sizes = {key: len(value) for key, value in split(encoded).items()}
             raise SessionEncodeError(
                 f"the session is {len(encoded)} bytes, over max_size={self.max_size}; "
-                f"its largest keys, in bytes: {largest}"
+                f"its largest keys, in bytes: {_largest(sizes)}"
             )
-        hook_ran, self._hook_ran = self._hook_ran, False
-        if hook_ran or _may_be_deep(encoded):
+        # Bounds the number of containers, and so the depth, from above.
+        candidates = len(encoded.translate(None, _NO_CONTAINERS))
+        if candidates > MAX_DEPTH:
             try:
-                deep = _deep_keys(encoded, EMPTY) if hook_ran else _deep_keys(encoded, before)
+                deep = _deep_keys(encoded, before)
+            except RecursionError as exc:
+                raise _too_deep(()) from exc
             except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-                raise SessionEncodeError(
-                    "the session was changed by another thread while it was encoded"
-                ) from exc
+                raise SessionEncodeError(_TORN) from exc
             if deep:
                 raise _too_deep(deep)
+        if candidates > MAX_CONTAINERS:
+            counts = {key: _containers(decode_value(raw)) for key, raw in split(encoded).items()}
+            count = sum(counts.values())
+            if count > MAX_CONTAINERS:
+                raise SessionEncodeError(
+                    f"the session has {count} dicts and lists, over the limit of {MAX_CONTAINERS}; "
+                    f"its largest keys, in dicts and lists: {_largest(counts)}"
+                )
 
     def keyed(self, data: Mapping[Any, Any]) -> Mapping[Any, Any]:
         """These values by the keys that they are stored under: an Enum member, by its value."""
@@ -123,7 +141,7 @@ class Values:
     def packs(self, value: Any, raw: bytes) -> bool:
         """Whether these bytes are what a value is stored as."""
         try:
-            return self.pack(value) == raw
+            return self._pack_any(value) == raw
         except Exception:  # noqa: BLE001 - whatever it is, it isn't stored as these
             return False
 
@@ -159,8 +177,30 @@ class Values:
             which = f": {exc.__cause__}" if isinstance(exc.__cause__, _MisfitError) else ""
             raise ValueError(f"the stored value doesn't fit {_name(type)}{at}{which}") from None
 
+    def _pack_any(self, value: Any) -> bytes:
+        try:
+            return self.pack(value)
+        except TypeError:
+            return self._pack_with_hooks(value)
+
+    def _pack_with_hooks(self, value: Any) -> bytes:
+        """The bytes of what holds values of unknown types.
+
+        msgspec crashes where a thread changes a list or dict while a hook runs in the middle of
+        it. So it only marks these values here, with hooks written in C, and in one call written
+        in C: no other thread runs meanwhile. Their own bytes then go where the marks are.
+        """
+        unknown, mark = list[Any](), urandom(16)
+        hooks = unknown.append, partial({None: mark}.setdefault, None)
+        encoders = [msgspec.msgpack.Encoder(enc_hook=hook) for hook in hooks]
+        _, marked = map(msgspec.msgpack.Encoder.encode, encoders, (value, value))
+        known = marked.split(self.pack(mark))
+        if len(known) != len(unknown) + 1:
+            raise SessionEncodeError(_TORN)
+        encoded = [self._pack_any(self._from_unknown(each)) for each in unknown]
+        return b"".join(chain.from_iterable(zip_longest(known, encoded, fillvalue=b"")))
+
     def _from_unknown(self, value: Any) -> Any:
-        self._hook_ran = True
         if self._enc_hook is not None:
             try:
                 return self._enc_hook(value)
@@ -199,14 +239,14 @@ class Values:
     def stored_key(self, key: Any) -> Any:
         """What those who load the data have in place of this key."""
         try:
-            (stored,) = _decode(self.pack({key: None}))
+            (stored,) = _decode(self._pack_any({key: None}))
         except Exception:  # noqa: BLE001 - whoever encodes it says why it can't be stored
             return key
         return stored
 
     def _encodes(self, value: Any) -> bool:
         try:
-            self.pack(value)
+            self._pack_any(value)
         except Exception:  # noqa: BLE001 - whatever it is, this is the way down
             return False
         return True
@@ -226,8 +266,8 @@ def _validate(type: Any, value: Any) -> Any:
 
 
 def _too_deep(keys: Iterable[Any]) -> SessionEncodeError:
-    key = next(iter(keys), None)
-    return SessionEncodeError(f"session[{key!r}] is nested deeper than {MAX_DEPTH} levels")
+    where = next((f"session[{key!r}]" for key in keys), "the session")
+    return SessionEncodeError(f"{where} is nested deeper than {MAX_DEPTH} levels")
 
 
 def decode(encoded: bytes) -> dict[Any, Any]:
@@ -306,8 +346,9 @@ def _children(value: Any) -> list[tuple[str, Any]]:
     return [(f".{name}", getattr(value, name)) for name in fields]
 
 
-def _may_be_deep(encoded: bytes) -> bool:
-    return len(encoded.translate(None, _NO_CONTAINERS)) > MAX_DEPTH
+def _largest(sizes: Mapping[Any, int]) -> str:
+    largest = sorted(sizes.items(), key=lambda part: part[1], reverse=True)
+    return ", ".join(f"{key!r} {size}" for key, size in largest[:3])
 
 
 def _deep_keys(encoded: bytes, before: bytes) -> list[Any]:
@@ -317,23 +358,27 @@ def _deep_keys(encoded: bytes, before: bytes) -> list[Any]:
 
 def _is_deep(raw: bytes) -> bool:
     try:
-        return _is_deeper([_decode_any(raw)], MAX_DEPTH)
+        levels = _levels(decode_value(raw))
+        return next(islice(levels, MAX_DEPTH - 1, None), None) is not None
     except RecursionError:
         return True
 
 
-def _is_deeper(value: Any, limit: int) -> bool:
-    level: list[Any] = [value]
-    for _ in range(limit):
+def _containers(value: Any) -> int:
+    return sum(map(len, _levels(value)))
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """The dicts and lists of each level, the outermost first."""
+    level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
+    while level:
+        yield level
         level = [
             child
             for container in level
             for child in (_parts(container) if isinstance(container, dict) else container)
-            if isinstance(child, (dict, list, tuple))
+            if isinstance(child, _CONTAINERS)
         ]
-        if not level:
-            return False
-    return True
 
 
 def _parts(value: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from redis_sessions import get_session
+from redis_sessions import HeaderTransport, get_session
 from tests.integration.apps import (
     BASE,
     KEY,
@@ -93,6 +93,32 @@ async def test_no_store_goes_with_a_token(redis_url: str, prefix: str) -> None:
         assert len(events.named("cache_control_replaced")) == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CDN-Cache-Control", "Cloudflare-CDN-Cache-Control", "Vercel-CDN-Cache-Control"),
+        *("X-LiteSpeed-Cache-Control", "Surrogate-Control", "Edge-Control", "X-Accel-Expires"),
+    ],
+)
+async def test_no_cache_is_told_to_store_a_token(redis_url: str, prefix: str, name: str) -> None:
+    """What a CDN or proxy obeys rather than Cache-Control goes, whatever Cache-Control says."""
+    events = Events()
+
+    async def cached(request: Request) -> Response:
+        request.session["n"] = request.session.get("n", 0) + 1
+        return JSONResponse("x", headers={name: "max-age=60", "Cache-Control": "no-store"})
+
+    app = doing(
+        Route("/cached", cached), store=redis_url, prefix=prefix, secret_key=KEY, on_event=events
+    )
+    async with client_of(app) as browser:
+        response = await browser.get("/cached")
+        assert response.headers.get_list("cache-control") == ["no-store"]
+        assert name not in response.headers
+        assert events.named("cache_control_replaced") == [None]
+        assert (await browser.get("/cached")).headers[name] == "max-age=60"  # without a token
+
+
 async def test_a_cross_site_post_begins_no_session(redis_url: str, prefix: str) -> None:
     """No anonymous session for a cross-site unsafe request; signing in is possible."""
     events = Events()
@@ -117,6 +143,19 @@ async def test_cross_site_posts_are_meant_with_samesite_none(redis_url: str, pre
     async with client_of(app) as browser:
         response = await browser.post("/do?set=a:1", headers={"Sec-Fetch-Site": "cross-site"})
         assert token_in(response)
+
+
+async def test_a_header_transport_begins_no_session_for_another_site(
+    redis_url: str, prefix: str
+) -> None:
+    """As with a cookie; a client that isn't a browser names no site, and may begin one."""
+    transport = HeaderTransport()
+    app = doing(store=redis_url, prefix=prefix, secret_key=KEY, transport=transport)
+    cross = {"Sec-Fetch-Site": "cross-site"}
+    async with client_of(app) as client:
+        assert transport.name not in (await client.post("/do?set=a:1", headers=cross)).headers
+        assert transport.name in (await client.post("/do?set=user_id:a", headers=cross)).headers
+        assert transport.name in (await client.post("/do?set=a:1")).headers
 
 
 async def test_headers_may_be_lists(redis_url: str, prefix: str) -> None:

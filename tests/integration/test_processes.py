@@ -14,7 +14,7 @@ import asyncio, gc, logging, multiprocessing, os, sys
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 from redis_sessions import Keyring, RedisStore, SessionManager
 
-manager = SessionManager(RedisStore(sys.argv[1]), Keyring("x" * 32))
+manager = SessionManager(RedisStore(sys.argv[1]), Keyring("abcdefgh" * 4))
 
 async def write(value, token=None):
     session = await manager.load(token)

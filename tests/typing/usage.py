@@ -34,6 +34,7 @@ from redis_sessions import (
     SessionMiddleware,
     SessionStore,
     client_ip,
+    generate_key,
     get_session,
 )
 from redis_sessions.fastapi import (
@@ -59,6 +60,8 @@ class User(BaseModel):
     name: str
 
 
+NEW_KEY, OLD_KEY = generate_key(), generate_key()
+
 starlette_app = Starlette(
     middleware=[
         Middleware(
@@ -75,7 +78,7 @@ app = FastAPI()
 app.add_middleware(
     SessionMiddleware,
     store="redis://localhost:6379/0",
-    secret_key=["new" * 12, "old" * 12],
+    secret_key=Keyring(NEW_KEY, OLD_KEY, dropped=["a key that leaked, alas, to everybody"]),
     on_unavailable=lambda connection: "anonymous" if connection.url.path == "/" else "error",
     binding=client_ip(v4=24, v6=56),
     on_binding_mismatch="report",
@@ -175,7 +178,7 @@ async def without_a_request(client: Redis) -> None:
     for each in stores:
         await each.close()
     manager = SessionManager(
-        store, Keyring("new" * 12, "old" * 12), max_age=None, on_event=log, deadline=2
+        store, Keyring(NEW_KEY, OLD_KEY), max_age=None, on_event=log, deadline=2
     )
     session = await manager.load("token")
     answer = await manager.commit(session, status=200)
@@ -193,10 +196,10 @@ async def without_a_request(client: Redis) -> None:
             )
         ]
     )
-    SessionMiddleware.check(store="memory://", secret_key="x" * 32, binding="ip")
+    SessionMiddleware.check(store="memory://", secret_key=NEW_KEY, binding="ip")
     SessionMiddleware.check(
         store="memory://",
-        secret_key="x" * 32,
+        secret_key=[NEW_KEY, OLD_KEY],
         binding=device,
     )
     indexes: list[SessionIndex] = [MemoryStore(), RedisStore(client)]
@@ -218,4 +221,4 @@ class TestMyIndex(IndexConformance):
 
 
 hook: Callable[[type, Any], Any] = lambda kind, value: kind(value)  # noqa: E731 - as users write it
-SessionManager(MemoryStore(), Keyring("x" * 32), enc_hook=str, dec_hook=hook)
+SessionManager(MemoryStore(), Keyring(NEW_KEY), enc_hook=str, dec_hook=hook)

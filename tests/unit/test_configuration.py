@@ -54,6 +54,9 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"session_cookie": "__host-a", "https_only": False}, "https_only=True"),
     ({"session_cookie": "__HOST-session", "path": "/a"}, "or another name"),
     ({"session_cookie": "__Secure-a", "https_only": False}, "https_only=True; write that, or"),
+    ({"session_cookie": "__HTTP-a", "https_only": False}, "a __Http- cookie only with https_only"),
+    ({"session_cookie": "__Host-Http-a", "path": "/app"}, "a __Host-Http- cookie only with"),
+    ({"session_cookie": "__host-http-a", "domain": "example.com"}, "no domain"),
     ({"session_cookie": "__secure-a", "https_only": False}, "https_only=True; write that, or"),
     *(
         ({"session_cookie": name}, "write a name of ASCII letters, digits, '-' or '_'")
@@ -251,10 +254,11 @@ def test_a_store_shows_no_password() -> None:
 
 TAKEN: list[dict[str, Any]] = [
     {},
-    {"secret_key": "x" * 32},
+    {"secret_key": "abcdefgh" * 4},
     {"secret_key": KEY.encode()},
     {"secret_key": Secret(KEY)},
-    {"secret_key": [KEY, Secret(OTHER), b"x" * 32]},
+    {"secret_key": [KEY, Secret(OTHER), b"abcdefgh" * 4]},
+    {"secret_key": Keyring(KEY, dropped=[OTHER])},
     {"max_age": None},
     {"max_age": 1, "idle_timeout": 1},
     {"max_age": dt.timedelta(days=400), "idle_timeout": dt.timedelta(days=400)},
@@ -266,6 +270,8 @@ TAKEN: list[dict[str, Any]] = [
     {"domain": "localhost"},
     {"path": "/a/b c"},
     {"session_cookie": "__Host-a"},
+    {"session_cookie": "__Host-Http-a"},
+    {"session_cookie": "__Http-a", "domain": "example.com", "path": "/app"},
     {"session_cookie": "__Secure-a", "domain": "example.com"},
     {"principal": "user.sub"},
     {"principal": len},

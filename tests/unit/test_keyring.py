@@ -47,7 +47,7 @@ def test_a_generated_key_is_32_bytes() -> None:
 
 def test_what_was_printed_is_the_key_itself() -> None:
     """44 characters of base64url are the 32 bytes that they spell, as text or as bytes."""
-    raw = b"\xfb\xff" * 16
+    raw = b"\xfb\xff" * 8 + bytes(range(16))
     printed = urlsafe_b64encode(raw)
 
     assert b"-" in printed
@@ -58,14 +58,14 @@ def test_what_was_printed_is_the_key_itself() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "x" * 32,
-        "x" * 44,
-        "x" * 43 + "=",
-        " " + urlsafe_b64encode(bytes(32)).decode()[1:],
-        urlsafe_b64encode(bytes(31)).decode(),
-        b64encode(b"\xfb\xff" * 16).decode(),  # the other alphabet: "+" and "/"
-        urlsafe_b64encode(bytes(32)).decode()[:-2] + "B=",  # bits that the decoder drops
-        "k" * 100_000,
+        "abcdefgh" * 4,
+        "abcdefghijk" * 4,
+        ("abcdefghijk" * 4)[:-1] + "=",
+        " " + urlsafe_b64encode(bytes(range(32))).decode()[1:],
+        urlsafe_b64encode(bytes(range(31))).decode(),
+        b64encode(b"\xfb\xff" * 8 + bytes(range(16))).decode(),  # the other alphabet: "+" and "/"
+        urlsafe_b64encode(bytes(range(32))).decode()[:-2] + "9=",  # bits that the decoder drops
+        "abcdefgh" * 10_000,
         "ключ, достаточно длинный для всех",
         "a lone surrogate \ud800, and enough characters",
     ],
@@ -91,6 +91,49 @@ def test_a_short_key_is_refused(secret: str | bytes) -> None:
     assert "at least 32" in text
     assert "redis-sessions key" in text
     assert "xx" not in text
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        *("x" * 32, " " * 32, b"\0" * 32, "abcdefg" * 9),
+        urlsafe_b64encode(bytes(32)).decode(),
+        "\N{SNOWMAN}" * 20,
+    ],
+    ids=repr,
+)
+def test_a_key_without_variety_is_refused(secret: str | bytes) -> None:
+    """The error says how many different characters it has, not which."""
+    with pytest.raises(ConfigurationError, match=r"only \d different characters") as caught:
+        Keyring(secret)
+
+    assert "redis-sessions key" in str(caught.value)
+
+
+def test_a_dropped_key_is_not_in_the_ring() -> None:
+    """Its id is known, and nothing opens, is sealed or is looked for with it."""
+    ring = Keyring(NEW, dropped=[OLD])
+
+    assert ring.is_dropped(SecretKey(OLD).id)
+    assert not ring.is_dropped(SecretKey(NEW).id)
+    assert ring.get(SecretKey(OLD).id) is None
+    assert [key.id for key in ring.keys] == [SecretKey(NEW).id]
+    assert not ring.owns(SecretKey(OLD).owner("ann"), "ann")
+
+
+@pytest.mark.parametrize(
+    ("keys", "dropped", "match"),
+    [
+        ([NEW], [NEW], "in use as well"),
+        ([NEW, OLD], [OLD.encode()], "in use as well"),
+        ([NEW], OLD, r"write a list, dropped=\[old\]"),
+        ([NEW], ["short"], "at least 32"),
+    ],
+)
+def test_what_cannot_be_dropped(keys: list[str], dropped: list[str], match: str) -> None:
+    """A key that is in use, and what is no list of keys."""
+    with pytest.raises(ConfigurationError, match=match):
+        Keyring(*keys, dropped=dropped)
 
 
 def test_the_same_key_twice_is_refused() -> None:

@@ -280,6 +280,23 @@ async def test_key_roll_out(at: Setting) -> None:
     assert await read_session(only_new, token) == {"user_id": "A", "x": 1}
 
 
+async def test_a_leaked_key_that_is_dropped(at: Setting) -> None:
+    """What it sealed reads as none and is nobody's: the browser may begin a new session at once."""
+    anonymous, signed_in = await at.begin({"x": 1}), await at.begin({"user_id": "A"})
+    dropped = Keyring(generate_key(), dropped=[KEY])
+    after = SessionManager(at.store, dropped, clock=at.clock)
+    for token in (anonymous, signed_in):
+        session = await after.load(token)
+        assert dict(session) == {}
+        session["csrf"] = "x"
+        answer = await after.commit(session)
+        assert answer.outcome is Outcome.CREATE
+        assert answer.token is not None
+        assert answer.token.id != token[:20]
+        assert await read_session(after, answer.token.value) == {"csrf": "x"}
+    assert await after.sessions_of("A") == []
+
+
 async def test_unknown_key_is_not_ours_to_replace() -> None:
     """The session of another deployment is left alone, and its cookie too."""
     at = Setting()

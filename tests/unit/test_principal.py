@@ -38,6 +38,21 @@ class Account(msgspec.Struct):
     user: User | None
 
 
+def by_callable(data: Any) -> Any:
+    return data["user_id"]
+
+
+@pytest.mark.parametrize("option", ["user_id", "user.sub", by_callable])
+def test_an_empty_text_names_nobody(option: Any) -> None:
+    """The error says what to write, in one sentence."""
+    principal = Principal(option)
+    with pytest.raises(ConfigurationError, match=r"is an empty str, .*, or remove") as caught:
+        principal.find({"user_id": "", "user": {"sub": ""}})
+    assert ". " not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="is an empty str"):
+        principal.canonical("")
+
+
 @pytest.mark.parametrize(
     ("value", "principal"),
     [
@@ -46,7 +61,6 @@ class Account(msgspec.Struct):
         (0, "0"),
         (-1, "-1"),
         (2**63, str(2**63)),
-        ("", ""),
         ("ann", "ann"),
         (ID, str(ID)),
         (str(ID), str(ID)),

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from redis_sessions import SessionEncodeError, values
-from redis_sessions.values import MAX_DEPTH, Values
+from redis_sessions.values import MAX_CONTAINERS, MAX_DEPTH, Values
 from tests.unit.kinds import Color, Point
 
 UTC = dt.UTC
@@ -92,6 +92,16 @@ def test_depth_is_bounded(kind: type[list[Any]]) -> None:
         CODEC.check(CODEC.encode(over))
 
 
+def test_depth_is_bounded_where_a_hook_adds_to_it() -> None:
+    """Each part fits the recursion limit, and both together don't."""
+    codec = Values(max_size=64 * 1024, enc_hook=lambda _: nested(600, list))
+    value: Any = 1j
+    for _ in range(600):
+        value = [value]
+    with pytest.raises(SessionEncodeError, match="nested deeper than 100 levels"):
+        codec.check(codec.encode({"a": value}))
+
+
 def test_keys_are_searched() -> None:
     """A key that is a tuple has levels, too."""
     fits: tuple[Any, ...] = ()
@@ -131,13 +141,44 @@ def test_the_largest_keys_are_named() -> None:
     assert "is 164 bytes, over max_size=100" in str(caught.value)
 
 
-def test_an_encoding_torn_by_another_thread_is_refused() -> None:
-    """If a hook ran, what it made is decoded once before anything is stored."""
+def test_the_number_of_containers_is_bounded() -> None:
+    """4,096 dicts and lists, wherever they are; the error says where most of them are."""
+    fits: dict[str, Any] = {
+        "a": [{"b": []}] * 2000,
+        "c": [()] * 92,
+        "d": {},
+    }  # a: 4001, c: 93, d: 1
+
+    CODEC.check(CODEC.encode({**fits, "n": 1}))
+    with pytest.raises(SessionEncodeError) as caught:
+        CODEC.check(CODEC.encode({**fits, "e": [[]]}))
+    assert str(caught.value) == (
+        "the session has 4097 dicts and lists, over the limit of 4096; "
+        "its largest keys, in dicts and lists: 'a' 4001, 'c' 93, 'e' 2"
+    )
+    assert MAX_CONTAINERS == 4096
+
+
+def test_texts_and_bytes_are_no_containers() -> None:
+    """However much their bytes look like some."""
+    CODEC.check(CODEC.encode({"a": "は" * 15_000, "b": b"\x90" * 5_000, "c": [[]] * 4_000}))
+
+
+def test_more_containers_that_are_stored_are_read() -> None:
+    """The bound is for what is written."""
+    many = CODEC.pack({"a": [[]] * 5_000})
+    assert len(values.decode(many)["a"]) == 5_000
+
+
+def test_what_is_torn_by_another_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the marks aren't as many as the values, nothing is stored."""
+    monkeypatch.setattr("redis_sessions.values.urandom", b"x".__mul__)
     codec = Values(max_size=1000, enc_hook=repr)
-    codec.encode({"a": 1j})
 
     with pytest.raises(SessionEncodeError, match="another thread"):
-        codec.check(b"\x82\xa1a\x01")
+        codec.encode({"a": 1j, "looks like a mark": b"x" * 16})
+    with pytest.raises(SessionEncodeError, match="another thread"):
+        codec.check(b"\xdc\xff\xff" + b"\x90" * 101)
 
 
 # -- hooks
