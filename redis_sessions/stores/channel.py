@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from secrets import token_hex
 from typing import Any, Final, cast
 
@@ -92,14 +92,6 @@ class Channel:
     def nearby(self, key: str) -> Awaitable[bytes | None] | None:
         """A replica's copy, or nothing; None if no replica may be asked now."""
         return None if self.replicas is None else self.replicas.load(key)
-
-    @asynccontextmanager
-    async def lock(self, name: str, *, wait: float, hold: float) -> AsyncGenerator[bool, None]:
-        """A lock; whether it was free in time."""
-        if self.health.away is not None:
-            await self.loads.submit(name, 64)  # the probe, or refused at once
-        async with self.wire.lock(name, wait=wait, hold=hold) as taken:
-            yield taken
 
     async def info(self, section: str) -> list[bytes]:
         """What each server says of itself; `StoreError`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from redis.asyncio import Redis, RedisCluster
@@ -14,7 +14,6 @@ from redis_sessions.connect import connector_of
 from redis_sessions.errors import (
     ConfigurationError,
     ReplicationError,
-    SessionConflictError,
     StoreError,
     StoreUnavailableError,
 )
@@ -25,13 +24,15 @@ from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.cluster import Cluster
 from redis_sessions.stores.commands import ABSENT, END, Question, Script, Weight, Write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
+from redis_sessions.stores.locks import Locks
+from redis_sessions.stores.loops import PerLoop
 from redis_sessions.stores.protocols import Commit, Entered, Entry, Seat, checked_prefix
-from redis_sessions.stores.wire import PerLoop
 from redis_sessions.token import is_id
 
 __all__ = ["RedisStore"]
 
 _INDEX: Final = Script("index.lua")
+_LOCK: Final = Script("lock.lua")
 _LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}) (\d{1,15}) ")
 
 
@@ -64,6 +65,7 @@ class RedisStore:
         self.timeout = self._connector.timeout
         self._waits = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
         self._channels = PerLoop(self._new_channel)
+        self._locks = PerLoop(self._new_locks)
         self._warned = False
 
     @property
@@ -97,13 +99,8 @@ class RedisStore:
             exc.result = exc.result is Commit.STORED
             raise
 
-    @asynccontextmanager
-    async def lock(self, id: str, *, wait: float, hold: float) -> AsyncGenerator[None, None]:
-        name = f"{self.prefix}lock:{id}"
-        async with self._channels.get().lock(name, wait=wait, hold=hold) as taken:
-            if not taken:
-                raise SessionConflictError(f"the session was locked for {wait:g} s")
-            yield
+    def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
+        return self._locks.get().lock(f"{self.prefix}lock:{id}", wait=wait, hold=hold)
 
     # -- indexes
 
@@ -203,7 +200,9 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the running loop's connections."""
-        channel = self._channels.pop()
+        locks, channel = self._locks.pop(), self._channels.pop()
+        if locks is not None:
+            locks.leave()
         if channel is not None:
             await channel.close()
 
@@ -212,7 +211,16 @@ class RedisStore:
 
     def _new_channel(self) -> Channel | Cluster:
         of = Cluster if self._connector.deployment.kind == "cluster" else Channel
-        return of(self._connector, self.timeout, [_INDEX], self._waits)
+        return of(self._connector, self.timeout, [_INDEX, _LOCK], self._waits)
+
+    def _new_locks(self) -> Locks:
+        channel = self._channels.get()
+
+        async def ask(name: str, value: str, milliseconds: int) -> bool:
+            question = Question(name, _LOCK.call([name], (value, milliseconds)))
+            return int(await channel.questions.submit(question, 256)) == 1
+
+        return Locks(ask, channel.close)
 
     async def _warn_of_eviction(self) -> None:
         try:
