@@ -74,7 +74,10 @@ class MemoryStore:
         with self._lock:
             found = self._get(id)
             standing = found is not None and len(found) == HEADER_SIZE
-            self._put(id, found if found is not None and standing else tombstone, ttl)
+            if found is None:  # to a retry it is another's, so that it answers the same
+                self._put(id, tombstone[:-1] + bytes([(tombstone[-1] + 1) % 256]), ttl)
+            else:
+                self._put(id, found if standing else tombstone, ttl)
             return found is not None and (not standing or found == tombstone)
 
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
