@@ -19,7 +19,7 @@ from redis_sessions.connect import Connector
 from redis_sessions.errors import ReplicationError, StoreError, StoreUnavailableError
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.coalescing import AWAY
-from redis_sessions.stores.commands import Item, Question, Script, Write
+from redis_sessions.stores.commands import NONSENSE, Item, Question, Script, Write
 from redis_sessions.stores.durability import Durability
 from redis_sessions.stores.nodes import SLOTS, NodeHealth, tags
 from redis_sessions.stores.protocols import Commit
@@ -229,6 +229,8 @@ class Cluster:
                 trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
             except StoreError as exc:
                 trouble = exc
+            except NONSENSE:
+                trouble = node.wire.nonsense()
             else:
                 trouble = None
                 break
@@ -245,6 +247,8 @@ class Cluster:
         """CLUSTER SLOTS: [first, last, primary, replica ...] for each range of slots."""
         slots: list[Channel | None] = [None] * SLOTS
         for first, last, primary, *replicas in reply:
+            if not 0 <= first <= last < SLOTS:
+                raise ValueError(reply)
             node = self._node(_address(primary[0], primary[1], asked))
             if node.replicas is not None:
                 node.replicas.addresses = [_address(r[0], r[1], asked) for r in replicas]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -22,7 +23,7 @@ from redis_sessions.record import tombstone
 from redis_sessions.shortfall import Shortfall
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.cluster import Cluster
-from redis_sessions.stores.commands import ABSENT, END, Question, Script, Weight, Write
+from redis_sessions.stores.commands import ABSENT, END, NONSENSE, Question, Script, Weight, Write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
 from redis_sessions.stores.locks import Locks
 from redis_sessions.stores.loops import PerLoop
@@ -30,6 +31,8 @@ from redis_sessions.stores.protocols import Commit, Entered, Entry, Seat, checke
 from redis_sessions.token import is_id
 
 __all__ = ["RedisStore"]
+
+T = TypeVar("T")
 
 _INDEX: Final = Script("index.lua")
 _LOCK: Final = Script("lock.lua")
@@ -107,8 +110,7 @@ class RedisStore:
     async def enter(
         self, key: str, id: str, *, age: int, own: int, ttl: int, descriptor: bytes
     ) -> Entered:
-        seat, *rest = await self._write(key, "enter", id, age, own, ttl, descriptor)
-        return Entered(Seat(seat.decode()), *map(int, rest))
+        return _entered(await self._write(key, "enter", id, age, own, ttl, descriptor))
 
     async def touch(
         self,
@@ -132,7 +134,7 @@ class RedisStore:
             raise
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        return bool(await self._write(key, "end", id, ttl))
+        return _flag(await self._write(key, "end", id, ttl))
 
     async def end_all(
         self, key: str, *, keep: str | None, memory: int
@@ -146,9 +148,7 @@ class RedisStore:
     async def entries(self, key: str) -> Sequence[Entry]:
         name = self._index_key(key)
         question = Question(name, ("HGETALL", name))
-        fields = await self._channels.get().questions.submit(question, 512)
-        pairs = zip(fields[::2], fields[1::2], strict=True)
-        return [entry for pair in pairs if (entry := _entry(*pair)) is not None]
+        return _entries(await self._channels.get().questions.submit(question, 512))
 
     def _write(self, key: str, *arguments: Any) -> Awaitable[Any]:
         return self._ask("lifecycle", key, *arguments)
@@ -218,7 +218,7 @@ class RedisStore:
 
         async def ask(name: str, value: str, milliseconds: int) -> bool:
             question = Question(name, _LOCK.call([name], (value, milliseconds)))
-            return int(await channel.questions.submit(question, 256)) == 1
+            return _flag(await channel.questions.submit(question, 256))
 
         return Locks(ask, channel.close)
 
@@ -243,14 +243,49 @@ class RedisStore:
                 )
 
 
+def _reading(read: Callable[[Any], T]) -> Callable[[Any], T]:
+    """A reply's reading, which says so if the reply can't be one of Redis."""
+
+    @wraps(read)
+    def reading(reply: Any) -> T:
+        try:
+            return read(reply)
+        except NONSENSE as exc:
+            raise StoreUnavailableError(
+                "the store answered what no Redis does: see whether something "
+                " else listens at its address"
+            ) from exc
+
+    return reading
+
+
+@_reading
+def _flag(reply: Any) -> bool:
+    return {0: False, 1: True}[reply]
+
+
+@_reading
+def _entered(reply: Any) -> Entered:
+    seat, *rest = reply
+    return Entered(Seat(seat.decode()), *map(int, rest))
+
+
+@_reading
 def _seated(reply: Any) -> tuple[Seat, int]:
     seat, at = reply
     return Seat(seat.decode()), int(at)
 
 
+@_reading
 def _ended(reply: Any) -> tuple[int, list[str], list[str]]:
     at, ended, again = reply
     return int(at), _ids(ended), _ids(again)
+
+
+@_reading
+def _entries(reply: Any) -> list[Entry]:
+    pairs = zip(reply[::2], reply[1::2], strict=True)
+    return [entry for pair in pairs if (entry := _entry(*pair)) is not None]
 
 
 def _entry(id: bytes, value: bytes) -> Entry | None:

@@ -14,7 +14,7 @@ from redis.asyncio import ConnectionPool
 
 from redis_sessions.connect import Connector
 from redis_sessions.errors import StoreError, StoreUnavailableError
-from redis_sessions.stores.commands import Command, Script, packed, reply_of
+from redis_sessions.stores.commands import NONSENSE, Command, Script, packed, reply_of
 
 __all__ = ["Script", "Wire"]
 
@@ -115,6 +115,7 @@ class Wire:
         self._line: _Line | None = None
         # Whose wire nobody holds any more, its connections are closed where their loop runs.
         self._closers: set[_Closer] = set()
+        self._leaving: set[asyncio.Future[None]] = set()
         self._looked = float("-inf")
         self._look: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
@@ -193,6 +194,8 @@ class Wire:
 
     def translated(self, exc: Exception) -> StoreError:
         """What an error of redis-py, or of a script's item, is for those who use a store."""
+        if isinstance(exc, errors.InvalidResponse):
+            return self.nonsense()
         where, text = self._connector.where, str(exc).strip()
         refused = (
             errors.AuthenticationError,
@@ -211,6 +214,17 @@ class Wire:
         if isinstance(exc, (errors.ConnectionError, OSError)):
             return StoreUnavailableError(f"{where} can't be reached: {text}")
         return StoreError(f"{where} answered: {text}")
+
+    def nonsense(self) -> StoreUnavailableError:
+        """What a reply is that no Redis gives. The connections to whatever gave it are left."""
+        if self._line is not None:
+            leaving = asyncio.ensure_future(self._line.drop_idle())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        return StoreUnavailableError(
+            f"{self._connector.where} doesn't speak Redis's protocol: see whether something "
+            "else listens at this address"
+        )
 
     async def _open(self) -> _Line:
         async with self._opening:
@@ -274,9 +288,11 @@ def _once_loaded(scripts: int, replies: list[Any]) -> list[Any]:
 
 
 def _misfortune(exc: Exception) -> Exception:
-    # Seen of redis-py's, where a Sentinel goes away meanwhile: an AttributeError.
     if isinstance(exc, _MISFORTUNES):
         return exc
+    # Seen of redis-py's, where a Sentinel goes away meanwhile: an AttributeError.
+    if isinstance(exc, NONSENSE) and not isinstance(exc, AttributeError):
+        return errors.InvalidResponse(str(exc))
     return errors.ConnectionError(f"{type(exc).__name__}: {exc}")
 
 
