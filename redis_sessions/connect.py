@@ -220,13 +220,16 @@ class _Sentinels(Sentinel):
             for number, client in enumerate(self.sentinels):
                 try:
                     states: Any = await cast("Any", client).sentinel_masters()
+                    state = states.get(service_name)
+                    if state and self.check_master_state(state, service_name):
+                        # The first to be asked, from now on.
+                        self.sentinels.insert(0, self.sentinels.pop(number))
+                        return self._force_master_ip or state["ip"], state["port"]
                 except errors.RedisError as exc:  # an answer, too: it may lack rights alone
                     troubles.append(exc)
-                    continue
-                state = states.get(service_name)
-                if state and self.check_master_state(state, service_name):
-                    self.sentinels.insert(0, self.sentinels.pop(number))  # the first to be asked
-                    return self._force_master_ip or state["ip"], state["port"]
+                except (AttributeError, LookupError, TypeError, ValueError):
+                    told = "what answers isn't a Sentinel, or it is going away"
+                    troubles.append(errors.InvalidResponse(told))
         why = "; ".join(dict.fromkeys(map(str, troubles)))
         kind: type[errors.RedisError] = MasterNotFoundError
         if len(troubles) == len(self.sentinels):  # what waiting doesn't mend

@@ -31,7 +31,10 @@ __all__ = ["Answer", "SessionManager"]
 T = TypeVar("T")
 
 MAX_WAITING: Final = 32
-"""How many requests of one process may wait for one session's lock."""
+"""How many requests of one process may hold one session's lock or wait for it."""
+
+MAX_WAITING_IN_ALL: Final = 256
+"""How many may hold or wait for any: if more come, each session has its share of these."""
 
 LOCK_SECONDS: Final = 30
 """How long `exclusive()` holds at most; what comes later is still compared and set."""
@@ -265,8 +268,11 @@ class SessionManager(Revoker):
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             yield  # nobody else has a session that isn't stored
             return
-        if self._waiting[id] >= MAX_WAITING:
-            raise SessionConflictError(f"{MAX_WAITING} requests wait for this session already")
+        share = MAX_WAITING_IN_ALL // max(1, len(self._waiting))
+        # One that holds and one that waits is what each session may always have.
+        most = max(2, min(MAX_WAITING, share))
+        if self._waiting[id] >= most:
+            raise SessionConflictError(f"{most} requests wait for this session already")
         self._waiting[id] += 1
         try:
             async with self.store.lock(id, wait=timeout, hold=LOCK_SECONDS):

@@ -40,7 +40,7 @@ _COMMANDS: Final = {
     Role.MONITOR: (*_CONNECT, "select", "info", "dbsize"),
 }
 _CLUSTER: Final = {
-    Role.APP: ("cluster|slots", "asking", "eval"),  # it releases locks
+    Role.APP: ("cluster|slots", "asking"),
     Role.ADMIN: ("cluster|slots", "asking", "get"),  # there is no MGET over several slots
     Role.MONITOR: ("cluster|slots", "cluster|info"),
 }

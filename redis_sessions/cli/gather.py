@@ -367,7 +367,7 @@ async def _try(store: RedisStore, id: str) -> str | None:
             async with store.lock(id, wait=0.05, hold=1):
                 pass
     except SessionConflictError:
-        return "a lock isn't released: the user lacks GET, DEL or EVALSHA"
+        return "a lock isn't released: the user lacks DEL"
     except StoreError as exc:
         return str(exc)
     return None

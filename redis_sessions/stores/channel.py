@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from secrets import token_hex
 from typing import Any, Final, cast
 
@@ -14,6 +14,7 @@ from redis_sessions.errors import StoreError
 from redis_sessions.stores.coalescing import Batcher, Health
 from redis_sessions.stores.commands import (
     COMMIT,
+    NONSENSE,
     Command,
     Item,
     Question,
@@ -93,17 +94,12 @@ class Channel:
         """A replica's copy, or nothing; None if no replica may be asked now."""
         return None if self.replicas is None else self.replicas.load(key)
 
-    @asynccontextmanager
-    async def lock(self, name: str, *, wait: float, hold: float) -> AsyncGenerator[bool, None]:
-        """A lock; whether it was free in time."""
-        if self.health.away is not None:
-            await self.loads.submit(name, 64)  # the probe, or refused at once
-        async with self.wire.lock(name, wait=wait, hold=hold) as taken:
-            yield taken
-
     async def info(self, section: str) -> list[bytes]:
         """What each server says of itself; `StoreError`."""
-        return [await self.questions.submit(Question("", ("INFO", section)), 512)]
+        said = await self.questions.submit(Question("", ("INFO", section)), 512)
+        if not isinstance(said, bytes):
+            raise self.wire.nonsense()
+        return [said]
 
     async def tags(self, prefix: str) -> list[str]:
         """A part of a key for each server that has some: here one."""
@@ -133,7 +129,10 @@ class Channel:
                 return await self.wire.send(commands, longer)
         ahead = self.repeats.commands(some)
         replies = await self.wire.send([*ahead, *commands], longer)
-        self.repeats.heard(some, replies[: len(ahead)])
+        try:
+            self.repeats.heard(some, replies[: len(ahead)])
+        except NONSENSE as exc:
+            raise self.wire.nonsense() from exc
         return replies[len(ahead) :]
 
     # -- one server: few commands
@@ -143,6 +142,8 @@ class Channel:
         (values,) = await self._send([("MGET", *unique)])
         if isinstance(values, errors.RedisError):
             raise self.wire.translated(values) from values
+        if values.__class__ is not list or len(values) != len(unique):
+            raise self.wire.nonsense()
         self._note(values)
         if len(unique) == len(keys):
             return cast("list[bytes | None]", values)
@@ -185,7 +186,13 @@ class Channel:
 
     def _note(self, records: Sequence[bytes | None]) -> None:
         """Records are as large as they were lately: that is how many fit into a batch."""
-        mean = sum(map(len, filter(None, records))) // max(1, len(records))
+        total = 0
+        for record in records:
+            if isinstance(record, bytes):
+                total += len(record)
+            elif record is not None:  # pyright: ignore[reportUnnecessaryComparison] - it lies
+                raise self.wire.nonsense()
+        mean = total // max(1, len(records))
         self.loads.reply_size += (mean - self.loads.reply_size) // 4
 
     async def _and_wait(self, commands: Sequence[Command]) -> tuple[list[Any], Any]:
@@ -200,12 +207,17 @@ class Channel:
             if not any(words in str(confirmed) for words in _NO_PRIMARY):
                 raise self.wire.translated(confirmed) from confirmed
             confirmed = 0  # it was demoted in between
+        if not isinstance(confirmed, int):
+            raise self.wire.nonsense()
         return self._waits.judge(items, answers, confirmed)
 
     def _verdicts(self, writes: Sequence[Write], reply: Any) -> list[Commit | Exception]:
         if isinstance(reply, errors.RedisError):
             raise self.wire.translated(reply) from reply
-        verdicts = map(verdict, reply)
+        try:
+            verdicts = [verdict(answer) for _, answer in zip(writes, reply, strict=True)]
+        except NONSENSE as exc:
+            raise self.wire.nonsense() from exc
         answers: list[Commit | Exception] = [
             v if isinstance(v, Commit) else self.wire.translated(v) for v in verdicts
         ]
@@ -214,11 +226,15 @@ class Channel:
 
     def _answers(self, items: Sequence[Item], replies: Sequence[Any]) -> list[Any]:
         pairs = zip(items, replies, strict=True)
-        answers = [self._translated(answer_of(item, reply)) for item, reply in pairs]
+        answers = [self._answer(item, reply) for item, reply in pairs]
         self.repeats.note(items, answers)
         return answers
 
-    def _translated(self, answer: Any) -> Any:
+    def _answer(self, item: Item, reply: Any) -> Any:
+        try:
+            answer = answer_of(item, reply)
+        except NONSENSE:
+            return self.wire.nonsense()
         if not isinstance(answer, errors.RedisError):
             return answer
         redirected = self._sharded and isinstance(answer, REDIRECTS)

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from contextvars import Context
-from secrets import token_hex
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 from redis import exceptions as errors
-from redis.asyncio.lock import Lock
 from redis.crc import key_slot
 
 from redis_sessions.connect import Connector
 from redis_sessions.errors import ReplicationError, StoreError, StoreUnavailableError
-from redis_sessions.events import logger
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.coalescing import AWAY
-from redis_sessions.stores.commands import Item, Question, Script, Write
+from redis_sessions.stores.commands import NONSENSE, Item, Question, Script, Write
 from redis_sessions.stores.durability import Durability
 from redis_sessions.stores.nodes import SLOTS, NodeHealth, tags
 from redis_sessions.stores.protocols import Commit
@@ -38,7 +34,6 @@ _REFRESH_EVERY: Final = 0.1  # seconds
 _ASKED: Final = 8  # nodes, for one map
 _PAUSE: Final = 0.01  # seconds at most before it is tried again, and each time twice that
 _LONGEST_PAUSE: Final = 0.3
-_LOCK_POLL: Final = 0.02
 
 _LATER: Final = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
 _DOWN: Final = 0.25  # of the timeout: then requests no longer wait for a Cluster that is down
@@ -79,7 +74,6 @@ class Cluster:
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed = float("-inf")
         self._trouble: StoreError | None = None  # why there is no map
-        self._tasks: set[asyncio.Future[Any]] = set()
         self._telling: set[asyncio.Task[None]] = set()
         self.loads = _Lane[str, "bytes | None"](self, "loads")
         self.writes = _Lane[Write, Commit](self, "writes")
@@ -160,36 +154,6 @@ class Cluster:
         node = self._slots[key_slot(key.encode())]
         return None if node is None else node.nearby(key)
 
-    @asynccontextmanager
-    async def lock(self, name: str, *, wait: float, hold: float) -> AsyncGenerator[bool, None]:
-        """A lock; whether it was free in time. Redis-py's would know of one node only."""
-        value = token_hex(16)
-        try:
-            yield await self._take(name, value, wait, hold)
-        finally:
-            # Also after a cancelled attempt, to which the server may have given it.
-            await asyncio.shield(self._keep(self._give_back(name, value)))
-
-    async def _take(self, name: str, value: str, wait: float, hold: float) -> bool:
-        ends = self._loop.time() + wait
-        while True:
-            if await self._ask(name, "SET", name, value, "NX", "PX", int(hold * 1000)):
-                return True
-            if await self._ask(name, "GET", name) == value.encode():
-                return True  # the first reply was lost
-            if self._loop.time() + _LOCK_POLL > ends:
-                return False
-            await asyncio.sleep(_LOCK_POLL)
-
-    async def _give_back(self, name: str, value: str) -> None:
-        try:
-            await self._ask(name, "EVAL", Lock.LUA_RELEASE_SCRIPT, 1, name, value)
-        except StoreError as exc:
-            logger.warning("sessions: a lock lapses by itself: %s", exc)
-
-    def _ask(self, key: str, *command: Any) -> Awaitable[Any]:
-        return self.questions.ask(Question(key, command), 256)
-
     async def info(self, section: str) -> list[bytes]:
         """What each primary says of itself; `StoreError`."""
         await self._find(0, self._loop.time() + self._timeout)
@@ -265,6 +229,8 @@ class Cluster:
                 trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
             except StoreError as exc:
                 trouble = exc
+            except NONSENSE:
+                trouble = node.wire.nonsense()
             else:
                 trouble = None
                 break
@@ -281,6 +247,8 @@ class Cluster:
         """CLUSTER SLOTS: [first, last, primary, replica ...] for each range of slots."""
         slots: list[Channel | None] = [None] * SLOTS
         for first, last, primary, *replicas in reply:
+            if not 0 <= first <= last < SLOTS:
+                raise ValueError(reply)
             node = self._node(_address(primary[0], primary[1], asked))
             if node.replicas is not None:
                 node.replicas.addresses = [_address(r[0], r[1], asked) for r in replicas]
@@ -311,7 +279,7 @@ class Cluster:
             owner.repeats.add(repeat)
             owners.add(owner)
         for owner in owners:  # which may be sent nothing else for long
-            telling = self._keep(owner.tell())
+            telling = self._loop.create_task(owner.tell())
             self._telling.add(telling)
             telling.add_done_callback(self._telling.discard)
 
@@ -333,12 +301,6 @@ class Cluster:
                 sharded=True,
             )
         return node
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _health(node: Channel) -> NodeHealth:

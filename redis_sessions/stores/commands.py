@@ -17,6 +17,7 @@ __all__ = [
     "COMMIT",
     "EARLIER",
     "END",
+    "NONSENSE",
     "ROTATED_AT",
     "VERSION",
     "Command",
@@ -39,6 +40,9 @@ Weight = Literal["read", "touch", "lifecycle"]
 ABSENT: Final = b""
 END: Final = b"*"
 EARLIER: Final = b"<"
+NONSENSE: Final = (AttributeError, LookupError, TypeError, ValueError)
+"""What reading a reply raises that is of another form than its command's."""
+
 VERSION: Final = 33
 """Bytes of a record's header, and of a whole tombstone."""
 ROTATED_AT: Final = slice(5, 9)
@@ -103,11 +107,19 @@ def commit_of(writes: Sequence[Write]) -> Command:
 
 
 def answer_of(item: Item, reply: Any) -> Any:
-    """What that command's reply is for who asked: an answer, or an error of redis-py."""
-    if isinstance(item, Write) and not isinstance(reply, RedisError):
-        return verdict(reply[0])
-    if isinstance(item, str) and isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
-        return None  # as MGET has it: it is no record
+    """What that command's reply is for who asked: an answer, or an error of redis-py.
+
+    Raises one of `NONSENSE`.
+    """
+    if isinstance(reply, RedisError):
+        if isinstance(item, str) and isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+            return None  # as MGET has it: it is no record
+        return reply
+    if isinstance(item, Write):
+        (answer,) = reply
+        return verdict(answer)
+    if isinstance(item, str) and reply is not None and not isinstance(reply, bytes):
+        raise TypeError(reply)
     return reply
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from math import inf
 from threading import Lock
 from typing import Final
 
-from redis_sessions.errors import SessionConflictError
 from redis_sessions.record import HEADER_SIZE
+from redis_sessions.stores.locks import Locks
+from redis_sessions.stores.loops import PerLoop
 from redis_sessions.stores.protocols import (
     Commit,
     Entered,
@@ -74,7 +74,8 @@ class MemoryStore:
         self._lock = Lock()
         self._records: dict[str, tuple[bytes, float]] = {}
         self._indexes: dict[str, _Index] = {}
-        self._locks: dict[str, tuple[object, float]] = {}
+        self._locks: dict[str, tuple[str, float]] = {}
+        self._lines = PerLoop(lambda: Locks(self._ask_for))
 
     # -- records
 
@@ -102,22 +103,26 @@ class MemoryStore:
         with self._lock:
             found = self._get(id)
             standing = found is not None and len(found) == HEADER_SIZE
-            self._put(id, found if found is not None and standing else tombstone, ttl)
+            if found is None:  # to a retry it is another's, so that it answers the same
+                self._put(id, tombstone[:-1] + bytes([(tombstone[-1] + 1) % 256]), ttl)
+            else:
+                self._put(id, found if standing else tombstone, ttl)
             return found is not None and (not standing or found == tombstone)
 
-    @asynccontextmanager
-    async def lock(self, id: str, *, wait: float, hold: float) -> AsyncGenerator[None, None]:
-        patience, mine = time.monotonic() + wait, object()
-        while self._locks.get(id, (None, 0.0))[1] > time.monotonic():
-            if time.monotonic() > patience:
-                raise SessionConflictError(f"the session was locked for {wait:g} s")
-            await asyncio.sleep(0.005)
-        self._locks[id] = mine, time.monotonic() + hold
-        try:
-            yield
-        finally:
-            if self._locks.get(id, (None, 0.0))[0] is mine:
-                del self._locks[id]
+    def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
+        return self._lines.get().lock(id, wait=wait, hold=hold)
+
+    async def _ask_for(self, id: str, value: str, milliseconds: int) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            holder, until = self._locks.get(id, ("", 0.0))
+            if until > now and holder != value:
+                return False
+            if milliseconds:
+                self._locks[id] = value, now + milliseconds / 1000
+            else:
+                self._locks.pop(id, None)
+            return True
 
     # -- indexes
 

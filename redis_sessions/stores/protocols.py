@@ -61,7 +61,8 @@ class SessionStore(Protocol):
         """Put `tombstone` where a record is, or nothing, for `ttl` milliseconds.
 
         A tombstone that is there already stays, its TTL renewed. True if a record was ended,
-        by this call or by an earlier attempt with the same tombstone.
+        by this call or by an earlier attempt with the same tombstone. A retry answers what the
+        first attempt did: over nothing, a tombstone with another last byte will do.
         """
         ...
 

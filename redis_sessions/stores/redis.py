@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import wraps
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -15,7 +16,6 @@ from redis_sessions.connect import connector_of
 from redis_sessions.errors import (
     ConfigurationError,
     ReplicationError,
-    SessionConflictError,
     StoreError,
     StoreUnavailableError,
 )
@@ -24,8 +24,10 @@ from redis_sessions.record import tombstone
 from redis_sessions.shortfall import Shortfall
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.cluster import Cluster
-from redis_sessions.stores.commands import ABSENT, END, Question, Script, Weight, Write
+from redis_sessions.stores.commands import ABSENT, END, NONSENSE, Question, Script, Weight, Write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
+from redis_sessions.stores.locks import Locks
+from redis_sessions.stores.loops import PerLoop
 from redis_sessions.stores.protocols import (
     Commit,
     Entered,
@@ -34,12 +36,14 @@ from redis_sessions.stores.protocols import (
     Touched,
     checked_prefix,
 )
-from redis_sessions.stores.wire import PerLoop
 from redis_sessions.token import is_id
 
 __all__ = ["RedisStore"]
 
+T = TypeVar("T")
+
 _INDEX: Final = Script("index.lua")
+_LOCK: Final = Script("lock.lua")
 _LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}\.?\d{0,3}) (\d{1,15}) ")
 _STATUSES: Final = {status.value.encode(): status for status in EntryStatus}
 
@@ -76,6 +80,7 @@ class RedisStore:
         self.timeout = self._connector.timeout
         self._waits = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
         self._channels = PerLoop(self._new_channel)
+        self._locks = PerLoop(self._new_locks)
         self._warned = False
 
     @property
@@ -109,13 +114,8 @@ class RedisStore:
             exc.result = exc.result is Commit.STORED
             raise
 
-    @asynccontextmanager
-    async def lock(self, id: str, *, wait: float, hold: float) -> AsyncGenerator[None, None]:
-        name = f"{self.prefix}lock:{id}"
-        async with self._channels.get().lock(name, wait=wait, hold=hold) as taken:
-            if not taken:
-                raise SessionConflictError(f"the session was locked for {wait:g} s")
-            yield
+    def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
+        return self._locks.get().lock(f"{self.prefix}lock:{id}", wait=wait, hold=hold)
 
     # -- indexes
 
@@ -123,12 +123,10 @@ class RedisStore:
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
         times = f"{age:.3f}", f"{own:.3f}", ttl
-        status, at, size, since = await self._write(key, "enter", id, *times, descriptor)
-        ago = float(since)
-        return Entered(_STATUSES[status], int(at), size, inf if ago < 0 else ago)
+        return _entered(await self._write(key, "enter", id, *times, descriptor))
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
-        return _STATUSES[await self._ask("read", key, "ask", id, authenticated)]
+        return _status(await self._ask("read", key, "ask", id, authenticated))
 
     async def touch(
         self,
@@ -151,26 +149,24 @@ class RedisStore:
         await self._ask("touch", key, "authenticated", id, at)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        return bool(await self._write(key, "mark", id, ttl))
+        return _flag(await self._write(key, "mark", id, ttl))
 
     async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
         try:
-            return float(await self._write(key, "revoke", keep or "", memory))
+            return _moment(await self._write(key, "revoke", keep or "", memory))
         except ReplicationError as exc:
-            exc.result = float(exc.result)
+            exc.result = _moment(exc.result)
             raise
 
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         name = self._index_key(key)
         question = Question(name, ("HSCAN", name, cursor, "COUNT", _PAGE))
         try:
-            after, fields = await self._channels.get().questions.submit(question, 512)
+            return _entries(await self._channels.get().questions.submit(question, 512))
         except StoreError as exc:
             if "WRONGTYPE" not in str(exc):
                 raise
             return 0, []  # the next write makes an index of it
-        pairs = zip(fields[::2], fields[1::2], strict=True)
-        return int(after), [entry for pair in pairs if (entry := _entry(*pair)) is not None]
 
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
         await self._ask("touch", key, "remove", f"{until:.3f}", *ids)
@@ -225,7 +221,9 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the running loop's connections."""
-        channel = self._channels.pop()
+        locks, channel = self._locks.pop(), self._channels.pop()
+        if locks is not None:
+            locks.leave()
         if channel is not None:
             await channel.close()
 
@@ -234,7 +232,16 @@ class RedisStore:
 
     def _new_channel(self) -> Channel | Cluster:
         of = Cluster if self._connector.deployment.kind == "cluster" else Channel
-        return of(self._connector, self.timeout, [_INDEX], self._waits)
+        return of(self._connector, self.timeout, [_INDEX, _LOCK], self._waits)
+
+    def _new_locks(self) -> Locks:
+        channel = self._channels.get()
+
+        async def ask(name: str, value: str, milliseconds: int) -> bool:
+            question = Question(name, _LOCK.call([name], (value, milliseconds)))
+            return _flag(await channel.questions.submit(question, 256))
+
+        return Locks(ask, channel.close)
 
     async def _warn_of_eviction(self) -> None:
         try:
@@ -257,9 +264,55 @@ class RedisStore:
                 )
 
 
+def _reading(read: Callable[[Any], T]) -> Callable[[Any], T]:
+    """A reply's reading, which says so if the reply can't be one of Redis."""
+
+    @wraps(read)
+    def reading(reply: Any) -> T:
+        try:
+            return read(reply)
+        except NONSENSE as exc:
+            raise StoreUnavailableError(
+                "the store answered what no Redis does: see whether something "
+                " else listens at its address"
+            ) from exc
+
+    return reading
+
+
+@_reading
+def _flag(reply: Any) -> bool:
+    return {0: False, 1: True}[reply]
+
+
+@_reading
+def _moment(reply: Any) -> float:
+    return float(reply)
+
+
+@_reading
+def _status(reply: Any) -> EntryStatus:
+    return _STATUSES[reply]
+
+
+@_reading
+def _entered(reply: Any) -> Entered:
+    status, at, size, since = reply
+    ago = float(since)
+    return Entered(_STATUSES[status], int(at), int(size), inf if ago < 0 else ago)
+
+
+@_reading
 def _touched(reply: Any) -> Touched:
     status, clock = reply
     return Touched(_STATUSES[status], float(clock))
+
+
+@_reading
+def _entries(reply: Any) -> tuple[int, list[Entry]]:
+    after, fields = reply
+    pairs = zip(fields[::2], fields[1::2], strict=True)
+    return int(after), [entry for pair in pairs if (entry := _entry(*pair)) is not None]
 
 
 def _entry(id: bytes, value: bytes) -> Entry | None:

@@ -13,14 +13,14 @@ import random
 import re
 from collections import deque
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context
-from typing import Any, Final, cast
-
-from redis.exceptions import RedisError
+from typing import Any, Final
 
 from redis_sessions.connect import Connector
 from redis_sessions.errors import StoreError
 from redis_sessions.stores.coalescing import Batcher, Health
+from redis_sessions.stores.commands import NONSENSE
 from redis_sessions.stores.wire import Wire
 from redis_sessions.urls import Address
 
@@ -92,11 +92,12 @@ class Replicas:
             self._sampling = self._loop.create_task(self._sample(), context=Context())
 
     async def _sample(self) -> None:
+        with suppress(StoreError, *NONSENSE):  # those who need the primary are told
+            await self._compare()
+
+    async def _compare(self) -> None:
         began = self._loop.time()
-        try:
-            said = await _replication(self._primary)
-        except StoreError:
-            return  # those who need the primary are told
+        said = await _replication(self._primary)
         if said.get("role") != "master":
             self._samples.clear()
             return
@@ -179,7 +180,7 @@ class _Replica:
             connects = self._trust.connects
             try:
                 said = await _replication(self.wire)
-            except StoreError:
+            except (StoreError, *NONSENSE):
                 return  # what was known of it grows old
             if connects == self._trust.connects:
                 break
@@ -209,14 +210,15 @@ class _Replica:
                 replies = await self.wire.send([("GET", key) for key in keys])
             else:
                 replies = await self.wire.send_one("MGET", *keys)
-        except StoreError:
+            pairs = zip(keys, replies, strict=True)
+            found = [reply if isinstance(reply, bytes) else None for _, reply in pairs]
+        except (StoreError, *NONSENSE):
             self._trust.as_of = _NEVER  # until it answers again
             return [None] * len(keys)
         if await self._leave_if_mixed():
             return [None] * len(keys)
-        found = [None if isinstance(reply, RedisError) else reply for reply in replies]
         self._size = sum(len(value or b"") for value in found) // len(found) + 64
-        return cast("list[bytes | None]", found)
+        return found
 
 
 async def _replication(wire: Wire) -> dict[str, str]:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
 from contextvars import Context
-from secrets import token_hex
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, cast
 
 from redis import exceptions as errors
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.lock import Lock
+from redis.asyncio import ConnectionPool
 
 from redis_sessions.connect import Connector
 from redis_sessions.errors import StoreError, StoreUnavailableError
-from redis_sessions.events import logger
-from redis_sessions.stores.commands import Command, Script, packed, reply_of
+from redis_sessions.stores.commands import NONSENSE, Command, Script, packed, reply_of
 
-__all__ = ["PerLoop", "Script", "Wire"]
-
-T = TypeVar("T")
+__all__ = ["Script", "Wire"]
 
 _Closer = AsyncGenerator[None, None]
 
@@ -42,56 +36,6 @@ _RIGHTS: Final = (
     *("NOPERM", "NOAUTH", "WRONGPASS"),
     *("ACL failure", "can't run this command"),  # inside a script: Redis 7 and later, 6.2
 )
-
-
-class PerLoop(Generic[T]):
-    """One thing for each event loop of each process, made when it is asked for."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._all: dict[asyncio.AbstractEventLoop, tuple[int, T]] = {}
-        self._last: tuple[asyncio.AbstractEventLoop, int, T] | None = None
-
-    def get(self) -> T:
-        """The running loop's."""
-        loop, last = asyncio.get_running_loop(), self._last
-        if last is not None and last[0] is loop and last[1] == _forks:
-            return last[2]
-        return self._find(loop)
-
-    def pop(self) -> T | None:
-        """The running loop's, which forgets it; None if it has none, or its parent made it."""
-        self._last = None
-        made, value = self._all.pop(asyncio.get_running_loop(), (0, None))
-        if value is not None and made != _forks:
-            _inherited.append(value)
-            return None
-        return value
-
-    def _find(self, loop: asyncio.AbstractEventLoop) -> T:
-        for known, (made, value) in list(self._all.items()):
-            if made != _forks:
-                _inherited.append(value)
-            if made != _forks or known.is_closed():
-                self._all.pop(known, None)
-        if loop not in self._all:
-            self._all[loop] = _forks, self._make()
-        value = self._all[loop][1]
-        self._last = loop, _forks, value
-        return value
-
-
-# A forked child must not touch its parent's sockets, not even by letting them be collected.
-_inherited: list[object] = []
-_forks = 0  # how many lie between the first process and this one: cheaper to ask than a pid
-
-
-def _note_fork() -> None:
-    global _forks  # noqa: PLW0603 - a process has one
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_note_fork)
 
 
 class _Line:
@@ -134,7 +78,7 @@ class _Line:
         return primary is not None and (connection.host, connection.port) != primary
 
     async def give_back(self, connection: Any) -> None:
-        """Hold it for the next batch; a few, since what is held isn't there for locks."""
+        """Hold it for the next batch; a few, as many as are under way at once as a rule."""
         if self.closed:
             await self.drop(connection)
         elif len(self.idle) < HELD:
@@ -171,7 +115,7 @@ class Wire:
         self._line: _Line | None = None
         # Whose wire nobody holds any more, its connections are closed where their loop runs.
         self._closers: set[_Closer] = set()
-        self._giving: set[asyncio.Future[None]] = set()
+        self._leaving: set[asyncio.Future[None]] = set()
         self._looked = float("-inf")
         self._look: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
@@ -209,41 +153,6 @@ class Wire:
         if isinstance(reply, errors.RedisError):
             raise self.translated(reply) from reply
         return reply
-
-    @asynccontextmanager
-    async def lock(self, name: str, *, wait: float, hold: float) -> AsyncGenerator[bool, None]:
-        """redis-py's lock, of whoever holds its value; whether it was free in time."""
-        line = self._line or await self._open()
-        client = Redis(connection_pool=line.pool)
-        lock = Lock(client, name, timeout=hold, sleep=0.02, thread_local=False)
-        value = token_hex(16)
-        try:
-            seconds = wait + self._timeout
-            try:
-                async with asyncio.timeout(seconds):
-                    taken = await lock.acquire(blocking_timeout=wait, token=value)
-            except Exception as exc:
-                raise await self._befallen(_misfortune(exc), seconds) from exc
-            yield bool(taken)
-        finally:
-            # Also after a cancelled attempt, to which the server may have given it.
-            giving = asyncio.ensure_future(self._give_back(line, lock, value.encode()))
-            self._giving.add(giving)
-            giving.add_done_callback(self._giving.discard)
-            await asyncio.shield(giving)
-
-    async def _give_back(self, line: _Line, lock: Lock, value: bytes) -> None:
-        try:
-            async with asyncio.timeout(self._timeout):
-                await lock.do_release(value)
-        except errors.LockError:
-            return  # it isn't ours, or not any more
-        except Exception as exc:  # noqa: BLE001 - its pool raises what `_misfortune` is for
-            why = await self._befallen(_misfortune(exc), self._timeout)
-            logger.warning("sessions: a lock lapses by itself: %s", why)
-        finally:
-            if line.closed:  # while it was waited for, which opens connections
-                await Connector.close(line.pool)
 
     async def _befallen(self, exc: Exception, seconds: float) -> StoreError:
         """What befell all that was sent, for those who use a store."""
@@ -285,6 +194,8 @@ class Wire:
 
     def translated(self, exc: Exception) -> StoreError:
         """What an error of redis-py, or of a script's item, is for those who use a store."""
+        if isinstance(exc, errors.InvalidResponse):
+            return self.nonsense()
         where, text = self._connector.where, str(exc).strip()
         refused = (
             errors.AuthenticationError,
@@ -303,6 +214,17 @@ class Wire:
         if isinstance(exc, (errors.ConnectionError, OSError)):
             return StoreUnavailableError(f"{where} can't be reached: {text}")
         return StoreError(f"{where} answered: {text}")
+
+    def nonsense(self) -> StoreUnavailableError:
+        """What a reply is that no Redis gives. The connections to whatever gave it are left."""
+        if self._line is not None:
+            leaving = asyncio.ensure_future(self._line.drop_idle())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        return StoreUnavailableError(
+            f"{self._connector.where} doesn't speak Redis's protocol: see whether something "
+            "else listens at this address"
+        )
 
     async def _open(self) -> _Line:
         async with self._opening:
@@ -366,9 +288,11 @@ def _once_loaded(scripts: int, replies: list[Any]) -> list[Any]:
 
 
 def _misfortune(exc: Exception) -> Exception:
-    # Seen of redis-py's, where a Sentinel goes away meanwhile: an AttributeError.
     if isinstance(exc, _MISFORTUNES):
         return exc
+    # Seen of redis-py's, where a Sentinel goes away meanwhile: an AttributeError.
+    if isinstance(exc, NONSENSE) and not isinstance(exc, AttributeError):
+        return errors.InvalidResponse(str(exc))
     return errors.ConnectionError(f"{type(exc).__name__}: {exc}")
 
 

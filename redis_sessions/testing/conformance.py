@@ -134,19 +134,24 @@ class StoreConformance:
 
     async def test_end_nothing(self, store: SessionStore) -> None:
         """Ending leaves a tombstone even where nothing is: what is late finds it."""
-        id, grave = new_id(), tombstone(0)
-        assert await store.end(id, grave, MINUTE) is False
-        assert await store.load(id) == grave
+        id, grave = new_id(), tombstone(7)
+        for _ in range(2):  # the second time as if the first answer was lost
+            assert await store.end(id, grave, MINUTE) is False
+            found = await store.load(id)
+            assert found is not None
+            assert len(found) == len(grave)
+            assert found[:-1] == grave[:-1]
         assert await store.commit(id, None, new_record(), MINUTE) is Commit.GONE
 
     async def test_end_again_renews(self, store: SessionStore) -> None:
         """A tombstone that stands already stands longer."""
-        id, other, grave = new_id(), new_id(), tombstone(0)
-        await store.end(id, grave, 40)
+        id, other = new_id(), new_id()
+        await store.end(id, tombstone(0), 40)
+        grave = await store.load(id)
         await store.end(id, tombstone(0), MINUTE)
         await store.end(other, tombstone(0), 80)
         await self._until_gone(store, other)
-        assert await store.load(id) == grave
+        assert await store.load(id) == grave is not None
 
     async def test_expiry(self, store: SessionStore) -> None:
         """Records and tombstones go when their time is over."""

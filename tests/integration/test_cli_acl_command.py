@@ -71,10 +71,10 @@ def test_options_add_what_they_need() -> None:
     def more(role: Role, **options: bool) -> set[str]:
         return set(rules(role, prefix="s:", **options)) - set(rules(role, prefix="s:"))
 
-    assert more(Role.APP, cluster=True) == {"+cluster|slots", "+asking", "+eval"}
+    assert more(Role.APP, cluster=True) == {"+cluster|slots", "+asking"}
     assert more(Role.APP, replicas=True) == {"+wait"}
     assert more(Role.APP, cluster=True, replicas=True) == {
-        *("+cluster|slots", "+asking", "+eval", "+wait", "+readonly"),
+        *("+cluster|slots", "+asking", "+wait", "+readonly"),
     }
     assert more(Role.ADMIN, cluster=True) == {"+cluster|slots", "+asking", "+get"}
     assert more(Role.MONITOR, replicas=True) == set()

@@ -155,15 +155,12 @@ async def test_a_primary_that_was_demoted(start_server: StartServer, kind: str, 
     """Nobody keeps a connection to it: its name may lead to another server by now."""
     server = start_server(kind=kind)
     store = RedisStore(server.url)
-    together = asyncio.Barrier(5)
-
-    async def lock(number: int) -> None:
-        async with store.lock(f"{number:020d}", wait=2, hold=5):
-            await together.wait()
-
     with Wire.of(server.url) as redis:
-        await store.load(ID)
-        await asyncio.gather(*map(lock, range(5)))  # each has a connection, for a moment
+        await asyncio.gather(  # at once: a connection for each
+            store.load(ID),
+            store.commit("B" * 20, None, bytes(64), 60_000),
+            store.mark("other", ID, ttl=60_000),
+        )
         redis.ask("REPLICAOF", "127.0.0.1", free_port())
         await store.load(ID)
         known = ids(redis)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from redis_sessions import Session, SessionConflictError, SessionGoneError, get_session
+from redis_sessions import Session, SessionConflictError, SessionGoneError, get_session, manager
 from redis_sessions.manager import MAX_WAITING
 from tests.integration.apps import app_of, client_of
 from tests.unit.setting import Setting, count, token_of
@@ -80,6 +81,22 @@ async def test_too_many_wait(at: Setting) -> None:
     await add_one(others[-1])
     assert await at.data(token) == {"n": MAX_WAITING}
     assert not at.manager._waiting  # pyright: ignore[reportPrivateUsage] - nothing is left behind
+
+
+async def test_each_session_has_its_share(at: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many sessions are waited for, fewer may wait for each; one always may."""
+    monkeypatch.setattr(manager, "MAX_WAITING_IN_ALL", 6)
+    tokens = [await at.begin({"n": 0}) for _ in range(4)]
+    async with AsyncExitStack() as held:
+        for token in tokens:
+            await held.enter_async_context((await at.load(token)).exclusive())
+        tasks = [asyncio.create_task(add_one(await at.load(token))) for token in tokens]
+        await asyncio.sleep(0)
+        for token in tokens:
+            with pytest.raises(SessionConflictError, match="2 requests"):
+                await add_one(await at.load(token))
+    await asyncio.gather(*tasks)
+    assert [await at.data(token) for token in tokens] == [{"n": 1}] * 4
 
 
 async def test_an_exception_releases_the_lock(at: Setting) -> None:

@@ -15,7 +15,6 @@ import pytest
 from starlette.types import ASGIApp
 
 from redis_sessions import ConfigurationError, RedisStore, SessionManager, StoreUnavailableError
-from redis_sessions.record import tombstone
 from redis_sessions.stores import coalescing
 from tests.integration.apps import COOKIE, client_of, doing, manager_on
 from tests.integration.unavailable.outages import TIMEOUT, assert_unavailable, hang, resume
@@ -162,22 +161,3 @@ def test_too_few_connections(count: int) -> None:
     """A pool that a process can't work with is refused where it is written."""
     with pytest.raises(ConfigurationError, match="write 8 or more"):
         RedisStore(f"redis://localhost?max_connections={count}")
-
-
-async def test_held_connections_leave_room_for_locks(redis_url: str, prefix: str) -> None:
-    """What the queues hold for their next batch isn't taken from those who lock."""
-    store = RedisStore(f"{redis_url}?max_connections=8", prefix=prefix)
-    for _ in range(3):  # loads, writes and questions at once: a connection for each
-        await asyncio.gather(
-            store.load("a" * 20),
-            store.end("b" * 20, tombstone(0), 1000),
-            store.mark("index", "c" * 20, ttl=1000),
-        )
-    together = asyncio.Barrier(6)
-
-    async def locked(number: int) -> None:
-        async with store.lock(f"{number:020d}", wait=2, hold=5):
-            await together.wait()
-
-    await asyncio.gather(*map(locked, range(6)))
-    await store.close()

@@ -1,0 +1,62 @@
+"""What an event loop has of its own, in a process that may have forked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["PerLoop"]
+
+T = TypeVar("T")
+
+
+class PerLoop(Generic[T]):
+    """One thing for each event loop of each process, made when it is asked for."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._all: dict[asyncio.AbstractEventLoop, tuple[int, T]] = {}
+        self._last: tuple[asyncio.AbstractEventLoop, int, T] | None = None
+
+    def get(self) -> T:
+        """The running loop's."""
+        loop, last = asyncio.get_running_loop(), self._last
+        if last is not None and last[0] is loop and last[1] == _forks:
+            return last[2]
+        return self._find(loop)
+
+    def pop(self) -> T | None:
+        """The running loop's, which forgets it; None if it has none, or its parent made it."""
+        self._last = None
+        made, value = self._all.pop(asyncio.get_running_loop(), (0, None))
+        if value is not None and made != _forks:
+            _inherited.append(value)
+            return None
+        return value
+
+    def _find(self, loop: asyncio.AbstractEventLoop) -> T:
+        for known, (made, value) in list(self._all.items()):
+            if made != _forks:
+                _inherited.append(value)
+            if made != _forks or known.is_closed():
+                self._all.pop(known, None)
+        if loop not in self._all:
+            self._all[loop] = _forks, self._make()
+        value = self._all[loop][1]
+        self._last = loop, _forks, value
+        return value
+
+
+# A forked child must not touch its parent's sockets, not even by letting them be collected.
+_inherited: list[object] = []
+_forks = 0  # how many lie between the first process and this one: cheaper to ask than a pid
+
+
+def _note_fork() -> None:
+    global _forks  # noqa: PLW0603 - a process has one
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
