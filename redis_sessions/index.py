@@ -22,14 +22,14 @@ _MEMORY: Final = LONGEST * 1000
 class Index:
     """The sessions of principals. Times are milliseconds on the store's clock."""
 
-    def __init__(self, store: SessionIndex, keyring: Keyring, clock: Callable[[], float]) -> None:
+    def __init__(self, store: SessionIndex, keyring: Keyring, timer: Callable[[], float]) -> None:
         self._store = store
         self._keyring = keyring
-        self._clock = clock
+        self._timer = timer
 
     def _age(self, since: float) -> int:
         # Rounded up: who is timed too early is refused, who is timed too late escapes.
-        return max(0, ceil((self._clock() - since) * 1000))
+        return max(0, ceil((self._timer() - since) * 1000))
 
     def _names(self, principal: str) -> list[str]:
         return [key.index(principal) for key in self._keyring.keys]
@@ -46,8 +46,8 @@ class Index:
     ) -> tuple[Seat, int, int]:
         """A sign-in: LIVE, its time, and the index's size; or REFUSED, or ENDED.
 
-        `began`: when its request began, seconds on this machine's clock; only the duration
-        since goes out. `own` counts instead, if the request itself revoked since.
+        `began`: when its request began, by a timer that nobody sets; only the duration since
+        goes out. `own` counts instead, if the request itself revoked since.
         """
         since = began if own is None else own.answered
         name, floor = self._keyring.primary.index(principal), -1 if own is None else own.at
@@ -122,7 +122,7 @@ class Index:
             at, ended, again = await short.of(marked)
             first = at if first is None else first
             ids.update(dict.fromkeys((*ended, *again)))
-        result = Revocation(first or 0, self._clock()), list(ids)
+        result = Revocation(first or 0, self._timer()), list(ids)
         short.tell(result)
         return result
 

@@ -120,7 +120,7 @@ class SessionManager(Revoker):
         return new_session({}, state)
 
     def _state(self, found: Found, bound: str | None = None) -> State:
-        return State(self, found, self.clock(), bound=bound)
+        return State(self, found, self.timer(), bound=bound)
 
     def opened(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Session:
         """The session that is stored as these bytes, or a new, empty one."""
@@ -137,7 +137,7 @@ class SessionManager(Revoker):
             principal = None
         if principal is not None:
             self._warned.add("principal")
-        at, now = stored.touch_at, self.clock()
+        at, now = stored.touch_at, self.timer()
         state = State(self, OPEN, now, stored, stored.data, principal, None, at, bound=bound)
         return new_session(data, state)
 
@@ -171,7 +171,7 @@ class SessionManager(Revoker):
             return b""
         if encoded != state.base and encoded != state.settled:  # noqa: PLR1714 - on every request
             return encoded
-        return None if self.clock() <= state.touch_at else b""
+        return None if self._tick() + self._server.offset <= state.touch_at else b""
 
     async def settle(self, session: Session, owed: bytes, status: int, may_create: bool) -> Answer:
         """A commit of what is owed."""

@@ -22,6 +22,7 @@ from redis_sessions.connect import Connector
 from redis_sessions.errors import ReplicationError, StoreError, StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.stores.channel import Channel
+from redis_sessions.stores.clock import ServerClock
 from redis_sessions.stores.coalescing import AWAY
 from redis_sessions.stores.commands import Item, Question, Script, Write
 from redis_sessions.stores.durability import Durability
@@ -67,11 +68,13 @@ class Cluster:
         connector: Connector,
         timeout: float,
         scripts: Sequence[Script],
+        clock: ServerClock,
         waits: Durability | None = None,
     ) -> None:
         self._connector = connector
         self._timeout = timeout
         self._scripts = scripts
+        self._clock = clock
         self._waits = waits
         self._loop = asyncio.get_running_loop()
         self._nodes: dict[Address, Channel] = {}
@@ -329,6 +332,7 @@ class Cluster:
                 self._connector.to(address),
                 self._timeout,
                 self._scripts,
+                self._clock,
                 self._waits,
                 sharded=True,
             )

@@ -15,10 +15,12 @@ __all__ = [
     "Entered",
     "Entry",
     "Nearby",
+    "Offset",
     "Seat",
     "SessionIndex",
     "SessionStore",
     "Store",
+    "Timed",
     "checked_prefix",
 ]
 
@@ -96,6 +98,23 @@ class Nearby(Protocol):
         session: nobody is signed out by a replica.
         """
         ...
+
+
+class Offset(Protocol):
+    """What a store keeps up to date for those who ask for the time."""
+
+    @property
+    def offset(self) -> float:
+        """Seconds that `time.monotonic()` is behind the servers' time since the epoch."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """What a store adds whose servers have clocks of their own, by which all processes go."""
+
+    @property
+    def server_clock(self) -> Offset: ...
 
 
 class Seat(Enum):

@@ -22,6 +22,7 @@ from redis_sessions.events import logger
 from redis_sessions.record import tombstone
 from redis_sessions.shortfall import Shortfall
 from redis_sessions.stores.channel import Channel
+from redis_sessions.stores.clock import ServerClock
 from redis_sessions.stores.cluster import Cluster
 from redis_sessions.stores.commands import ABSENT, END, Question, Script, Weight, Write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
@@ -63,6 +64,7 @@ class RedisStore:
         self._connector = connector_of(url_or_client, timeout=timeout)
         self.timeout = self._connector.timeout
         self._waits = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
+        self.server_clock = ServerClock()
         self._channels = PerLoop(self._new_channel)
         self._warned = False
 
@@ -212,7 +214,7 @@ class RedisStore:
 
     def _new_channel(self) -> Channel | Cluster:
         of = Cluster if self._connector.deployment.kind == "cluster" else Channel
-        return of(self._connector, self.timeout, [_INDEX], self._waits)
+        return of(self._connector, self.timeout, [_INDEX], self.server_clock, self._waits)
 
     async def _warn_of_eviction(self) -> None:
         try:
