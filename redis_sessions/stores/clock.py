@@ -25,6 +25,7 @@ TOLERATED: Final = 5.0
 """Seconds by which this machine's clock may be off before it is told."""
 
 _EVERY: Final = 60.0  # seconds
+_ANEW: Final = 1.0  # ... and this long after it was asked, a new connection is reason enough
 
 
 class ServerClock:
@@ -91,6 +92,7 @@ class Measurement:
         self._loop = asyncio.get_running_loop()
         self._asking: asyncio.Task[StoreError | None] | None = None
         self._asked = False
+        self._finished = float("-inf")
         self._greeted = 0
         self._refused = False
         self.due = True
@@ -98,7 +100,7 @@ class Measurement:
     def greet(self) -> None:
         """Note a new connection: it may lead to another server."""
         self._greeted += 1
-        if not self._refused:
+        if not self._refused and time.monotonic() - self._finished > _ANEW:
             self.due = True
 
     async def ask(self, wire: Wire) -> None:
@@ -143,7 +145,7 @@ class Measurement:
             self._asked = True
             return None
         finally:
-            self.due, self._asking = False, None
+            self.due, self._asking, self._finished = False, None, time.monotonic()
             self._loop.call_later(_EVERY, _be_due, weakref.ref(self))
 
 
