@@ -48,8 +48,12 @@ class SessionManager(Revoker):
     """
 
     async def connect(self) -> None:
-        """Get ready: `ConfigurationError` for refused credentials, `StoreUnavailableError`."""
+        """Get ready: `ConfigurationError` for refused credentials, `StoreUnavailableError`.
+
+        Where other processes store sessions with other secret keys, that is logged.
+        """
         await self.store.connect()
+        await self.keys.compare()
 
     async def close(self) -> None:
         """Close what the running event loop holds open."""
@@ -191,6 +195,7 @@ class SessionManager(Revoker):
                 raise ReplicationError(str(exc), result=_CHANGED) from exc
             finally:
                 state.busy = None
+        await self.keys.renew()
         async with state.alone():
             if status >= 500:  # then no change of data is stored
                 return await Operation(self, session, state.base, status, may_create).run()

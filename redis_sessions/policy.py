@@ -12,6 +12,7 @@ from redis_sessions.errors import ConfigurationError, check_bound
 from redis_sessions.events import Event, EventHandler, logger
 from redis_sessions.index import Index
 from redis_sessions.keyring import Keyring
+from redis_sessions.notes import KeyNotes
 from redis_sessions.principal import Principal, PrincipalOption
 from redis_sessions.record import TOMBSTONE_TTL, Reject, Sealer, Stored, rotated_at
 from redis_sessions.state import Duration, Found, State, seconds
@@ -25,7 +26,6 @@ DEFAULT_MAX_AGE: Final = 14 * 24 * 3600
 DEFAULT_IDLE: Final = 7 * 24 * 3600
 MAX_DEADLINE: Final = 10.0  # with what the store adds, below half a tombstone's life
 CLOCKS_DIFFER: Final = 3600
-
 
 
 class _NoOffset:
@@ -123,6 +123,7 @@ class Policy:
         self.sealer = Sealer(keyring, store.prefix)
         self._on_event = on_event
         self._warned: set[str] = set()
+        self.keys = KeyNotes(store, keyring, self.timer, self.warn_once)
         self._waiting: Counter[str] = Counter()  # for a session's lock, by id
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
@@ -168,6 +169,15 @@ class Policy:
     def refuse(self, why: Reject, token: SessionToken, sealed: bytes | None) -> Found:
         """Count and tell why a token opens nothing; what it led to."""
         self.report("rejected", why, token.id)
+        if why in (Reject.KEY, Reject.FORMAT):
+            self.warn_once(
+                "foreign",
+                "a browser sent the token of a session that another secret key has stored under "
+                "%r. Does another application on this host use the same cookie? Cookies ignore "
+                "ports: give one of them session_cookie= and prefix= of its own. If it is this "
+                "application, its processes have different secret keys",
+                self.store.prefix,
+            )
         return self._found(why, sealed or b"")
 
     def fits(self, token: SessionToken, sealed: bytes, bound: str | None) -> bool:

@@ -60,6 +60,8 @@ class Revoker(Policy):
     async def sessions_of(self, principal: AnyPrincipal) -> list[SessionInfo]:
         """The live sessions of a principal, the one seen last first."""
         found = await self.index.entries(self.principal.canonical(principal))
+        if not found:
+            await self.keys.check()
         stored = await self._stored([entry.id for _, entry in found])
         mine = self._own()
         shown = [self._info(name, e, e.id in mine) for name, e in found if _lives(stored[e.id])]
@@ -74,6 +76,7 @@ class Revoker(Policy):
         who = self.principal.canonical(principal)
         # One's own goes as well, though its entry may have been lost.
         if id not in self._mine(who) and not (is_id(id) and await self.index.knows(who, id)):
+            await self.keys.check()
             return False
         short = Shortfall()
         await short.of(self.index.mark(who, id))
@@ -99,6 +102,8 @@ class Revoker(Policy):
             state = state_of(session)
             state.revocations = {**state.revocations, who: revocation}
         count = await short.of(self._end_marked(ids))
+        if not ids:
+            await self.keys.check()
         self.report("revoked", "all" if keep is None else "all but one", keep)
         short.tell(count)
         return count

@@ -128,15 +128,8 @@ class Measurement:
     async def _ask(self, wire: Wire) -> StoreError | None:
         greeted = self._greeted
         try:
-            for _ in range(2):  # the first may have to connect, and says little
-                sent = time.monotonic()
-                (reply,) = await wire.send([("TIME",)])
-                said = _seconds(reply)
-                if said is None:
-                    self._clock.hear_nothing()
-                    break
-                self._clock.hear(self._server, said, sent, time.monotonic())
-            self._refused = said is None
+            # The first may have to connect, and says little.
+            self._refused = not (await self._ask_once(wire) and await self._ask_once(wire))
         except StoreError as exc:
             self._clock.hear_nothing()
             self._refused = self._greeted != greeted  # it let us in, and then hung up
@@ -146,7 +139,18 @@ class Measurement:
             return None
         finally:
             self.due, self._asking, self._finished = False, None, time.monotonic()
-            self._loop.call_later(_EVERY, _be_due, weakref.ref(self))
+            me: weakref.ref[Measurement] = weakref.ref(self)
+            self._loop.call_later(_EVERY, _be_due, me)
+
+    async def _ask_once(self, wire: Wire) -> bool:
+        sent = time.monotonic()
+        (reply,) = await wire.send([("TIME",)])
+        said = _seconds(reply)
+        if said is None:
+            self._clock.hear_nothing()
+        else:
+            self._clock.hear(self._server, said, sent, time.monotonic())
+        return said is not None
 
 
 def _be_due(measurement: weakref.ref[Measurement]) -> None:

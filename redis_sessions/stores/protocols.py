@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +15,7 @@ __all__ = [
     "Entered",
     "Entry",
     "Nearby",
+    "Noting",
     "Offset",
     "Seat",
     "SessionIndex",
@@ -115,6 +116,18 @@ class Timed(Protocol):
 
     @property
     def server_clock(self) -> Offset: ...
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """What a store adds that other processes use, too."""
+
+    async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
+        """The secret keys that were noted in the last day: their ids, and seconds since.
+
+        `note`: an id, 8 hexadecimal digits, to be noted as well.
+        """
+        ...
 
 
 class Seat(Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -33,6 +33,10 @@ from redis_sessions.token import is_id
 __all__ = ["RedisStore"]
 
 _INDEX: Final = Script("index.lua")
+_KEY_ID: Final = re.compile(rb"[0-9a-f]{8}\Z")
+_SECONDS: Final = re.compile(rb"\d{1,12}\Z")
+_MOST_KEYS: Final = 32
+_DAY: Final = 24 * 3600
 _LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}) (\d{1,15}) ")
 
 
@@ -167,6 +171,29 @@ class RedisStore:
 
     def _index_key(self, key: str) -> str:
         return f"{self.prefix}of:{key}"
+
+    # -- the secret keys in use
+
+    async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
+        name, now = f"{self.prefix}keys", self.server_clock.now()
+        if note is not None:
+            await self._put(name, "HSET", note, int(now))
+            await self._put(name, "PEXPIRE", _DAY * 1000)
+        fields = await self._put(name, "HGETALL")
+        ages = {
+            id.decode(): max(0.0, now - int(at))
+            for id, at in zip(fields[::2], fields[1::2], strict=True)
+            if _KEY_ID.match(id) and _SECONDS.match(at)
+        }
+        newest = sorted(ages, key=ages.__getitem__)[:_MOST_KEYS]
+        kept = {id: ages[id] for id in newest if ages[id] <= _DAY}
+        if note is not None and len(kept) < len(ages):
+            await self._put(name, "HDEL", *(ages.keys() - kept.keys()))
+        return kept
+
+    def _put(self, key: str, command: str, *arguments: Any) -> Awaitable[Any]:
+        question = Question(key, (command, key, *arguments))
+        return self._channels.get().questions.submit(question, 512)
 
     # -- the connection
 

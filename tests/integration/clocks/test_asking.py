@@ -6,9 +6,9 @@ import asyncio
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from socket import create_connection
+from socket import create_connection, socket
 
 import pytest
 
@@ -74,7 +74,7 @@ async def test_a_user_who_may_not_ask_has_the_wall_clock(
     monkeypatch: pytest.MonkeyPatch, start_server: StartServer
 ) -> None:
     """Sessions work as before, by this machine's clock."""
-    server = start_server("--user", *"lame on >p ~* +@all -time".split())
+    server = start_server("--user", *["lame", "on", ">p", "~*", "+@all", "-time"])
     set_wrong(monkeypatch)
     store = RedisStore(as_owner(server.url).replace("//", "//lame:p@"))
     assert await store.load(ID) is None
@@ -96,13 +96,13 @@ class _NoTime(socketserver.BaseRequestHandler):
             onward.shutdown(2)
             back.join()
 
-    def pump(self, onward: object) -> None:
-        while data := onward.recv(65536):  # type: ignore[attr-defined] # a socket
+    def pump(self, onward: socket) -> None:
+        while data := onward.recv(65536):
             self.request.sendall(data)
 
 
 @contextmanager
-def hanging_up(server: Server) -> Iterator[str]:
+def hanging_up(server: Server) -> Generator[str]:
     """The URL of such a proxy."""
     handler = type("Handler", (_NoTime,), {"target": server.port})
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as proxy:
