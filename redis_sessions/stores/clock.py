@@ -106,8 +106,7 @@ class Measurement:
     async def ask(self, wire: Wire) -> None:
         """Ask, as it is due. Only the first time the answer is waited for.
 
-        Raises `StoreError` if it didn't come in time: who would ask the server for something else
-        has waited long enough.
+        Raises the `StoreError` that anything else would meet now.
         """
         if self._asking is None:
             # In the background, and in no request's context.
@@ -116,7 +115,7 @@ class Measurement:
             asking = self._asking
             await asyncio.wait([asking])
             trouble = None if asking.cancelled() else asking.result()
-            if isinstance(trouble, StoreUnavailableError) and trouble.reason == "timeout":
+            if trouble is not None and not self._refused:
                 raise trouble
 
     async def close(self) -> None:
@@ -132,15 +131,18 @@ class Measurement:
             self._refused = not (await self._ask_once(wire) and await self._ask_once(wire))
         except StoreError as exc:
             self._clock.hear_nothing()
-            self._refused = self._greeted != greeted  # it let us in, and then hung up
+            lost = isinstance(exc, StoreUnavailableError) and exc.reason == "connection"
+            self._refused = lost and self._greeted != greeted  # it let us in, and then hung up
             return exc
         else:
             self._asked = True
             return None
         finally:
-            self.due, self._asking, self._finished = False, None, time.monotonic()
-            me: weakref.ref[Measurement] = weakref.ref(self)
-            self._loop.call_later(_EVERY, _be_due, me)
+            self.due = not self._asked and not self._refused
+            self._asking, self._finished = None, time.monotonic()
+            if not self.due:
+                me: weakref.ref[Measurement] = weakref.ref(self)
+                self._loop.call_later(_EVERY, _be_due, me)
 
     async def _ask_once(self, wire: Wire) -> bool:
         sent = time.monotonic()
