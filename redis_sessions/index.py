@@ -27,14 +27,14 @@ _ATTEMPTS: Final = 3
 class Index:
     """The sessions of principals. Times are milliseconds on the store's clock."""
 
-    def __init__(self, store: SessionIndex, keyring: Keyring, clock: Callable[[], float]) -> None:
+    def __init__(self, store: SessionIndex, keyring: Keyring, timer: Callable[[], float]) -> None:
         self._store = store
         self._keyring = keyring
-        self._clock = clock
+        self._timer = timer
 
     def age(self, since: float) -> float:
         """How long ago that was, in milliseconds."""
-        return max(0.0, (self._clock() - since) * 1000)
+        return max(0.0, (self._timer() - since) * 1000)
 
     def _names(self, principal: str) -> list[str]:
         return [key.index(principal) for key in self._keyring.keys]
@@ -51,8 +51,8 @@ class Index:
     ) -> tuple[EntryStatus, int, int]:
         """A sign-in: LIVE, its time, and the index's size; or REFUSED, or ENDED.
 
-        `began`: when its request began, seconds on this machine's clock; only the duration
-        since goes out. `own` counts instead, if the request itself revoked since.
+        `began`: when its request began, by a timer that nobody sets; only the duration since
+        goes out. `own` counts instead, if the request itself revoked since.
         """
         since, floor = (began, -1.0) if own is None else (own.answered, own.at)
         name = self._keyring.primary.index(principal)

@@ -52,8 +52,12 @@ class SessionManager(Revoker):
     """
 
     async def connect(self) -> None:
-        """Get ready: `ConfigurationError` for refused credentials, `StoreUnavailableError`."""
+        """Get ready: `ConfigurationError` for refused credentials, `StoreUnavailableError`.
+
+        Where other processes store sessions with other secret keys, that is logged.
+        """
         await self.store.connect()
+        await self.keys.compare()
 
     async def close(self) -> None:
         """Close what the running event loop holds open."""
@@ -124,7 +128,7 @@ class SessionManager(Revoker):
         return new_session({}, state)
 
     def _state(self, found: Found, bound: str | None = None) -> State:
-        return State(self, found, self.clock(), bound=bound)
+        return State(self, found, self.timer(), bound=bound)
 
     def opened(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Session:
         """The session that is stored as these bytes, or a new, empty one."""
@@ -141,7 +145,7 @@ class SessionManager(Revoker):
             principal = None
         if principal is not None:
             self._warned.add("principal")
-        at, now = stored.touch_at, self.clock()
+        at, now = stored.touch_at, self.timer()
         state = State(self, OPEN, now, stored, stored.data, principal, data, None, at, bound=bound)
         return new_session(data, state)
 
@@ -183,7 +187,7 @@ class SessionManager(Revoker):
                 return b""  # a commit says which
         if encoded != state.base and encoded != state.settled:  # noqa: PLR1714 - on every request
             return encoded
-        return None if self.clock() <= state.touch_at else b""
+        return None if self._tick() + self._server.offset <= state.touch_at else b""
 
     async def settle(self, session: Session, owed: bytes, status: int, may_create: bool) -> Answer:
         """A commit of what is owed."""
@@ -203,6 +207,7 @@ class SessionManager(Revoker):
                 raise ReplicationError(str(exc), result=_CHANGED) from exc
             finally:
                 state.busy = None
+        await self.keys.renew()
         async with state.alone():
             if status >= 500:  # then no change of data is stored
                 return await Operation(self, session, state.base, status, may_create).run()

@@ -202,6 +202,7 @@ class SessionMiddleware:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.manager.connect()
+                    await self.manager.keys.renew()
                 except StoreUnavailableError as exc:
                     logger.error("sessions: %s; the application starts all the same", exc)
                 except SessionError as exc:

@@ -12,10 +12,11 @@ from redis_sessions.errors import ConfigurationError, check_bound
 from redis_sessions.events import Event, EventHandler, logger
 from redis_sessions.index import Index
 from redis_sessions.keyring import Keyring
+from redis_sessions.notes import KeyNotes
 from redis_sessions.principal import Principal, PrincipalOption
 from redis_sessions.record import TOMBSTONE_TTL, Reject, Sealer, Stored, rotated_at
 from redis_sessions.state import Duration, Found, State, seconds
-from redis_sessions.stores.protocols import Store
+from redis_sessions.stores.protocols import Offset, Store, Timed
 from redis_sessions.token import SessionToken
 from redis_sessions.values import Values, decode
 
@@ -26,6 +27,12 @@ DEFAULT_IDLE: Final = 7 * 24 * 3600
 MAX_DEADLINE: Final = 10.0  # with what the store adds, below half a tombstone's life
 CLOCKS_DIFFER: Final = 3600
 
+
+class _NoOffset:
+    offset = 0.0
+
+
+_NONE: Final[Offset] = _NoOffset()
 _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
 
 
@@ -43,7 +50,9 @@ class Policy:
     keys are merged, or a `SessionConflictError`. `on_binding_mismatch`: whether a session that is
     bound elsewhere reads as none, or is only reported. `max_size` bounds the encoded
     data, in bytes; `deadline`, in seconds, the writes of one response. `enc_hook` and `dec_hook`
-    are msgspec's. `clock` gives seconds since the epoch. Raises `ConfigurationError`.
+    are msgspec's. `clock`, for tests, gives seconds since the epoch, and ages are measured by it,
+    too; without one it is the store's time, and nobody can set back what ages are measured by.
+    Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -62,7 +71,7 @@ class Policy:
         on_event: EventHandler | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
         dec_hook: Callable[[type, Any], Any] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.store = store
         self.keyring = keyring
@@ -100,7 +109,12 @@ class Policy:
         self.max_sessions = max_sessions
         self.on_conflict = on_conflict
         self.on_binding_mismatch = on_binding_mismatch
-        self.index = Index(store, keyring, clock)
+        self.timer = time.monotonic if clock is None else clock
+        """Seconds since whenever, for ages."""
+        self._tick, self._server = clock or time.time, _NONE
+        if clock is None and isinstance(store, Timed):
+            self._tick, self._server = time.monotonic, store.server_clock
+        self.index = Index(store, keyring, self.timer)
         self.deadline = deadline
         self.values = Values(max_size=max_size, enc_hook=enc_hook, dec_hook=dec_hook)
         self.counts: Counter[str] = Counter()
@@ -108,8 +122,8 @@ class Policy:
         self.principal = Principal(principal)
         self.sealer = Sealer(keyring, store.prefix)
         self._on_event = on_event
-        self.clock = clock
         self._warned: set[str] = set()
+        self.keys = KeyNotes(store, keyring, self.timer, self.warn_once)
         self._waiting: Counter[str] = Counter()  # for a session's lock, by id
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
@@ -117,6 +131,10 @@ class Policy:
         if self.principal.shows(data):
             return self.principal.find(data)
         return self.principal.of(self.values.encode(data))
+
+    def clock(self) -> float:
+        """Seconds since the epoch, by the store's clock: records of all processes go by it."""
+        return self._tick() + self._server.offset
 
     def now(self) -> int:
         """Whole seconds since the epoch."""
@@ -138,7 +156,7 @@ class Policy:
         stored = self.sealer.open(token, sealed)
         if not isinstance(stored, Stored):
             return stored, {}
-        if self.clock() >= stored.ends:
+        if self._tick() + self._server.offset >= stored.ends:  # on every request: no call
             return Reject.EXPIRED, {}
         mark = stored.record.binding
         if mark is not None and bound is not None and not self.keyring.bound(mark, bound):
@@ -153,6 +171,15 @@ class Policy:
     def refuse(self, why: Reject, token: SessionToken, sealed: bytes | None) -> Found:
         """Count and tell why a token opens nothing; what it led to."""
         self.report("rejected", why, token.id)
+        if why in (Reject.KEY, Reject.FORMAT):
+            self.warn_once(
+                "foreign",
+                "a browser sent the token of a session that another secret key has stored under "
+                "%r. Does another application on this host use the same cookie? Cookies ignore "
+                "ports: give one of them session_cookie= and prefix= of its own. If it is this "
+                "application, its processes have different secret keys",
+                self.store.prefix,
+            )
         return self._found(why, sealed or b"")
 
     def fits(self, token: SessionToken, sealed: bytes, bound: str | None) -> bool:

@@ -61,10 +61,13 @@ class Revoker(Policy):
 
     async def sessions_of(self, principal: AnyPrincipal) -> list[SessionInfo]:
         """The live sessions of a principal, the one seen last first."""
-        mine, shown = self._own(), list[SessionInfo]()
+        mine, shown, empty = self._own(), list[SessionInfo](), True
         async for name, entries in self.index.pages(self.principal.canonical(principal)):
+            empty = False
             stored = await self._stored([entry.id for entry in entries])
             shown += [self._info(name, e, e.id in mine) for e in entries if _lives(stored[e.id])]
+        if empty:
+            await self.keys.check()
         return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
 
     async def revoke(self, id: str, *, principal: AnyPrincipal) -> bool:
@@ -85,6 +88,7 @@ class Revoker(Policy):
             await short.of(self.index.mark(who, id))
         else:
             ended = False
+            await self.keys.check()
             if _lives(await self.store.load(id)):
                 await short.of(self.index.mark(who, id))
         short.tell(ended)
@@ -104,18 +108,21 @@ class Revoker(Policy):
             raise ConfigurationError("keep= is no session's id: write session.id")
         short = Shortfall()
         revoked = await short.of(self.index.revoke(who, keep=keep))
-        revocation = Revocation(max(revoked.values()), self.clock())
+        revocation = Revocation(max(revoked.values()), self.timer())
         for session in self._serving():
             state = state_of(session)
             state.revocations = {**state.revocations, who: revocation}
         mine = [id for id in self._mine(who) if id != keep]  # here, too
-        count = await short.of(self._end_ids(mine))
+        count, empty = await short.of(self._end_ids(mine)), not mine
         async for name, entries in self.index.pages(who):
+            empty = False
             # Who has signed in since is left alone.
             before = [e.id for e in entries if e.authenticated <= revoked[name] and e.id != keep]
             count += await short.of(self._end_ids([id for id in before if id not in mine]))
             for ids in _batches(before):
                 await self.index.remove(name, ids, until=revoked[name])
+        if empty:
+            await self.keys.check()
         self.report("revoked", "all" if keep is None else "all but one", keep)
         short.tell(count)
         return count

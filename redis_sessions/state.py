@@ -70,7 +70,7 @@ class Peer(NamedTuple):
 class Revocation:
     """A `revoke_all` that a request made itself.
 
-    Its time on the store's clock (milliseconds), and when it was answered, on ours (seconds).
+    Its time on the store's clock (milliseconds), and when it was answered, by our timer (seconds).
     """
 
     at: float
@@ -126,7 +126,7 @@ class State(msgspec.Struct, eq=False):
     backend: Backend
     found: Found
     began: float
-    """When the request began, in seconds."""
+    """When the request began, by the policy's `timer`: seconds, of use for its age alone."""
 
     # as it is stored
     stored: Stored | None = None

@@ -28,7 +28,9 @@ class Server:
     trespass: bool = True
     """and then may read, overwrite or delete what has the prefix."""
     clock: tuple[float, float] | None = None
-    """Seconds that it is ahead of this machine, and by how many that may be wrong."""
+    """Seconds that it is ahead of this machine, and by how many that may be wrong,"""
+    asked_at: float = 0.0
+    """when it was this time here."""
     pings: Sequence[float] = ()
     """Round trips, in seconds."""
     unread: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import IntEnum
 from ipaddress import ip_address
 from statistics import median
@@ -360,10 +361,16 @@ def _clock(facts: Facts) -> list[Finding]:
     details = {"ahead": ahead, "bound": bound}
     text = f"{abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} this machine"
     text = f"{text}, to within {bound:.3f} s"
-    if abs(ahead) - bound > 2:
-        advice = "have both follow NTP: times in lists of sessions are the servers'"
+    if abs(ahead) - bound > 5:
+        here, there = _utc(server.asked_at), _utc(server.asked_at + ahead)
+        text = f"{text}: it says {there}, and this machine {here}"
+        advice = "have both follow NTP: sessions go by the servers' time"
         return [Finding("clock", Level.WARN, text, advice, server.address, details)]
     return [Finding("clock", Level.OK, text, details=details)]
+
+
+def _utc(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _latency(facts: Facts) -> list[Finding]:

@@ -214,6 +214,7 @@ class _Asker:
             info=_texts(await _or_none(ask("INFO", "everything"))),
             config=_texts(await _config(ask)),
             clock=await _clock(ask),
+            asked_at=time.time(),
             pings=[ping for ping in pings if ping is not None],
             unread=self._deployment.reads_replicas and not await self._may_read(ask),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.events import logger
 from redis_sessions.stores.memory import MemoryStore
 from redis_sessions.stores.protocols import (
     Commit,
@@ -47,6 +49,7 @@ def open_store(
     if isinstance(store, str) and store.split(":", 1)[0] == "memory":
         if store != "memory://":
             raise ConfigurationError("store='memory:…': write memory://, and no more")
+        _tell_of_memory()
         return MemoryStore(prefix="session:" if prefix is None else prefix)
     if isinstance(store, Store):
         if prefix is not None and prefix != store.prefix:
@@ -55,3 +58,12 @@ def open_store(
             )
         return store
     return RedisStore(store, prefix="session:" if prefix is None else prefix)
+
+
+@cache  # once for a process
+def _tell_of_memory() -> None:
+    logger.warning(
+        "sessions: memory:// keeps them in this process alone: other workers don't see them, and a "
+        "restart ends them. It is for tests; for development write store='embedded://', in "
+        "production redis://…"
+    )

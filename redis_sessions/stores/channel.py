@@ -11,6 +11,7 @@ from redis import exceptions as errors
 
 from redis_sessions.connect import Connector
 from redis_sessions.errors import StoreError
+from redis_sessions.stores.clock import Measurement, ServerClock
 from redis_sessions.stores.coalescing import Batcher, Health
 from redis_sessions.stores.commands import (
     COMMIT,
@@ -58,13 +59,20 @@ class Channel:
         connector: Connector,
         timeout: float,
         scripts: Sequence[Script],
+        clock: ServerClock,
         waits: Durability | None = None,
         *,
         sharded: bool = False,
     ) -> None:
         self.connector = connector
-        self.repeats = Repeats(sharded=sharded)
-        self.wire = Wire(connector.greeted(self.repeats.greet), timeout, [COMMIT, *scripts])
+        self.repeats = repeats = Repeats(sharded=sharded)
+        self._measurement = measurement = Measurement(clock, connector.where)
+
+        async def greet(connection: Any) -> None:  # not a method: pools mustn't keep a channel
+            measurement.greet()
+            await repeats.greet(connection)
+
+        self.wire = Wire(connector.greeted(greet), timeout, [COMMIT, *scripts])
         self.health = health = NodeHealth(connector.where) if sharded else Health()
         self._waits = waits
         self._sharded = sharded
@@ -114,16 +122,21 @@ class Channel:
         """Disconnect; a later command opens again."""
         if self.replicas is not None:
             await self.replicas.close()
+        await self._measurement.close()
         await self.wire.close()
 
     def _send(self, commands: Sequence[Command], longer: float = 0) -> Awaitable[list[Any]]:
         """Each command's reply. What is due goes ahead of them."""
-        if self.repeats.due:
+        if self.repeats.due or self._measurement.due:
             return self._send_due(commands, longer)
         return self.wire.send(commands, longer)
 
     async def _send_due(self, commands: Sequence[Command], longer: float) -> list[Any]:
         """In as many pieces as it takes, as long as the server does some of it."""
+        if self._measurement.due:
+            await self._measurement.ask(self.wire)
+        if not self.repeats.due:
+            return await self.wire.send(commands, longer)
         while len(some := self.repeats.some_due()) < len(self.repeats.due):
             if not self.repeats.heard(some, await self.wire.send(self.repeats.commands(some))):
                 return await self.wire.send(commands, longer)

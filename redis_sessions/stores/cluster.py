@@ -18,6 +18,7 @@ from redis.crc import key_slot
 from redis_sessions.connect import Connector
 from redis_sessions.errors import ReplicationError, StoreError, StoreUnavailableError
 from redis_sessions.stores.channel import Channel
+from redis_sessions.stores.clock import ServerClock
 from redis_sessions.stores.coalescing import AWAY
 from redis_sessions.stores.commands import NONSENSE, Item, Question, Script, Write
 from redis_sessions.stores.durability import Durability
@@ -62,11 +63,13 @@ class Cluster:
         connector: Connector,
         timeout: float,
         scripts: Sequence[Script],
+        clock: ServerClock,
         waits: Durability | None = None,
     ) -> None:
         self._connector = connector
         self._timeout = timeout
         self._scripts = scripts
+        self._clock = clock
         self._waits = waits
         self._loop = asyncio.get_running_loop()
         self._nodes: dict[Address, Channel] = {}
@@ -297,6 +300,7 @@ class Cluster:
                 self._connector.to(address),
                 self._timeout,
                 self._scripts,
+                self._clock,
                 self._waits,
                 sharded=True,
             )

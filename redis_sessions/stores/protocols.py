@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -16,9 +16,12 @@ __all__ = [
     "Entry",
     "EntryStatus",
     "Nearby",
+    "Noting",
+    "Offset",
     "SessionIndex",
     "SessionStore",
     "Store",
+    "Timed",
     "Touched",
     "checked_prefix",
 ]
@@ -96,6 +99,35 @@ class Nearby(Protocol):
 
         None if the newest has to be loaded. So it has if this gives None, or what isn't a
         session: nobody is signed out by a replica.
+        """
+        ...
+
+
+class Offset(Protocol):
+    """What a store keeps up to date for those who ask for the time."""
+
+    @property
+    def offset(self) -> float:
+        """Seconds that `time.monotonic()` is behind the servers' time since the epoch."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """What a store adds whose servers have clocks of their own, by which all processes go."""
+
+    @property
+    def server_clock(self) -> Offset: ...
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """What a store adds that other processes use, too."""
+
+    async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
+        """The secret keys that were noted in the last day: their ids, and seconds since.
+
+        `note`: an id, 8 hexadecimal digits, to be noted as well.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import wraps
 from math import inf
@@ -23,6 +23,7 @@ from redis_sessions.events import logger
 from redis_sessions.record import tombstone
 from redis_sessions.shortfall import Shortfall
 from redis_sessions.stores.channel import Channel
+from redis_sessions.stores.clock import ServerClock
 from redis_sessions.stores.cluster import Cluster
 from redis_sessions.stores.commands import ABSENT, END, NONSENSE, Question, Script, Weight, Write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
@@ -49,6 +50,10 @@ _STATUSES: Final = {status.value.encode(): status for status in EntryStatus}
 
 _PAGE: Final = 500
 """Entries that one command looks at."""
+_KEY_ID: Final = re.compile(rb"[0-9a-f]{8}\Z")
+_SECONDS: Final = re.compile(rb"\d{1,12}\Z")
+_MOST_KEYS: Final = 32
+_DAY: Final = 24 * 3600
 
 
 class RedisStore:
@@ -79,6 +84,7 @@ class RedisStore:
         self._connector = connector_of(url_or_client, timeout=timeout)
         self.timeout = self._connector.timeout
         self._waits = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
+        self.server_clock = ServerClock()
         self._channels = PerLoop(self._new_channel)
         self._locks = PerLoop(self._new_locks)
         self._warned = False
@@ -184,6 +190,29 @@ class RedisStore:
     def _index_key(self, key: str) -> str:
         return f"{self.prefix}of:{key}"
 
+    # -- the secret keys in use
+
+    async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
+        name, now = f"{self.prefix}keys", self.server_clock.now()
+        if note is not None:
+            await self._put(name, "HSET", note, int(now))
+            await self._put(name, "PEXPIRE", _DAY * 1000)
+        fields = await self._put(name, "HGETALL")
+        ages = {
+            id.decode(): max(0.0, now - int(at))
+            for id, at in zip(fields[::2], fields[1::2], strict=True)
+            if _KEY_ID.match(id) and _SECONDS.match(at)
+        }
+        newest = sorted(ages, key=ages.__getitem__)[:_MOST_KEYS]
+        kept = {id: ages[id] for id in newest if ages[id] <= _DAY}
+        if note is not None and len(kept) < len(ages):
+            await self._put(name, "HDEL", *(ages.keys() - kept.keys()))
+        return kept
+
+    def _put(self, key: str, command: str, *arguments: Any) -> Awaitable[Any]:
+        question = Question(key, (command, key, *arguments))
+        return self._channels.get().questions.submit(question, 512)
+
     # -- the connection
 
     async def connect(self) -> None:
@@ -232,7 +261,7 @@ class RedisStore:
 
     def _new_channel(self) -> Channel | Cluster:
         of = Cluster if self._connector.deployment.kind == "cluster" else Channel
-        return of(self._connector, self.timeout, [_INDEX, _LOCK], self._waits)
+        return of(self._connector, self.timeout, [_INDEX, _LOCK], self.server_clock, self._waits)
 
     def _new_locks(self) -> Locks:
         channel = self._channels.get()

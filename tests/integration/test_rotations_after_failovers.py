@@ -121,7 +121,9 @@ async def test_in_a_cluster(server_binary: Path, way: str) -> None:
             await asyncio.to_thread(announce, running, border)
             manager, stranger = [manager_on(as_app(running.url)) for _ in range(2)]
             async with alices(manager) as (browser, old):
-                while running.nodes[1].ask("CLUSTER", "KEYSLOT", f"session:{old[:20]}") not in slots:
+                while (
+                    running.nodes[1].ask("CLUSTER", "KEYSLOT", f"session:{old[:20]}") not in slots
+                ):
                     browser.cookies.delete(COOKIE)
                     old = await signed_in(browser, "alice")
                 await replicated(heir.port, old)

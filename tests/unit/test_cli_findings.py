@@ -325,14 +325,20 @@ def test_tls(address: str, tls: bool, verified: bool, level: Level) -> None:
     ("clock", "level"),
     [
         ((0.5, 0.001), Level.OK),
-        ((-3.0, 0.01), Level.WARN),
-        ((3.0, 0.01), Level.WARN),
-        ((3.0, 1.5), Level.OK),  # it may be the way that took so long
+        ((-6.0, 0.01), Level.WARN),
+        ((6.0, 0.01), Level.WARN),
+        ((6.0, 1.5), Level.OK),  # it may be the way that took so long
     ],
 )
 def test_clock(clock: tuple[float, float], level: Level) -> None:
     """A difference counts as far as it is certain."""
     assert told("clock", clock=clock).level is level
+
+
+def test_a_clock_that_is_off_is_told_with_both_times() -> None:
+    """So that one sees which of them is wrong."""
+    finding = told("clock", clock=(-3600.0, 0.01), asked_at=1_800_000_000.0)
+    assert "it says 2027-01-15 07:00:00 UTC, and this machine 2027-01-15 08:00:00" in finding.text
 
 
 @pytest.mark.parametrize(

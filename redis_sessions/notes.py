@@ -1,0 +1,95 @@
+"""Which secret keys are in use: noted in the store by their public ids, and compared.
+
+A process that has another key than the rest works by itself, so that nobody notices why requests
+find no session every other time, or why a script finds none to revoke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailableError
+from redis_sessions.keyring import Keyring
+from redis_sessions.stores.protocols import Noting, Store
+
+__all__ = ["KeyNotes"]
+
+_EVERY: Final = 300.0  # seconds
+_RECENT: Final = 3 * _EVERY
+_GIVE: Final = (
+    "make one key with `redis-sessions key`, and give it to all of them as secret_key= (a new one "
+    "as [new, old])"
+)
+
+
+class KeyNotes:
+    """The notes of one manager. `warn(topic, message, *args)` logs, once for each topic."""
+
+    def __init__(
+        self,
+        store: Store,
+        keyring: Keyring,
+        timer: Callable[[], float],
+        warn: Callable[..., None],
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._timer = timer
+        self._warn = warn
+        self._due = float("-inf")
+        self._agreed = False
+
+    async def renew(self) -> None:
+        """Note the key that this process seals with, every five minutes; and compare."""
+        if self._timer() >= self._due:
+            self._due = self._timer() + _EVERY
+            await self.compare(note=True)
+
+    async def compare(self, *, note: bool = False) -> None:
+        """Log it if other processes seal with keys that this one lacks."""
+        noted = await self._noted(self._keyring.primary.id.hex() if note else None)
+        recent = {id for id, age in noted.items() if age < _RECENT}
+        if others := self._foreign(recent):
+            self._warn(
+                "keys",
+                "sessions under %r are stored with different secret keys: %s lately, and this "
+                "process has %s. A session of one doesn't open in the other. If these are "
+                "processes of one application, %s; if not, give each application its own prefix= "
+                "and session_cookie=",
+                self._store.prefix,
+                ", ".join(others),
+                ", ".join(key.id.hex() for key in self._keyring.keys),
+                _GIVE,
+            )
+
+    async def check(self) -> None:
+        """`ConfigurationError` if other processes have noted their keys, and all lack ours.
+
+        For who found no session of a user: there may be some, under a key that isn't here.
+        """
+        if self._agreed:
+            return
+        noted = await self._noted()
+        if noted and len(others := self._foreign(noted)) == len(noted):
+            raise ConfigurationError(
+                f"no session can be found with this secret key: those under {self._store.prefix!r} "
+                f"are stored with {', '.join(others)}, and the manager has {self._keyring!r}; give "
+                "it the application's secret_key="
+            )
+        self._agreed = bool(noted)
+
+    def _foreign(self, ids: Mapping[str, float] | set[str]) -> list[str]:
+        return sorted(id for id in ids if self._keyring.get(bytes.fromhex(id)) is None)
+
+    async def _noted(self, note: str | None = None) -> Mapping[str, float]:
+        if not isinstance(self._store, Noting):
+            return {}
+        try:
+            return await self._store.key_ids(note)
+        except StoreUnavailableError as exc:
+            if exc.reason == "refused":  # by rules of somebody's own: it isn't asked again
+                self._due, self._agreed = float("inf"), True
+            return {}  # those who need the store are told
+        except StoreError:
+            return {}
