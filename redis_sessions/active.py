@@ -22,7 +22,7 @@ from redis_sessions.headers import RawHeader
 from redis_sessions.manager import SessionManager
 from redis_sessions.record import Stored
 from redis_sessions.session import Session, Unloaded, load_into, state_of
-from redis_sessions.state import Found, Peer
+from redis_sessions.state import ANYWHERE, Bound, Found, Peer
 from redis_sessions.token import SessionToken
 from redis_sessions.transports import CookieTransport, Transport
 
@@ -194,10 +194,15 @@ class Active:
         self._scope = _OVER
         state_of(self.session).visit = None
 
-    def _bound(self) -> str | None:
+    def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
         binding = self.setup.binding
-        return None if binding is None else binding(HTTPConnection(self._scope))
+        if binding is None:
+            return ANYWHERE
+        bound = binding(HTTPConnection(self._scope))
+        if bound is None or isinstance(bound, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application's
+            return bound
+        raise ConfigurationError(f"binding= made {bound!r} of a request: return text, or None")
 
     def _there(self) -> Session | None:
         return getattr(self, "session", None)
