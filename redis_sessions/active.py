@@ -109,6 +109,30 @@ class Setup(NamedTuple):
     hints: CookieTransport | None = None
     """It tells which requests a replica may serve; None: none of them."""
 
+    def stands_aside_in(self, outer: Setup) -> bool:
+        """Whether inside of that middleware this one has nothing to do: they are the same.
+
+        ConfigurationError if they are neither the same, nor each has a cookie and a prefix of
+        its own.
+        """
+        here, there, prefix = self.transport, outer.transport, self.manager.store.prefix
+        if self.key == outer.key:
+            if self.manager is outer.manager:
+                return True
+            raise ConfigurationError(
+                f"two SessionMiddlewares with different managers share {here!r}: remove one of "
+                "them, give both the same manager=, or one of them another session_cookie= and "
+                "another prefix="
+            )
+        if prefix != outer.manager.store.prefix:
+            return False
+        raise ConfigurationError(
+            f"two SessionMiddlewares, with {there!r} and {here!r}, share the prefix {prefix!r}, so "
+            "that a token of one opens as one of the other: give one of them another prefix=, or "
+            "write one middleware with transport=[CookieTransport(), HeaderTransport()] for one "
+            "session that browsers and other clients use"
+        )
+
 
 class Active:
     """The session of one connection, for those who ask the scope for it."""

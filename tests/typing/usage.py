@@ -189,8 +189,9 @@ async def without_a_request(client: Redis) -> None:
             )
         ]
     )
-    SessionMiddleware.check(store="memory://", secret_key="x" * 32, binding="ip")
-    SessionMiddleware.check(
+    SessionMiddleware(Starlette(), store="memory://", secret_key="x" * 32, binding="ip")
+    SessionMiddleware(
+        Starlette(),
         store="memory://",
         secret_key="x" * 32,
         binding=device,
