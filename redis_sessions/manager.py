@@ -87,6 +87,9 @@ class SessionManager(Revoker):
         found = [self.opened(token, await self.store.load(token.id), bound) for token in tokens]
         live = [session for session in found if state_of(session).found is Found.OPEN]
         if len(live) == 1:
+            state = state_of(live[0])
+            if len(texts) > 1 and state.stored is not None:
+                state.tokens = (state.stored.token.value,)
             return live[0]
         if live:
             self.report("rejected", "several tokens open a session")

@@ -33,7 +33,7 @@ from redis_sessions.session import Session, Unloaded, serving
 from redis_sessions.state import Duration
 from redis_sessions.stores import open_store
 from redis_sessions.token import SessionToken
-from redis_sessions.transports import CookieTransport, SameSite, Transport
+from redis_sessions.transports import CookieTransport, SameSite, Transport, Transports
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
 
@@ -73,7 +73,7 @@ class SessionMiddleware:
         store: Any = None,
         idle_timeout: Duration | None = None,
         principal: PrincipalOption = "user_id",
-        transport: Transport | None = None,
+        transport: Transport | Sequence[Transport] | None = None,
         binding: BindingOption | None = None,
         on_binding_mismatch: Literal["reject", "report"] = "reject",
         max_sessions: int | None = None,
@@ -108,15 +108,19 @@ class SessionMiddleware:
         self._wrong: str | None = None
         try:
             self.manager = _manager(manager, store, secret_key, prefix, policy)
-            self.transport = _transport(transport, cookie)
+            transports = _transports(transport, cookie)
+            only = transports.all[0] if len(transports.all) == 1 else None
             self._setup = Setup(
                 self.manager,
-                self.transport,
+                only,
+                transports.keys[0],
+                transports,
+                transports.read if only is None else only.read,
                 _choice(on_unavailable),
                 bind_to(binding),
-                self.transport.key,
-                (b"vary", self.transport.vary.encode()),
-                _hints(self.manager, self.transport),
+                (b"vary", transports.vary.encode()),
+                self.manager.reads_replicas
+                and any(isinstance(each, CookieTransport) for each in transports.all),
             )
         except ConfigurationError as exc:
             # Not raised here: it is constructed inside the server, while the lifespan is asked
@@ -124,7 +128,7 @@ class SessionMiddleware:
             self._wrong = str(exc)
             logger.error("sessions: %s", exc)
             return
-        self._direct = not lazy and self._setup.hints is None
+        self._direct = not lazy and not self._setup.hints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -226,12 +230,6 @@ Options = dict[str, tuple[Any, Any]]
 """Each option's value and default."""
 
 
-def _hints(manager: SessionManager, transport: Transport) -> CookieTransport | None:
-    if isinstance(transport, CookieTransport) and manager.reads_replicas:
-        return transport
-    return None
-
-
 def _manager(
     ready: SessionManager | None,
     store: Any,
@@ -253,20 +251,24 @@ def _manager(
     return ready
 
 
-def _transport(ready: Transport | None, cookie: Options) -> Transport:
+def _transports(ready: Transport | Sequence[Transport] | None, cookie: Options) -> Transports:
     if ready is None:
         options: dict[str, Any] = {name: value for name, (value, _) in cookie.items()}
-        return CookieTransport(options.pop("session_cookie"), **options)
-    if isinstance(ready, type) or not hasattr(ready, "read"):
+        return Transports([CookieTransport(options.pop("session_cookie"), **options)])
+    several: list[Any] = [*ready] if isinstance(ready, (list, tuple)) else [ready]
+    if not several or any(isinstance(t, type) or not hasattr(t, "read") for t in several):
         raise ConfigurationError(
-            f"transport={ready!r}: write CookieTransport(…) or HeaderTransport(…)"
+            f"transport={ready!r}: write CookieTransport(…), HeaderTransport(…), or a list of such"
         )
     if given := _given(cookie):
         raise ConfigurationError(
             f"transport= already decides {given}: give them to the transport, or leave "
             "transport= out"
         )
-    return ready
+    transports = Transports(several)
+    if len(set(transports.keys)) < len(several):
+        raise ConfigurationError(f"transport={ready!r}: write each name once")
+    return transports
 
 
 def _given(options: Options) -> str:

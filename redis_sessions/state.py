@@ -169,6 +169,7 @@ class State(msgspec.Struct, eq=False):
     late: bool = False
     """The response has started: no token can be sent any more."""
     tokens: Sequence[str] = ()
+    """What an unloaded one is to be loaded by; of several tokens the one that opened this."""
     why: SessionError | None = None
     """Of an unloaded one."""
 

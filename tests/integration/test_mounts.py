@@ -197,7 +197,7 @@ async def test_the_same_cookie_with_another_manager_is_refused(redis_url: str, p
     inner = inner_app(ours(manager=manager_on(redis_url, prefix + "in:")))
     app = doing(Mount("/sub", inner), manager=manager_on(redis_url, prefix + "out:"))
     async with client_of(app) as browser:
-        with pytest.raises(ConfigurationError, match="session_cookie"):
+        with pytest.raises(ConfigurationError, match="another name and another prefix="):
             await browser.get("/sub/show")
         assert (await browser.get("/do?set=a:1")).status_code == 200
 

@@ -37,7 +37,7 @@ CASES = pytest.mark.parametrize(
     ("options", "advice"),
     [
         (SHORT_KEY, "make one with `redis-sessions key`"),
-        (TWICE, "share <CookieTransport __Host-session>: remove one of them"),
+        (TWICE, "share the cookie '__Host-session': remove one of them"),
         (ONE_PREFIX, "transport=[CookieTransport(), HeaderTransport()]"),
     ],
     ids=["a short key", "the middleware twice", "one prefix for two cookies"],

@@ -196,6 +196,12 @@ async def without_a_request(client: Redis) -> None:
         secret_key="x" * 32,
         binding=device,
     )
+    SessionMiddleware(
+        Starlette(), manager=manager, transport=[CookieTransport(), HeaderTransport()]
+    )
+    SessionMiddleware(
+        Starlette(), manager=manager, transport=(CookieTransport("a"), HeaderTransport("b"))
+    )
     indexes: list[SessionIndex] = [MemoryStore(), RedisStore(client)]
     who: str | int | UUID = uuid4()
     assert_type(await manager.revoke_all(who), int)

@@ -129,6 +129,12 @@ CASES: list[tuple[dict[str, Any], str]] = [
         for store in ("memory://", "redis://localhost")
         for prefix in ("", "é:", "a\n", "a\0", "\ud800")
     ),
+    # transports
+    *(
+        ({"transport": option}, "write CookieTransport(…), HeaderTransport(…), or a list")
+        for option in ("cookie", CookieTransport, [], [HeaderTransport(), "cookie"])
+    ),
+    ({"transport": [CookieTransport("a"), CookieTransport("a")]}, "write each name once"),
     # one thing said twice
     *(
         ({"transport": HeaderTransport(), **cookie}, f"transport= already decides {name}")
@@ -272,6 +278,8 @@ TAKEN: list[dict[str, Any]] = [
     {"prefix": "my-app:session:"},
     {"lazy": True},
     {"transport": CookieTransport("a", domain="example.com")},
+    {"transport": [CookieTransport(), HeaderTransport()]},
+    {"transport": (CookieTransport("new"), CookieTransport("old"))},
     {"store": MemoryStore(prefix="a:"), "prefix": "a:"},
     {"store": "redis://user:password@localhost:6379/0"},
     {"store": "rediss://localhost?ssl_cert_reqs=none"},
