@@ -22,9 +22,9 @@ from redis_sessions.headers import RawHeader
 from redis_sessions.manager import SessionManager
 from redis_sessions.record import Stored
 from redis_sessions.session import Session, Unloaded, load_into, state_of
-from redis_sessions.state import Found, Peer
+from redis_sessions.state import ANYWHERE, Bound, Found, Peer
 from redis_sessions.token import SessionToken
-from redis_sessions.transports import CookieTransport, Transport
+from redis_sessions.transports import CookieTransport, Transport, Transports
 
 __all__ = [
     "SCOPE_KEY",
@@ -100,14 +100,43 @@ class Setup(NamedTuple):
     """What all connections of one middleware have in common."""
 
     manager: SessionManager
-    transport: Transport
+    transport: Transport | None
+    """The only one; None: there are several."""
+    key: tuple[str, str]
+    """The first one's."""
+    transports: Transports
+    read: Callable[[Scope], list[str]]
+    """The tokens that a request brings."""
     on_unavailable: OnUnavailable
     binding: Binding | None
-    key: tuple[str, str]
-    """The transport's."""
     vary: RawHeader
-    hints: CookieTransport | None = None
-    """It tells which requests a replica may serve; None: none of them."""
+    hints: bool = False
+    """Whether a cookie tells which requests a replica may serve."""
+
+    def stands_aside_in(self, outer: Setup) -> bool:
+        """Whether inside of that middleware this one has nothing to do: they are the same.
+
+        ConfigurationError if they are neither the same, nor each has a cookie and a prefix of
+        its own.
+        """
+        here, there, prefix = self.transports, outer.transports, self.manager.store.prefix
+        shared, same = set(here.keys) & set(there.keys), self.manager is outer.manager
+        if same and len(shared) == len(here.keys):
+            return True
+        if shared and not same:
+            names = " and ".join(f"the {kind} {name!r}" for kind, name in sorted(shared))
+            raise ConfigurationError(
+                f"two SessionMiddlewares with different managers share {names}: remove one of "
+                "them, give both the same manager=, or one of them another name and another prefix="
+            )
+        if prefix != outer.manager.store.prefix:
+            return False
+        raise ConfigurationError(
+            f"two SessionMiddlewares, with {there!r} and {here!r}, share the prefix {prefix!r}, so "
+            "that a token of one opens as one of the other: give one of them another prefix=, or "
+            "write one middleware with transport=[CookieTransport(), HeaderTransport()] for one "
+            "session that browsers and other clients use"
+        )
 
 
 class Active:
@@ -123,7 +152,7 @@ class Active:
 
     def __init__(self, setup: Setup, scope: Scope, send: Send) -> None:
         self.setup = setup
-        self.tokens = setup.transport.read(scope)
+        self.tokens = setup.read(scope)
         self._scope = scope
         self._send = send
 
@@ -133,7 +162,18 @@ class Active:
 
     @property
     def transport(self) -> Transport:
-        return self.setup.transport
+        """The one that answers: that brought the token which opened the session, or a token."""
+        return self.setup.transport or self._answering()
+
+    def _answering(self) -> Transport:
+        session = self._there()
+        opened = () if session is None else state_of(session).tokens
+        return self.setup.transports.answering(self._scope, opened or self.tokens)
+
+    def hint_cookie(self) -> CookieTransport | None:
+        """Where a browser says that it changed its session just now; None: it can't."""
+        transport = self.transport if self.setup.hints else None
+        return transport if isinstance(transport, CookieTransport) else None
 
     def raises(self, error: SessionError) -> SessionError:
         """The error as one that carries its status; noted as the application's last."""
@@ -163,7 +203,10 @@ class Active:
         if before is not None:
             self._send = as_outside(scope, before, self._send)
         scope["session"] = self.session
-        scope[SCOPE_KEY] = with_innermost(outer, self) if outer else {self.setup.key: self}
+        if outer or self.setup.transport is None:
+            scope[SCOPE_KEY] = with_innermost(outer or {}, self)
+        else:
+            scope[SCOPE_KEY] = {self.setup.key: self}
 
     def take(self, token: SessionToken, sealed: bytes | None) -> None:
         """Have the session that is stored as these bytes."""
@@ -173,7 +216,8 @@ class Active:
     async def load(self) -> None:
         """Load the session, unless it is there. A store that is away is told on first use."""
         setup, session = self.setup, self._there()
-        nearby = setup.hints is not None and not setup.hints.hinted(self._scope)
+        cookie = self.hint_cookie()
+        nearby = cookie is not None and not cookie.hinted(self._scope)
         try:
             if session is None:
                 load = setup.manager.nearby if nearby else setup.manager.load
@@ -183,7 +227,7 @@ class Active:
                 await setup.manager.refresh(session, nearby=nearby)
             else:
                 return
-            if setup.hints is not None:
+            if setup.hints:
                 self.loaded = state_of(session).stored
         except StoreError as exc:
             self.do_without(exc)
@@ -194,10 +238,15 @@ class Active:
         self._scope = _OVER
         state_of(self.session).visit = None
 
-    def _bound(self) -> str | None:
+    def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
         binding = self.setup.binding
-        return None if binding is None else binding(HTTPConnection(self._scope))
+        if binding is None:
+            return ANYWHERE
+        bound = binding(HTTPConnection(self._scope))
+        if bound is None or isinstance(bound, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application's
+            return bound
+        raise ConfigurationError(f"binding= made {bound!r} of a request: return text, or None")
 
     def _there(self) -> Session | None:
         return getattr(self, "session", None)
@@ -235,13 +284,13 @@ class Active:
 
 
 Actives = dict[tuple[str, str], Active]
-"""The sessions of one connection, by the key of their transport; the innermost is the last."""
+"""The sessions of one connection, by the keys of their transports; the innermost is the last."""
 
 
 def with_innermost(outer: Actives, active: Active) -> Actives:
     """These, and another one inside of them."""
-    key = active.setup.key
-    return {**{k: other for k, other in outer.items() if k != key}, key: active}
+    inner = dict.fromkeys(active.setup.transports.keys, active)
+    return {**{k: other for k, other in outer.items() if k not in inner}, **inner}
 
 
 def as_outside(scope: Scope, before: Any, send: Send) -> Send:

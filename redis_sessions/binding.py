@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import iscoroutinefunction
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal
 
@@ -17,14 +18,15 @@ BindingOption = Literal["ip", "user_agent"] | Binding
 
 def bind_to(option: BindingOption | None) -> Binding | None:
     """The callable that an option stands for; `ConfigurationError` for what is none."""
-    if option is None or callable(option):
+    if option is None or (callable(option) and not iscoroutinefunction(option)):
         return option
     if option == "ip":
         return client_ip()
     if option == "user_agent":
         return user_agent
     raise ConfigurationError(
-        f"binding={option!r}: write 'ip', 'user_agent', client_ip(v4=24, v6=56) or a callable"
+        f"binding={option!r}: write 'ip', 'user_agent', client_ip(v4=24, v6=56) or a callable "
+        "that isn't async"
     )
 
 

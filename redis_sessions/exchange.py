@@ -140,8 +140,10 @@ class Exchange(Active):
             self._tell(answer, headers)
         if state.found is UNAVAILABLE:
             self._forbid_storing(headers)
-        if (cookie := self.setup.hints) is not None and self._has_written(answer):
-            headers.append(cookie.hint())
+        if self.setup.hints and self._has_written(answer):
+            cookie = self.hint_cookie()
+            if cookie is not None:
+                headers.append(cookie.hint())
         return {**message, "headers": headers}
 
     def _has_written(self, answer: Answer) -> bool:

@@ -22,12 +22,13 @@ def is_event_stream(headers: list[RawHeader]) -> bool:
 
 
 def add_vary(headers: list[RawHeader], vary: RawHeader) -> None:
-    """Name a request header that the response depends on."""
+    """Name the request headers that the response depends on."""
     for index, (header, value) in enumerate(headers):
         if header == b"vary":
             names = [name.strip().lower() for name in value.split(b",")]
-            if b"*" not in names and vary[1].lower() not in names:
-                headers[index] = (header, value + b", " + vary[1])
+            if b"*" not in names:
+                more = [name for name in vary[1].split(b", ") if name.lower() not in names]
+                headers[index] = (header, b", ".join((value, *more)))
             return
     headers.append(vary)
 

@@ -21,7 +21,7 @@ from redis_sessions.outcome import NOTHING, Answer, Outcome
 from redis_sessions.record import Reject, Stored
 from redis_sessions.revocation import Revoker
 from redis_sessions.session import Session, Unloaded, load_into, new_session, state_of
-from redis_sessions.state import OPEN, Found, State
+from redis_sessions.state import ANYWHERE, OPEN, Bound, Found, State
 from redis_sessions.stores.protocols import Commit, Nearby
 from redis_sessions.token import SessionToken
 from redis_sessions.writer import Update, Writer
@@ -66,14 +66,23 @@ class SessionManager(Revoker):
     # -- loading
 
     async def load(
-        self, token: str | Sequence[str] | None = None, *, bound: str | None = None
+        self,
+        token: str | Sequence[str] | None = None,
+        *,
+        bound: Bound = None,
+        check_binding: bool = True,
     ) -> Session:
         """The session that this token opens, or a new, empty one.
 
         Several tokens (a browser's several cookies): the one that opens, unless more do. `bound`:
-        what the request is bound to; a session that was begun under another one isn't opened.
+        what the request is bound to; a session that is bound to something else isn't opened, and
+        without it none that is bound. Outside of a request `check_binding=False` opens all.
         Raises nothing but `StoreError`; a token or record that is none is counted, and reported.
         """
+        if not check_binding:
+            if bound is not None:
+                raise TypeError("load(bound=…, check_binding=False): write one of them")
+            bound = ANYWHERE
         texts = (token,) if isinstance(token, str) else token
         if not token or not texts:
             return new_session({}, self._state(Found.NOTHING, bound))
@@ -86,6 +95,9 @@ class SessionManager(Revoker):
         found = [self.opened(token, await self.store.load(token.id), bound) for token in tokens]
         live = [session for session in found if state_of(session).found is Found.OPEN]
         if len(live) == 1:
+            state = state_of(live[0])
+            if len(texts) > 1 and state.stored is not None:
+                state.tokens = (state.stored.token.value,)
             return live[0]
         if live:
             self.report("rejected", "several tokens open a session")
@@ -98,7 +110,7 @@ class SessionManager(Revoker):
         """Whether `nearby` may save the primary a read."""
         return isinstance(self.store, Nearby) and self.store.reads_replicas
 
-    async def nearby(self, tokens: Sequence[str], *, bound: str | None = None) -> Session:
+    async def nearby(self, tokens: Sequence[str], *, bound: Bound = None) -> Session:
         """As `load`, but what was stored in the last 5 seconds may be missing.
 
         Only a live session is taken from a replica; whatever else it says, the primary is asked.
@@ -127,10 +139,10 @@ class SessionManager(Revoker):
         state.why = why
         return new_session({}, state)
 
-    def _state(self, found: Found, bound: str | None = None) -> State:
+    def _state(self, found: Found, bound: Bound = None) -> State:
         return State(self, found, self.timer(), bound=bound)
 
-    def opened(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Session:
+    def opened(self, token: SessionToken, sealed: bytes | None, bound: Bound) -> Session:
         """The session that is stored as these bytes, or a new, empty one."""
         stored, data = self.unseal(token, sealed, bound)
         if not isinstance(stored, Stored):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from redis_sessions.active import (
     SCOPE_KEY,
@@ -21,15 +21,11 @@ from redis_sessions.active import (
     with_innermost,
 )
 from redis_sessions.binding import BindingOption, bind_to
-from redis_sessions.errors import (
-    ConfigurationError,
-    SessionError,
-    StoreError,
-    StoreUnavailableError,
-)
+from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.events import EventHandler, logger
 from redis_sessions.exchange import Exchange, SocketExchange
 from redis_sessions.keyring import Keyring
+from redis_sessions.lifespan import fail_start, run_lifespan
 from redis_sessions.manager import SessionManager
 from redis_sessions.policy import DEFAULT_MAX_AGE
 from redis_sessions.principal import PrincipalOption
@@ -37,7 +33,7 @@ from redis_sessions.session import Session, Unloaded, serving
 from redis_sessions.state import Duration
 from redis_sessions.stores import open_store
 from redis_sessions.token import SessionToken
-from redis_sessions.transports import CookieTransport, SameSite, Transport
+from redis_sessions.transports import CookieTransport, SameSite, Transport, Transports
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
 
@@ -58,7 +54,8 @@ class SessionMiddleware:
     `binding` ties a session to where it was begun: `"ip"`, `"user_agent"`, `client_ip(v4=24,
     v6=56)` for networks, or a callable over the connection.
 
-    Raises `ConfigurationError`; `SessionMiddleware.check(**options)` does so at import.
+    With a configuration that can't work the application doesn't start: the answer to the ASGI
+    lifespan says why. Without a lifespan each request raises that `ConfigurationError`.
     """
 
     def __init__(
@@ -76,7 +73,7 @@ class SessionMiddleware:
         store: Any = None,
         idle_timeout: Duration | None = None,
         principal: PrincipalOption = "user_id",
-        transport: Transport | None = None,
+        transport: Transport | Sequence[Transport] | None = None,
         binding: BindingOption | None = None,
         on_binding_mismatch: Literal["reject", "report"] = "reject",
         max_sessions: int | None = None,
@@ -107,40 +104,49 @@ class SessionMiddleware:
             "domain": (domain, None),
             "partitioned": (partitioned, False),
         }
+        self._lazy = lazy
+        self._wrong: str | None = None
         try:
             self.manager = _manager(manager, store, secret_key, prefix, policy)
-            self.transport = _transport(transport, cookie)
+            transports = _transports(transport, cookie)
+            only = transports.all[0] if len(transports.all) == 1 else None
             self._setup = Setup(
                 self.manager,
-                self.transport,
+                only,
+                transports.keys[0],
+                transports,
+                transports.read if only is None else only.read,
                 _choice(on_unavailable),
                 bind_to(binding),
-                self.transport.key,
-                (b"vary", self.transport.vary.encode()),
-                _hints(self.manager, self.transport),
+                (b"vary", transports.vary.encode()),
+                self.manager.reads_replicas
+                and any(isinstance(each, CookieTransport) for each in transports.all),
             )
         except ConfigurationError as exc:
-            # It is constructed late, and some servers then say that there is no lifespan.
-            if app is not _no_app:
-                logger.error("sessions: %s", exc)
-            raise
-        self._lazy = lazy
-        self._direct = not lazy and self._setup.hints is None
-
-    @staticmethod
-    def check(**options: Any) -> None:
-        """Raise what `add_middleware(SessionMiddleware, **options)` would raise later."""
-        SessionMiddleware(_no_app, **options)
+            # Not raised here: it is constructed inside the server, while the lifespan is asked
+            # for, and servers take an exception for an application that has none.
+            self._wrong = str(exc)
+            logger.error("sessions: %s", exc)
+            return
+        self._direct = not lazy and not self._setup.hints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
+        if self._wrong is not None:
+            error = ConfigurationError(self._wrong)  # a new one: each raise adds to its traceback
+            if kind != "lifespan":
+                raise error
+            await fail_start(error, receive, send)
         if kind != "http" and kind != "websocket":  # noqa: PLR1714 - on every request
-            await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
+            if kind == "lifespan":
+                await run_lifespan(self.app, self._setup, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
             return
         outer: Actives | None = scope.get(SCOPE_KEY)
         if outer:
-            same = outer.get(self._setup.key)
-            if same is not None and not same.done:
+            same = self._same_in(outer)
+            if same is not None:
                 await self._stand_aside(same, scope, receive, send)
                 return
         make = Exchange if kind == "http" else SocketExchange
@@ -175,14 +181,17 @@ class SessionMiddleware:
             if outer:
                 scope[SCOPE_KEY] = outer
 
+    def _same_in(self, outer: Actives) -> Active | None:
+        """The session of the same middleware around this one."""
+        same = None
+        for active in outer.values():
+            if not active.done and self._setup.stands_aside_in(active.setup):
+                same = active
+        return same
+
     async def _stand_aside(
         self, active: Active, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if active.manager is not self.manager:
-            raise ConfigurationError(
-                f"two SessionMiddlewares with different managers share {self.transport!r}: give "
-                "both the same manager=, or one of them another session_cookie="
-            )
         if not self._lazy:
             await active.load()
         before, outer = scope.get("session"), scope[SCOPE_KEY]
@@ -195,27 +204,6 @@ class SessionMiddleware:
         finally:
             scope[SCOPE_KEY] = outer
             restore(scope, before)
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def on_receive() -> Message:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    await self.manager.connect()
-                    await self.manager.keys.renew()
-                except StoreUnavailableError as exc:
-                    logger.error("sessions: %s; the application starts all the same", exc)
-                except SessionError as exc:
-                    await send({"type": "lifespan.startup.failed", "message": str(exc)})
-                    raise
-            return message
-
-        async def on_send(message: Message) -> None:
-            if message["type"] == "lifespan.shutdown.complete":
-                await self.manager.close()
-            await send(message)
-
-        await self.app(scope, on_receive, on_send)
 
 
 def get_session(connection: HTTPConnection) -> Session:
@@ -242,12 +230,6 @@ Options = dict[str, tuple[Any, Any]]
 """Each option's value and default."""
 
 
-def _hints(manager: SessionManager, transport: Transport) -> CookieTransport | None:
-    if isinstance(transport, CookieTransport) and manager.reads_replicas:
-        return transport
-    return None
-
-
 def _manager(
     ready: SessionManager | None,
     store: Any,
@@ -269,20 +251,24 @@ def _manager(
     return ready
 
 
-def _transport(ready: Transport | None, cookie: Options) -> Transport:
+def _transports(ready: Transport | Sequence[Transport] | None, cookie: Options) -> Transports:
     if ready is None:
         options: dict[str, Any] = {name: value for name, (value, _) in cookie.items()}
-        return CookieTransport(options.pop("session_cookie"), **options)
-    if isinstance(ready, type) or not hasattr(ready, "read"):
+        return Transports([CookieTransport(options.pop("session_cookie"), **options)])
+    several: list[Any] = [*ready] if isinstance(ready, (list, tuple)) else [ready]
+    if not several or any(isinstance(t, type) or not hasattr(t, "read") for t in several):
         raise ConfigurationError(
-            f"transport={ready!r}: write CookieTransport(…) or HeaderTransport(…)"
+            f"transport={ready!r}: write CookieTransport(…), HeaderTransport(…), or a list of such"
         )
     if given := _given(cookie):
         raise ConfigurationError(
             f"transport= already decides {given}: give them to the transport, or leave "
             "transport= out"
         )
-    return ready
+    transports = Transports(several)
+    if len(set(transports.keys)) < len(several):
+        raise ConfigurationError(f"transport={ready!r}: write each name once")
+    return transports
 
 
 def _given(options: Options) -> str:
@@ -314,7 +300,3 @@ def _keyring(secret_key: SecretKeys | None) -> Keyring:
             "make one with `redis-sessions key`"
         )
     return Keyring(*(key if isinstance(key, bytes) else str(key) for key in keys))
-
-
-async def _no_app(*_: Any) -> None:
-    raise AssertionError("only constructed, never called")

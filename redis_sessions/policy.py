@@ -15,7 +15,7 @@ from redis_sessions.keyring import Keyring
 from redis_sessions.notes import KeyNotes
 from redis_sessions.principal import Principal, PrincipalOption
 from redis_sessions.record import TOMBSTONE_TTL, Reject, Sealer, Stored, rotated_at
-from redis_sessions.state import Duration, Found, State, seconds
+from redis_sessions.state import ANYWHERE, Bound, Duration, Found, State, seconds
 from redis_sessions.stores.protocols import Offset, Store, Timed
 from redis_sessions.token import SessionToken
 from redis_sessions.values import Values, decode
@@ -149,7 +149,7 @@ class Policy:
         """How long this lives unless it is touched, in milliseconds."""
         return max(1, int((stored.ends - self.clock()) * 1000))
 
-    def unseal(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Opened:
+    def unseal(self, token: SessionToken, sealed: bytes | None, bound: Bound) -> Opened:
         """What the token opens here and now, and its data, or why it doesn't."""
         if sealed is None:
             return Reject.UNKNOWN, {}
@@ -159,7 +159,7 @@ class Policy:
         if self._tick() + self._server.offset >= stored.ends:  # on every request: no call
             return Reject.EXPIRED, {}
         mark = stored.record.binding
-        if mark is not None and bound is not None and not self.keyring.bound(mark, bound):
+        if mark is not None and not self._belongs(mark, bound):
             if self.on_binding_mismatch == "reject":
                 return Reject.BOUND, {}
             self.report("bound_elsewhere", None, token.id)
@@ -182,13 +182,19 @@ class Policy:
             )
         return self._found(why, sealed or b"")
 
-    def fits(self, token: SessionToken, sealed: bytes, bound: str | None) -> bool:
+    def fits(self, token: SessionToken, sealed: bytes, bound: Bound) -> bool:
         """Whether these bytes are a live session's, for this token and here; nothing is told."""
         stored = self.sealer.open(token, sealed)
         if not isinstance(stored, Stored) or self.clock() >= stored.ends:
             return False
         mark = stored.record.binding
-        return mark is None or bound is None or self.keyring.bound(mark, bound)
+        return mark is None or self._belongs(mark, bound)
+
+    def _belongs(self, mark: bytes, bound: Bound) -> bool:
+        """Whether a session with this mark opens here."""
+        if bound is ANYWHERE:
+            return True
+        return isinstance(bound, str) and self.keyring.bound(mark, bound)
 
     def _found(self, why: Reject, sealed: bytes) -> Found:
         """What a token led to whose record isn't a session."""

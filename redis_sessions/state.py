@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,10 +20,12 @@ from redis_sessions.record import Stored
 from redis_sessions.values import EMPTY, Changes, Values
 
 __all__ = [
+    "ANYWHERE",
     "LONGEST",
     "OPEN",
     "UNAVAILABLE",
     "Backend",
+    "Bound",
     "Duration",
     "Found",
     "Peer",
@@ -57,6 +59,16 @@ class Found(Enum):
 # Looking a member up by its name costs ten times as much.
 OPEN: Final = Found.OPEN
 UNAVAILABLE: Final = Found.UNAVAILABLE
+
+
+class _Anywhere(Enum):
+    ANYWHERE = "nobody asks what a session is bound to"
+
+
+ANYWHERE: Final = _Anywhere.ANYWHERE
+
+Bound = str | Literal[_Anywhere.ANYWHERE] | None
+"""What a request is bound to; None: nothing, and no session that is bound opens to it."""
 
 
 class Peer(NamedTuple):
@@ -154,8 +166,8 @@ class State(msgspec.Struct, eq=False):
 
     # the request
     visit: Visit | None = None
-    bound: str | None = None
-    """What a new session is bound to."""
+    bound: Bound = None
+    """Also what a new session is bound to."""
     revocations: Mapping[str, Revocation] = _NO_REVOCATIONS
     """Its own, by principal."""
     ended_here: bool = False
@@ -169,6 +181,7 @@ class State(msgspec.Struct, eq=False):
     late: bool = False
     """The response has started: no token can be sent any more."""
     tokens: Sequence[str] = ()
+    """What an unloaded one is to be loaded by; of several tokens the one that opened this."""
     why: SessionError | None = None
     """Of an unloaded one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from typing import Final, Literal, Protocol, cast
 
 from starlette.types import Scope
@@ -10,7 +11,7 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.headers import RawHeader
 
-__all__ = ["CookieTransport", "HeaderTransport", "SameSite", "Transport"]
+__all__ = ["CookieTransport", "HeaderTransport", "SameSite", "Transport", "Transports"]
 
 SameSite = Literal["lax", "strict", "none"]
 
@@ -191,6 +192,29 @@ class HeaderTransport:
 
     def __repr__(self) -> str:
         return f"<HeaderTransport {self.name}>"
+
+
+class Transports:
+    """All transports of one middleware: tokens are read from each, and one of them answers."""
+
+    def __init__(self, transports: Sequence[Transport]) -> None:
+        self.all = tuple(transports)
+        self.keys = tuple(transport.key for transport in transports)
+        self.vary = ", ".join(dict.fromkeys(transport.vary for transport in transports))
+
+    def read(self, scope: Scope) -> list[str]:
+        """What a request brings; an empty value only says which transport is to answer."""
+        return [token for transport in self.all for token in transport.read(scope) if token]
+
+    def answering(self, scope: Scope, tokens: Collection[str]) -> Transport:
+        """The one that brought one of these tokens, or anything; the first where none did."""
+        brought = [(transport, transport.read(scope)) for transport in self.all]
+        ours = (transport for transport, texts in brought if not set(texts).isdisjoint(tokens))
+        any_ = (transport for transport, texts in brought if texts)
+        return next(ours, None) or next(any_, None) or self.all[0]
+
+    def __repr__(self) -> str:
+        return repr(self.all[0] if len(self.keys) == 1 else list(self.all))
 
 
 def _fits(form: re.Pattern[str], text: object) -> bool:

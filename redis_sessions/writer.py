@@ -19,7 +19,7 @@ from redis_sessions.policy import Policy
 from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, Reject, Stored, tombstone
 from redis_sessions.session import Session, replace_data, state_of
 from redis_sessions.shortfall import Shortfall
-from redis_sessions.state import Found, Peer
+from redis_sessions.state import ANYWHERE, Found, Peer
 from redis_sessions.stores.protocols import Commit, EntryStatus
 from redis_sessions.token import SessionToken
 
@@ -163,7 +163,7 @@ class Writer:
 
     def _binding(self) -> bytes | None:
         bound = self._state.bound
-        return None if bound is None else self._policy.keyring.primary.binding(bound)
+        return self._policy.keyring.primary.binding(bound) if isinstance(bound, str) else None
 
     def _descriptor(self, id: str, created_at: int) -> bytes:
         """What the index shows of this session; empty where nobody knows who asks."""
@@ -268,7 +268,7 @@ class Writer:
         self._contended = True
         self._check_time()
         sealed = await self._store.load(token.id)
-        newer, _ = self._policy.unseal(token, sealed, None)
+        newer, _ = self._policy.unseal(token, sealed, ANYWHERE)  # which was asked at the load
         return newer if isinstance(newer, Stored) else None
 
     async def _end(self, id: str, how: str) -> bool:

@@ -14,19 +14,17 @@ from redis_sessions.fastapi import PrincipalDep, SessionDep, SessionManagerDep
 
 
 def create_app() -> FastAPI:
-    """The application; `ConfigurationError` if the environment doesn't have what it needs."""
-    options: dict[str, Any] = {
-        "secret_key": os.environ.get("SESSION_SECRET_KEY", ""),
-        "store": os.environ.get("SESSION_STORE", ""),
-        "lazy": True,  # /health asks Redis for nothing
-        # For plain http on this machine. Leave them out behind TLS.
-        "session_cookie": "session",
-        "https_only": False,
-    }
-    SessionMiddleware.check(**options)
-
+    """The application; it doesn't start if the environment hasn't what it needs."""
     app = FastAPI(title="redis-sessions")
-    app.add_middleware(SessionMiddleware, **options)
+    app.add_middleware(
+        SessionMiddleware,
+        secret_key=os.environ.get("SESSION_SECRET_KEY", ""),
+        store=os.environ.get("SESSION_STORE", ""),
+        lazy=True,  # /health asks Redis for nothing
+        # For plain http on this machine. Leave them out behind TLS.
+        session_cookie="session",
+        https_only=False,
+    )
     app.get("/health")(health)
     app.get("/")(visit)
     app.post("/sign-in")(sign_in)

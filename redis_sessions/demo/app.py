@@ -14,9 +14,10 @@ from pydantic import StringConstraints
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from redis_sessions import Keyring, SessionMiddleware
+from redis_sessions import Keyring, SessionManager, SessionMiddleware
 from redis_sessions.demo.view import device_view, dump, record_view, session_view
 from redis_sessions.fastapi import PrincipalDep, SessionDep, SessionManagerDep
+from redis_sessions.stores import open_store
 
 __all__ = ["KEY_VARIABLE", "STORE_VARIABLE", "create_app", "from_environment"]
 
@@ -47,23 +48,22 @@ def from_environment() -> FastAPI:
 
 def create_app(store: str, secret_key: str) -> FastAPI:
     """The application, on the store that a URL names. Raises `ConfigurationError`."""
-    options: dict[str, Any] = {
-        "store": store,
-        "secret_key": secret_key,
-        # The usual key is new at each start, and the server may outlive it. Its records should
-        # read as absent, not as those of another deployment, which are left in their place.
-        "prefix": f"demo:{Keyring(secret_key).primary.id.hex()}:",
-        # Cookies don't tell one port from another: "sid" may be some other application's.
-        "session_cookie": "redis-sessions-demo",
-        # Plain http on this machine, where not every client returns a Secure cookie.
-        "https_only": False,
-        # The stylesheet needs no session, and so asks Redis for none.
-        "lazy": True,
-    }
-    SessionMiddleware.check(**options)
+    keyring = Keyring(secret_key)
+    # The usual key is new at each start, and the server may outlive it. Its records should
+    # read as absent, not as those of another deployment, which are left in their place.
+    prefix = f"demo:{keyring.primary.id.hex()}:"
 
     app = FastAPI(title="redis-sessions demo", openapi_url=None)
-    app.add_middleware(SessionMiddleware, **options)
+    app.add_middleware(
+        SessionMiddleware,
+        manager=SessionManager(open_store(store, prefix=prefix), keyring),
+        # Cookies don't tell one port from another: "sid" may be some other application's.
+        session_cookie="redis-sessions-demo",
+        # Plain http on this machine, where not every client returns a Secure cookie.
+        https_only=False,
+        # The stylesheet needs no session, and so asks Redis for none.
+        lazy=True,
+    )
     app.add_middleware(_SecureHeaders)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.get("/", response_model=None)(show)

@@ -12,7 +12,7 @@ from redis_sessions.outcome import Answer
 from redis_sessions.policy import Opened
 from redis_sessions.record import HEADER_SIZE, Reject
 from redis_sessions.session import Session, state_of
-from redis_sessions.state import Found
+from redis_sessions.state import Bound, Found
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
 from redis_sessions.stores.protocols import Entered, Touched
 from redis_sessions.token import SessionToken
@@ -188,7 +188,7 @@ class _Unaware(Worker):
 class _Talkative(Worker):
     """An event that tells what it shouldn't."""
 
-    def unseal(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Opened:
+    def unseal(self, token: SessionToken, sealed: bytes | None, bound: Bound) -> Opened:
         self.report("loaded", token.value)
         return super().unseal(token, sealed, bound)
 

@@ -192,9 +192,9 @@ def test_application_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without SESSION_SECRET_KEY it doesn't start."""
     monkeypatch.setenv("SESSION_SECRET_KEY", "")
     monkeypatch.setenv("SESSION_STORE", "redis://localhost:6379/0")
-    create_app = runpy.run_path(str(DEPLOY / "app" / "app.py"))["create_app"]
-    with pytest.raises(ConfigurationError, match="secret key"):
-        create_app()
+    application = runpy.run_path(str(DEPLOY / "app" / "app.py"))["create_app"]()
+    with pytest.raises(ConfigurationError, match="secret key"), TestClient(application):
+        pass
 
 
 def rights(path: Path) -> dict[str, set[str]]:

@@ -17,7 +17,6 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from redis_sessions import (
-    ConfigurationError,
     MemoryStore,
     SessionConflictError,
     SessionMiddleware,
@@ -237,17 +236,6 @@ def test_a_session_that_ended_under_a_socket() -> None:
 
 
 # -- configuration and clocks
-
-
-def test_a_wrong_option_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Where a server takes a failing constructor for a missing lifespan, the log says it."""
-    with pytest.raises(ConfigurationError):
-        SessionMiddleware(Starlette(), store="memory://", secret_key="short")
-    assert "at least 32" in caplog.text
-    caplog.clear()
-    with pytest.raises(ConfigurationError):
-        SessionMiddleware.check(store="memory://", secret_key="short")
-    assert caplog.text == ""
 
 
 def test_fresh_goes_by_the_managers_clock() -> None:

@@ -57,9 +57,10 @@ def questions(store: RedisStore) -> list[Callable[[], Awaitable[Any]]]:
         lambda: store.commit(ID, bytes(33), tombstone(0), 60_000),
         lambda: store.end(ID, tombstone(0), 60_000),
         lambda: store.enter("key", ID, age=0, own=-1, ttl=60_000, descriptor=b""),
-        lambda: store.touch("key", ID, authenticated=1, ttl=0, descriptor=b""),
+        lambda: store.ask("key", ID, authenticated=1),
+        lambda: store.touch("key", ID, authenticated=1, ttl=60_000, descriptor=b""),
         lambda: store.mark("key", ID, ttl=60_000),
-        lambda: store.end_all("key", keep=None, memory=60_000),
+        lambda: store.revoke("key", keep=None, memory=60_000),
         lambda: store.entries("key"),
         lock,
     ]

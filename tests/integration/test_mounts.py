@@ -12,17 +12,21 @@ from starlette.middleware.sessions import SessionMiddleware as StarlettesOwn
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from redis_sessions import (
     ConfigurationError,
+    CookieTransport,
     HeaderTransport,
+    MemoryStore,
     Session,
     SessionManager,
     SessionMiddleware,
     get_session,
 )
 from redis_sessions.fastapi import SessionDep, session_security
+from redis_sessions.transports import Transport
 from tests.integration.apps import COOKIE, client_of, doing, manager_on, signed_in, token_in
 
 
@@ -104,14 +108,50 @@ async def test_another_cookie_inside_nests(redis_url: str, prefix: str) -> None:
         assert (await browser.get("/sub/show")).json() == {"a": "1"}
 
 
-async def test_one_manager_with_two_cookies(manager: SessionManager) -> None:
-    """One manager may serve two cookies: they are two sessions."""
-    inner = inner_app(ours(manager=manager, session_cookie="inner"))
+@pytest.mark.parametrize("whose", ["the same manager", "another manager"])
+@pytest.mark.parametrize(
+    "transport", [CookieTransport("inner"), HeaderTransport()], ids=["cookie", "header"]
+)
+async def test_another_cookie_with_the_same_prefix_is_refused(
+    redis_url: str, prefix: str, whose: str, transport: Transport
+) -> None:
+    """A token of one would open as one of the other: the error names both remedies."""
+    manager = manager_on(redis_url, prefix)
+    other = manager if whose == "the same manager" else manager_on(redis_url, prefix)
+    inner = inner_app(ours(manager=other, transport=transport))
     async with client_of(doing(Mount("/sub", inner), manager=manager)) as browser:
-        await browser.get("/do?set=a:1")
-        assert token_in(await browser.get("/sub/add?b=2"), "inner")
-        assert (await browser.get("/do")).json() == {"a": "1"}
-        assert (await browser.get("/sub/show")).json() == {"b": "2"}
+        with pytest.raises(ConfigurationError) as caught:
+            await browser.get("/sub/show")
+        assert (await browser.get("/do?set=a:1")).status_code == 200
+    assert "another prefix=" in str(caught.value)
+    assert "transport=[CookieTransport(), HeaderTransport()]" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [("a:", "b:"), ("a:", "a:")],
+    ids=["the same cookie", "the same prefix"],
+)
+def test_two_that_cannot_work_do_not_start(inner: str, outer: str) -> None:
+    """In one application both see the lifespan: the start fails, and what was opened is closed."""
+    managers = [manager_on(MemoryStore(prefix=prefix)) for prefix in (inner, outer)]
+    cookies = ["sid", "sid" if inner != outer else "other"]
+    app = Starlette(
+        middleware=[
+            ours(manager=manager, session_cookie=cookie)
+            for manager, cookie in zip(managers, cookies, strict=True)
+        ]
+    )
+    with pytest.raises(ConfigurationError, match="another prefix="), TestClient(app):
+        pass
+
+
+def test_two_realms_and_the_same_twice_start() -> None:
+    """Another cookie and another prefix; and the same manager with the same cookie."""
+    first, second = manager_on(MemoryStore(prefix="a:")), manager_on(MemoryStore(prefix="b:"))
+    stack = [ours(manager=first), ours(manager=second, session_cookie="b"), ours(manager=first)]
+    with TestClient(Starlette(routes=[Route("/show", _show)], middleware=stack)) as client:
+        assert client.get("/show").status_code == 200
 
 
 async def test_get_session_is_the_innermost(redis_url: str, prefix: str) -> None:
@@ -157,7 +197,7 @@ async def test_the_same_cookie_with_another_manager_is_refused(redis_url: str, p
     inner = inner_app(ours(manager=manager_on(redis_url, prefix + "in:")))
     app = doing(Mount("/sub", inner), manager=manager_on(redis_url, prefix + "out:"))
     async with client_of(app) as browser:
-        with pytest.raises(ConfigurationError, match="session_cookie"):
+        with pytest.raises(ConfigurationError, match="another name and another prefix="):
             await browser.get("/sub/show")
         assert (await browser.get("/do?set=a:1")).status_code == 200
 

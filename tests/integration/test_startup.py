@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from redis_sessions import ConfigurationError
-from tests.integration.apps import BASE, KEY, Wire, doing, manager_on, serve
+from tests.integration.apps import BASE, Wire, doing, manager_on, serve
 from tests.support import ROOT, StartServer, as_owner, as_user
 
 
@@ -210,12 +210,3 @@ def test_a_warning_comes_once_for_each_process(
         with TestClient(app, base_url=BASE):
             pass
     assert len(logged(caplog, logging.WARNING)) == 1
-
-
-def test_a_wrong_option_stops_the_application(caplog: pytest.LogCaptureFixture) -> None:
-    """A middleware that can't be constructed: uvicorn doesn't start, and its log says why."""
-    app = doing(store="redis://127.0.0.1:1/0", secret_key="short")
-    with pytest.raises(RuntimeError, match="didn't start"), serve(app, lifespan="on"):
-        pass
-    assert "redis-sessions key" in caplog.text
-    assert KEY not in caplog.text

@@ -275,18 +275,22 @@ def test_shared_with_rotation(options: Options, records: Records, site: Site) ->
     assert [records.read(token) for token in tokens] == [None, None, {"user_id": "ann"}]
 
 
-def test_separate(options: Options, records: Records, site: Site) -> None:
+def test_separate(
+    options: Options, records: Records, site: Site, redis_url: str, prefix: str
+) -> None:
     """Our middleware in sqladmin's mount, under a second cookie, keeps two sessions in Redis."""
     name = "__Host-admin" if site.https_only else "admin"
     ours = options(https_only=site.https_only)
-    backend = SeparateBackend({**ours, "session_cookie": name, "principal": "admin"})
+    theirs = {**ours, "session_cookie": name, "prefix": f"{prefix}admin:", "principal": "admin"}
+    backend = SeparateBackend(theirs)
     with browser(application(backend, ours), site) as client:
         as_user(client)
         admin_in(client)
         assert user(client) == "ann"
         assert is_admin(client)
         assert records.read(client.cookies[site.cookie]) == {"user_id": "ann"}
-        assert records.read(client.cookies[name]) == {"admin": "root"}
+        admins = Records(redis_url, f"{prefix}admin:")
+        assert admins.read(client.cookies[name]) == {"admin": "root"}
         client.post("/sign-out")
         assert is_admin(client)
         client.get("/admin/logout")

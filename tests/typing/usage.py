@@ -196,11 +196,18 @@ async def without_a_request(client: Redis) -> None:
             )
         ]
     )
-    SessionMiddleware.check(store="memory://", secret_key=NEW_KEY, binding="ip")
-    SessionMiddleware.check(
+    SessionMiddleware(Starlette(), store="memory://", secret_key=NEW_KEY, binding="ip")
+    SessionMiddleware(
+        Starlette(),
         store="memory://",
         secret_key=[NEW_KEY, OLD_KEY],
         binding=device,
+    )
+    SessionMiddleware(
+        Starlette(), manager=manager, transport=[CookieTransport(), HeaderTransport()]
+    )
+    SessionMiddleware(
+        Starlette(), manager=manager, transport=(CookieTransport("a"), HeaderTransport("b"))
     )
     indexes: list[SessionIndex] = [MemoryStore(), RedisStore(client)]
     who: str | int | UUID = uuid4()

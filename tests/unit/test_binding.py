@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -17,6 +18,7 @@ from redis_sessions import (
     Keyring,
     MemoryStore,
     SessionManager,
+    StoreUnavailableError,
     client_ip,
     get_session,
 )
@@ -74,7 +76,11 @@ def test_bits_that_no_address_has(bits: dict[str, int]) -> None:
         client_ip(**bits)
 
 
-@pytest.mark.parametrize("option", ["IP", "country", 24, ["ip"]])
+async def _late(_: HTTPConnection) -> str | None:
+    return None
+
+
+@pytest.mark.parametrize("option", ["IP", "country", 24, ["ip"], _late])
 def test_options_that_are_none(option: Any) -> None:
     """An unknown binding is refused where it is written."""
     with pytest.raises(ConfigurationError, match="client_ip"):
@@ -125,6 +131,11 @@ def _agent(connection: HTTPConnection) -> str | None:
     return connection.headers.get("user-agent")
 
 
+def _certificate(connection: HTTPConnection) -> str | None:
+    """As if a proxy had checked a client's certificate, and said so in a header."""
+    return connection.headers.get("user-agent") or None
+
+
 ELSEWHERE: list[tuple[BindingOption, dict[str, str]]] = [
     ("ip", {"host": "192.0.2.2"}),
     (client_ip(v4=24, v6=56), {"host": "192.0.3.1"}),
@@ -160,8 +171,8 @@ async def test_what_is_written_elsewhere_is_another_session() -> None:
     assert new is not None
     assert token is not None
     assert new[:20] != token[:20]
-    assert dict(await site.manager.load(token)) == {"user_id": "alice"}
-    assert dict(await site.manager.load(new)) == {"a": "1"}
+    assert dict(await site.manager.load(token, bound="192.0.2.1/32")) == {"user_id": "alice"}
+    assert dict(await site.manager.load(new, bound="192.0.2.2/32")) == {"a": "1"}
 
 
 async def test_clearing_from_elsewhere_ends_nothing() -> None:
@@ -218,11 +229,88 @@ async def test_sessions_from_before_the_option() -> None:
     assert await site.shows(token.value, "192.0.2.7")
 
 
-async def test_a_manager_without_a_request_opens_all() -> None:
-    """In a worker there is nobody to be bound to: the session opens."""
+async def test_a_manager_without_a_request_says_that_it_asks_for_nothing() -> None:
+    """In a worker there is nobody to be bound to: a bound session opens if that is said."""
     site = Site("ip")
     token = await site.get("/do?set=user_id:alice")
-    assert (await site.manager.load(token)).principal == "alice"
+    assert dict(await site.manager.load(token)) == {}
+    assert site.events.named("rejected") == ["bound elsewhere"]
+    session = await site.manager.load(token, check_binding=False)
+    assert session.principal == "alice"
+    await session.refresh()
+    assert session.principal == "alice"
+    with pytest.raises(TypeError, match="one of them"):
+        await site.manager.load(token, bound="192.0.2.1", check_binding=False)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+async def test_a_request_with_nothing_to_be_bound_to(lazy: bool) -> None:
+    """A request without the header that the session is bound to, such as a proxy's, has none."""
+    site = Site(_certificate, lazy=lazy)
+    token = await site.get("/do?set=user_id:alice", agent="certificate")
+    assert token is not None
+    assert not await site.shows(token, agent="")
+    assert site.events.named("rejected") == ["bound elsewhere"]
+    assert await site.shows(token, agent="certificate")
+
+
+async def test_a_request_with_nothing_to_be_bound_to_is_reported() -> None:
+    """on_binding_mismatch="report": this one as well is let through, with an event."""
+    site = Site(_certificate, on_binding_mismatch="report")
+    token = await site.get("/do?set=user_id:alice", agent="certificate")
+    assert token is not None
+    site.events.clear()
+    assert await site.shows(token, agent="")
+    assert {e.id for e in site.events if e.name == "bound_elsewhere"} == {token[:20]}
+
+
+async def test_a_request_with_nothing_to_be_bound_to_begins_a_session() -> None:
+    """Which isn't bound: it opens with and without the header."""
+    site = Site(_certificate)
+    token = await site.get("/do?set=user_id:alice", agent="")
+    assert token is not None
+    assert await site.shows(token, agent="")
+    assert await site.shows(token, agent="certificate")
+
+
+async def test_without_the_option_nothing_is_asked() -> None:
+    """An application that takes `binding=` out again signs nobody out."""
+    site = Site("ip")
+    token = await site.get("/do?set=user_id:alice")
+    assert token is not None
+    site.app = doing(Route("/loaded", site._loaded), manager=site.manager)  # pyright: ignore[reportPrivateUsage]
+    assert await site.shows(token, "192.0.2.2")
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+@pytest.mark.parametrize("error", [RuntimeError("oops"), StoreUnavailableError("oops")], ids=repr)
+async def test_a_callable_that_raises_opens_nothing(lazy: bool, error: Exception) -> None:
+    """Neither where its error is the request's, nor where `on_unavailable` goes on."""
+    site = Site(_agent)
+    token = await site.get("/do?set=user_id:alice")
+    assert token is not None
+
+    def raises(_: HTTPConnection) -> str | None:
+        raise error
+
+    site.app = doing(
+        Route("/loaded", site._loaded),  # pyright: ignore[reportPrivateUsage]
+        manager=site.manager,
+        binding=raises,
+        on_unavailable="anonymous",
+        lazy=lazy,
+    )
+    with suppress(type(error)):
+        await site.shows(token)
+    assert not site.body
+
+
+@pytest.mark.parametrize("made", [5, b"text", False], ids=repr)
+async def test_a_callable_that_makes_no_text(made: Any) -> None:
+    """What is neither text nor None is an error in the first request, and says what to return."""
+    site = Site(lambda _: made)
+    with pytest.raises(ConfigurationError, match="return text, or None"):
+        await site.get("/do")
 
 
 async def test_a_new_key_keeps_the_binding() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.datastructures import Secret
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
 
 from redis_sessions import (
     ConfigurationError,
@@ -130,6 +132,12 @@ CASES: list[tuple[dict[str, Any], str]] = [
         for store in ("memory://", "redis://localhost")
         for prefix in ("", "é:", "a\n", "a\0", "\ud800")
     ),
+    # transports
+    *(
+        ({"transport": option}, "write CookieTransport(…), HeaderTransport(…), or a list")
+        for option in ("cookie", CookieTransport, [], [HeaderTransport(), "cookie"])
+    ),
+    ({"transport": [CookieTransport("a"), CookieTransport("a")]}, "write each name once"),
     # one thing said twice
     *(
         ({"transport": HeaderTransport(), **cookie}, f"transport= already decides {name}")
@@ -149,17 +157,18 @@ IDS = [ascii(f"{number} {name_of(options)}") for number, (options, _) in enumera
 @pytest.mark.standard(25)
 @pytest.mark.parametrize(("options", "advice"), CASES, ids=IDS)
 def test_what_cannot_work_is_refused(options: dict[str, Any], advice: str) -> None:
-    """By the middleware's constructor, and by `check`, which can run at import."""
-    constructors: list[Callable[..., object]] = [
-        SessionMiddleware.check,
-        partial(SessionMiddleware, Starlette()),
-    ]
-    for construct in constructors:
-        with pytest.raises(ConfigurationError) as caught:
-            construct(**{**GOOD, **options})
+    """The application doesn't start, and the error says what to write instead."""
+    told = refusal(**{**GOOD, **options})
+    assert advice in told
+    assert KEY not in told
 
-        assert advice in str(caught.value)
-        assert KEY not in str(caught.value)
+
+def refusal(**options: Any) -> str:
+    """Why an application with these options doesn't start."""
+    app = Starlette(middleware=[Middleware(SessionMiddleware, **options)])
+    with pytest.raises(ConfigurationError) as caught, TestClient(app):
+        pass
+    return str(caught.value)
 
 
 def manager() -> SessionManager:
@@ -184,11 +193,9 @@ def manager() -> SessionManager:
 )
 def test_a_manager_decides_alone(options: dict[str, Any]) -> None:
     """`manager=` together with what it decides is refused, by the options' names."""
-    with pytest.raises(ConfigurationError) as caught:
-        SessionMiddleware.check(manager=manager(), **options)
-
-    assert f"manager= already decides {', '.join(options)}" in str(caught.value)
-    assert "give them to the SessionManager, or leave manager= out" in str(caught.value)
+    told = refusal(manager=manager(), **options)
+    assert f"manager= already decides {', '.join(options)}" in told
+    assert "give them to the SessionManager, or leave manager= out" in told
 
 
 @pytest.mark.parametrize("deadline", [0, -1, 10.5, float("nan"), True, "5", None], ids=repr)
@@ -238,10 +245,7 @@ def test_a_bad_prefix(make: Callable[..., object], prefix: str) -> None:
 )
 def test_errors_show_no_password(url: str) -> None:
     """Nor does the repr of a store, whatever is wrong with its URL."""
-    with pytest.raises(ConfigurationError) as caught:
-        SessionMiddleware.check(store=url, secret_key=KEY)
-
-    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in refusal(store=url, secret_key=KEY)
 
 
 def test_a_store_shows_no_password() -> None:
@@ -280,6 +284,8 @@ TAKEN: list[dict[str, Any]] = [
     {"prefix": "my-app:session:"},
     {"lazy": True},
     {"transport": CookieTransport("a", domain="example.com")},
+    {"transport": [CookieTransport(), HeaderTransport()]},
+    {"transport": (CookieTransport("new"), CookieTransport("old"))},
     {"store": MemoryStore(prefix="a:"), "prefix": "a:"},
     {"store": "redis://user:password@localhost:6379/0"},
     {"store": "rediss://localhost?ssl_cert_reqs=none"},
@@ -289,12 +295,27 @@ TAKEN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", TAKEN, ids=[repr(options)[:60] for options in TAKEN])
-def test_what_works_is_taken(options: dict[str, Any]) -> None:
+def test_what_works_is_taken(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is connected to, nor started, to find out."""
-    SessionMiddleware.check(**{**GOOD, **options})
+    SessionMiddleware(Starlette(), **{**GOOD, **options})
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-def test_a_manager_and_a_transport_are_taken() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"transport": HeaderTransport(), "lazy": True},
+        {"session_cookie": "a", "on_unavailable": "anonymous"},
+    ],
+    ids=repr,
+)
+def test_a_manager_and_a_transport_are_taken(options: dict[str, Any]) -> None:
     """With what they leave open."""
-    SessionMiddleware.check(manager=manager(), transport=HeaderTransport(), lazy=True)
-    SessionMiddleware.check(manager=manager(), session_cookie="a", on_unavailable="anonymous")
+    with TestClient(SessionMiddleware(Starlette(), manager=manager(), **options)):
+        pass
+
+
+def test_an_unknown_option_is_a_type_error() -> None:
+    """As with any function; and here as well, no option's value is shown."""
+    with pytest.raises(TypeError, match="sesssion_cookie"):
+        SessionMiddleware(Starlette(), **GOOD, sesssion_cookie=KEY)  # type: ignore[call-arg]  # what is tested

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from redis_sessions import (
+    CookieTransport,
     HeaderTransport,
     RedisStore,
     SessionManager,
@@ -161,6 +162,22 @@ async def test_headers_read_the_primary(manager: SessionManager, lagging: Laggin
         assert changed.json() == {"n": "2"}
         assert "set-cookie" not in changed.headers
     assert lagging.reads() == before
+
+
+@pytest.mark.parametrize("way", ["cookie", "header"])
+async def test_of_two_transports_the_one_that_brought_the_token_decides(
+    manager: SessionManager, lagging: Lagging, way: str
+) -> None:
+    """A browser is served by a replica, and keeps the hint; a client of the header isn't."""
+    token = await store_session(manager, {"n": 1})
+    await until(lambda: in_copy(manager, token))
+    before = lagging.reads()
+    app = doing(manager=manager, transport=[CookieTransport(), HeaderTransport()])
+    brought = {"cookie": f"{COOKIE}={token}"} if way == "cookie" else {"X-Session-Token": token}
+    async with client_of(app, headers=brought) as client:
+        assert (await client.get("/do")).json() == {"n": 1}
+        assert (lagging.reads() > before) is (way == "cookie")
+        assert len(hints(await client.get("/do?set=n:2"))) == (1 if way == "cookie" else 0)
 
 
 def test_a_websocket(lagging: Lagging, prefix: str) -> None:
