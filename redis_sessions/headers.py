@@ -17,11 +17,11 @@ def is_event_stream(headers: list[RawHeader]) -> bool:
 
 def add_vary(headers: list[RawHeader], vary: RawHeader) -> None:
     """Name a request header that the response depends on."""
-    for index, (header, value) in enumerate(headers):
-        if header == b"vary":
-            names = [name.strip().lower() for name in value.split(b",")]
+    for item in headers:
+        if item[0] == b"vary":
+            names = [name.strip().lower() for name in item[1].split(b",")]
             if b"*" not in names and vary[1].lower() not in names:
-                headers[index] = (header, value + b", " + vary[1])
+                headers[headers.index(item)] = (b"vary", item[1] + b", " + vary[1])
             return
     headers.append(vary)
 

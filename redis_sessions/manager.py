@@ -14,6 +14,7 @@ from redis_sessions.errors import (
     SessionError,
     SessionGoneError,
     StoreError,
+    check_event_loop,
 )
 from redis_sessions.operation import Operation
 from redis_sessions.outcome import NOTHING, Answer, Outcome
@@ -49,6 +50,7 @@ class SessionManager(Revoker):
 
     async def connect(self) -> None:
         """Get ready: `ConfigurationError` for refused credentials, `StoreUnavailableError`."""
+        check_event_loop()
         await self.store.connect()
 
     async def close(self) -> None:

@@ -26,6 +26,7 @@ from redis_sessions.errors import (
     SessionError,
     StoreError,
     StoreUnavailableError,
+    check_event_loop,
 )
 from redis_sessions.events import EventHandler, logger
 from redis_sessions.exchange import Exchange, SocketExchange
@@ -126,6 +127,7 @@ class SessionMiddleware:
             raise
         self._lazy = lazy
         self._direct = not lazy and self._setup.hints is None
+        self._runs = False
 
     @staticmethod
     def check(**options: Any) -> None:
@@ -137,6 +139,9 @@ class SessionMiddleware:
         if kind != "http" and kind != "websocket":  # noqa: PLR1714 - on every request
             await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
             return
+        if not self._runs:  # the first request, where no lifespan has told
+            check_event_loop()
+            self._runs = True
         outer: Actives | None = scope.get(SCOPE_KEY)
         if outer:
             same = outer.get(self._setup.key)
@@ -165,13 +170,17 @@ class SessionMiddleware:
             if not exchange.is_finished():
                 await exchange.finish()
         except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
-            await exchange.fail(exc)
+            try:
+                await exchange.fail(exc)
+            finally:
+                scope["session"] = session  # error handlers outside of us show pages, too
         finally:
             serving.set(around)
             exchange.leave()
-            # What is mounted may have put a session of its own here. Where there was none before,
-            # ours stays: error handlers outside of us show pages, too.
-            scope["session"] = session if before is None else before
+            # Else what is there stays: a mounted application that has put a session of its own
+            # there may read it long after the response, in its event handlers.
+            if before is not None:
+                scope["session"] = before
             if outer:
                 scope[SCOPE_KEY] = outer
 
@@ -190,11 +199,14 @@ class SessionMiddleware:
             send = as_outside(scope, before, send)
         scope["session"] = active.session
         scope[SCOPE_KEY] = with_innermost(outer, active)
+        failed = True
         try:
             await self.app(scope, receive, send)
+            failed = False
         finally:
             scope[SCOPE_KEY] = outer
-            restore(scope, before)
+            if failed or before is not active.session:
+                restore(scope, before)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def on_receive() -> Message:
