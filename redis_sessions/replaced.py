@@ -13,7 +13,7 @@ from redis_sessions.session import Session
 
 __all__ = ["take_over"]
 
-_LITESTAR: Final = "_ls_connection_state"
+_NOTHING: Final = object()
 
 
 def take_over(scope: Scope, session: Session, manager: SessionManager) -> None:
@@ -33,23 +33,10 @@ def take_over(scope: Scope, session: Session, manager: SessionManager) -> None:
     if found is None or isinstance(found, Enum):
         _begin_again(scope, session, {})
         return
-    litestar = _litestar(scope)
-    if litestar is None:
-        if type(found) is not dict:
-            return
-        if "app_root_path" not in scope:  # which a Starlette `Mount` leaves there
-            raise SessionError(
-                "scope['session'] was replaced by a dict, which nobody stores: write "
-                "session.clear() and session.update(…). If another session middleware runs inside "
-                "of this one, mount its application under a path of its own"
-            )
-        manager.warn_once(
-            "replaced",
-            "scope['session'] was replaced by a dict in a mounted application. That is right if "
-            "the application has a session middleware of its own. Else the dict is lost: write "
-            "session.clear() and session.update(…) instead",
-        )
-    elif not isinstance(litestar, Enum):
+    noted = _noted_by_litestar(scope)
+    if noted is _NOTHING:
+        _leave_or_raise(scope, found, manager)
+    elif not isinstance(noted, Enum):
         return  # Litestar's own session middleware has put it there
     elif type(found) is dict:
         _begin_again(scope, session, cast("dict[str, Any]", found))
@@ -60,18 +47,36 @@ def take_over(scope: Scope, session: Session, manager: SessionManager) -> None:
         )
 
 
+def _leave_or_raise(scope: Scope, found: object, manager: SessionManager) -> None:
+    if type(found) is not dict:
+        return
+    if "app_root_path" not in scope:  # which a Starlette `Mount` leaves there
+        raise SessionError(
+            "scope['session'] was replaced by a dict, which nobody stores: write session.clear() "
+            "and session.update(…). If another session middleware runs inside of this one, mount "
+            "its application under a path of its own"
+        )
+    manager.warn_once(
+        "replaced",
+        "scope['session'] was replaced by a dict in a mounted application. That is right if the "
+        "application has a session middleware of its own. Else the dict is lost: write "
+        "session.clear() and session.update(…) instead",
+    )
+
+
 def _begin_again(scope: Scope, session: Session, data: dict[str, Any]) -> None:
     session.clear()
     session.update(data)
     scope["session"] = session
 
 
-def _litestar(scope: Scope) -> Any:
-    """What Litestar's own session middleware notes; an enum's member if there is none of it.
+def _noted_by_litestar(scope: Scope) -> object:
+    """The id that Litestar's own session middleware notes, None too, or an enum's member.
 
-    None: the application isn't Litestar, or one that notes it elsewhere.
+    The member says that no such middleware runs. `_NOTHING`: the application isn't Litestar.
     """
-    # It is internal to Litestar. Without it `set_session()` is case 4, an error that is told.
-    state = scope.get("state")
-    noted = state.get(_LITESTAR) if isinstance(state, dict) else None
-    return getattr(noted, "session_id", None) if noted is not None else None
+    # It is internal to Litestar. If it moves, `set_session()` is case 4, an error that is told.
+    state: object = scope.get("state")
+    notes = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
+    noted = notes.get("_ls_connection_state")
+    return getattr(noted, "session_id", _NOTHING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from enum import Enum
 from typing import Any
 
@@ -82,7 +83,7 @@ async def test_replaced_while_the_response_is_sent(manager: SessionManager) -> N
     """What was replaced after the response has started is seen at its end."""
 
     async def show(request: Request) -> Response:
-        async def parts() -> Any:
+        async def parts() -> AsyncGenerator[bytes]:
             yield b"one"
             yield b"two"
             request.scope["session"] = None
