@@ -13,7 +13,7 @@ from starlette.middleware.sessions import SessionMiddleware as StarlettesOwn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
-from starlette.testclient import TestClient
+from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from redis_sessions import SessionManager, SessionMiddleware
@@ -107,9 +107,19 @@ async def test_replaced_on_a_websocket(manager: SessionManager) -> None:
     app = doing(WebSocketRoute("/socket", socket), manager=manager)
     async with client_of(app) as browser:
         token = await signed_in(browser)
-    client = TestClient(app, base_url="https://testserver", cookies={COOKIE: token})
-    with client.websocket_connect("wss://testserver/socket"):
-        pass
+    # Not by the TestClient, which cancels the application once the socket is closed.
+    cookie = (b"cookie", f"{COOKIE}={token}".encode())
+    scope = {"type": "websocket", "path": "/socket", "headers": [cookie], "subprotocols": []}
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
     assert not await is_signed_in(manager, token)
 
 
