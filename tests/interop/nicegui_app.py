@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from nicegui import app, ui
 
-from redis_sessions import SessionMiddleware
+from redis_sessions import SessionMiddleware, get_session
 from redis_sessions.fastapi import SessionDep
 from tests.interop.kit import SECRET
 
@@ -29,16 +29,19 @@ async def sign_in(session: SessionDep) -> str:
 
 
 @outer.get("/me")
-async def me(session: SessionDep) -> dict[str, str]:
+async def me(session: SessionDep) -> dict[str, str | int]:
     return dict(session)
 
 
 @ui.page("/")
-def page() -> None:
+def page(request: Request) -> None:
     """Each click is an event handler: it comes over a socket, after the page's response."""
     app.storage.browser["seen"] = "here"
 
-    def click() -> None:
+    async def click() -> None:
+        ours = get_session(request)
+        ours["clicks"] = ours.get("clicks", 0) + 1
+        await ours.save()
         app.storage.user["clicks"] = app.storage.user.get("clicks", 0) + 1
         label.set_text(f"clicks {app.storage.user['clicks']}, {app.storage.browser['seen']}")
 
