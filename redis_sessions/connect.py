@@ -271,6 +271,7 @@ def _ours(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
     # Batches have one deadline each, and their own retry; redis-py's are dear, or slow to fail.
     return {
         "socket_connect_timeout": timeout,
+        "driver_info": None,  # no CLIENT SETINFO, at which twemproxy closes the connection
         **given,
         "socket_timeout": None,
         "retry": Retry(NoBackoff(), 0),

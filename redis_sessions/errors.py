@@ -14,6 +14,7 @@ An absent session is never an error: it is a session that is empty and new.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 __all__ = [
@@ -81,3 +82,14 @@ def check_bound(value: object, name: str, highest: float) -> None:
     """Refuse what isn't a number of seconds above 0 and up to `highest`."""
     if type(value) not in (int, float) or not 0 < value <= highest:  # type: ignore[operator]
         raise ConfigurationError(f"{name}={value!r}: write seconds, above 0 and up to {highest:g}")
+
+
+def check_event_loop() -> None:
+    """Refuse to run on trio, say, where every await of ours would fail one by one."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "sessions need asyncio, and this server runs no asyncio event loop: with hypercorn "
+            "choose the worker class asyncio or uvloop instead of trio"
+        ) from None

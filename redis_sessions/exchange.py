@@ -23,6 +23,7 @@ from redis_sessions.errors import (
 from redis_sessions.events import logger
 from redis_sessions.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.outcome import NOTHING, Answer, Outcome
+from redis_sessions.replaced import take_over
 from redis_sessions.session import state_of
 from redis_sessions.state import UNAVAILABLE
 
@@ -57,6 +58,7 @@ class Exchange(Active):
         return (
             self._started
             and self._failure is None
+            and self._scope.get("session") is self.session
             and self.setup.manager.owed(self.session, self._status) is None
         )
 
@@ -101,7 +103,9 @@ class Exchange(Active):
                 else:
                     self._held = message
                 return
-            if held is not None:
+            if held is not None and self._scope.get("session") is not self.session:
+                await self._release(held)
+            elif held is not None:
                 manager, answer = self.setup.manager, NOTHING
                 owed = manager.owed(self.session, self._status)
                 if owed is not None:
@@ -134,7 +138,8 @@ class Exchange(Active):
         state, headers = state_of(self.session), self._headers
         self._started = state.late = True
         self._held = None
-        if state.accessed or (answer is not NOTHING and answer.outcome is not Outcome.TOUCH):
+        # What a token opened may also be read from the scope, which nothing notes.
+        if state.accessed or state.stored is not None or answer is not NOTHING:
             add_vary(headers, self.setup.vary)
         if answer is not NOTHING:
             self._tell(answer, headers)
@@ -173,6 +178,8 @@ class Exchange(Active):
             self.manager.report("unavailable", exc.reason)
 
     async def _commit(self, status: int) -> Answer:
+        if self._failure is None and self._scope.get("session") is not self.session:
+            take_over(self._scope, self.session, self.manager)
         return await self.manager.commit(self.session, status=status, may_create=self._may_create())
 
     async def _end_all_the_same(self) -> None:

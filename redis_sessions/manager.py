@@ -15,6 +15,7 @@ from redis_sessions.errors import (
     SessionError,
     SessionGoneError,
     StoreError,
+    check_event_loop,
 )
 from redis_sessions.operation import Operation
 from redis_sessions.outcome import NOTHING, Answer, Outcome
@@ -56,6 +57,7 @@ class SessionManager(Revoker):
 
         Where other processes store sessions with other secret keys, that is logged.
         """
+        check_event_loop()
         await self.store.connect()
         await self.keys.compare()
 

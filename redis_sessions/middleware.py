@@ -21,7 +21,7 @@ from redis_sessions.active import (
     with_innermost,
 )
 from redis_sessions.binding import BindingOption, bind_to
-from redis_sessions.errors import ConfigurationError, StoreError
+from redis_sessions.errors import ConfigurationError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler, logger
 from redis_sessions.exchange import Exchange, SocketExchange
 from redis_sessions.keyring import Keyring
@@ -129,6 +129,7 @@ class SessionMiddleware:
             logger.error("sessions: %s", exc)
             return
         self._direct = not lazy and not self._setup.hints
+        self._runs = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -143,6 +144,9 @@ class SessionMiddleware:
             else:
                 await self.app(scope, receive, send)
             return
+        if not self._runs:  # the first request, where no lifespan has told
+            check_event_loop()
+            self._runs = True
         outer: Actives | None = scope.get(SCOPE_KEY)
         if outer:
             same = self._same_in(outer)
@@ -171,13 +175,17 @@ class SessionMiddleware:
             if not exchange.is_finished():
                 await exchange.finish()
         except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
-            await exchange.fail(exc)
+            try:
+                await exchange.fail(exc)
+            finally:
+                scope["session"] = session  # error handlers outside of us show pages, too
         finally:
             serving.set(around)
             exchange.leave()
-            # What is mounted may have put a session of its own here. Where there was none before,
-            # ours stays: error handlers outside of us show pages, too.
-            scope["session"] = session if before is None else before
+            # Else what is there stays: a mounted application that has put a session of its own
+            # there may read it long after the response, in its event handlers.
+            if before is not None:
+                scope["session"] = before
             if outer:
                 scope[SCOPE_KEY] = outer
 
@@ -199,11 +207,14 @@ class SessionMiddleware:
             send = as_outside(scope, before, send)
         scope["session"] = active.session
         scope[SCOPE_KEY] = with_innermost(outer, active)
+        failed = True
         try:
             await self.app(scope, receive, send)
+            failed = False
         finally:
             scope[SCOPE_KEY] = outer
-            restore(scope, before)
+            if failed or before is not active.session:
+                restore(scope, before)
 
 
 def get_session(connection: HTTPConnection) -> Session:

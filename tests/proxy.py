@@ -18,10 +18,14 @@ HOST = "127.0.0.1"
 
 
 class Proxy:
-    """Forwards its own `port` to `target`, a port of this machine. Use it as a context manager."""
+    """Forwards its own `port` to `target`, a port of this machine. Use it as a context manager.
 
-    def __init__(self, target: int) -> None:
+    `refuses`: a word for which it closes the connection, as twemproxy does for some commands.
+    """
+
+    def __init__(self, target: int, *, refuses: bytes | None = None) -> None:
         self.target = target
+        self._refuses = refuses
         self.port = free_port()
         self.connections = 0
         """How many have been accepted so far."""
@@ -100,6 +104,8 @@ class Proxy:
         while data := await reader.read(65_536):
             if flows is self._replies:
                 await asyncio.sleep(self._delay)
+            elif self._refuses is not None and self._refuses in data:
+                break
             await flows.wait()
             writer.write(data)
             await writer.drain()

@@ -206,7 +206,7 @@ class _Unmoved(Worker):
 class _Carries(Worker):
     """Whatever is in a session counts as assigned by the request."""
 
-    def opened(self, token: SessionToken, sealed: bytes | None, bound: str | None) -> Session:
+    def opened(self, token: SessionToken, sealed: bytes | None, bound: Bound) -> Session:
         session = super().opened(token, sealed, bound)
         state_of(session).loaded = {}
         return session

@@ -17,6 +17,7 @@ from redis_sessions.stores import Commit
 from redis_sessions.testing import topology
 from tests.deployments import until
 from tests.integration.apps import Wire
+from tests.proxy import Proxy
 from tests.support import SERVERS, StartServer, app_user, as_app
 
 ID = "A" * 20
@@ -184,3 +185,19 @@ def test_a_timeout_that_is_too_long() -> None:
         RedisStore("redis://localhost?socket_timeout=5")
     with pytest.raises(ConfigurationError, match=r"^timeout=5: write seconds"):
         RedisStore("redis://localhost?socket_timeout=1", timeout=5)
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["URL", "client"])
+async def test_a_proxy_that_closes_on_setinfo(start_server: StartServer, ready: bool) -> None:
+    """As twemproxy does: nothing is sent there, unless a client that is passed in says so."""
+    server = start_server()
+    with Proxy(server.port, refuses=b"SETINFO") as proxy:
+        url = as_app(proxy.url)
+        store = RedisStore(Redis.from_url(url, driver_info=None) if ready else url)
+        await store.connect()
+        assert await store.commit(ID, None, tombstone(0), 1000) is Commit.STORED
+        await store.close()
+        says_so = RedisStore(Redis(port=proxy.port, username="app", password="development"))
+        with pytest.raises(StoreUnavailableError, match="can't be reached"):
+            await says_so.connect()
+        await says_so.close()

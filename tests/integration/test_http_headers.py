@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import httpx2
 import pytest
@@ -10,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from redis_sessions import HeaderTransport, get_session
+from redis_sessions import HeaderTransport, SessionGoneError, get_session
 from tests.integration.apps import (
     BASE,
+    COOKIE,
     KEY,
     Events,
     app_of,
@@ -28,8 +30,8 @@ from tests.integration.apps import (
 
 
 @pytest.mark.standard(26, "ASVS 14.3.2")
-async def test_vary_only_where_the_session_was_used(redis_url: str, prefix: str) -> None:
-    """`Vary: Cookie` goes with request.session and get_session, not with a page that has none."""
+async def test_vary_where_the_session_may_have_been_used(redis_url: str, prefix: str) -> None:
+    """`Vary: Cookie` goes with whatever a token opened, with request.session and get_session."""
 
     async def by_starlette(request: Request) -> Response:
         return JSONResponse(request.session)
@@ -45,8 +47,8 @@ async def test_vary_only_where_the_session_was_used(redis_url: str, prefix: str)
         secret_key=KEY,
     )
     async with client_of(app) as browser:
-        for _ in ("without a session", "with one"):
-            assert "vary" not in (await browser.get("/plain")).headers
+        for expected in (None, "Cookie"):  # without a session, and with one
+            assert (await browser.get("/plain")).headers.get("vary") == expected
             assert (await browser.get("/by-starlette")).headers["vary"] == "Cookie"
             assert (await browser.get("/do")).headers["vary"] == "Cookie"
             assert (await browser.get("/varies")).headers["vary"] == "Accept, Cookie"
@@ -68,6 +70,39 @@ async def test_vary_also_where_a_session_was_loaded_late(redis_url: str, prefix:
     async with client_of(app_of(Route("/", show), lazy=True, manager=manager), token) as browser:
         response = await browser.get("/")
         assert response.json() == {"user_id": "alice"}
+        assert response.headers.get("vary") == "Cookie"
+
+
+async def test_vary_goes_with_a_token_that_opened(redis_url: str, prefix: str) -> None:
+    """Not with a token that opens nothing, nor with lazy=True, where nobody has loaded it."""
+    manager = manager_on(redis_url, prefix)
+    async with client_of(doing(manager=manager)) as browser:
+        token = await signed_in(browser)
+        for cookie, lazy, expected in (
+            (token, False, "Cookie"),
+            (token, True, None),
+            ("A" * len(token), False, None),
+        ):
+            async with client_of(doing(manager=manager, lazy=lazy), cookie) as other:
+                assert (await other.get("/plain")).headers.get("vary") == expected
+
+
+async def test_vary_although_the_session_ended_meanwhile(redis_url: str, prefix: str) -> None:
+    """The page may show what was loaded, although another request has signed out since."""
+
+    async def show(request: Request) -> Response:
+        text = str(dict(request.scope["session"]))
+        async with client_of(app, request.cookies[COOKIE]) as other:
+            await other.get("/do?clear=")
+        with suppress(SessionGoneError):
+            await request.scope["session"].save()
+        return Response(text)
+
+    app = doing(Route("/show", show), store=redis_url, prefix=prefix, secret_key=KEY)
+    async with client_of(app) as browser:
+        await signed_in(browser)
+        response = await browser.get("/show")
+        assert "alice" in response.text
         assert response.headers.get("vary") == "Cookie"
 
 

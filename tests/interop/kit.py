@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from redis import Redis
 
 from redis_sessions import Keyring, RedisStore, SessionManager
-from tests.support import as_owner
+from tests.support import ROOT, as_owner
 
 SECRET: Final = "interop-tests-alone-have-this-secret-key"
 
@@ -76,3 +80,27 @@ def id_of(token: str) -> str:
 
 Options = Callable[..., dict[str, Any]]
 """The `options` fixture: keyword arguments for `SessionMiddleware`, further ones added."""
+
+
+@contextmanager
+def served(module: str, *arguments: str, environment: Mapping[str, str]) -> Generator[str]:
+    """Run a module that serves an application by uvicorn, in a process of its own; its address.
+
+    Some frameworks are one for each process, and do other things where they know of pytest.
+    """
+    known = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=known, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said: list[str] = []
+        try:
+            for line in iter(process.stderr.readline, ""):
+                said.append(line)
+                if found := re.search(r"running on (http://[0-9.:]+)", line):
+                    yield found[1]
+                    return
+            raise AssertionError("".join(said))
+        finally:
+            process.terminate()

@@ -78,11 +78,12 @@ def test_websocket(options: Options, records: Records, site: Site) -> None:
 
 
 def test_vary(options: Options) -> None:
-    """Nobody sees a read past `request.session`: `mark_accessed()` asks for `Vary`."""
+    """A read from the scope can't be seen: who has a session gets `Vary`, others if marked."""
     with TestClient(SessionMiddleware(application, **options()), base_url=HTTPS.url) as client:
-        client.get("/")
         assert "vary" not in client.get("/read").headers
         assert client.get("/marked").headers["vary"] == "Cookie"
+        client.get("/")
+        assert client.get("/read").headers["vary"] == "Cookie"
 
 
 def test_without_lifespan(options: Options) -> None:
