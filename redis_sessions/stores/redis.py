@@ -197,7 +197,7 @@ class RedisStore:
         if note is not None:
             await self._put(name, "HSET", note, int(now))
             await self._put(name, "PEXPIRE", _DAY * 1000)
-        fields = await self._put(name, "HGETALL")
+        _, fields = await self._put(name, "HSCAN", 0, "COUNT", 2 * _MOST_KEYS)
         ages = {
             id.decode(): max(0.0, now - int(at))
             for id, at in zip(fields[::2], fields[1::2], strict=True)
