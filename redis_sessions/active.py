@@ -116,12 +116,16 @@ class Setup(NamedTuple):
     def stands_aside_in(self, outer: Setup) -> bool:
         """Whether inside of that middleware this one has nothing to do: they are the same.
 
-        ConfigurationError if they are neither the same, nor each has a cookie and a prefix of
-        its own.
+        ConfigurationError if they are neither the same, nor realms with a cookie and a prefix each.
         """
         here, there, prefix = self.transports, outer.transports, self.manager.store.prefix
         shared, same = set(here.keys) & set(there.keys), self.manager is outer.manager
         if same and len(shared) == len(here.keys):
+            if self.binding is not None and outer.binding is None:
+                raise ConfigurationError(
+                    "binding= of the inner one of two SessionMiddlewares would bind nothing: give "
+                    "it to the outer one"
+                )
             return True
         if shared and not same:
             names = " and ".join(f"the {kind} {name!r}" for kind, name in sorted(shared))

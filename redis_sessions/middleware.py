@@ -51,8 +51,9 @@ class SessionMiddleware:
     gets while the store is away: `"error"` (503 for whoever touches the session), `"anonymous"`
     (an empty session that can't be written), or a callable that chooses by the connection.
 
-    `binding` ties a session to where it was begun: `"ip"`, `"user_agent"`, `client_ip(v4=24,
-    v6=56)` for networks, or a callable over the connection.
+    `transport` is where the token travels, in place of the cookie's arguments; of a list the one
+    that brought the token answers. `binding` ties a session to where it was begun: `"ip"`,
+    `"user_agent"`, `client_ip(v4=24, v6=56)` for networks, or a callable over the connection.
 
     With a configuration that can't work the application doesn't start: the answer to the ASGI
     lifespan says why. Without a lifespan each request raises that `ConfigurationError`.

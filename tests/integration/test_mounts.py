@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI resolves what closures are annotated with.
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import pytest
@@ -23,6 +24,7 @@ from redis_sessions import (
     Session,
     SessionManager,
     SessionMiddleware,
+    client_ip,
     get_session,
 )
 from redis_sessions.fastapi import SessionDep, session_security
@@ -143,6 +145,16 @@ def test_two_that_cannot_work_do_not_start(inner: str, outer: str) -> None:
         ]
     )
     with pytest.raises(ConfigurationError, match="another prefix="), TestClient(app):
+        pass
+
+
+@pytest.mark.parametrize(("outer", "starts"), [(None, False), ("ip", True), (client_ip(), True)])
+def test_the_outer_one_binds(outer: Any, starts: bool) -> None:
+    """A binding that the inner one alone has would never be asked for: it doesn't start."""
+    manager = manager_on(MemoryStore())
+    stack = [ours(manager=manager, binding=outer), ours(manager=manager, binding="ip")]
+    refused = nullcontext() if starts else pytest.raises(ConfigurationError, match="outer one")
+    with refused, TestClient(Starlette(middleware=stack)):
         pass
 
 
