@@ -18,7 +18,15 @@ _WAITS: Final = {
 _COLUMNS: Final = (
     *("failovers", "unavailable", "unavailable_lifecycle", "refused", "refused_elsewhere"),
     *("requests", "changes_lost", "sessions_lost", "ended", "revived", "survivors"),
-    *("rotated", "rotated_back", "ended_twice_revived", "old_reads", "old_for", "given_up", "unconfirmed"),
+    *(
+        "rotated",
+        "rotated_back",
+        "ended_twice_revived",
+        "old_reads",
+        "old_for",
+        "given_up",
+        "unconfirmed",
+    ),
 )
 
 

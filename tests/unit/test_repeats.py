@@ -97,7 +97,5 @@ def test_a_change_that_is_too_large() -> None:
 
 def test_the_oldest_goes() -> None:
     """Of ends and rotations together."""
-    writes = [
-        end(str(n)) if n % 2 else rotation(0, 1, b"data", str(n)) for n in range(LIMIT + 3)
-    ]
+    writes = [end(str(n)) if n % 2 else rotation(0, 1, b"data", str(n)) for n in range(LIMIT + 3)]
     assert [write.key for write in kept(noted(*writes))] == [w.key for w in writes[3:]]

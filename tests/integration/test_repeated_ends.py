@@ -13,8 +13,8 @@ from starlette.routing import Route
 
 from redis_sessions import RedisStore, ReplicationError, get_session
 from redis_sessions.record import is_tombstone, tombstone
-from redis_sessions.stores.repeats import LIMIT
 from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.repeats import LIMIT
 from redis_sessions.testing import read_session, store_session, topology
 from redis_sessions.token import SessionToken
 from tests.deployments import until
