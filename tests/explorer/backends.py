@@ -48,6 +48,10 @@ class Backend(Protocol):
         """Store, or delete, whatever is there."""
         ...
 
+    async def reconnect(self) -> None:
+        """Have the store say again what it must say on a new connection."""
+        ...
+
     async def snapshot(self, key: str) -> Any:
         """An index as it is, to be put back."""
         ...
@@ -114,6 +118,9 @@ class MemoryBackend:
     async def put(self, id: str, value: bytes | None) -> None:
         self.store.poke(id, value)
 
+    async def reconnect(self) -> None:
+        raise NotImplementedError("nothing fails over in memory")
+
     async def snapshot(self, key: str) -> Any:
         return self.store.take(key)
 
@@ -167,6 +174,11 @@ class RedisBackend:
             await self._client.delete(self.store.prefix + id)
         else:
             await self._client.set(self.store.prefix + id, value, px=LONG)
+
+    async def reconnect(self) -> None:
+        """Close the store's connections, and let it open one, as after a failover."""
+        await self._client.execute_command("CLIENT", "KILL", "USER", "app")  # nobody else's
+        await self.store.load(".")
 
     async def snapshot(self, key: str) -> Any:
         return await cast("Any", self._client.hgetall(self._index(key)))

@@ -17,6 +17,7 @@ __all__ = [
     "DAY",
     "EVERYTHING",
     "INDEXES",
+    "LOST_RECORD",
     "PRINCIPALS",
     "Action",
     "Footprint",
@@ -31,6 +32,8 @@ DAY: Final = 24 * 3600
 PRINCIPALS: Final = ("A", "B")
 INDEXES: Final = {name: KEYRING.primary.index(name) for name in PRINCIPALS}
 EVERYTHING: Final = "*"
+LOST_RECORD: Final = ("failover record", "failover repeated")
+"""A failover takes a record's last write back; and who answered it repeats it at once."""
 Footprint = Mapping[str, bool]
 """What an action reads (False) or writes (True)."""
 

@@ -55,6 +55,13 @@ async def test_singles_on_a_server(backend: RedisBackend) -> None:
     await _hold(backend, singles((None, "lost", "away", "failover record", "failover index")))
 
 
+async def test_what_a_failover_undid_is_repeated(backend: RedisBackend) -> None:
+    """Once who answered has connected again, nothing opens that it had ended or replaced."""
+    fault = ("failover repeated",)
+    await _hold(backend, singles(fault))
+    await _hold(backend, pairs(fault, ("rotate", "reA", "out")), bound=60)
+
+
 async def test_pairs_on_a_server(backend: RedisBackend) -> None:
     await _hold(backend, pairs(kinds=CORE))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.explorer.backends import MemoryBackend
+from redis_sessions.stores.commands import EARLIER, END
+from redis_sessions.stores.repeats import Repeat, Repeats
+from tests.explorer.backends import MemoryBackend, RedisBackend
 from tests.explorer.families import CORE, FAMILIES, pairs
 from tests.explorer.mutants import MUTANTS, Mutant
 from tests.explorer.search import Explorer
@@ -24,3 +26,21 @@ async def test_a_broken_library_is_found_out(memory: MemoryBackend, mutant: Muta
         if any(found.startswith(mutant.breaks) for found in explorer.result.violations):
             return
     pytest.fail(f"nothing of {mutant.breaks} was found: {explorer.result.report()}")
+
+
+@pytest.mark.parametrize("forgotten", [END, EARLIER], ids=["ends", "rotations"])
+async def test_repeats_that_are_forgotten_are_found_out(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch, forgotten: bytes
+) -> None:
+    """A process that repeats its ends alone, or its rotations alone."""
+    put = Repeats._put  # pyright: ignore[reportPrivateUsage]  # the mechanism to switch off
+
+    def forgetful(self: Repeats, repeat: Repeat, *, in_place: bool = False) -> None:
+        if repeat.write.expected != forgotten:
+            put(self, repeat, in_place=in_place)
+
+    monkeypatch.setattr(Repeats, "_put", forgetful)
+    explorer = Explorer(backend)
+    for scenario in pairs(("failover repeated",), ("rotate", "out")):
+        await explorer.explore(scenario)
+    assert any(found.startswith("I2") for found in explorer.result.violations)

@@ -19,6 +19,7 @@ from tests.explorer.scenario import (
     DAY,
     EVERYTHING,
     INDEXES,
+    LOST_RECORD,
     PRINCIPALS,
     Action,
     Footprint,
@@ -131,7 +132,7 @@ class World:
         return found
 
     def _failures(self, fault: str | None) -> Iterator[Action]:
-        if fault == "failover record":
+        if fault in LOST_RECORD:
             yield from (Action(fault, 0, self.labels[id]) for id in self.undo_records)
         elif fault == "failover index":
             yield from (Action(fault, 0, name) for name in self.undo_indexes)
@@ -155,7 +156,7 @@ class World:
             return {**mine, "jar": True}
         if what == "crash":
             return {**mine, "fault": True}
-        if what == "30 s":
+        if what in ("30 s", "failover repeated"):
             return {EVERYTHING: True}
         if what in ("failover record", "expire"):
             return {"fault": True, f"record {nth}": True}
@@ -261,7 +262,7 @@ class World:
         fault = self.scenario.fault
         if not call.writes or self.used:
             return
-        if fault == "failover record" and not call.on_index:
+        if fault in LOST_RECORD and not call.on_index:
             self.undo_records[call.target] = self.raws.get(call.target)
         elif fault == "failover index" and call.on_index:
             self.undo_indexes[WHOSE[call.target]] = await self.backend.snapshot(call.target)
@@ -320,6 +321,8 @@ class World:
             id = next(id for id, label in self.labels.items() if label == nth)
             lost = None if what == "expire" else self.undo_records[id]
             await self.backend.put(id, lost)
+            if what == "failover repeated":
+                await self.backend.reconnect()
             await self._look(id)
 
     async def stop(self) -> None:

@@ -28,8 +28,8 @@ CASES: Final = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.scenario}, {case.variant}")
 async def test_holds_what_it_promises(case: Case, server_binary: Path) -> None:
-    """Answers are below 400 or 503, data are their owner's, no end or rotation is undone, and all is
-    served afterwards; in a Cluster only the sessions of the server concerned are refused.
+    """Answers are below 400 or 503, data are their owner's, no end or rotation is undone, and all
+    is served afterwards; in a Cluster only the sessions of the server concerned are refused.
     """
     report = await run(replace(case, server=server_binary, seconds=0.4))
     assert not case.violations(report), report

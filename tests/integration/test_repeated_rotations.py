@@ -1,4 +1,4 @@
-"""Rotations that a failover undid: whoever answered them puts the newer record back, first of all."""
+"""Rotations that a failover undid: whoever answered one puts its record back, first of all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from redis_sessions import RedisStore
+from redis_sessions import RedisStore, ReplicationError
 from redis_sessions.record import is_tombstone, rotated_at, tombstone
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import AT_ONCE, LARGE, LIMIT, MAX_BYTES
@@ -15,7 +15,7 @@ from redis_sessions.testing import read_session, store_session
 from redis_sessions.token import SessionToken
 from tests.integration.apps import Monitor, Wire, client_of, doing, manager_on
 from tests.integration.test_deployments import MINUTE
-from tests.support import SERVERS, StartServer
+from tests.support import SERVERS, StartServer, as_owner
 
 HEADER: Final = 33
 
@@ -227,6 +227,24 @@ async def test_a_server_that_refuses_at_first(start_server: StartServer, size: i
         await store.load(ids[0])
         assert monitor.names() == ["MGET"]
     await store.close()
+
+
+async def test_a_rotation_that_too_few_replicas_had(start_server: StartServer) -> None:
+    """Its token is sent all the same, so it is repeated all the same."""
+    server = start_server()
+    store = RedisStore(server.url)
+    strict = RedisStore(as_owner(server.url), wait_replicas=1, wait_timeout=0.01)
+    id, before, after = SessionToken.generate().id, record(0), record(1)
+    assert await store.commit(id, None, before, MINUTE) is Commit.STORED
+    with pytest.raises(ReplicationError):
+        await strict.commit(id, before[:HEADER], after, MINUTE)
+    server.kill()
+    server.start()
+    with Wire(server.port) as redis:
+        redis.ask("SET", store.prefix + id, before, "PX", MINUTE)
+    assert [await each.load(id) for each in (store, strict, store)] == [before, after, after]
+    await store.close()
+    await strict.close()
 
 
 @pytest.mark.parametrize("kind", SERVERS)

@@ -10,13 +10,15 @@ from typing import Final
 
 import httpx2
 import pytest
+from redis.crc import key_slot
 
 from redis_sessions import SessionManager
+from redis_sessions.stores.nodes import SLOTS
 from redis_sessions.testing import read_session, topology
 from tests.chaos.border import Border
 from tests.chaos.faults import announce, put_behind
 from tests.deployments import until
-from tests.integration.apps import COOKIE, Wire, client_of, doing, manager_on, signed_in, token_in
+from tests.integration.apps import Wire, client_of, doing, manager_on, signed_in, token_in
 from tests.integration.test_deployments import slots_of
 from tests.proxy import HOST, Proxy
 from tests.support import SERVERS, StartServer, app_user, as_app
@@ -29,10 +31,16 @@ SOON: Final = 60.0
 
 
 @asynccontextmanager
-async def alices(manager: SessionManager) -> AsyncGenerator[tuple[httpx2.AsyncClient, str]]:
-    """A browser in which Alice is signed in, and its token."""
+async def alices(
+    manager: SessionManager, slots: range = range(SLOTS)
+) -> AsyncGenerator[tuple[httpx2.AsyncClient, str]]:
+    """A browser in which Alice is signed in, and its token; in a Cluster, in one of these slots."""
     async with client_of(doing(manager=manager)) as browser:
-        yield browser, await signed_in(browser, "alice")
+        token = await signed_in(browser, "alice")
+        while key_slot(f"session:{token[:20]}".encode()) not in slots:
+            browser.cookies.clear()
+            token = await signed_in(browser, "alice")
+        yield browser, token
 
 
 async def replicated(port: int, token: str) -> None:
@@ -120,12 +128,7 @@ async def test_in_a_cluster(server_binary: Path, way: str) -> None:
         async with Border(victim.port) as border:
             await asyncio.to_thread(announce, running, border)
             manager, stranger = [manager_on(as_app(running.url)) for _ in range(2)]
-            async with alices(manager) as (browser, old):
-                while (
-                    running.nodes[1].ask("CLUSTER", "KEYSLOT", f"session:{old[:20]}") not in slots
-                ):
-                    browser.cookies.delete(COOKIE)
-                    old = await signed_in(browser, "alice")
+            async with alices(manager, slots) as (browser, old):
                 await replicated(heir.port, old)
                 border.lag = SOON
                 new = await rotated(browser, way)
