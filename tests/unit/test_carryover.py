@@ -21,6 +21,7 @@ ALICES: Final[dict[str, Any]] = {
     "profile": {"name": "Alice Example", "address": {"street": "1 Elm Street"}, "roles": ["user"]},
     "visits": 5,
     "theme": "dark mode",
+    "twice": ["read me", "read me"],
 }
 Act = Callable[[Session], Any]
 
@@ -95,6 +96,7 @@ HERS: Final[dict[str, Act]] = {
     "a copy of a dict": move("b", lambda s: dict(s["profile"])),
     "popped": move("b", lambda s: s.pop("_messages")),
     "popped from a list": move("b", lambda s: s["_messages"].pop()),
+    "popped, one of two": move("b", lambda s: s["twice"].pop()),
     "popped from a dict": move("b", lambda s: s["profile"].pop("address")),
     "with more": move("_messages", lambda s: [*s["_messages"], "Hi"]),
     "merged": move("profile", lambda s: s["profile"] | {"name": "Bob"}),
