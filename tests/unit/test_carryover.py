@@ -167,8 +167,8 @@ async def test_what_the_store_brought_since_stays_behind(at: Setting) -> None:
     await session.refresh()
     session["b"] = {"m": session["late"]}
     session["mine"] = ["Bob's own"]
-    seen = await at.manager.update(session, lambda data: data["profile"])
-    session["c"] = seen
+    session["c"] = await at.manager.update(session, lambda data: data["profile"])
+    session["e"] = await at.manager.update(session, lambda data: data.pop("theme"))
     await at.manager.update(session, count)
     session["d"] = ["still", "Bob's own"]
     session.sign_in("bob")
