@@ -9,6 +9,7 @@ What Python has once for everybody (None, small integers, "") tells nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
@@ -83,9 +84,10 @@ class _Theirs:
         objects = _objects_in(value, self._codec)
         if raw is not None and not self._codec.packs(value, raw):
             # It was changed in place, or converted: constants of the application are in it.
-            had = {self._pack(each) for each in _objects_in(values.decode_value(raw), self._codec)}
+            was = _objects_in(values.decode_value(raw), self._codec)
+            had = Counter(map(self._pack, was))
             packed = [(each, self._pack(each)) for each in objects]
-            self._taken_out |= had - {each for _, each in packed} - _EMPTY
+            self._taken_out |= (had - Counter(p for _, p in packed)).keys() - _EMPTY
             objects = [each for each, p in packed if p in had or not isinstance(each, _IMMUTABLE)]
         self._objects.update((id(each), each) for each in objects)
 

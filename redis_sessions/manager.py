@@ -178,7 +178,8 @@ class SessionManager(Revoker):
             return NOTHING
         answer = await self.settle(session, owed, status, may_create)
         if answer is _CHANGED:
-            state_of(session).hold(session)  # in a response nobody can sign in after that
+            # Here, and not for each response: nobody can sign in after that.
+            state_of(session).hold(self.values.keyed(session))
         return answer
 
     def owed(self, session: Session, status: int) -> bytes | None:

@@ -293,7 +293,7 @@ def reader(key: str) -> Callable[[bytes], Any]:
     def read_key(encoded: bytes) -> Any:
         try:
             return read(encoded).value
-        except msgspec.MsgspecError:  # such as a key that is an int, beside it
+        except (msgspec.MsgspecError, RecursionError):  # such as a key that is an int, beside it
             return decode(encoded).get(key)
 
     return read_key

@@ -348,8 +348,9 @@ class Update(Writer):
         rebased = state.rebased
         while True:
             data = values.decode(at.data)
+            state.hold(data)  # what the function takes out of them, and returns, is the record's
             result = function(data)
-            state.hold(data)  # the function may have kept some of it
+            state.hold(data)
             encoded = policy.values.encode(data)
             policy.values.check(encoded)
             if policy.principal.of(encoded) != state.principal:

@@ -21,6 +21,7 @@ ALICES: Final[dict[str, Any]] = {
     "profile": {"name": "Alice Example", "address": {"street": "1 Elm Street"}, "roles": ["user"]},
     "visits": 5,
     "theme": "dark mode",
+    "twice": ["read me", "read me"],
 }
 Act = Callable[[Session], Any]
 
@@ -95,6 +96,7 @@ HERS: Final[dict[str, Act]] = {
     "a copy of a dict": move("b", lambda s: dict(s["profile"])),
     "popped": move("b", lambda s: s.pop("_messages")),
     "popped from a list": move("b", lambda s: s["_messages"].pop()),
+    "popped, one of two": move("b", lambda s: s["twice"].pop()),
     "popped from a dict": move("b", lambda s: s["profile"].pop("address")),
     "with more": move("_messages", lambda s: [*s["_messages"], "Hi"]),
     "merged": move("profile", lambda s: s["profile"] | {"name": "Bob"}),
@@ -165,8 +167,8 @@ async def test_what_the_store_brought_since_stays_behind(at: Setting) -> None:
     await session.refresh()
     session["b"] = {"m": session["late"]}
     session["mine"] = ["Bob's own"]
-    seen = await at.manager.update(session, lambda data: data["profile"])
-    session["c"] = seen
+    session["c"] = await at.manager.update(session, lambda data: data["profile"])
+    session["e"] = await at.manager.update(session, lambda data: data.pop("theme"))
     await at.manager.update(session, count)
     session["d"] = ["still", "Bob's own"]
     session.sign_in("bob")
