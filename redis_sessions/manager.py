@@ -222,12 +222,13 @@ class SessionManager(Revoker):
                 raise ReplicationError(str(exc), result=_CHANGED) from exc
             finally:
                 state.busy = None
-        await self.keys.renew()
         async with state.alone():
             if status >= 500:  # then no change of data is stored
                 return await Operation(self, session, state.base, status, may_create).run()
             encoded = self.values.encode(session)
-            return await Operation(self, session, encoded, status, may_create, ends).run()
+            answer = await Operation(self, session, encoded, status, may_create, ends).run()
+        await self.keys.renew()  # never raises
+        return answer
 
     def _changed(self, session: Session, state: State, encoded: bytes) -> Stored | None:
         """What is to be stored of a session whose data are others, and nothing else.
