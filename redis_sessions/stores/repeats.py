@@ -14,6 +14,7 @@ from redis_sessions.stores.commands import (
     COMMIT,
     EARLIER,
     END,
+    ROTATED_AT,
     VERSION,
     Command,
     Item,
@@ -92,12 +93,12 @@ class Repeats:
             if len(value) == VERSION:
                 if answer is _STORED or (expected == END and answer is _GONE):
                     self._put(Repeat(item._replace(expected=END)))
-            elif answer is _STORED and (value[5:9] != expected[5:9] or (kept and key in kept)):
-                self._put(
-                    Repeat(Write(key, EARLIER, value, ttl), monotonic() + ttl / 1000),
-                    # A change under the token that is kept is as old as its rotation.
-                    in_place=value[5:9] == expected[5:9],
-                )
+            elif answer is _STORED:
+                rotates = value[ROTATED_AT] != expected[ROTATED_AT]
+                # A change under the token that is kept is as old as its rotation.
+                if rotates or (kept and key in kept):
+                    lapses = monotonic() + ttl / 1000
+                    self._put(Repeat(Write(key, EARLIER, value, ttl), lapses), in_place=not rotates)
 
     def add(self, repeat: Repeat) -> None:
         """Remember what another server had acknowledged: this one has yet to hear of it."""
