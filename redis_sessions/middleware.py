@@ -31,6 +31,7 @@ from redis_sessions.events import EventHandler, logger
 from redis_sessions.exchange import Exchange, SocketExchange
 from redis_sessions.keyring import Keyring
 from redis_sessions.manager import SessionManager
+from redis_sessions.names import COOKIES, suggesting
 from redis_sessions.policy import DEFAULT_MAX_AGE
 from redis_sessions.principal import PrincipalOption
 from redis_sessions.session import Session, Unloaded, serving
@@ -61,6 +62,7 @@ class SessionMiddleware:
     Raises `ConfigurationError`; `SessionMiddleware.check(**options)` does so at import.
     """
 
+    @suggesting(COOKIES)
     def __init__(
         self,
         app: ASGIApp,
@@ -203,7 +205,12 @@ class SessionMiddleware:
                 try:
                     await self.manager.connect()
                 except StoreUnavailableError as exc:
-                    logger.error("sessions: %s; the application starts all the same", exc)
+                    logger.error(
+                        "sessions: %s; the application starts all the same, and requests that need "
+                        "a session get 503 until it serves: start it, or write "
+                        "store='embedded://' in development",
+                        exc,
+                    )
                 except SessionError as exc:
                     await send({"type": "lifespan.startup.failed", "message": str(exc)})
                     raise

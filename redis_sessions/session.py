@@ -119,7 +119,7 @@ class Session(dict[str, Any]):
             return default
         value = self[key]
         codec = self._state.backend.values
-        converted = codec.convert(value, type)
+        converted = codec.convert(key, value, type)
         if converted is not value:
             base = {} if self._state.cleared else self._state.before()
             unchanged = base.get(key) == codec.encode_value(key, value)

@@ -109,8 +109,8 @@ class Values:
             if deep:
                 raise _too_deep(deep)
 
-    def convert(self, value: Any, type: type[T]) -> T:
-        """`value`, as it was loaded, as a `type`; ValueError if it doesn't fit."""
+    def convert(self, key: str, value: Any, type: type[T]) -> T:
+        """The value of a key, as it was loaded, as a `type`; ValueError if it doesn't fit."""
         if value.__class__ is type:
             same: T = value
             return same
@@ -121,7 +121,8 @@ class Values:
             where = _PATH.search(str(exc))
             at = f" at {where[1]}" if where else ""
             which = f": {exc.__cause__}" if isinstance(exc.__cause__, _MisfitError) else ""
-            raise ValueError(f"the stored value doesn't fit {_name(type)}{at}{which}") from None
+            told = f"session[{key!r}], as it is stored, doesn't fit {_name(type)}{at}{which}"
+            raise ValueError(told) from None
 
     def _from_unknown(self, value: Any) -> Any:
         self._hook_ran = True
