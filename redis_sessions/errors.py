@@ -56,7 +56,8 @@ class StoreError(SessionError):
 class StoreUnavailableError(StoreError):
     """The store can't be asked now: unknown, rather than not done.
 
-    `reason` is one of `"connection"`, `"timeout"`, `"full"` (the queue of this process),
+    `reason` is one of `"connection"`, `"timeout"`, `"protocol"` (something else than Redis
+    listens there), `"full"` (the queue of this process),
     `"refused"` (credentials or rights), `"server"` (loading, out of memory, read-only ...).
     """
 

@@ -81,7 +81,7 @@ class SessionSecurity:
 
         self.session, self.manager, self.principal = session, manager, principal
 
-    def fresh(self, *, within: Duration) -> Callable[..., Awaitable[str]]:
+    def fresh(self, within: Duration) -> Callable[..., Awaitable[str]]:
         """A dependency for step-up: the principal, if they signed in at most `within` ago.
 
         Otherwise 401 with a `WWW-Authenticate` after RFC 9470; `session.sign_in()` renews.
@@ -127,6 +127,6 @@ PrincipalDep = Annotated[str, Depends(_default.principal)]
 """Who is signed in; 401 if nobody is."""
 
 
-def fresh(*, within: Duration) -> Callable[..., Awaitable[str]]:
+def fresh(within: Duration) -> Callable[..., Awaitable[str]]:
     """A dependency for step-up: `Depends(fresh(within=300))`; see `SessionSecurity.fresh`."""
     return _default.fresh(within=within)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 from redis_sessions.errors import ConfigurationError
 
-__all__ = ["Derivation", "Keyring", "SecretKey", "generate_key"]
+__all__ = ["Derivation", "Keyring", "Keys", "SecretKey", "generate_key", "keyring_of"]
 
 Derivation = blake2b
 
@@ -125,6 +125,23 @@ class Keyring:
 
     def __repr__(self) -> str:
         return f"<Keyring {', '.join(key.id.hex() for key in self.keys)}>"
+
+
+Keys = str | bytes | Sequence[str | bytes]
+"""One secret key, or `[new, old]`."""
+
+
+def keyring_of(keys: Keyring | Keys) -> Keyring:
+    """The keyring itself, or one of these keys; `ConfigurationError`."""
+    if isinstance(keys, Keyring):
+        return keys
+    given: Any = keys
+    several: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not several or not all(isinstance(key, (str, bytes)) for key in several):
+        raise ConfigurationError(
+            f"keyring={type(keys).__name__}: write a secret key, [new, old], or a Keyring; {_HOW}"
+        )
+    return Keyring(*several)
 
 
 def _key_bytes(secret: str | bytes) -> bytes:

@@ -43,7 +43,12 @@ async def run_lifespan(
                 await setup.manager.connect()
                 await setup.manager.keys.renew()
             except StoreUnavailableError as exc:
-                logger.error("sessions: %s; the application starts all the same", exc)
+                logger.error(
+                    "sessions: %s; the application starts all the same, and requests that need "
+                    "a session get 503 until it serves: start it, or write "
+                    "store='embedded://' in development",
+                    exc,
+                )
             except SessionError as exc:
                 await send({"type": "lifespan.startup.failed", "message": str(exc)})
                 raise

@@ -27,6 +27,7 @@ from redis_sessions.exchange import Exchange, SocketExchange
 from redis_sessions.keyring import Keyring
 from redis_sessions.lifespan import fail_start, run_lifespan
 from redis_sessions.manager import SessionManager
+from redis_sessions.names import COOKIES, suggesting
 from redis_sessions.policy import DEFAULT_MAX_AGE
 from redis_sessions.principal import PrincipalOption
 from redis_sessions.session import Session, Unloaded, serving
@@ -59,6 +60,15 @@ class SessionMiddleware:
     lifespan says why. Without a lifespan each request raises that `ConfigurationError`.
     """
 
+    _wrong: str | None = None
+
+    def _refuse(self, error: ConfigurationError) -> None:
+        # Not raised: it is constructed inside the server, while the lifespan is asked for, and
+        # servers take an exception for an application that has none.
+        self._wrong = str(error)
+        logger.error("sessions: %s", error)
+
+    @suggesting(COOKIES, _refuse)
     def __init__(
         self,
         app: ASGIApp,
@@ -106,7 +116,6 @@ class SessionMiddleware:
             "partitioned": (partitioned, False),
         }
         self._lazy = lazy
-        self._wrong: str | None = None
         try:
             self.manager = _manager(manager, store, secret_key, prefix, policy)
             transports = _transports(transport, cookie)
@@ -124,10 +133,7 @@ class SessionMiddleware:
                 and any(isinstance(each, CookieTransport) for each in transports.all),
             )
         except ConfigurationError as exc:
-            # Not raised here: it is constructed inside the server, while the lifespan is asked
-            # for, and servers take an exception for an application that has none.
-            self._wrong = str(exc)
-            logger.error("sessions: %s", exc)
+            self._refuse(exc)
             return
         self._direct = not lazy and not self._setup.hints
         self._runs = False

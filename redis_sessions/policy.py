@@ -11,12 +11,14 @@ from typing import Any, Final, Literal
 from redis_sessions.errors import ConfigurationError, check_bound
 from redis_sessions.events import Event, EventHandler, logger
 from redis_sessions.index import Index
-from redis_sessions.keyring import Keyring
+from redis_sessions.keyring import Keyring, Keys, keyring_of
+from redis_sessions.names import suggesting
 from redis_sessions.notes import KeyNotes
 from redis_sessions.principal import Principal, PrincipalOption
 from redis_sessions.record import TOMBSTONE_TTL, Reject, Sealer, Stored, rotated_at
-from redis_sessions.state import ANYWHERE, Bound, Duration, Found, State, seconds
-from redis_sessions.stores.protocols import Offset, Store, Timed
+from redis_sessions.state import ANYWHERE, Bound, Duration, Found, State, in_words, seconds
+from redis_sessions.stores import StoreOption, open_store
+from redis_sessions.stores.protocols import Offset, Timed
 from redis_sessions.token import SessionToken
 from redis_sessions.values import Values, decode
 
@@ -43,6 +45,7 @@ Opened = tuple[Stored | Reject, dict[Any, Any]]
 class Policy:
     """The options of a `SessionManager`, checked.
 
+    `store` is a store, a URL or a redis-py client, `keyring` a `Keyring`, a secret key, or a list.
     `max_age` is the absolute lifetime (None: 14 days, and a cookie that ends with the browser),
     `idle_timeout` what a session may go unused; both in seconds or as a timedelta. `principal`
     is the key, dotted path or callable that says who is signed in; `max_sessions` how many sessions
@@ -55,10 +58,11 @@ class Policy:
     Raises `ConfigurationError`.
     """
 
+    @suggesting({"secret_key": "keyring", "url": "store", "redis_url": "store"})
     def __init__(
         self,
-        store: Store,
-        keyring: Keyring,
+        store: StoreOption,
+        keyring: Keyring | Keys,
         *,
         max_age: Duration | None = DEFAULT_MAX_AGE,
         idle_timeout: Duration | None = None,
@@ -73,8 +77,8 @@ class Policy:
         dec_hook: Callable[[type, Any], Any] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.store = store
-        self.keyring = keyring
+        self.store = store = open_store(store)
+        self.keyring = keyring = keyring_of(keyring)
         self.persistent = max_age is not None
         self.max_age = DEFAULT_MAX_AGE if max_age is None else seconds(max_age, "max_age")
         self.idle_timeout = (
@@ -84,8 +88,9 @@ class Policy:
         )
         if self.idle_timeout > self.max_age:
             raise ConfigurationError(
-                f"idle_timeout={self.idle_timeout} s is longer than max_age={self.max_age} s: "
-                "a session ends at max_age however much it is used; write the smaller one first"
+                f"idle_timeout ({in_words(self.idle_timeout)}) is longer than max_age "
+                f"({in_words(self.max_age)}), at which a session ends however much it is used: "
+                "lower idle_timeout=, or raise max_age="
             )
         if type(max_size) is not int or max_size < 1:
             raise ConfigurationError(f"max_size={max_size!r}: write bytes, such as 65536")
@@ -101,10 +106,6 @@ class Policy:
         if on_binding_mismatch not in ("reject", "report"):
             raise ConfigurationError(
                 f"on_binding_mismatch={on_binding_mismatch!r}: write 'reject' or 'report'"
-            )
-        if not isinstance(store, Store):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(
-                f"store={type(store).__name__} has not all methods of SessionStore and SessionIndex"
             )
         self.max_sessions = max_sessions
         self.on_conflict = on_conflict

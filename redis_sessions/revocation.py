@@ -70,7 +70,7 @@ class Revoker(Policy):
             await self.keys.check()
         return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
 
-    async def revoke(self, id: str, *, principal: AnyPrincipal) -> bool:
+    async def revoke(self, id: str, principal: AnyPrincipal) -> bool:
         """End one session of a principal; False if it isn't theirs, or had ended.
 
         The session is the principal's by its index, so an id that a client sent may be passed.

@@ -168,7 +168,7 @@ class Session(dict[str, Any]):
             return default
         value = self[key]
         codec = self._state.backend.values
-        converted = codec.convert(value, type)
+        converted = codec.convert(key, value, type)
         if converted is not value:
             if value is self._state.loaded.get(key):
                 self._state.hold({key: converted})

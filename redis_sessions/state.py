@@ -32,6 +32,7 @@ __all__ = [
     "Revocation",
     "State",
     "Visit",
+    "in_words",
     "seconds",
 ]
 
@@ -292,6 +293,14 @@ class State(msgspec.Struct, eq=False):
         self.touch_at = NEVER
         self.base = EMPTY
         self.cleared = self.ended_here = False
+
+
+def in_words(seconds: int) -> str:
+    """Such as `14 days`, `90 minutes` or `1 second`."""
+    units = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
+    unit, size = next((unit, size) for unit, size in units if seconds % size == 0)
+    count = seconds // size
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def seconds(duration: Duration, name: str) -> int:

@@ -257,7 +257,11 @@ def _path(path: str, kind: Kind) -> tuple[str, str]:
                 f"write {_EXAMPLES[kind]}"
             )
     if database and not re.fullmatch(r"[0-9]{1,9}", database):
-        raise _unreadable(_EXAMPLES[kind])
+        # Not its text: it may be the rest of a password.
+        raise ConfigurationError(
+            f"the store's URL: the database, after the last /, is a number: write "
+            f"{_EXAMPLES[kind]}, or leave it out"
+        )
     return _decoded(name, _EXAMPLES[kind]), database
 
 

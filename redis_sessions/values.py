@@ -5,7 +5,6 @@ Nothing here knows of tokens, seals or stores. The encoded bytes decide what cou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from redis_sessions.conversion import convert, name_of
 from redis_sessions.errors import SessionEncodeError
 
 __all__ = ["EMPTY", "MAX_CONTAINERS", "MAX_DEPTH", "REMOVED", "Changes", "Values"]
@@ -41,9 +41,6 @@ _NO_CONTAINERS: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 
 _CONTAINERS: Final = (dict, list, tuple)
 
 _TORN: Final = "the session was changed by another thread while it was encoded"
-
-# Where msgspec says that a value doesn't fit.
-_PATH: Final = re.compile(r" - at `(\$[^`]*)`$")
 
 _ONLY_STR: Final = frozenset({str})
 
@@ -163,19 +160,9 @@ class Values:
         except Exception:  # noqa: BLE001 - the hook's: it was asked before, when it was encoded
             return ()  # such as a datetime
 
-    def convert(self, value: Any, type: type[T]) -> T:
-        """`value`, as it was loaded, as a `type`; ValueError if it doesn't fit."""
-        if value.__class__ is type:
-            same: T = value
-            return same
-        try:
-            return msgspec.convert(value, type, dec_hook=self._to_unknown)
-        except msgspec.ValidationError as exc:
-            # Not its text, nor the chain: pydantic's quotes the value.
-            where = _PATH.search(str(exc))
-            at = f" at {where[1]}" if where else ""
-            which = f": {exc.__cause__}" if isinstance(exc.__cause__, _MisfitError) else ""
-            raise ValueError(f"the stored value doesn't fit {_name(type)}{at}{which}") from None
+    def convert(self, key: str, value: Any, type: type[T]) -> T:
+        """The value of a key, as it was loaded, as a `type`; ValueError if it doesn't fit."""
+        return convert(key, value, type, self._dec_hook)
 
     def _pack_any(self, value: Any) -> bytes:
         try:
@@ -212,15 +199,6 @@ class Values:
             return value.get_secret_value()
         raise NotImplementedError("no enc_hook knows it")
 
-    def _to_unknown(self, type: type[Any], value: Any) -> Any:
-        if isinstance(value, type):
-            return value
-        if hasattr(type, "model_validate"):
-            return _validate(type, value)
-        if self._dec_hook is not None:
-            return self._dec_hook(type, value)
-        raise NotImplementedError(f"no dec_hook restores a {_name(type)}")
-
     def _culprit(self, value: Any) -> tuple[str, str]:
         """The path to what makes encoding fail, and what it is; only asked after a failure."""
         path = ""
@@ -250,19 +228,6 @@ class Values:
         except Exception:  # noqa: BLE001 - whatever it is, this is the way down
             return False
         return True
-
-
-class _MisfitError(ValueError):
-    """What a model refused, by its fields' names."""
-
-
-def _validate(type: Any, value: Any) -> Any:
-    try:
-        return type.model_validate(value, by_name=True, by_alias=False, strict=False)
-    except ValueError as exc:
-        errors: list[Any] = getattr(exc, "errors", list)()
-        fields = {".".join(map(str, error["loc"])) for error in errors} - {""}
-        raise _MisfitError(", ".join(sorted(fields)) or "its validator refuses it") from None
 
 
 def _too_deep(keys: Iterable[Any]) -> SessionEncodeError:
@@ -403,9 +368,4 @@ def _members(value: Any) -> list[Any]:
 
 def _kind(value: Any) -> str:
     kind: Any = value.__class__
-    return _name(kind)
-
-
-def _name(type: type[Any]) -> str:
-    module = type.__module__
-    return type.__qualname__ if module == "builtins" else f"{module}.{type.__qualname__}"
+    return name_of(kind)

@@ -6,15 +6,18 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+import re
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from redis.exceptions import AuthenticationError
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from redis_sessions import ConfigurationError, __version__, generate_key
 from redis_sessions.cli import key, require
@@ -33,7 +36,39 @@ from redis_sessions.embedded import find_server
 
 __all__ = ["app"]
 
+_UsageError: Any = typer.BadParameter.__base__  # typer's own or click's, by its version
+_SECRET: Final = re.compile(r"\S*(?:://|@)\S*")
+
+
+class _Discreet(TyperGroup):
+    """Says what is wrong with a command without what may be a URL, and so have a password."""
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        with _discreetly():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _discreetly():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _discreetly() -> Generator[None]:
+    try:
+        yield
+    except _UsageError as exc:
+        lost = "No such command" in exc.message and _SECRET.search(exc.message)
+        for word in sys.argv[1:]:
+            if _SECRET.search(word):  # whole, since it may have blanks
+                exc.message = exc.message.replace(word, "…").replace(repr(word)[1:-1], "…")
+        exc.message = _SECRET.sub("…", exc.message)
+        if lost:
+            exc.message = "A URL is no command. To look at a store: redis-sessions check URL"
+        raise
+
+
 app: Final = typer.Typer(
+    cls=_Discreet,
     help="Sealed server-side sessions in Redis.",
     no_args_is_help=True,
     add_completion=False,
@@ -133,14 +168,17 @@ def check(
     application's user it tells whether that has its rights; as an administrator it tells the most.
     What the user may not ask is unknown, and no fault.
 
-    The status is 0 if all is well, 1 if something is a warning, 2 if something has failed.
+    The status is 0 if all is well, 1 if something is a warning, 2 if something has failed, or if
+    the URL can't be read.
     """
     logging.getLogger("redis_sessions").addHandler(logging.NullHandler())  # it is all in here
     try:
         facts = asyncio.run(gather(url, prefix=prefix, timeout=timeout))
+        findings = find(facts)
     except ConfigurationError as exc:
-        _refuse(exc)
-    findings = find(facts)
+        if not as_json:
+            _refuse(exc)
+        findings = [Finding("url", Level.FAIL, str(exc))]
     worst = max(Level.OK, *(finding.level for finding in findings))
     if as_json:
         print(json.dumps({"status": worst.word, "findings": [_plain(f) for f in findings]}))

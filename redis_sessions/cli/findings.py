@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
+from redis_sessions.stores.wire import NO_DATABASE
 
 __all__ = ["Finding", "Level", "find", "merged"]
 
@@ -53,7 +54,12 @@ def find(facts: Facts) -> list[Finding]:
     if all(server.error is not None for server in facts.servers):
         return found  # there is nothing else to judge
     found += [*_topology(facts), *_tls(facts), *_rights(facts)]
-    for check in (_version, _access, _protected_mode, _eviction, _persistence, _replication):
+    checks = [_version, _access, _protected_mode, _eviction, _persistence, _replication]
+    if facts.kind == "embedded":  # nothing of it is to be configured
+        text = "a server for development, which only this user reaches: it keeps nothing on disk"
+        found.append(Finding("embedded", Level.OK, text))
+        checks = [_version]
+    for check in checks:
         found += _each(facts, check)
     return [*found, *_clock(facts), *_latency(facts)]
 
@@ -85,6 +91,9 @@ def _unknown(check: str, what: str) -> Finding:
 def _connection(_: Facts, server: Server) -> Finding | None:
     if server.error is None:
         return None
+    if NO_DATABASE in server.error:
+        advice = "the URL names a database that isn't there: write 0, or raise `databases`"
+        return Finding("connection", Level.FAIL, server.error, advice)
     if server.role == "replica":
         advice = "it is a replica: nobody is without sessions, but it can't take over"
         return Finding("connection", Level.WARN, server.error, advice)

@@ -30,6 +30,7 @@ from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.record import tombstone
 from redis_sessions.stores.nodes import SLOTS, slot_of, tags
 from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.wire import NO_DATABASE
 from redis_sessions.tls import own
 from redis_sessions.urls import Address, Deployment
 
@@ -188,6 +189,8 @@ class _Asker:
 
         try:
             with _as_redis_answers():
+                async with asyncio.timeout(self._timeout):
+                    await _find_database(pool)
                 return await questions(ask)
         finally:
             await connector.close(pool)
@@ -251,6 +254,15 @@ class _Asker:
                 return True
             return True
         return False
+
+
+async def _find_database(pool: ConnectionPool) -> None:
+    """Raise if there is none of this number, which each question would be answered with."""
+    try:
+        await pool.release(await pool.get_connection())
+    except ResponseError as exc:
+        if NO_DATABASE in str(exc):
+            raise RedisConnectionError(str(exc)) from None
 
 
 @contextmanager

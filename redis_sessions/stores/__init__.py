@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.events import logger
@@ -17,9 +16,7 @@ from redis_sessions.stores.protocols import (
     Store,
 )
 from redis_sessions.stores.redis import RedisStore
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis, RedisCluster
+from redis_sessions.urls import Client
 
 __all__ = [
     "Commit",
@@ -30,13 +27,15 @@ __all__ = [
     "SessionIndex",
     "SessionStore",
     "Store",
+    "StoreOption",
     "open_store",
 ]
 
+StoreOption = str | Client | Store
+"""A URL, a redis-py client, or a ready store."""
 
-def open_store(
-    store: str | Store | Redis | RedisCluster | None, *, prefix: str | None = None
-) -> Store:
+
+def open_store(store: StoreOption | None, *, prefix: str | None = None) -> Store:
     """The store that a URL, a redis-py client or a ready store stands for.
 
     `prefix` is for what is opened here; a ready store has its own.

@@ -27,19 +27,21 @@ NOBODY: Final = float("-inf")
 CAPACITY_ITEMS: Final = 16 * 1024
 CAPACITY_BYTES: Final = 64 * 1024 * 1024
 
-AWAY: Final = frozenset({"connection", "timeout"})
+AWAY: Final = frozenset({"connection", "timeout", "protocol"})
 """Reasons that mean that Redis is away, rather than that it refused."""
 
 
 class Health:
     """Whether the store is away, as the batchers of one event loop saw it last."""
 
-    __slots__ = ("_whose", "away", "probing", "trouble")
+    __slots__ = ("_whose", "away", "probing", "quiet", "trouble")
 
     def __init__(self) -> None:
         self.away: StoreError | None = None
         self.trouble: str | None = None  # the last failure's reason, until `seen` ends it
         self.probing = False
+        self.quiet = False
+        """Whether somebody else tells of trouble that begins now."""
         self._whose: object = None
 
     def seen(self, trouble: StoreError | None, by: object = None) -> None:
@@ -55,7 +57,8 @@ class Health:
         self.away = trouble if reason in AWAY else None
         before, self.trouble = self.trouble, reason
         if reason is not None and reason != before:
-            self.begins(trouble)
+            if not self.quiet:
+                self.begins(trouble)
         elif reason is None and before is not None:
             self.ends()
 

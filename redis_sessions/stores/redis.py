@@ -217,7 +217,14 @@ class RedisStore:
 
     async def connect(self) -> None:
         """Write and read once, on every primary; `ConfigurationError` if rights don't suffice."""
-        troubles = await self._try_out()
+        channel = self._channels.get()
+        if isinstance(channel, Channel):  # who connects is told, and needn't read it in the log
+            channel.health.quiet = True
+        try:
+            troubles = await self._try_out()
+        finally:
+            if isinstance(channel, Channel):
+                channel.health.quiet = False
         refused = [t for t in troubles if getattr(t, "reason", None) == "refused"]
         if refused:
             told = "; ".join(map(str, refused))

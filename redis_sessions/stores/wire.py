@@ -16,7 +16,7 @@ from redis_sessions.connect import Connector
 from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import NONSENSE, Command, Script, packed, reply_of
 
-__all__ = ["Script", "Wire"]
+__all__ = ["NO_DATABASE", "Script", "Wire"]
 
 _Closer = AsyncGenerator[None, None]
 
@@ -30,6 +30,7 @@ _SOON: Final = (
     *(errors.ClusterDownError, errors.TryAgainError),
 )
 _MISFORTUNES: Final = (errors.RedisError, OSError)  # a TimeoutError is one
+NO_DATABASE: Final = "DB index is out of range"
 HELD: Final = 2
 _LOOK_EVERY: Final = 1.0  # seconds
 _RIGHTS: Final = (
@@ -207,6 +208,11 @@ class Wire:
             return StoreUnavailableError(f"{where} refused: {text}", reason="refused")
         if isinstance(exc, (errors.AskError, errors.ClusterCrossSlotError)):  # MOVED is an ASK
             return StoreError(f"{where} is a node of a Cluster: write redis+cluster://…")
+        if NO_DATABASE in text:
+            return StoreError(
+                f"{where}: the server has no database of this number: write 0, or raise "
+                "`databases` in its configuration"
+            )
         if isinstance(exc, _SOON) or any(word in text for word in _NOT_NOW):
             return StoreUnavailableError(f"{where} can't serve now: {text}", reason="server")
         if isinstance(exc, errors.MaxConnectionsError):
@@ -223,7 +229,8 @@ class Wire:
             leaving.add_done_callback(self._leaving.discard)
         return StoreUnavailableError(
             f"{self._connector.where} doesn't speak Redis's protocol: see whether something "
-            "else listens at this address"
+            "else listens at this address",
+            reason="protocol",
         )
 
     async def _open(self) -> _Line:

@@ -168,3 +168,33 @@ def test_a_port_that_is_taken() -> None:
     assert refused.returncode not in (0, 2)
     assert refused.stdout == ""
     assert "ddress already in use" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("redis://u:{}@h",),
+        ("u:{}@h",),
+        ("--url=redis://u:{}@h",),
+        ("check", "redis://u:x@h", "redis://u:{}@h"),
+        ("check", "--timeout", "redis://u:{}@h"),
+        ("check", "--store=redis://u:{}@h"),
+        ("demo", "redis://u:{}@h"),
+        ("demo", "--port", "redis://u:{}@h"),
+        ("acl", "--role", "redis://u:{}@h"),
+        ("acl", "--password-file", "redis://u:{}@h"),
+    ],
+    ids=" ".join,
+)
+def test_a_usage_error_repeats_no_password(args: tuple[str, ...]) -> None:
+    """Whatever is misplaced on the command line may be a URL, and have a password."""
+    for password in ("s3same", "a s3same b", "it's-s3same", 'a"s3same\\'):
+        found = run(*(arg.format(password) for arg in args))
+        assert found.returncode == 2
+        assert "s3same" not in found.stdout + found.stderr
+
+
+def test_a_url_without_its_command() -> None:
+    """Whoever forgets the word `check` is told it; who misspells it, too."""
+    assert "redis-sessions check URL" in run("redis://u:s3same@h").stderr
+    assert "Did you mean 'check'?" in run("chekc", "redis://u:s3same@h").stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socketserver
@@ -15,6 +16,7 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner, Result
 
+from redis_sessions import ConfigurationError, RedisStore
 from redis_sessions.cli.acl import Role, acl_line, rules
 from redis_sessions.cli.commands import app
 from redis_sessions.testing import topology as topologies
@@ -320,3 +322,36 @@ def test_the_page_shows_what_is_printed(start_server: StartServer) -> None:
     assert len(lines) == 4
     printed_lines = printed.replace(f":{server.port}", ":6379").splitlines()
     assert [line for line in lines if line not in printed_lines] == []
+
+
+# -- what isn't asked at all
+
+
+@pytest.mark.parametrize("url", ["redis://u:s3same@h/abc", "http://u:s3same@h", "s3same"])
+def test_a_url_that_cannot_be_read(url: str) -> None:
+    """Programs get an object as always; people get one line; nobody gets the password."""
+    found = levels(url, status=2)
+    assert found.keys() == {"url"}
+    assert found["url"]["text"]
+    plain = check(url)
+    assert (plain.exit_code, plain.stdout) == (2, "")
+    assert found["url"]["text"] in " ".join(plain.stderr.split())
+    assert "s3same" not in str(found) + plain.stderr
+
+
+def test_a_database_that_is_not_there(start_server: StartServer) -> None:
+    """It is a matter of the URL, and not of rights: so it says in the application, too."""
+    url = start_server("--databases", "2").url.replace("/0", "/2")
+    found = levels(url, status=2)
+    assert found.keys() == {"connection"}
+    assert "names a database that isn't there: write 0" in found["connection"]["advice"]
+    with pytest.raises(ConfigurationError, match="no database of this number: write 0"):
+        asyncio.run(RedisStore(url).connect())
+
+
+@pytest.mark.usefixtures("findable_server")
+def test_the_embedded_server() -> None:
+    """It is as it should be for development: there is nothing to configure."""
+    found = levels("embedded://checked", status=0)
+    assert found["embedded"]["level"] == "ok"
+    assert not [finding for finding in found.values() if finding["advice"]]

@@ -125,7 +125,7 @@ async def test_a_session_of_nobody_is_not_fresh(manager: SessionManager) -> None
         session["user_id"] = "alice"
 
     @app.get("/pay", dependencies=[Depends(sneak)])
-    async def pay(user: Annotated[str, Depends(fresh(within=300))]) -> str:
+    async def pay(user: Annotated[str, Depends(fresh(300))]) -> str:
         return user
 
     async with client_of(app) as browser:

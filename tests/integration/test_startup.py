@@ -34,8 +34,9 @@ def test_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
         port = listener.getsockname()[1]
     with serve(started(f"redis://:sesame@127.0.0.1:{port}/3")) as address:
         assert httpx2.get(f"http://{address}/plain").json() == "untouched"
-    error = logged(caplog, logging.ERROR)[-1]
+    (error,) = logged(caplog, logging.ERROR)  # it is said once, and what to do
     assert f"127.0.0.1:{port}/3" in error
+    assert "or write store='embedded://'" in error
     assert "the application starts all the same" in error
     assert "sesame" not in caplog.text
 
@@ -48,7 +49,7 @@ def test_nobody_answers(caplog: pytest.LogCaptureFixture) -> None:
         with TestClient(started(f"redis://127.0.0.1:{port}/0"), base_url=BASE) as browser:
             assert time.monotonic() - begun < 2
             assert browser.get("/plain").json() == "untouched"
-    error = logged(caplog, logging.ERROR)[-1]
+    (error,) = logged(caplog, logging.ERROR)
     assert "didn't answer within 0.5 s; the application starts all the same" in error
 
 
@@ -67,7 +68,8 @@ def test_no_room_to_connect(caplog: pytest.LogCaptureFixture) -> None:
         finally:
             for filler in fillers:
                 filler.close()
-    assert "the application starts all the same" in logged(caplog, logging.ERROR)[-1]
+    (error,) = logged(caplog, logging.ERROR)
+    assert "the application starts all the same" in error
 
 
 def test_a_wrong_password(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> None:

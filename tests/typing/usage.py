@@ -133,6 +133,7 @@ def take_code(data: dict[str, Any]) -> str | None:
 @app.post("/devices/{id}")
 async def devices(id: str, session: SessionDep, manager: SessionManagerDep) -> list[str | None]:
     assert_type(await manager.revoke(id, principal=uuid4()), bool)
+    assert_type(await manager.revoke(id, "alice"), bool)
     assert_type(await manager.revoke_all(7, keep=session.id), int)
     shown = await manager.sessions_of("alice")
     assert_type(shown, list[SessionInfo])
@@ -144,6 +145,7 @@ async def devices(id: str, session: SessionDep, manager: SessionManagerDep) -> l
     return [shown[0].browser, shown[0].system, shown[0].address]
 
 
+@app.get("/pay", dependencies=[Depends(fresh(300))])
 @app.get("/transfer", dependencies=[Depends(fresh(within=300))])
 async def transfer(user: Annotated[str, Depends(fresh(within=timedelta(minutes=5)))]) -> str:
     return user
@@ -180,6 +182,8 @@ async def without_a_request(client: Redis) -> None:
     manager = SessionManager(
         store, Keyring(NEW_KEY, OLD_KEY), max_age=None, on_event=log, deadline=2
     )
+    SessionManager("redis://localhost:6379/0", "new" * 12, max_age=3600)
+    SessionManager(client, ["new" * 12, b"old" * 12])
     session = await manager.load("token")
     answer = await manager.commit(session, status=200)
     assert_type(answer, Answer)

@@ -92,9 +92,19 @@ CASES: list[tuple[dict[str, Any], str]] = [
             *(dt.timedelta(0), dt.timedelta(days=-1), dt.timedelta(days=401)),
         )
     ),
-    ({"idle_timeout": 3601, "max_age": 3600}, "write the smaller one first"),
-    ({"idle_timeout": dt.timedelta(days=15)}, "is longer than max_age=1209600 s"),
-    ({"idle_timeout": dt.timedelta(days=15), "max_age": None}, "is longer than max_age"),
+    *(
+        ({"idle_timeout": idle, "max_age": age}, f"{told}, at which a session ends however")
+        for idle, age, told in (
+            (3601, 3600, "idle_timeout (3601 seconds) is longer than max_age (1 hour)"),
+            (
+                dt.timedelta(days=15),
+                None,
+                "idle_timeout (15 days) is longer than max_age (14 days)",
+            ),
+            (5400, 1, "idle_timeout (90 minutes) is longer than max_age (1 second)"),
+        )
+    ),
+    ({"idle_timeout": dt.timedelta(days=15)}, "lower idle_timeout=, or raise max_age="),
     # limits and choices
     *(
         ({"max_size": size}, "write bytes, such as 65536")
@@ -122,6 +132,13 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"store": "embedded://?timeuot=3"}, "timeuot"),
     ({"store": "redis://localhost/0?socket_connect_timeout=soon"}, "socket_connect_timeout"),
     ({"store": "redis://localhost:port/0"}, "can't be read"),
+    *(
+        ({"store": url}, "the database, after the last /, is a number: write redis")
+        for url in (
+            *("redis://localhost/abc", "redis://localhost/0/abc", "redis://localhost/-1"),
+            *("rediss://u:p@localhost:6379/db0", "redis+sentinel://localhost/mymaster/abc"),
+        )
+    ),
     ({"store": "redis://localhost:70000/0"}, "can't be read"),
     ({"store": "redis://[::1/0"}, "can't be read"),
     ({"store": 5}, "pass a URL, a redis.asyncio.Redis, or"),

@@ -26,7 +26,7 @@ async def test_revoking_one(at: Setting) -> None:
     at.events.clear()
     assert await at.manager.revoke(one[:20], principal="alice") is True
     assert await alive(at, one, other) == [False, True]
-    assert await at.manager.revoke(one[:20], principal="alice") is False
+    assert await at.manager.revoke(one[:20], "alice") is False
     assert [(e.reason, e.id) for e in at.events if e.name == "ended"] == [("revoked", one[:20])]
 
 

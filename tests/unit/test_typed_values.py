@@ -188,6 +188,13 @@ async def test_a_value_of_a_wrong_shape(
     assert await kept.store(session) is Outcome.NOTHING
 
 
+async def test_the_error_names_the_key() -> None:
+    """Where several values are read, it says which one doesn't fit, and what it should be."""
+    session = await Loaded().with_data({"age": "hunter2"})
+    with pytest.raises(ValueError, match=r"^session\['age'\], .* doesn't fit int$"):
+        session.get_as("age", int)
+
+
 class Account(pydantic.BaseModel):
     password: str = pydantic.Field(max_length=3)
 

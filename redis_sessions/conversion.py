@@ -1,0 +1,63 @@
+"""A stored value as a typed one: msgspec Structs, dataclasses, attrs, pydantic, and `dec_hook`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+__all__ = ["DecHook", "convert", "name_of"]
+
+T = TypeVar("T")
+
+DecHook = Callable[[type, Any], Any]
+
+# Where msgspec says that a value doesn't fit.
+_PATH: Final = re.compile(r" - at `(\$[^`]*)`$")
+
+
+def convert(key: str, value: Any, type: type[T], dec_hook: DecHook | None) -> T:
+    """The value of a key, as it was loaded, as a `type`; ValueError if it doesn't fit."""
+    if value.__class__ is type:
+        same: T = value
+        return same
+
+    def to_unknown(kind: Any, each: Any) -> Any:
+        if isinstance(each, kind):
+            return each
+        if hasattr(kind, "model_validate"):
+            return _validate(kind, each)
+        if dec_hook is not None:
+            return dec_hook(kind, each)
+        raise NotImplementedError(f"no dec_hook restores a {name_of(kind)}")
+
+    try:
+        return msgspec.convert(value, type, dec_hook=to_unknown)
+    except msgspec.ValidationError as exc:
+        # Not its text, nor the chain: pydantic's quotes the value.
+        where = _PATH.search(str(exc))
+        at = f" at {where[1]}" if where else ""
+        which = f": {exc.__cause__}" if isinstance(exc.__cause__, _MisfitError) else ""
+        told = f"session[{key!r}], as it is stored, doesn't fit {name_of(type)}{at}{which}"
+        raise ValueError(told) from None
+
+
+class _MisfitError(ValueError):
+    """What a model refused, by its fields' names."""
+
+
+def _validate(type: Any, value: Any) -> Any:
+    try:
+        return type.model_validate(value, by_name=True, by_alias=False, strict=False)
+    except ValueError as exc:
+        errors: list[Any] = getattr(exc, "errors", list)()
+        fields = {".".join(map(str, error["loc"])) for error in errors} - {""}
+        raise _MisfitError(", ".join(sorted(fields)) or "its validator refuses it") from None
+
+
+def name_of(type: type[Any]) -> str:
+    """A type in words: its module, unless it is built in, and its name."""
+    module = type.__module__
+    return type.__qualname__ if module == "builtins" else f"{module}.{type.__qualname__}"

@@ -1,0 +1,68 @@
+"""Names of options that somebody could take for ours, and which ones ours are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, Final, TypeVar, cast
+
+from redis_sessions.errors import ConfigurationError
+
+__all__ = ["COOKIES", "suggesting"]
+
+F = TypeVar("F", bound=Callable[..., None])
+
+COOKIES: Final = {
+    **dict.fromkeys(("cookie", "cookie_name", "name", "session_name"), "session_cookie"),
+    **dict.fromkeys(("redis_url", "url", "redis", "client", "backend", "session_store"), "store"),
+    **dict.fromkeys(("secret", "key", "secret_keys", "keyring"), "secret_key"),
+    **dict.fromkeys(("secure", "cookie_secure", "cookie_https_only"), "https_only"),
+    **dict.fromkeys(("samesite", "cookie_samesite", "cookie_same_site"), "same_site"),
+    **dict.fromkeys(("lifetime", "ttl", "expire", "expires", "cookie_max_age"), "max_age"),
+    **dict.fromkeys(("idle", "timeout", "rolling"), "idle_timeout"),
+    **dict.fromkeys(("user_key", "user", "user_id"), "principal"),
+    **dict.fromkeys(("key_prefix", "redis_prefix"), "prefix"),
+    "cookie_domain": "domain",
+    "cookie_path": "path",
+}
+"""What other libraries call the options of a session middleware."""
+
+
+class _UnknownOptionError(ConfigurationError, TypeError):
+    """Python's own error for it is a TypeError."""
+
+
+def suggesting(
+    others: Mapping[str, str], refuse: Callable[[Any, ConfigurationError], None] | None = None
+) -> Callable[[F], F]:
+    """Have an `__init__` say which option is meant where it doesn't know one.
+
+    `others`: names elsewhere, with ours. `refuse(self, error)` is called in place of raising the
+    error. The signature stays as it is.
+    """
+
+    def decorate(init: F) -> F:
+        known = [
+            name
+            for name, parameter in signature(init).parameters.items()
+            if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        ][1:]
+
+        @wraps(init)
+        def checked(self: object, *args: Any, **options: Any) -> None:
+            for name in options.keys() - known:
+                close = get_close_matches(name, known, 1)
+                meant = others.get(name) or next(iter(close), None)
+                hint = f"write {meant}=" if meant else f"it takes {', '.join(known)}"
+                error = _UnknownOptionError(f"{type(self).__name__} has no option {name}=: {hint}")
+                if refuse is None:
+                    raise error
+                refuse(self, error)
+                return
+            init(self, *args, **options)
+
+        return cast("F", checked)
+
+    return decorate
