@@ -246,6 +246,7 @@ async def _look_after(redis: Redis, result: Result) -> None:
     deadline = time.monotonic() + AFTERWARDS
     while True:
         keys = cast("list[bytes]", await redis.keys("*"))
+        keys = [key for key in keys if not key.endswith(b":keys")]  # of secret keys: for a day
         indexes = [key for key in keys if b":of:" in key]
         result.left = len(keys) - len(indexes)
         if not result.left or time.monotonic() > deadline:
