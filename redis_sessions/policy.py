@@ -172,7 +172,8 @@ class Policy:
     def refuse(self, why: Reject, token: SessionToken, sealed: bytes | None) -> Found:
         """Count and tell why a token opens nothing; what it led to."""
         self.report("rejected", why, token.id)
-        if why in (Reject.KEY, Reject.FORMAT):
+        found = self._found(why, sealed or b"")
+        if why in (Reject.KEY, Reject.FORMAT) and found is Found.SUPERSEDED:  # no dropped key's
             self.warn_once(
                 "foreign",
                 "a browser sent the token of a session that another secret key has stored under "
@@ -181,7 +182,7 @@ class Policy:
                 "application, its processes have different secret keys",
                 self.store.prefix,
             )
-        return self._found(why, sealed or b"")
+        return found
 
     def fits(self, token: SessionToken, sealed: bytes, bound: Bound) -> bool:
         """Whether these bytes are a live session's, for this token and here; nothing is told."""

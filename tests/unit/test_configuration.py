@@ -330,9 +330,3 @@ def test_a_manager_and_a_transport_are_taken(options: dict[str, Any]) -> None:
     """With what they leave open."""
     with TestClient(SessionMiddleware(Starlette(), manager=manager(), **options)):
         pass
-
-
-def test_an_unknown_option_is_a_type_error() -> None:
-    """As with any function; and here as well, no option's value is shown."""
-    with pytest.raises(TypeError, match="sesssion_cookie"):
-        SessionMiddleware(Starlette(), **GOOD, sesssion_cookie=KEY)  # type: ignore[call-arg]  # what is tested
