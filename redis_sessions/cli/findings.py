@@ -53,6 +53,7 @@ def find(facts: Facts) -> list[Finding]:
     if all(server.error is not None for server in facts.servers):
         return found  # there is nothing else to judge
     found += [*_topology(facts), *_tls(facts), *_rights(facts)]
+    checks: tuple[Callable[[Facts, Server], Finding | None], ...]
     checks = (_version, _access, _protected_mode, _eviction, _persistence, _replication)
     if facts.kind == "embedded":  # nothing of it is to be configured
         text = "a server for development, which only this user reaches: it keeps nothing on disk"

@@ -160,7 +160,7 @@ def test_hooks_add_a_type() -> None:
     loaded = values.decode(codec.encode({"a": 1 + 2j}))["a"]
 
     assert loaded == [1.0, 2.0]
-    assert codec.convert(loaded, complex) == 1 + 2j
+    assert codec.convert("a", loaded, complex) == 1 + 2j
     assert codec.encode_value("a", 1 + 2j) == msgspec.msgpack.encode([1.0, 2.0])
     with pytest.raises(SessionEncodeError, match=r"session\['a'\].* of type object"):
         codec.encode({"a": object()})
