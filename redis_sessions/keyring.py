@@ -136,7 +136,7 @@ def keyring_of(keys: Keyring | Keys) -> Keyring:
     if isinstance(keys, Keyring):
         return keys
     given: Any = keys
-    several: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+    several: list[Any] = [*given] if type(given) in (list, tuple) else [given]
     if not several or not all(isinstance(key, (str, bytes)) for key in several):
         raise ConfigurationError(
             f"keyring={type(keys).__name__}: write a secret key, [new, old], or a Keyring; {_HOW}"

@@ -230,7 +230,7 @@ class RedisStore:
             told = "; ".join(map(str, refused))
             raise ConfigurationError(f"{told}; give the user the rights it needs") from refused[0]
         for trouble in troubles:
-            if isinstance(trouble, StoreUnavailableError):
+            if isinstance(trouble, StoreUnavailableError) and trouble.reason != "protocol":
                 raise trouble
             if not isinstance(trouble, ReplicationError):
                 raise ConfigurationError(str(trouble)) from trouble
@@ -309,8 +309,9 @@ def _reading(read: Callable[[Any], T]) -> Callable[[Any], T]:
             return read(reply)
         except NONSENSE as exc:
             raise StoreUnavailableError(
-                "the store answered what no Redis does: see whether something "
-                " else listens at its address"
+                "the store answered what no Redis does: see whether something else listens at "
+                "its address",
+                reason="protocol",
             ) from exc
 
     return reading

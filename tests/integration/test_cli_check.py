@@ -129,7 +129,7 @@ def test_a_right_that_is_missing(start_server: StartServer, prefix: str) -> None
     """The line names what the server refused; a lock that can't be released is found, too."""
     server = start_server()
     with Redis(port=server.port, protocol=2) as client:
-        for missing, named in (("hlen", "hlen"), ("get", "lock"), ("set", "set")):
+        for missing, named in (("hlen", "hlen"), ("get", "get"), ("del", "lock"), ("set", "set")):
             given = [rule for rule in rules(Role.APP, prefix=prefix) if rule != f"+{missing}"]
             client.execute_command(*acl_line("few", f">{SECRET}", given).split())
             url = f"redis://few:{SECRET}@127.0.0.1:{server.port}/0"
