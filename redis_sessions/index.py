@@ -100,11 +100,13 @@ class Index:
             await short.of(self._store.mark(name, id, ttl=ttl))
         short.tell()
 
-    async def knows(self, principal: str, id: str) -> bool:
-        """Whether this session is, or was, one of the principal's."""
+    async def has(self, principal: str, id: str) -> bool:
+        """Whether this session is one of the principal's.
+
+        A mark doesn't prove that: `revoke` leaves one for an id that nobody knows the owner of.
+        """
         for name in self._names(principal):
-            status = await self._store.ask(name, id, authenticated=_LATEST)
-            if status in (EntryStatus.LIVE, EntryStatus.ENDED):
+            if await self._store.ask(name, id, authenticated=_LATEST) is EntryStatus.LIVE:
                 return True
         return False
 

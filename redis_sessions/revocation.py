@@ -83,7 +83,7 @@ class Revoker(Policy):
             return False
         short = Shortfall()
         # One's own goes as well, though its entry may have been lost.
-        if id in self._mine(who) or await self.index.knows(who, id):
+        if id in self._mine(who) or await self.index.has(who, id):
             ended = await short.of(self._end_ids([id])) == 1
             await short.of(self.index.mark(who, id))
         else:

@@ -167,7 +167,8 @@ async def test_revoking_a_session_whose_entry_was_lost(
     token, other = await store_session(manager, ALICE), await store_session(manager, {"user_id": 2})
     redis.ask("DEL", name_of(manager, prefix))
     assert await manager.revoke(token[:20], principal="alice") is False
-    assert await manager.revoke(other[:20], principal="alice") is False
+    for _ in range(3):  # the mark that this leaves makes nobody its owner
+        assert await manager.revoke(other[:20], principal="alice") is False
     key = manager.keyring.primary.index("alice")
     touched = await manager.store.touch(
         key, token[:20], authenticated=2**52, ttl=HOUR, descriptor=b""
