@@ -237,7 +237,7 @@ async def test_clearing_an_anonymous_session(app: Starlette, monitor: Monitor) -
 
 
 async def test_rotating(app: Starlette, monitor: Monitor) -> None:
-    """rotate() replaces the token in place; authenticated() too, and asks the index before and tells it after."""
+    """rotate() replaces the token in place; authenticated() asks and tells the index, too."""
     async with client_of(app) as browser:
         await signed_in(browser)
         asked, telling = index_write("touch"), index_write("authenticated")
