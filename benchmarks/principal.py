@@ -140,7 +140,7 @@ async def measure(url: str, count: int) -> dict[str, str]:
             ended = await manager.revoke_all("alice")
             all_ms = (time.perf_counter() - start) * 1000
         with Redis.from_url(url) as client:
-            left = client.memory_usage(index, samples=0)
+            left: Any = client.memory_usage(index, samples=0)
     finally:
         reader.stop()
         await manager.close()
