@@ -26,6 +26,7 @@ from redis_sessions.outcome import NOTHING, Answer, Outcome
 from redis_sessions.replaced import take_over
 from redis_sessions.session import state_of
 from redis_sessions.state import UNAVAILABLE
+from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["Exchange", "SocketExchange"]
 
@@ -91,33 +92,39 @@ class Exchange(Active):
 
     async def on_send(self, message: Message) -> None:
         """What the application gets as its `send`."""
-        if self._failure is not None:
-            raise self._failure  # the application goes on; its response can't
-        if not self._started:
-            held = self._held
-            if held is None and message["type"] == self.accepts:
-                self._headers = headers = list(message.get("headers", ()))
-                self._status = message["status"]
-                if is_event_stream(headers):
-                    await self._release(message)
-                else:
-                    self._held = message
-                return
-            if held is not None and self._scope.get("session") is not self.session:
-                await self._release(held)
-            elif held is not None:
-                manager, answer = self.setup.manager, NOTHING
-                owed = manager.owed(self.session, self._status)
-                if owed is not None:
-                    self._held = None
-                    may_create = self._may_create()
-                    try:  # not by `_release`, which is a coroutine more for all to go through
-                        answer = await manager.settle(self.session, owed, self._status, may_create)
-                    except SessionError as exc:
-                        self._fails(exc)
-                        raise
-                await self._send(self._start(held, answer))
-        await self._send(message)
+        try:
+            if self._failure is not None:
+                raise self._failure  # the application goes on; its response can't
+            if not self._started:
+                held = self._held
+                if held is None and message["type"] == self.accepts:
+                    self._headers = headers = list(message.get("headers", ()))
+                    self._status = message["status"]
+                    if is_event_stream(headers):
+                        await self._release(message)
+                    else:
+                        self._held = message
+                    return
+                if held is not None and self._scope.get("session") is not self.session:
+                    await self._release(held)
+                elif held is not None:
+                    manager, answer = self.setup.manager, NOTHING
+                    owed = manager.owed(self.session, self._status)
+                    if owed is not None:
+                        self._held = None
+                        may_create = self._may_create()
+                        try:  # not by `_release`, which is a coroutine more for all to go through
+                            answer = await manager.settle(
+                                self.session, owed, self._status, may_create
+                            )
+                        except SessionError as exc:
+                            self._fails(exc)
+                            raise
+                    await self._send(self._start(held, answer))
+            await self._send(message)
+        except BaseException as exc:
+            strip(exc)
+            raise
 
     async def _release(self, held: Message) -> None:
         """Commit, then let the start go, with what the client has to know."""
@@ -187,7 +194,8 @@ class Exchange(Active):
         state_of(self.session).late = True  # which isn't ours, and tells the browser nothing
         try:
             await self._commit(500)
-        except Exception:  # noqa: BLE001 - the request's own exception is the one to raise
+        except Exception as exc:  # noqa: BLE001 - the request's own exception is the one to raise
+            strip(exc)
             logger.exception("sessions: what a failed request ended may not have ended")
 
     async def _failed_late(self, exc: Exception, failure: SessionError | None) -> None:
@@ -235,6 +243,7 @@ class SocketExchange(Exchange):
     _accepted = False
     _closed = False
 
+    @stripped
     async def on_send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.accept" and self._failure is None:

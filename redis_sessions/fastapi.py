@@ -20,6 +20,7 @@ from redis_sessions.manager import SessionManager
 from redis_sessions.middleware import active_session
 from redis_sessions.session import Session
 from redis_sessions.state import Duration, seconds
+from redis_sessions.tracebacks import stripped
 
 __all__ = [
     "PrincipalDep",
@@ -62,6 +63,7 @@ class SessionSecurity:
         scheme = _Scheme(where, name)
         key = None if innermost else (where, name.lower() if where == "header" else name)
 
+        @stripped
         async def session(
             connection: HTTPConnection, _: Annotated[None, Security(scheme)] = None
         ) -> Session:
@@ -71,9 +73,11 @@ class SessionSecurity:
             active.session.mark_accessed()
             return active.session
 
+        @stripped
         async def manager(connection: HTTPConnection) -> SessionManager:
             return active_session(connection, key).manager
 
+        @stripped
         async def principal(session: Annotated[Session, Depends(session)]) -> str:
             if (found := session.principal) is None:
                 raise HTTPException(401, "Not signed in", {"WWW-Authenticate": "Session"})
@@ -89,6 +93,7 @@ class SessionSecurity:
         limit = seconds(within, "within")
         challenge = f'Session error="insufficient_user_authentication", max_age={limit}'
 
+        @stripped
         async def fresh(
             manager: Annotated[SessionManager, Depends(self.manager)],
             session: Annotated[Session, Depends(self.session)],

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.tracebacks import stripped
 
 __all__ = ["Derivation", "Keyring", "Keys", "SecretKey", "generate_key", "keyring_of"]
 
@@ -83,6 +84,7 @@ class Keyring:
 
     __slots__ = ("_by_id", "_dropped", "keys", "primary")
 
+    @stripped
     def __init__(
         self,
         primary: str | bytes,

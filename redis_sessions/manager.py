@@ -25,6 +25,7 @@ from redis_sessions.session import Session, Unloaded, load_into, new_session, st
 from redis_sessions.state import ANYWHERE, OPEN, Bound, Found, State
 from redis_sessions.stores.protocols import Commit, Nearby
 from redis_sessions.token import SessionToken
+from redis_sessions.tracebacks import strip, stripped
 from redis_sessions.writer import Update, Writer
 
 __all__ = ["Answer", "SessionManager"]
@@ -52,6 +53,7 @@ class SessionManager(Revoker):
     `SessionManager(store, keyring, *, …)` takes the options that `Policy` explains.
     """
 
+    @stripped
     async def connect(self) -> None:
         """Get ready: `ConfigurationError` for refused credentials, `StoreUnavailableError`.
 
@@ -61,6 +63,7 @@ class SessionManager(Revoker):
         await self.store.connect()
         await self.keys.compare()
 
+    @stripped
     async def close(self) -> None:
         """Close what the running event loop holds open."""
         await self.store.close()
@@ -81,31 +84,35 @@ class SessionManager(Revoker):
         without it none that is bound. Outside of a request `check_binding=False` opens all.
         Raises nothing but `StoreError`; a token or record that is none is counted, and reported.
         """
-        if not check_binding:
-            if bound is not None:
-                raise TypeError("load(bound=…, check_binding=False): write one of them")
-            bound = ANYWHERE
-        texts = (token,) if isinstance(token, str) else token
-        if not token or not texts:
-            return new_session({}, self._state(Found.NOTHING, bound))
-        tokens = [token for token in map(SessionToken.parse, texts) if token is not None]
-        if len(tokens) < len(texts):
-            self.report("rejected", "malformed token")
-        tokens = list(dict.fromkeys(tokens))[:MAX_TOKENS]
-        if not tokens:
-            return new_session({}, self._state(Found.NOTHING, bound))
-        found = [self.opened(token, await self.store.load(token.id), bound) for token in tokens]
-        live = [session for session in found if state_of(session).found is Found.OPEN]
-        if len(live) == 1:
-            state = state_of(live[0])
-            if len(texts) > 1 and state.stored is not None:
-                state.tokens = (state.stored.token.value,)
-            return live[0]
-        if live:
-            self.report("rejected", "several tokens open a session")
-            return new_session({}, self._state(Found.STALE, bound))
-        crossed = (Found.SUPERSEDED, Found.ROTATED)
-        return next((s for s in found if state_of(s).found in crossed), found[0])
+        try:
+            if not check_binding:
+                if bound is not None:
+                    raise TypeError("load(bound=…, check_binding=False): write one of them")
+                bound = ANYWHERE
+            texts = (token,) if isinstance(token, str) else token
+            if not token or not texts:
+                return new_session({}, self._state(Found.NOTHING, bound))
+            tokens = [token for token in map(SessionToken.parse, texts) if token is not None]
+            if len(tokens) < len(texts):
+                self.report("rejected", "malformed token")
+            tokens = list(dict.fromkeys(tokens))[:MAX_TOKENS]
+            if not tokens:
+                return new_session({}, self._state(Found.NOTHING, bound))
+            found = [self.opened(token, await self.store.load(token.id), bound) for token in tokens]
+            live = [session for session in found if state_of(session).found is Found.OPEN]
+            if len(live) == 1:
+                state = state_of(live[0])
+                if len(texts) > 1 and state.stored is not None:
+                    state.tokens = (state.stored.token.value,)
+                return live[0]
+            if live:
+                self.report("rejected", "several tokens open a session")
+                return new_session({}, self._state(Found.STALE, bound))
+            crossed = (Found.SUPERSEDED, Found.ROTATED)
+            return next((s for s in found if state_of(s).found in crossed), found[0])
+        except BaseException as exc:  # no decorator: the middleware calls this, too
+            strip(exc)
+            raise
 
     @property
     def reads_replicas(self) -> bool:
@@ -165,6 +172,7 @@ class SessionManager(Revoker):
 
     # -- committing
 
+    @stripped
     async def commit(
         self, session: Session, *, status: int = 200, may_create: bool = True
     ) -> Answer:
@@ -263,6 +271,7 @@ class SessionManager(Revoker):
         if answer.outcome is Outcome.DROP:
             raise SessionGoneError("the session ended or was rotated elsewhere; nothing was saved")
 
+    @stripped
     async def update(self, session: Session, function: Callable[[dict[str, Any]], T]) -> T:
         """Change the newest data by a function, and store them at once; returns what it returns.
 

@@ -34,6 +34,7 @@ from redis_sessions.session import Session, Unloaded, serving
 from redis_sessions.state import Duration
 from redis_sessions.stores import open_store
 from redis_sessions.token import SessionToken
+from redis_sessions.tracebacks import strip, stripped
 from redis_sessions.transports import CookieTransport, SameSite, Transport, Transports
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
@@ -68,6 +69,7 @@ class SessionMiddleware:
         self._wrong = str(error)
         logger.error("sessions: %s", error)
 
+    @stripped
     @suggesting(COOKIES, _refuse)
     def __init__(
         self,
@@ -139,62 +141,69 @@ class SessionMiddleware:
         self._runs = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if self._wrong is not None:
-            error = ConfigurationError(self._wrong)  # a new one: each raise adds to its traceback
-            if kind != "lifespan":
-                raise error
-            await fail_start(error, receive, send)
-        if kind != "http" and kind != "websocket":  # noqa: PLR1714 - on every request
-            if kind == "lifespan":
-                await run_lifespan(self.app, self._setup, scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
-            return
-        if not self._runs:  # the first request, where no lifespan has told
-            check_event_loop()
-            self._runs = True
-        outer: Actives | None = scope.get(SCOPE_KEY)
-        if outer:
-            same = self._same_in(outer)
-            if same is not None:
-                await self._stand_aside(same, scope, receive, send)
-                return
-        make = Exchange if kind == "http" else SocketExchange
-        exchange = make(self._setup, scope, send)
-        tokens = exchange.tokens
-        token = SessionToken.parse(tokens[0]) if self._direct and len(tokens) == 1 else None
-        if token is not None:  # as `load` does, with one coroutine less
-            try:
-                exchange.take(token, await self.manager.store.load(token.id))
-            except StoreError as exc:
-                exchange.do_without(exc)
-        elif self._lazy and tokens:
-            exchange.postpone()
-        else:
-            await exchange.load()
-        session, before = exchange.session, scope.get("session")
-        exchange.enter(outer, before)
-        around = serving.get()
-        serving.set((*around, session))
         try:
-            await self.app(scope, receive, exchange.on_send)
-            if not exchange.is_finished():
-                await exchange.finish()
-        except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
-            try:
-                await exchange.fail(exc)
-            finally:
-                scope["session"] = session  # error handlers outside of us show pages, too
-        finally:
-            serving.set(around)
-            exchange.leave()
-            # Else what is there stays: a mounted application that has put a session of its own
-            # there may read it long after the response, in its event handlers.
-            if before is not None:
-                scope["session"] = before
+            kind = scope["type"]
+            if self._wrong is not None:
+                error = ConfigurationError(
+                    self._wrong
+                )  # a new one: each raise adds to its traceback
+                if kind != "lifespan":
+                    raise error
+                await fail_start(error, receive, send)
+            if kind != "http" and kind != "websocket":  # noqa: PLR1714 - on every request
+                if kind == "lifespan":
+                    await run_lifespan(self.app, self._setup, scope, receive, send)
+                else:
+                    await self.app(scope, receive, send)
+                return
+            if not self._runs:  # the first request, where no lifespan has told
+                check_event_loop()
+                self._runs = True
+            outer: Actives | None = scope.get(SCOPE_KEY)
             if outer:
-                scope[SCOPE_KEY] = outer
+                same = self._same_in(outer)
+                if same is not None:
+                    await self._stand_aside(same, scope, receive, send)
+                    return
+            make = Exchange if kind == "http" else SocketExchange
+            exchange = make(self._setup, scope, send)
+            tokens = exchange.tokens
+            token = SessionToken.parse(tokens[0]) if self._direct and len(tokens) == 1 else None
+            if token is not None:  # as `load` does, with one coroutine less
+                try:
+                    exchange.take(token, await self.manager.store.load(token.id))
+                except StoreError as exc:
+                    exchange.do_without(exc)
+            elif self._lazy and tokens:
+                exchange.postpone()
+            else:
+                await exchange.load()
+            session, before = exchange.session, scope.get("session")
+            exchange.enter(outer, before)
+            around = serving.get()
+            serving.set((*around, session))
+            try:
+                await self.app(scope, receive, exchange.on_send)
+                if not exchange.is_finished():
+                    await exchange.finish()
+            except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
+                strip(exc)  # what it answers may be logged later
+                try:
+                    await exchange.fail(exc)
+                finally:
+                    scope["session"] = session  # error handlers outside of us show pages, too
+            finally:
+                serving.set(around)
+                exchange.leave()
+                # Else what is there stays: a mounted application that has put a session of its own
+                # there may read it long after the response, in its event handlers.
+                if before is not None:
+                    scope["session"] = before
+                if outer:
+                    scope[SCOPE_KEY] = outer
+        except BaseException as exc:
+            strip(exc)
+            raise
 
     def _same_in(self, outer: Actives) -> Active | None:
         """The session of the same middleware around this one."""

@@ -20,6 +20,7 @@ from redis_sessions.state import ANYWHERE, Bound, Duration, Found, State, in_wor
 from redis_sessions.stores import StoreOption, open_store
 from redis_sessions.stores.protocols import Offset, Timed
 from redis_sessions.token import SessionToken
+from redis_sessions.tracebacks import strip
 from redis_sessions.values import Values, decode
 
 __all__ = ["Opened", "Policy"]
@@ -219,7 +220,8 @@ class Policy:
         if self._on_event is not None:
             try:
                 self._on_event(Event(name, None if reason is None else str(reason), id))
-            except Exception:  # noqa: BLE001 - the application's, and no request fails by it
+            except Exception as exc:  # noqa: BLE001 - the application's: no request fails by it
+                strip(exc)
                 logger.exception("on_event failed")
 
     def warn_once(self, topic: str, message: str, *args: object) -> None:

@@ -20,6 +20,7 @@ from redis_sessions.shortfall import Shortfall
 from redis_sessions.state import Found, Revocation
 from redis_sessions.stores.protocols import Entry
 from redis_sessions.token import is_id
+from redis_sessions.tracebacks import stripped
 
 __all__ = ["Revoker", "SessionInfo"]
 
@@ -59,6 +60,7 @@ class SessionInfo:
 class Revoker(Policy):
     """What a manager does to all sessions of a principal."""
 
+    @stripped
     async def sessions_of(self, principal: AnyPrincipal) -> list[SessionInfo]:
         """The live sessions of a principal, the one seen last first."""
         mine, shown, empty = self._own(), list[SessionInfo](), True
@@ -70,6 +72,7 @@ class Revoker(Policy):
             await self.keys.check()
         return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
 
+    @stripped
     async def revoke(self, id: str, principal: AnyPrincipal) -> bool:
         """End one session of a principal; False if it isn't theirs, or had ended.
 
@@ -94,6 +97,7 @@ class Revoker(Policy):
         short.tell(ended)
         return ended
 
+    @stripped
     async def revoke_all(self, principal: AnyPrincipal, *, keep: str | None = None) -> int:
         """End all sessions of a principal but `keep`, an id; returns how many it ended.
 

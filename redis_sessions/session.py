@@ -7,7 +7,7 @@ I/O, by way of the manager.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from uuid import UUID
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
 from redis_sessions.principal import Principal
 from redis_sessions.state import Duration, State, seconds
+from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["Session", "Unloaded", "load_into", "new_session", "replace_data", "serving", "state_of"]
 
@@ -70,12 +71,14 @@ class Session(dict[str, Any]):
         return datetime.fromtimestamp(stored.record.authenticated_at / 1000, UTC)
 
     @property
+    @stripped
     def principal(self) -> str | None:
         """Who is signed in, in canonical form (a str), or None for nobody."""
         return self._state.backend.principal_of(self)
 
     # -- what is wanted of it; nothing here does I/O
 
+    @stripped
     def sign_in(self, principal: str | int | UUID) -> None:
         """Sign this user in, with the response: a new token, and a lifetime of its own.
 
@@ -98,6 +101,7 @@ class Session(dict[str, Any]):
             self[where.path[0]] = value
         self._state.authenticated = True
 
+    @stripped
     def sign_out(self) -> None:
         """Sign out whoever is signed in, and keep what else is in the session.
 
@@ -158,6 +162,7 @@ class Session(dict[str, Any]):
     def get_as(self, key: str, type: type[T]) -> T | None: ...
     @overload
     def get_as(self, key: str, type: type[T], default: T) -> T: ...
+    @stripped
     def get_as(self, key: str, type: type[T], default: T | None = None) -> T | None:
         """The value of `key` as a `type` (msgspec Struct, dataclass, attrs, pydantic, ...).
 
@@ -183,6 +188,7 @@ class Session(dict[str, Any]):
 
     # -- I/O
 
+    @stripped
     async def save(self) -> None:
         """Store the changes now, on top of what others stored: for sockets, streams, tasks.
 
@@ -192,6 +198,7 @@ class Session(dict[str, Any]):
         """
         await self._awaited(self._state.backend.save(self))
 
+    @stripped
     async def refresh(self) -> None:
         """Load what others stored meanwhile; keys that were changed here keep their change.
 
@@ -211,11 +218,15 @@ class Session(dict[str, Any]):
         seconds at most; then, or where many wait already, `SessionConflictError`.
         """
         try:
-            async with self._state.backend.exclusive(self, timeout):
-                yield
-        except SessionError as exc:
-            raised = self._state.raised(exc)
-            raise raised from (exc if raised is not exc else exc.__cause__)
+            try:
+                async with self._state.backend.exclusive(self, timeout):
+                    yield
+            except SessionError as exc:
+                raised = self._state.raised(exc)
+                raise raised from (exc if raised is not exc else exc.__cause__)
+        except BaseException as exc:
+            strip(exc)
+            raise
 
     async def _awaited(self, operation: Awaitable[None]) -> None:
         try:
@@ -229,6 +240,12 @@ class Session(dict[str, Any]):
     def __repr__(self) -> str:
         # Data may be secret, and reprs end in logs.
         return f"<{type(self).__name__} id={self.id} keys={len(self)}>"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        yield repr(self)  # else rich and Sentry print a dict's contents
+
+    def __sentry_repr__(self) -> str:
+        return repr(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
@@ -285,6 +302,7 @@ state_of: Final[Callable[[Session], State]] = attrgetter("_state")
 """The library's side of a session."""
 
 
+@stripped
 def _refuse(self: Session, *_: Any, **__: Any) -> NoReturn:
     state = state_of(self)
     error = state.why or SessionError("the session is not loaded")
@@ -295,7 +313,7 @@ _HARMLESS: Final = {
     *("__class__", "__class_getitem__", "__delattr__", "__dir__", "__doc__", "__format__"),
     *("__getattribute__", "__hash__", "__init__", "__init_subclass__", "__module__", "__new__"),
     *("__repr__", "__setattr__", "__sizeof__", "__slots__", "__str__", "__subclasshook__"),
-    *("_awaited", "_state", "refresh"),
+    *("__rich_repr__", "__sentry_repr__", "_awaited", "_state", "refresh"),
 }
 
 for _name in {*dir(dict), *vars(Session)} - _HARMLESS:

@@ -10,6 +10,7 @@ from typing import Final, Generic, TypeVar
 
 from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.events import logger
+from redis_sessions.tracebacks import strip
 
 __all__ = ["Batcher", "Health"]
 
@@ -129,7 +130,8 @@ class Batcher(Generic[Item, Reply]):
             return future
         if self._health.away is not None and not self._may_probe():
             away = StoreUnavailableError(f"still away: {self._health.away}")
-            away.__cause__ = self._health.away
+            # Not that error itself: who met it first has raised it, and its traceback is theirs.
+            away.__cause__ = self._health.away.__cause__
             future.set_exception(away)
             return future
         self._bytes += size
@@ -217,6 +219,7 @@ class Batcher(Generic[Item, Reply]):
                 future.cancel()
             raise
         except StoreError as exc:
+            strip(exc)  # it is told to many, and to the log where nobody waits any more
             self._health.seen(exc, self)
             if self._health.away is not None:
                 futures.extend(future for _, _, future, _ in self._queue)
@@ -224,6 +227,7 @@ class Batcher(Generic[Item, Reply]):
                 self._bytes = 0
             replies = [exc] * len(futures)
         except Exception as exc:  # noqa: BLE001 - whatever it is, those who wait get it
+            strip(exc)
             replies = [exc] * len(futures)
         for future, reply in zip(futures, replies, strict=True):
             if future.done():

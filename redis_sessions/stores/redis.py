@@ -38,6 +38,7 @@ from redis_sessions.stores.protocols import (
     checked_prefix,
 )
 from redis_sessions.token import is_id
+from redis_sessions.tracebacks import stripped
 
 __all__ = ["RedisStore"]
 
@@ -69,6 +70,7 @@ class RedisStore:
     `ReplicationError`, or a warning in the log.
     """
 
+    @stripped
     def __init__(
         self,
         url_or_client: str | Redis | RedisCluster,

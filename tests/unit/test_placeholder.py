@@ -153,7 +153,7 @@ HARMLESS = {
     *("__class__", "__class_getitem__", "__delattr__", "__dir__", "__doc__", "__format__"),
     *("__getattribute__", "__hash__", "__init__", "__init_subclass__", "__module__", "__new__"),
     *("__repr__", "__setattr__", "__sizeof__", "__slots__", "__str__", "__subclasshook__"),
-    *("_awaited", "_state", "refresh"),
+    *("__rich_repr__", "__sentry_repr__", "_awaited", "_state", "refresh"),
 }
 
 

@@ -191,7 +191,7 @@ async def test_a_value_of_a_wrong_shape(
 async def test_the_error_names_the_key() -> None:
     """Where several values are read, it says which one doesn't fit, and what it should be."""
     session = await Loaded().with_data({"age": "hunter2"})
-    with pytest.raises(ValueError, match=r"^session\['age'\], .* doesn't fit int$"):
+    with pytest.raises(ValueError, match=r"^session\['age'\], .* doesn't fit int\n"):
         session.get_as("age", int)
 
 

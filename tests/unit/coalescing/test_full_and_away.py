@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from traceback import walk_tb
 from typing import Final
 
 import pytest
@@ -91,6 +93,39 @@ async def test_one_probes(at: Sending) -> None:
     at.go_on.set()
     assert await probe == "a"
     await at.assert_serves()
+
+
+async def test_a_failure_that_nobody_retrieves_is_logged_without_frames(at: Sending) -> None:
+    """asyncio logs it with its traceback, which led through everybody's items."""
+    told = list[BaseException]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    at.fails = StoreUnavailableError("away")
+    others = asyncio.all_tasks()
+    abandoned = at.batcher.submit("a", 1)
+    await asyncio.wait(asyncio.all_tasks() - others)
+    del abandoned
+    gc.collect()
+    assert told == [at.fails]
+    assert [frame.f_globals["__name__"] for frame, _ in walk_tb(told[0].__traceback__)] == [
+        Sending.__module__
+    ]
+
+
+async def test_who_is_refused_at_once_sees_nobody_else_s_traceback(at: Sending) -> None:
+    """What they are told of was raised to another request, whose frames are its own."""
+    at.fails = StoreUnavailableError("away")
+    at.fails.__cause__ = OSError("refused")
+    with pytest.raises(StoreUnavailableError, match=r"^away$"):
+        await at.reply("x")
+    at.go_on.clear()
+    probe = await at.hold_up("a")
+    with pytest.raises(StoreUnavailableError, match=r"^still away: away$") as refused:
+        await at.batcher.submit("b", 1)
+    assert refused.value.__cause__ is at.fails.__cause__
+    at.fails = None
+    at.go_on.set()
+    assert await probe == "a"
 
 
 async def test_what_is_refused_at_once_is_not_raised_at_once(at: Sending) -> None:

@@ -1,0 +1,102 @@
+"""Tracebacks without this library's frames: some tools print the local variables of each frame.
+
+Ours hold tokens, keys and data. An exception that leaves the library keeps the frames of the
+application, of Starlette and of the server; a note says through which places of ours it came.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from types import TracebackType
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+__all__ = ["strip", "stripped"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST: Final = 16
+"""Places that a note names: the last ones, nearest to where it was raised."""
+
+_NOTE: Final = "left out of this traceback: "
+
+# What we call. A frame of theirs goes if it is below one of ours; else the application called it.
+_BELOW: Final = sys.stdlib_module_names | {
+    *("hiredis", "msgspec", "nacl", "pydantic", "redis", "uvloop"),
+}
+
+
+def strip(exc: BaseException) -> None:
+    """Take our frames out of this exception's traceback, and out of those of its causes.
+
+    Re-raise it with a bare `raise`, which doesn't add the frame that runs.
+    """
+    seen, chain = set[int](), [(exc, False)]
+    while chain:
+        exc, ours = chain.pop()
+        if id(exc) in seen:
+            continue
+        seen.add(id(exc))
+        kept, left_out = list[TracebackType](), list[TracebackType]()
+        at = exc.__traceback__
+        while at is not None:
+            root = _module(at).partition(".")[0]
+            ours = root == "redis_sessions" or (ours and root in _BELOW)
+            (left_out if ours else kept).append(at)
+            at = at.tb_next
+        if left_out:
+            rest = None
+            for at in reversed(kept):
+                rest = TracebackType(rest, at.tb_frame, at.tb_lasti, at.tb_lineno)
+            exc.with_traceback(rest)  # not by assignment, which some exceptions refuse
+            if ours and isinstance(exc, Exception):  # it was raised here
+                _note(exc, left_out)
+        linked = [exc.__cause__, exc.__context__]
+        if isinstance(exc, BaseExceptionGroup):
+            linked += cast("BaseExceptionGroup[BaseException]", exc).exceptions
+        chain += [(other, ours) for other in linked if other is not None]
+
+
+def stripped(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates what applications call, or await: what it raises is stripped."""
+    if not iscoroutinefunction(function):
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except BaseException as exc:
+                strip(exc)
+                raise
+
+        return call
+
+    @wraps(function)
+    async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            return await function(*args, **kwargs)
+        except BaseException as exc:
+            strip(exc)
+            raise
+
+    return cast("Callable[P, R]", call_async)
+
+
+def _note(exc: Exception, left_out: list[TracebackType]) -> None:
+    """Say where it came from, once: it may be raised again, and come through here again."""
+    notes: Any = getattr(exc, "__notes__", ())
+    if any(str(note).startswith(_NOTE) for note in notes):
+        return
+    places = [
+        f"{_module(at)}:{at.tb_lineno} in {at.tb_frame.f_code.co_name}"
+        for at in left_out
+        if _module(at) != __name__
+    ]
+    exc.add_note(_NOTE + ", ".join(["…"] * (len(places) > MOST) + places[-MOST:]))
+
+
+def _module(at: TracebackType) -> str:
+    return str(at.tb_frame.f_globals.get("__name__"))
