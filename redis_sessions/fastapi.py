@@ -73,7 +73,6 @@ class SessionSecurity:
             active.session.mark_accessed()
             return active.session
 
-        @stripped
         async def manager(connection: HTTPConnection) -> SessionManager:
             return active_session(connection, key).manager
 
@@ -93,7 +92,6 @@ class SessionSecurity:
         limit = seconds(within, "within")
         challenge = f'Session error="insufficient_user_authentication", max_age={limit}'
 
-        @stripped
         async def fresh(
             manager: Annotated[SessionManager, Depends(self.manager)],
             session: Annotated[Session, Depends(self.session)],

@@ -18,6 +18,7 @@ from redis_sessions import (
 )
 from tests.support import StartServer
 from tests.unit.tracebacks.conftest import recorded_tokens
+from tests.unit.tracebacks.shown import ours, shown
 from tests.unit.tracebacks.visit import MARK, check
 
 
@@ -58,4 +59,5 @@ async def test_a_batch_that_fails(
     assert len(store.seen) == 6
     for result in results:
         assert isinstance(result, StoreUnavailableError)
-        check(result, tokens, store.seen)
+        assert not ours(result)
+        check([shown(result)], tokens, store.seen)

@@ -95,12 +95,15 @@ async def test_one_probes(at: Sending) -> None:
     await at.assert_serves()
 
 
-async def test_a_failure_that_nobody_retrieves_is_logged_without_frames(at: Sending) -> None:
+@pytest.mark.parametrize("fails", [StoreUnavailableError("away"), ZeroDivisionError()])
+async def test_a_failure_that_nobody_retrieves_is_logged_without_frames(
+    at: Sending, fails: Exception
+) -> None:
     """asyncio logs it with its traceback, which led through everybody's items."""
     told = list[BaseException]()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
-    at.fails = StoreUnavailableError("away")
+    at.fails = fails
     others = asyncio.all_tasks()
     abandoned = at.batcher.submit("a", 1)
     await asyncio.wait(asyncio.all_tasks() - others)

@@ -22,11 +22,20 @@ def shown(exc: BaseException) -> str:
     return "\n".join(parts)
 
 
-def chain(exc: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that it came from."""
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__ or exc.__context__
+def ours(exc: BaseException) -> list[str]:
+    """The modules of our frames, in an exception and those that it came from."""
+    names = [name for each in chain(exc) for name in frames(each)]
+    return [name for name in names if name.startswith("redis_sessions")]
+
+
+def chain(exc: BaseException) -> list[BaseException]:
+    """An exception and those that it came from, which may be itself."""
+    found, more = list[BaseException](), [exc]
+    while more:
+        found.append(more.pop())
+        came_from = found[-1].__cause__, found[-1].__context__
+        more += [each for each in came_from if each is not None and each not in found]
+    return found
 
 
 def frames(exc: BaseException) -> list[str]:

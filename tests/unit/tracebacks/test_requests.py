@@ -315,5 +315,5 @@ async def test_loading_by_hand(texts: list[str], tokens: list[SessionToken]) -> 
     try:
         await given()()
     except Exception as exc:  # noqa: BLE001 - whatever it is
-        visit.caught.append(exc)
+        visit.catch(exc)
     visit.check(tokens)

@@ -1,0 +1,108 @@
+"""Everything that an application calls strips what it raises."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Any
+
+import pytest
+
+from redis_sessions import (
+    Keyring,
+    MemoryStore,
+    Session,
+    SessionManager,
+    StoreUnavailableError,
+    generate_key,
+)
+from redis_sessions.stores.protocols import Store
+from redis_sessions.testing import store_session
+from tests.unit.tracebacks.shown import frames, ours
+
+
+class Away(MemoryStore):
+    """A store that fails at everything, once it is away."""
+
+    away = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in METHODS and super().__getattribute__("away"):
+            raise StoreUnavailableError("away")
+        return super().__getattribute__(name)
+
+
+METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"}
+
+
+async def exclusive(session: Session) -> None:
+    async with session.exclusive():
+        pass
+
+
+def written(session: Session) -> Session:
+    session["more"] = object
+    return session
+
+
+MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
+    "connect": lambda manager, _: manager.connect(),
+    "close": lambda manager, _: manager.close(),
+    "load": lambda manager, _: manager.load("a" * 64),
+    "load, wrongly": lambda manager, _: manager.load(bound="a", check_binding=False),
+    "commit": lambda manager, session: manager.commit(written(session)),
+    "update": lambda manager, session: manager.update(session, len),
+    "sessions_of": lambda manager, _: manager.sessions_of("a"),
+    "revoke": lambda manager, session: manager.revoke(str(session.id), principal="a"),
+    "revoke_all": lambda manager, _: manager.revoke_all("a"),
+}
+
+SESSIONS: dict[str, Callable[[Session], Any]] = {
+    "save": lambda session: written(session).save(),
+    "refresh": lambda session: session.refresh(),
+    "exclusive": exclusive,
+    "principal": lambda session: session.pop("user_id") and session.principal,
+    "sign_in": lambda session: session.sign_in([]),  # type: ignore[arg-type]
+    "sign_out": lambda session: session.sign_out(),
+    "get_as": lambda session: session.get_as("mark", int),
+}
+
+
+async def caught_from(act: Callable[[], Any]) -> BaseException:
+    try:
+        done = act()
+        if isawaitable(done):
+            await done
+    except Exception as exc:  # noqa: BLE001 - whatever it is
+        return exc
+    raise AssertionError("it didn't raise")
+
+
+@pytest.mark.parametrize("name", MANAGERS)
+async def test_a_manager_s_methods(name: str) -> None:
+    """While the store is away, all that is left is who called, and the store's own frames."""
+    store = Away()
+    manager = SessionManager(store, Keyring(generate_key()))
+    session = await manager.load(await store_session(manager, {"user_id": "a"}))
+    store.away = True
+    exc = await caught_from(lambda: MANAGERS[name](manager, session))
+    assert not ours(exc)
+    assert set(frames(exc)) == {__name__}
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+async def test_a_session_s_methods(name: str) -> None:
+    """What can't be stored, doesn't fit, or has no key to sign in by, is raised to who called."""
+
+    def principal(data: dict[str, Any]) -> str:
+        user: str = data["user_id"]
+        return user
+
+    by: Any = principal if name in ("principal", "sign_out") else "user_id"
+    store = Away()
+    manager = SessionManager(store, Keyring(generate_key()), principal=by)
+    session = await manager.load(await store_session(manager, {"user_id": "a", "mark": "b"}))
+    store.away = True
+    exc = await caught_from(lambda: SESSIONS[name](session))
+    assert not ours(exc)
+    assert set(frames(exc)) <= {__name__, "contextlib"}
