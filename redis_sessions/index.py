@@ -100,13 +100,16 @@ class Index:
             await short.of(self._store.mark(name, id, ttl=ttl))
         short.tell()
 
-    async def knows(self, principal: str, id: str) -> bool:
-        """Whether this session is, or was, one of the principal's."""
+    async def ask(self, principal: str, id: str) -> EntryStatus:
+        """LIVE if this session has an entry, ENDED if it has a mark, else MISSING."""
+        found = EntryStatus.MISSING
         for name in self._names(principal):
             status = await self._store.ask(name, id, authenticated=_LATEST)
-            if status in (EntryStatus.LIVE, EntryStatus.ENDED):
-                return True
-        return False
+            if status is EntryStatus.LIVE:
+                return status
+            if status is EntryStatus.ENDED:
+                found = status
+        return found
 
     async def revoke(self, principal: str, *, keep: str | None) -> Mapping[str, float]:
         """End all sessions of before but `keep`: when, by the name of the index under each key."""
