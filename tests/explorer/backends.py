@@ -12,10 +12,9 @@ from redis.asyncio import Redis
 
 from redis_sessions.stores import MemoryStore, RedisStore, Store
 from redis_sessions.stores import memory as memory_store
-from redis_sessions.stores import redis as redis_store
 from redis_sessions.stores.protocols import Entry
-from redis_sessions.stores.wire import Script
 from redis_sessions.testing import Clock
+from tests.narrow_index import index_script, marks_are
 from tests.support import as_owner
 
 __all__ = ["Backend", "MemoryBackend", "RedisBackend", "Seats", "narrow_memory", "redis_backend"]
@@ -97,7 +96,9 @@ class _Pages:
 
     def turn(self, cursor: int, entries: Sequence[Entry]) -> tuple[int, Sequence[Entry]]:
         """What is there all the time is shown once, whatever comes and goes meanwhile."""
-        by_number = {self._numbers.setdefault(e.id, len(self._numbers) + 1): e for e in entries}
+        by_number = dict[int, Entry]()
+        for entry in sorted(entries, key=lambda entry: entry.seen):  # a server's order is random
+            by_number[self._numbers.setdefault(entry.id, len(self._numbers) + 1)] = entry
         left = sorted(number for number in by_number if number > cursor)
         return (left[0] if left[1:] else 0), [by_number[number] for number in left[:1]]
 
@@ -285,12 +286,6 @@ def _clock_key(prefix: str) -> str:
     return f"{prefix}clock"
 
 
-def _patched(text: bytes, old: bytes, new: bytes) -> bytes:
-    if text.count(old) != 1:
-        raise AssertionError(f"the index's script has {old!r} not once")
-    return text.replace(old, new)
-
-
 @contextmanager
 def narrow_memory(backend: MemoryBackend, marks: int = 1) -> Generator[MemoryBackend]:
     """Indexes that keep so many marks, and are turned over one entry at a time."""
@@ -308,18 +303,11 @@ async def redis_backend(
     `marks`: an index keeps so many, and is turned over one entry at a time. `broken`: what is
     replaced in the script, to see whether that is found.
     """
-    script = Script("index.lua")
-    here = b"{string.match(redis.call('GET', '%s'), '(%%d+) (%%d+)')}" % _clock_key(prefix).encode()
-    text = _patched(script.text, b"redis.call('TIME')", here)
-    if marks:
-        text = _patched(text, b"MARKS, WIDTH = 256,", b"MARKS, WIDTH = %d," % marks)
-    for old, new in broken:
-        text = _patched(text, old.encode(), new.encode())
-    script.text = text
-    script.sha = _sha(script.text)
+    here = f"{{string.match(redis.call('GET', '{_clock_key(prefix)}'), '(%d+) (%d+)')}}"
+    replaced = [("redis.call('TIME')", here), *broken, *([marks_are(marks)] if marks else [])]
     client = Redis.from_url(as_owner(url))
     store = (_PagedRedisStore if marks else RedisStore)(url, prefix=prefix)
-    with mock.patch.object(redis_store, "_INDEX", script):
+    with index_script(replaced):
         backend = RedisBackend(client, store, marks or 256)
         try:
             await backend.set_time()
@@ -328,9 +316,3 @@ async def redis_backend(
             await store.close()
             await client.delete(_clock_key(prefix))
             await client.aclose()
-
-
-def _sha(text: bytes) -> str:
-    from hashlib import sha1
-
-    return sha1(text, usedforsecurity=False).hexdigest()

@@ -18,7 +18,7 @@ async def test_a_broken_script_is_found_out(unix_url: str, prefix: str, mutant: 
     """What is replaced in the index's own script, over a real server."""
     broken = [(mutant.old, mutant.new)]
     async with redis_backend(unix_url, prefix, marks=1, broken=broken) as backend:
-        explorer = Explorer(backend, bound=1000)
+        explorer = Explorer(backend, bound=250)
         for scenario in mutant.scenarios:
             await explorer.explore(scenario)
     found = explorer.result
