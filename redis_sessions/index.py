@@ -100,15 +100,16 @@ class Index:
             await short.of(self._store.mark(name, id, ttl=ttl))
         short.tell()
 
-    async def has(self, principal: str, id: str) -> bool:
-        """Whether this session is one of the principal's.
-
-        A mark doesn't prove that: `revoke` leaves one for an id that nobody knows the owner of.
-        """
+    async def ask(self, principal: str, id: str) -> EntryStatus:
+        """LIVE if this session has an entry, ENDED if it has a mark, else MISSING."""
+        found = EntryStatus.MISSING
         for name in self._names(principal):
-            if await self._store.ask(name, id, authenticated=_LATEST) is EntryStatus.LIVE:
-                return True
-        return False
+            status = await self._store.ask(name, id, authenticated=_LATEST)
+            if status is EntryStatus.LIVE:
+                return status
+            if status is EntryStatus.ENDED:
+                found = status
+        return found
 
     async def revoke(self, principal: str, *, keep: str | None) -> Mapping[str, float]:
         """End all sessions of before but `keep`: when, by the name of the index under each key."""

@@ -223,7 +223,7 @@ class Operation(Writer):
             own = state.revocations.get(principal or "")
             again = max(
                 int(clock - self._policy.index.age(state.began)),
-                int(own.at) + 1 if own else 0,
+                int(own.at) if own else 0,  # which excepted it; whatever comes next ends it
                 at.record.authenticated_at or 0,
             )
         elif lives and (state.lifetime is not None or self._policy.touch_due(state)):

@@ -18,7 +18,7 @@ from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
 from redis_sessions.session import Session, serving, state_of
 from redis_sessions.shortfall import Shortfall
 from redis_sessions.state import Found, Revocation
-from redis_sessions.stores.protocols import Entry
+from redis_sessions.stores.protocols import Entry, EntryStatus
 from redis_sessions.token import is_id
 from redis_sessions.tracebacks import stripped
 
@@ -86,7 +86,11 @@ class Revoker(Policy):
             return False
         short = Shortfall()
         # One's own goes as well, though its entry may have been lost.
-        if id in self._mine(who) or await self.index.has(who, id):
+        known = EntryStatus.LIVE if id in self._mine(who) else await self.index.ask(who, id)
+        # A mark may be that of an id which isn't theirs, if this was asked before: its end is
+        # repeated, and what lives in spite of it ends at its touch, if it is theirs.
+        over = known is EntryStatus.ENDED and not _lives(await self.store.load(id))
+        if known is EntryStatus.LIVE or over:
             ended = await short.of(self._end_ids([id])) == 1
             await short.of(self.index.mark(who, id))
         else:

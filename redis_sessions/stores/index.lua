@@ -104,6 +104,7 @@ if what == 'enter' then
   if revoked >= at and revoked > own then return {'refused', '0', 0, '-1'} end
   -- A record has whole milliseconds: of the one in which all sessions ended, it has the next.
   local authenticated = math.max(math.floor(at), math.floor(math.max(revoked, own)) + 1)
+  now = math.max(now, authenticated)  -- so that a revocation which comes next has a later time
   local expires = now + ARGV[5]
   put(id, authenticated, exact(now), expires, ARGV[6])
   put_meta()

@@ -138,6 +138,8 @@ class MemoryStore:
             if revoked >= at and revoked > own:
                 return Entered(EntryStatus.REFUSED, 0, 0, inf)
             authenticated = max(int(at), int(max(revoked, own)) + 1)
+            # So that a revocation which comes next has a later time.
+            index.last = now = max(now, authenticated)
             index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
             since = clock - revoked if revoked > own else inf
             return Entered(EntryStatus.LIVE, authenticated, len(index.live), since)

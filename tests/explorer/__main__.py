@@ -14,8 +14,19 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from tests.explorer.backends import Backend, MemoryBackend, redis_backend
-from tests.explorer.families import FAULTS, admin, pairs, singles, triples
+from tests.explorer.backends import Backend, MemoryBackend, narrow_memory, redis_backend
+from tests.explorer.families import (
+    FAULTS,
+    INDEX_FAULTS,
+    admin,
+    crossing_steps,
+    marks,
+    pairs,
+    proofs,
+    singles,
+    steps,
+    triples,
+)
 from tests.explorer.mutants import MUTANTS
 from tests.explorer.scenario import Scenario
 from tests.explorer.search import Explorer
@@ -30,24 +41,35 @@ FAMILIES: Final[dict[str, Callable[[], Iterator[Scenario]]]] = {
     "pairs, one fault": lambda: pairs(FAULTS),
     "revocations, one fault": lambda: admin(FAULTS),
     "triples, one fault": lambda: triples(FAULTS, DEEP),
+    "proofs": proofs,
+    "steps": lambda: steps((None, *INDEX_FAULTS)),
+    "marks": lambda: marks((None, *INDEX_FAULTS)),
+    "crossing steps": lambda: crossing_steps((None, "crash")),
 }
-"""In the order of their size."""
+"""In the order of their size; those of indexes last."""
+
+NARROW: Final = ("proofs", "steps", "marks", "crossing steps")
+"""Their indexes keep one mark, and are turned over an entry at a time."""
 
 
 @asynccontextmanager
-async def _backend(memory: bool) -> AsyncGenerator[Backend]:
-    if memory:
+async def _backend(memory: bool, narrow: bool) -> AsyncGenerator[Backend]:
+    if memory and narrow:
+        with narrow_memory(MemoryBackend()) as backend:
+            yield backend
+    elif memory:
         yield MemoryBackend()
     else:
         with Server(DEFAULT_SERVER) as server:
-            async with redis_backend(server.unix_url, "explore:") as backend:
+            marks = 1 if narrow else 0
+            async with redis_backend(server.unix_url, "session:explore:", marks=marks) as backend:
                 yield backend
 
 
 async def _explore(names: list[str], memory: bool, bound: int) -> bool:
     whole, began, sound = 0, time.monotonic(), True
-    async with _backend(memory) as backend:
-        for name in names:
+    for name in names:
+        async with _backend(memory, name in NARROW) as backend:
             explorer, start = Explorer(backend, bound=bound), time.monotonic()
             for scenario in FAMILIES[name]():
                 await explorer.explore(scenario)

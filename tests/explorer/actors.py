@@ -113,7 +113,7 @@ class Worker(SessionManager):
 
 @dataclass(eq=False)
 class Actor:
-    """One request. `kind/status`, such as `out/500`; see `_handle` for the kinds."""
+    """One request. `kind@browser/status`, such as `out/500`; see `_handle` for the kinds."""
 
     number: int
     spec: str
@@ -135,6 +135,10 @@ class Actor:
     drawn: list[str] = field(default_factory=list[str])
     ended: set[str] = field(default_factory=set[str])
     facts: list[Fact] = field(default_factory=list[Fact])
+    begun: list[Fact] = field(default_factory=list[Fact])
+    """What its `revoke_all` has ended since its first step, answered or not."""
+    there: set[str] = field(default_factory=set[str])
+    """The entries that were there at that step, and that it has to end."""
     wrote: bool = False
     marked: bool = False
     over_when_loaded: bool = False
@@ -143,7 +147,8 @@ class Actor:
     """A reply of its was lost, or it was told that the store is away."""
 
     def __post_init__(self) -> None:
-        self.kind, _, status = self.spec.partition("/")
+        what, _, status = self.spec.partition("/")
+        self.kind, _, self.browser = what.partition("@")
         self.status = int(status or 200)
 
     @property

@@ -8,6 +8,7 @@ from redis_sessions.session import Session, state_of
 from redis_sessions.state import NEVER, State
 from redis_sessions.stores import Store
 from tests.explorer.actors import SIGNS_IN, Worker
+from tests.explorer.index_invariants import older_than_their_entries
 from tests.explorer.scenario import INDEXES, PRINCIPALS, Rec, view
 from tests.explorer.world import World
 
@@ -33,14 +34,18 @@ async def audit(world: World) -> list[str]:
     store: Store = world.real
     manager = Eager(store, world.backend.clock, lambda _: None)
     # (nothing but its tombstone says that an anonymous session has ended)
-    over = {id for id, record in world.live().items() if record.principal and world.over(id)}
+    over = {
+        id for id, record in world.live().items() if record.principal and world.over(id, begun=True)
+    }
+    outdated = older_than_their_entries(world)
     for record in world.live().values():
         session = await manager.load(record.token.value)
         await manager.commit(session)
     alive = {id: rec async for id, rec in _alive(world)}
-    index_lost = world.scenario.fault == "failover index"
-    if not index_lost and over & alive.keys():
+    if "failover index" not in world.used and over & alive.keys():
         found.append("I8 a session that was ended survives its touch")
+    if outdated & alive.keys():
+        found.append("F1 a record older than its entry survives its touch")
     sole = world.actors[0] if len(world.actors) == 1 and not world.used else None
     signs_in = sole is not None and sole.spec in SIGNS_IN and sole.was is not None
     kept = world.jar is not None and world.jar.id in alive

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple, Protocol, cast
 from unittest import mock
@@ -11,12 +11,13 @@ from unittest import mock
 from redis.asyncio import Redis
 
 from redis_sessions.stores import MemoryStore, RedisStore, Store
-from redis_sessions.stores import redis as redis_store
-from redis_sessions.stores.wire import Script
+from redis_sessions.stores import memory as memory_store
+from redis_sessions.stores.protocols import Entry
 from redis_sessions.testing import Clock
+from tests.narrow_index import index_script, marks_are
 from tests.support import as_owner
 
-__all__ = ["Backend", "MemoryBackend", "RedisBackend", "Seats", "redis_backend"]
+__all__ = ["Backend", "MemoryBackend", "RedisBackend", "Seats", "narrow_memory", "redis_backend"]
 
 LONG = 3_600_000
 
@@ -27,6 +28,11 @@ class Seats(NamedTuple):
     live: Mapping[str, int]
     ended: frozenset[str]
     revoked: float
+    floor: float
+
+    def knows(self, id: str, authenticated: int) -> bool:
+        """Whether it can say what became of this session."""
+        return id in self.live or id in self.ended or authenticated <= max(self.revoked, self.floor)
 
 
 class Backend(Protocol):
@@ -36,6 +42,15 @@ class Backend(Protocol):
     def store(self) -> Store: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def marks(self) -> int:
+        """How many an index keeps."""
+        ...
+
+    async def fall_behind(self, seconds: float) -> None:
+        """Have the index's server fail over to one whose clock is behind by so much."""
+        ...
+
     async def advance(self, seconds: float) -> None:
         """Let time pass, for the managers and for the index."""
         ...
@@ -73,8 +88,41 @@ class Backend(Protocol):
         ...
 
 
+class _Pages:
+    """Turns over the entries of an index one at a time, as a large one is turned over."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def turn(self, cursor: int, entries: Sequence[Entry]) -> tuple[int, Sequence[Entry]]:
+        """What is there all the time is shown once, whatever comes and goes meanwhile."""
+        by_number = dict[int, Entry]()
+        for entry in sorted(entries, key=lambda entry: entry.seen):  # a server's order is random
+            by_number[self._numbers.setdefault(entry.id, len(self._numbers) + 1)] = entry
+        left = sorted(number for number in by_number if number > cursor)
+        return (left[0] if left[1:] else 0), [by_number[number] for number in left[:1]]
+
+
+class _PagedRedisStore(RedisStore):
+    """A small hash is listed at once, whatever COUNT says."""
+
+    def __init__(self, url: str, *, prefix: str) -> None:
+        super().__init__(url, prefix=prefix)
+        self._pages = _Pages()
+
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
+        _, entries = await super().entries(key)
+        return self._pages.turn(cursor, entries)
+
+
 class _OpenMemoryStore(MemoryStore):
     """The memory store with its insides in reach."""
+
+    pages: _Pages | None = None
+
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
+        found = await super().entries(key)
+        return found if self.pages is None else self.pages.turn(cursor, found[1])
 
     def peek(self, id: str) -> bytes | None:
         return self._get(id)
@@ -95,7 +143,7 @@ class _OpenMemoryStore(MemoryStore):
     def look(self, key: str) -> Seats:
         index, _ = self._index(key)
         live = {id: entry.authenticated for id, entry in index.live.items()}
-        return Seats(live, frozenset(index.marks), index.revoked)
+        return Seats(live, frozenset(index.marks), index.revoked, index.floor)
 
     def forget(self) -> None:
         self._records.clear()
@@ -107,7 +155,17 @@ class MemoryBackend:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.store = _OpenMemoryStore(prefix="explore:", clock=self.clock)
+        self._behind = 0.0
+        self.store = _OpenMemoryStore(
+            prefix="explore:", clock=lambda: self.clock.now - self._behind
+        )
+
+    @property
+    def marks(self) -> int:
+        return int(memory_store._MARKS)  # pyright: ignore[reportPrivateUsage]  # it is patched
+
+    async def fall_behind(self, seconds: float) -> None:
+        self._behind = seconds
 
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -135,20 +193,27 @@ class MemoryBackend:
 
     async def wipe(self, ids: Sequence[str], keys: Sequence[str]) -> None:
         self.store.forget()
+        self._behind = 0.0
 
 
 class RedisBackend:
     """A real server. Its index's clock is a key that the explorer sets; TTLs pass in real time."""
 
-    def __init__(self, client: Redis, store: RedisStore) -> None:
+    def __init__(self, client: Redis, store: RedisStore, marks: int) -> None:
         self.clock = Clock()
         self.store = store
+        self.marks = marks
         self._client = client
+        self._behind = 0.0
+
+    async def fall_behind(self, seconds: float) -> None:
+        self._behind = seconds
+        await self.set_time()
 
     async def set_time(self) -> None:
         """Tell the server what time it is."""
-        whole = int(self.clock.now * 1000 + 0.5)
-        text = f"{whole // 1000} {whole % 1000 * 1000}"
+        whole = int((self.clock.now - self._behind) * 1_000_000 + 0.5)
+        text = f"{whole // 1_000_000} {whole % 1_000_000}"
         await self._client.set(_clock_key(self.store.prefix), text, px=LONG)
 
     async def advance(self, seconds: float) -> None:
@@ -193,10 +258,11 @@ class RedisBackend:
 
     async def seats(self, key: str) -> Seats:
         fields = dict[bytes, bytes](await self.snapshot(key))
-        revoked = float(fields.pop(b"meta", b"-1 ").split(b" ")[0])
+        revoked, _, floor, *_ = fields.pop(b"meta", b"-1 -1 -1 ").split(b" ")
         marks = fields.pop(b"marks", b"").decode()
         live = {k.decode(): int(v.split(b" ")[1]) for k, v in fields.items()}
-        return Seats(live, frozenset(marks[i : i + 20] for i in range(0, len(marks), 50)), revoked)
+        ended = frozenset(marks[i : i + 20] for i in range(0, len(marks), 50))
+        return Seats(live, ended, float(revoked), float(floor))
 
     async def without_ttl(self, ids: Sequence[str], keys: Sequence[str]) -> list[str]:
         names = [self.store.prefix + id for id in ids] + [self._index(key) for key in keys]
@@ -209,6 +275,8 @@ class RedisBackend:
         names = [self.store.prefix + id for id in ids] + [self._index(key) for key in keys]
         if names:
             await self._client.delete(*names)
+        if self._behind:
+            await self.fall_behind(0.0)
 
     def _index(self, key: str) -> str:
         return f"{self.store.prefix}of:{key}"
@@ -218,19 +286,29 @@ def _clock_key(prefix: str) -> str:
     return f"{prefix}clock"
 
 
+@contextmanager
+def narrow_memory(backend: MemoryBackend, marks: int = 1) -> Generator[MemoryBackend]:
+    """Indexes that keep so many marks, and are turned over one entry at a time."""
+    backend.store.pages = _Pages()
+    with mock.patch.object(memory_store, "_MARKS", marks):
+        yield backend
+
+
 @asynccontextmanager
-async def redis_backend(url: str, prefix: str) -> AsyncGenerator[RedisBackend]:
-    """The real store over a real server, whose index's script reads its time from a key."""
-    script = Script("index.lua")
-    here = b"{string.match(redis.call('GET', '%s'), '(%%d+) (%%d+)')}" % _clock_key(prefix).encode()
-    if script.text.count(b"redis.call('TIME')") != 1:
-        raise AssertionError("the index's script asks for its time otherwise than expected")
-    script.text = script.text.replace(b"redis.call('TIME')", here)
-    script.sha = _sha(script.text)
+async def redis_backend(
+    url: str, prefix: str, *, marks: int = 0, broken: Iterable[tuple[str, str]] = ()
+) -> AsyncGenerator[RedisBackend]:
+    """The real store over a real server, whose index's script reads its time from a key.
+
+    `marks`: an index keeps so many, and is turned over one entry at a time. `broken`: what is
+    replaced in the script, to see whether that is found.
+    """
+    here = f"{{string.match(redis.call('GET', '{_clock_key(prefix)}'), '(%d+) (%d+)')}}"
+    replaced = [("redis.call('TIME')", here), *broken, *([marks_are(marks)] if marks else [])]
     client = Redis.from_url(as_owner(url))
-    store = RedisStore(url, prefix=prefix)
-    with mock.patch.object(redis_store, "_INDEX", script):
-        backend = RedisBackend(client, store)
+    store = (_PagedRedisStore if marks else RedisStore)(url, prefix=prefix)
+    with index_script(replaced):
+        backend = RedisBackend(client, store, marks or 256)
         try:
             await backend.set_time()
             yield backend
@@ -238,9 +316,3 @@ async def redis_backend(url: str, prefix: str) -> AsyncGenerator[RedisBackend]:
             await store.close()
             await client.delete(_clock_key(prefix))
             await client.aclose()
-
-
-def _sha(text: bytes) -> str:
-    from hashlib import sha1
-
-    return sha1(text, usedforsecurity=False).hexdigest()

@@ -8,7 +8,21 @@ from typing import Final
 
 from tests.explorer.scenario import Scenario
 
-__all__ = ["CORE", "FAMILIES", "FAULTS", "KINDS", "admin", "pairs", "singles", "triples"]
+__all__ = [
+    "CORE",
+    "FAMILIES",
+    "FAULTS",
+    "INDEX_FAULTS",
+    "KINDS",
+    "admin",
+    "crossing_steps",
+    "marks",
+    "pairs",
+    "proofs",
+    "singles",
+    "steps",
+    "triples",
+]
 
 STARTS: Final = ("none", "anon", "A", "outA")
 PLAIN: Final = (
@@ -68,6 +82,69 @@ def triples(
                 yield Scenario(start, (*pair, by), fault)
 
 
+STEPPING: Final = (
+    *("touch", "a+due", "inA", "reA", "out", "rotate", "resetA", "keepre"),
+    *("touch@9", "out@9", "reA@9", "clear@9", "inA@-"),
+)
+INDEX_FAULTS: Final = (
+    *("crash", "lost", "failover record", "failover index", "30 s", "behind"),
+    *("failover record then 30 s", "crash then 30 s"),
+)
+
+
+def steps(
+    faults: Iterable[str | None] = (None,), kinds: Iterable[str] = STEPPING
+) -> Iterator[Scenario]:
+    """`revoke_all`, step by step, and what comes in between: others of A's browsers, too."""
+    kinds = tuple(kinds)
+    for fault, by in itertools.product(faults, ("all", "keep")):
+        yield from (Scenario(start, (by,), fault) for start in ("A2", "A3"))
+        for kind in kinds:
+            yield Scenario("A3" if "@9" in kind else "A2", (kind, by), fault)
+
+
+def crossing_steps(
+    faults: Iterable[str | None] = (None,), kinds: Iterable[str] = STEPPING
+) -> Iterator[Scenario]:
+    """Two of `revoke_all` at once, with a request; and two requests with one of it."""
+    kinds = tuple(kinds)
+    pairs = list(itertools.combinations_with_replacement(kinds, 2))
+    for fault, by in itertools.product(faults, ("all", "keep")):
+        yield from (Scenario("A2", (by, second), fault) for second in ("all", "keep", "keep@9"))
+        for kind, second in itertools.product(kinds, ("all", "keep", "keep@9")):
+            yield Scenario("A2", (kind, by, second), fault)
+        yield from (Scenario("A2", (*pair, by), fault) for pair in pairs)
+
+
+MARKING: Final = ("out", "out@9", "clear", "clear@9", "inB@9", "revoke")
+
+
+def marks(
+    faults: Iterable[str | None] = (None,), kinds: Iterable[str] = ("touch", "a+due", "reA", "inA")
+) -> Iterator[Scenario]:
+    """Ends in an index that keeps one mark, and `revoke_all` after ends that were broken off."""
+    kinds = tuple(kinds)
+    for fault in faults:
+        for kind, end in itertools.product(kinds, MARKING):
+            yield Scenario("A2", (kind, end), fault)
+        for pair in itertools.combinations(("out", "out@9", "out@8", "revoke@9"), 2):
+            yield Scenario("A3", pair, fault)
+            yield from (Scenario("A3", (kind, *pair), fault) for kind in kinds)
+        for end, by in itertools.product(("out", "revoke", "clear"), ("all", "keep@8")):
+            yield Scenario("A3", (end, "out@9", by), fault)
+        yield from (Scenario("Alost", (kind, "out@9", "inA@-"), fault) for kind in kinds)
+
+
+def proofs(
+    faults: Iterable[str | None] = (None, *INDEX_FAULTS),
+) -> Iterator[Scenario]:
+    """`authenticated()`, whose time is in a record and in an entry, and what crosses it."""
+    others = ("touch", "a+due", "a", "reA", "rotate", "out", "all", "keep", "keepre")
+    for fault in faults:
+        yield Scenario("A", ("reA",), fault)
+        yield from (Scenario("A", ("reA", other), fault) for other in others)
+
+
 def _late_change(faults: Iterable[str | None] = (None,)) -> Iterator[Scenario]:
     """A change that is late when a sign-out and a revocation have come."""
     for fault in faults:
@@ -79,5 +156,9 @@ FAMILIES: Final = {
     "pairs": pairs,
     "admin": admin,
     "triples": triples,
+    "steps": steps,
+    "crossing steps": crossing_steps,
+    "marks": marks,
+    "proofs": proofs,
     "late change": _late_change,
 }

@@ -14,6 +14,8 @@ from typing import Final
 from redis_sessions.state import Found
 from redis_sessions.token import SessionToken
 from tests.explorer.actors import ADMIN, BY_METHOD, CHANGES, SIGNS_IN, Actor, Phase
+from tests.explorer.backends import Seats
+from tests.explorer.index_invariants import all_ended, ended_rightly, index_is_sound
 from tests.explorer.scenario import LOST_RECORD, Action, Rec
 from tests.explorer.world import World
 
@@ -33,14 +35,15 @@ class Before:
     """What a step is compared with."""
 
     records: Mapping[str, Rec]
-    jar: SessionToken | None
+    jars: Mapping[str, SessionToken | None]
+    seats: Mapping[str, Seats]
     phases: tuple[Phase, ...]
     codes: tuple[int, ...]
 
     @classmethod
     def of(cls, world: World) -> Before:
         phases, codes = zip(*((a.phase, a.code) for a in world.actors), strict=True)
-        return cls(world.live(), world.jar, phases, codes)
+        return cls(world.live(), dict(world.jars), dict(world.seats), phases, codes)
 
 
 def after_step(world: World, before: Before, action: Action) -> Iterator[str]:
@@ -54,11 +57,14 @@ def after_step(world: World, before: Before, action: Action) -> Iterator[str]:
         for id, record in live.items():
             if before.records.get(id) != record:
                 yield from _written(actor, id, before.records.get(id), record, world)
+        yield from ended_rightly(world, actor, before.records, before.seats)
+        yield from index_is_sound(world, before.seats)
     phase = before.phases[actor.number - 1]
     if phase is Phase.RUNNING and actor.phase in (Phase.SENT, Phase.DONE):
         yield from _answered(world, actor, live)
+        yield from all_ended(world, actor, failed=bool(world.used & FAILOVERS))
     elif phase is Phase.SENT and actor.phase is Phase.DONE:
-        yield from _arrived(world, actor, before.jar)
+        yield from _arrived(world, actor, before.jars.get(actor.browser))
 
 
 def _sessions(world: World, live: Mapping[str, Rec]) -> Iterator[str]:
@@ -78,7 +84,7 @@ def _sessions(world: World, live: Mapping[str, Rec]) -> Iterator[str]:
         lost = "failover index" in world.used or world.scenario.start == "Alost"
         if record.principal and known and not lost:
             seats = world.seats[record.principal]
-            if not (id in seats.live or id in seats.ended or record.auth <= seats.revoked):
+            if not seats.knows(id, record.auth):
                 yield "I7 a session is missing from its principal's index"
 
 
@@ -130,12 +136,12 @@ def _answered(world: World, actor: Actor, live: Mapping[str, Rec]) -> Iterator[s
     record = world.opened_by(actor.token)
     if actor.due and record and record.principal and actor.code < 500 and not world.used & UNKNOWN:
         id = record.token.id
-        lost = world.scenario.fault == "failover index" or world.scenario.start == "Alost"
+        lost = "failover index" in world.used or world.scenario.start == "Alost"
         if actor.over_when_loaded and not lost and world.over(id):
             yield "I8 an ended session survives its touch"
         seats = world.seats[record.principal]
         # (it may have been marked since; then the next touch ends it)
-        known = id in seats.live or id in seats.ended or record.auth <= seats.revoked
+        known = seats.knows(id, record.auth)
         if actor.index_lost_when_loaded and not known and not failed:
             yield "I7 a touch doesn't heal the index"
 
@@ -171,10 +177,11 @@ def _arrived(world: World, actor: Actor, old: SessionToken | None) -> Iterator[s
 
 def at_the_end(world: World, logged: str = "") -> Iterator[str]:
     """What holds when every answer has arrived."""
-    kinds, specs = [a.kind for a in world.actors], {a.spec for a in world.actors}
+    own = [actor for actor in world.actors if not actor.browser]  # of the browser looked at
+    kinds, specs = [a.kind for a in own], {a.spec for a in own}
     used, start, live = world.used, world.scenario.start, world.live()
     taken = bool(used & {*LOST_RECORD, "expire"})
-    index_lost = world.scenario.fault == "failover index" or start == "Alost"
+    index_lost = "failover index" in world.used or start == "Alost"
     jar, id = world.opened_by(world.jar), world.jar.id if world.jar else ""
     by = {a.kind for i, a, _ in world.ended if i == id and a is not None}
     revoked = any(fact.principal for a in world.actors for fact in a.facts)
@@ -188,9 +195,10 @@ def at_the_end(world: World, logged: str = "") -> Iterator[str]:
     if world.last is not None and not taken and not index_lost:
         target = SIGNS_IN.get(world.last.kind)
         asked = marked or {k for k in by if k in ADMIN or k.startswith(ENDERS)}
+        begun = any(i == id and world.asked(id, old) for i, _, old in world.ended)
         rotated = cut_off and id in live
         wanted = target is not None and isinstance(world.last.cookie, SessionToken)
-        if wanted and (jar is None or jar.principal != target) and not asked and not rotated:
+        if wanted and (jar is None or jar.principal != target) and not (asked or begun or rotated):
             yield "kept sign-in: the last one is not signed in"
         if wanted and jar and marked and not world.over(id) and not cut_off and not revoked:
             yield "kept sign-in: the last one will end at its next touch"
@@ -198,25 +206,28 @@ def at_the_end(world: World, logged: str = "") -> Iterator[str]:
         touched = by and by <= {"touch", "a+due", "reA", "read", "a", "b", "rotate", "empty"}
         if touched and not any(a.facts for a in world.actors):
             yield "needless loss: the browser's session is deleted, and nothing ended it"
-    alone = all(SIGNS_IN.get(k) == "A" and not k.startswith("clear") for k in kinds)
+    alone = bool(own) and all(SIGNS_IN.get(k) == "A" and not k.startswith("clear") for k in kinds)
     both = alone and specs <= {"inA", "reA"} and not used
     if both and (jar is None or jar.principal != "A"):
         yield "kept sign-in: sign-ins at once leave the browser signed out"
+    others_keep = any(a.browser and a.begun for a in world.actors)
     quiet = (
         not taken
         and not used & {"crash", "30 s"}
         and not (used & UNKNOWN and {"rotate", "reA"} & set(kinds))
     )
     signed_in = jar is not None and jar.principal == "A"
-    if start == "A" and specs <= HARMLESS and quiet and not signed_in:
+    quiet = quiet and not others_keep
+    if start in ("A", "A2", "A3") and specs <= HARMLESS and quiet and not signed_in:
         yield "I10 signed out by nobody's wish"
-    keeps = {"keep", "keepre"} & set(kinds)
+    keeps = set[str]() if others_keep else {"keep", "keepre"} & set(kinds)
     if keeps and set(kinds) <= HARMLESS - {"rotate"} | keeps and not taken and "crash" not in used:
         first = world.first.id if world.first else ""
-        if start in ("A", "Alost") and first not in live:
+        by_floor = index_lost and world.marked[world.backend.marks :]
+        if start not in ("none", "anon", "outA") and first not in live and not by_floor:
             yield "I8 the session to keep has ended"
     if len(kinds) == 1 and not used and kinds[0] in SIGNS_IN and specs == set(kinds):
-        alone_in = kinds[0] != "keepre" or start in ("A", "Alost")
+        alone_in = kinds[0] != "keepre" or start not in ("none", "anon", "outA")
         if alone_in and (jar is None or jar.principal != SIGNS_IN[kinds[0]]):
             yield "kept sign-in: a lone one is not signed in"
     yield from _silence(world, logged)

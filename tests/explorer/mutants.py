@@ -19,10 +19,10 @@ from redis_sessions.token import SessionToken
 from tests.explorer.actors import Worker
 from tests.explorer.backends import Backend
 
-__all__ = ["MUTANTS", "Mutant"]
+__all__ = ["MUTANTS", "Mutant", "Passing"]
 
 
-class _Passing:
+class Passing:
     """A store that passes everything on."""
 
     def __init__(self, real: Store, backend: Backend) -> None:
@@ -91,7 +91,7 @@ class _Passing:
         await self.real.close()
 
 
-class _Overwrites(_Passing):
+class _Overwrites(Passing):
     async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
         found = await self.real.load(id)
         if found is not None and len(found) > HEADER_SIZE:
@@ -99,7 +99,7 @@ class _Overwrites(_Passing):
         return await self.real.commit(id, expected, value, ttl)
 
 
-class _Revives(_Passing):
+class _Revives(Passing):
     async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
         found = await self.real.load(id)
         if found is None or len(found) == HEADER_SIZE:
@@ -108,7 +108,7 @@ class _Revives(_Passing):
         return await self.real.commit(id, expected, value, ttl)
 
 
-class _Deletes(_Passing):
+class _Deletes(Passing):
     """Ends leave nothing behind."""
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
@@ -123,7 +123,7 @@ class _Deletes(_Passing):
         return result
 
 
-class _Buries(_Passing):
+class _Buries(Passing):
     """An end replaces another's tombstone."""
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
@@ -132,7 +132,7 @@ class _Buries(_Passing):
         return alive
 
 
-class _Forgets(_Passing):
+class _Forgets(Passing):
     """A retry doesn't recognise its own write, or end."""
 
     async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
@@ -146,12 +146,12 @@ class _Forgets(_Passing):
         return await self.real.end(id, tombstone, ttl) and found != tombstone
 
 
-class _Unmarked(_Passing):
+class _Unmarked(Passing):
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
         return False
 
 
-class _Lenient(_Passing):
+class _Lenient(Passing):
     """A sign-in is entered although a revocation came in between."""
 
     async def enter(
@@ -161,7 +161,7 @@ class _Lenient(_Passing):
         return entered._replace(since_revoked=inf)
 
 
-class _Unasked(_Passing):
+class _Unasked(Passing):
     """A touch asks nobody."""
 
     async def touch(
@@ -217,7 +217,7 @@ class Mutant:
     """What is switched off, where that shows, and as what."""
 
     name: str
-    store: Callable[[Store, Backend], Store] = _Passing
+    store: Callable[[Store, Backend], Store] = Passing
     worker: type[Worker] = Worker
     family: str = "pairs"
     fault: str | None = None

@@ -117,15 +117,21 @@ class Player:
     @property
     def first(self) -> Rec | None:
         """The session that it started from, as far as it lives."""
-        record = self.world.records.get(self.world.first.id if self.world.first else "")
+        return self.first_of("")
+
+    def first_of(self, browser: str) -> Rec | None:
+        """The session that a browser started from, as far as it lives."""
+        token = self.world.firsts.get(browser)
+        record = self.world.records.get(token.id if token else "")
         return record if isinstance(record, Rec) else None
 
-    async def touch(self) -> Session:
+    async def touch(self, browser: str = "") -> Session:
         """The browser's next request, which finds its touch due."""
         manager = Eager(self.world.real, self.world.backend.clock, lambda _: None)
-        session = await manager.load(self.world.jar.value if self.world.jar else None)
+        jar = self.world.jars.get(browser)
+        session = await manager.load(jar.value if jar else None)
         await manager.commit(session)
-        return await manager.load(self.world.jar.value if self.world.jar else None)
+        return await manager.load(jar.value if jar else None)
 
     def manager(self) -> Worker:
         """Another process' manager, whose operations wait for nobody."""

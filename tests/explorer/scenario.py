@@ -24,6 +24,7 @@ __all__ = [
     "Rec",
     "Scenario",
     "Tomb",
+    "browsers_of",
     "first_record",
     "view",
 ]
@@ -73,6 +74,11 @@ class Scenario:
     fault: str | None = None
     transit: bool = False
 
+    @property
+    def faults(self) -> Sequence[str]:
+        """What goes wrong, in this order: `fault` may be several, with "then" between them."""
+        return self.fault.split(" then ") if self.fault else ()
+
     def __str__(self) -> str:
         return f"{self.start}: {' || '.join(self.specs)}" + (
             f" +{self.fault}" if self.fault else ""
@@ -102,10 +108,15 @@ def view(sealer: Sealer, tokens: Sequence[SessionToken], raw: bytes) -> Rec | To
     )
 
 
+def browsers_of(start: str) -> Sequence[str]:
+    """Who has a session in the beginning: "", and of A2 and A3 others of A's browsers, too."""
+    return {"none": (), "A2": ("", "9"), "A3": ("", "9", "8")}.get(start, ("",))
+
+
 def first_record(start: str, now: int) -> Record:
     """What a scenario starts from: 400 seconds old, so that a touch is due."""
     data = {"x": tag(None if start == "anon" else "A", 0)}
-    who = "A" if start in ("A", "Alost") else None
+    who = "A" if start in ("A", "Alost", "A2", "A3") else None
     return Record(
         created_at=now - 400,
         authenticated_at=(now - 400) * 1000 if who else None,

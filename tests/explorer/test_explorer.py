@@ -8,7 +8,19 @@ import pytest
 
 from tests.explorer.actors import Worker
 from tests.explorer.backends import Backend, MemoryBackend, RedisBackend
-from tests.explorer.families import CORE, FAULTS, admin, pairs, singles, triples
+from tests.explorer.families import (
+    CORE,
+    FAULTS,
+    INDEX_FAULTS,
+    admin,
+    crossing_steps,
+    marks,
+    pairs,
+    proofs,
+    singles,
+    steps,
+    triples,
+)
 from tests.explorer.player import Player
 from tests.explorer.scenario import Scenario
 from tests.explorer.search import Explorer, independent
@@ -68,6 +80,22 @@ async def test_pairs_on_a_server(backend: RedisBackend) -> None:
 
 async def test_revocations_on_a_server(backend: RedisBackend) -> None:
     await _hold(backend, admin(kinds=("touch", "inA", "reA", "out")))
+
+
+async def test_steps_of_revoke_all(narrow: MemoryBackend) -> None:
+    await _hold(narrow, steps(), bound=60)
+    await _hold(narrow, steps(INDEX_FAULTS, ("touch@9", "reA", "out@9")), bound=12)
+    await _hold(narrow, crossing_steps(("crash",), ("touch@9", "inA@-")), bound=12)
+
+
+async def test_bounded_marks(narrow: MemoryBackend) -> None:
+    await _hold(narrow, marks(), bound=25)
+    faults = ("failover record", "failover index", "behind")
+    await _hold(narrow, marks(faults, ("touch",)), bound=12)
+
+
+async def test_times_of_entries(narrow_backend: RedisBackend) -> None:
+    await _hold(narrow_backend, proofs(), bound=10)
 
 
 async def test_reset_though_the_entry_was_lost(memory: MemoryBackend) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 import pytest
 
 from redis_sessions import Keyring
-from redis_sessions.session import Session
-from redis_sessions.token import SessionToken
 from tests.explorer.actors import Worker
 from tests.explorer.audit import Eager
 from tests.explorer.backends import RedisBackend
 from tests.explorer.player import Player
+from tests.explorer.rollout import NEW, OLD, signed_in
 
 pytestmark = pytest.mark.anyio
-
-OLD: Final = "the key of last year, which is thirty-two characters or more"
-NEW: Final = "the key of this year, which is thirty-two characters or more"
 
 
 async def test_01_sign_out_and_in_again(backend: RedisBackend) -> None:
@@ -150,20 +145,12 @@ async def test_12_keep_without_entry(backend: RedisBackend) -> None:
         assert play.first.token.id in play.world.seats["A"].live
 
 
-async def _signed_in(worker: Worker) -> tuple[Session, SessionToken]:
-    session = await worker.load(None)
-    session["user_id"] = "A"
-    token = (await worker.commit(session)).token
-    assert token is not None
-    return session, token
-
-
 @pytest.mark.parametrize("ring", [(NEW, OLD), (OLD, NEW)])
 async def test_13_revoked_under_the_old_key(backend: RedisBackend, ring: tuple[str, str]) -> None:
     """A mark under the old key, the tombstone lost, a touch under both keys: it ends."""
     store, clock = backend.store, backend.clock
     old = Worker(store, clock, lambda _: None, keyring=Keyring(OLD))
-    _, token = await _signed_in(old)
+    _, token = await signed_in(old)
     record = await backend.raw(token.id)
     assert await old.revoke(token.id, principal="A")
     await backend.put(token.id, record)
@@ -179,7 +166,7 @@ async def test_13_revoked_under_the_old_key(backend: RedisBackend, ring: tuple[s
 async def test_13_kept_through_a_rollout(backend: RedisBackend, ring: tuple[str, str]) -> None:
     """What is kept survives its touches under either order of the keys."""
     store, clock = backend.store, backend.clock
-    _, token = await _signed_in(Worker(store, clock, lambda _: None, keyring=Keyring(OLD)))
+    _, token = await signed_in(Worker(store, clock, lambda _: None, keyring=Keyring(OLD)))
     both = Eager(store, clock, lambda _: None, keyring=Keyring(*ring))
     assert await both.revoke_all("A", keep=token.id) == 0
     for order in (ring, ring[::-1]):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Any, Final
 
 from redis_sessions.errors import StoreUnavailableError
-from redis_sessions.record import HEADER_SIZE, Sealer
-from redis_sessions.stores import Store
 from redis_sessions.token import SessionToken
-from tests.explorer.actors import ADMIN, KEYRING, Actor, Phase, Worker
-from tests.explorer.backends import Backend, Seats
+from tests.explorer.actors import ADMIN, Actor, Fact, Phase
 from tests.explorer.gate import Call, GatedStore
 from tests.explorer.scenario import (
     DAY,
@@ -24,64 +21,33 @@ from tests.explorer.scenario import (
     Action,
     Footprint,
     Rec,
-    Scenario,
-    Tomb,
+    browsers_of,
     first_record,
-    view,
 )
+from tests.explorer.sight import WHOSE, Sight
 
-__all__ = ["World", "Wrapper"]
+__all__ = ["World"]
 
-WHOSE: Final = {key: name for name, key in INDEXES.items()}
 TICK: Final = 0.125  # exact in binary: milliseconds stay whole
-Wrapper = Callable[[Store], Store]
+UNANSWERED: Final = {"away", "applied, away"}
+BEHIND: Final = 800
+"""Seconds: more than the sessions that a scenario starts from are old."""
 
 
 @dataclass(eq=False)
-class World:
-    """The state of one execution, and its history."""
-
-    backend: Backend
-    scenario: Scenario
-    wrap: Wrapper = lambda store: store
-    """Breaks the store, to see whether that is found."""
-    make_worker: Callable[..., Worker] = Worker
-    jar: SessionToken | None = None
-    first: SessionToken | None = None
-    tokens: dict[str, list[SessionToken]] = field(default_factory=dict[str, list[SessionToken]])
-    labels: dict[str, str] = field(default_factory=dict[str, str])
-    raws: dict[str, bytes | None] = field(default_factory=dict[str, "bytes | None"])
-    records: dict[str, Rec | Tomb] = field(default_factory=dict[str, "Rec | Tomb"])
-    seats: dict[str, Seats] = field(default_factory=dict[str, Seats])
-    sent: list[SessionToken | str] = field(default_factory=list["SessionToken | str"])
-    used: set[str] = field(default_factory=set[str])
-    last: Actor | None = None
-    """Whose cookie arrived last."""
-    ended: list[tuple[str, Actor | None, Rec]] = field(
-        default_factory=list[tuple[str, "Actor | None", Rec]]
-    )
-    undo_records: dict[str, bytes | None] = field(default_factory=dict[str, "bytes | None"])
-    undo_indexes: dict[str, Any] = field(default_factory=dict[str, Any])
-    authenticated: dict[str, int] = field(default_factory=dict[str, int])
-    """When the handlers that signed in began, whatever the index made of it."""
-    trace: list[str] = field(default_factory=list[str])
-    drawing: Actor | None = None
-
-    def __post_init__(self) -> None:
-        self.actors = [Actor(i + 1, spec) for i, spec in enumerate(self.scenario.specs)]
-        self.sealer = Sealer(KEYRING, self.backend.store.prefix)
-        self.real = self.wrap(self.backend.store)
+class World(Sight):
+    """One execution, of which each step is chosen."""
 
     # -- the beginning
 
     async def begin(self) -> None:
         """Store what the scenario starts from; the browser has its cookie."""
         start, now = self.scenario.start, int(self.backend.clock())
-        if start != "none":
+        for browser in browsers_of(start):
             token = SessionToken.generate()
             record = first_record(start, now)
             await self.backend.put(token.id, self.sealer.seal(token, record, 0).sealed)
-            if start == "A":
+            if start in ("A", "A2", "A3"):
                 await self.backend.store.touch(
                     INDEXES["A"],
                     token.id,
@@ -89,8 +55,8 @@ class World:
                     ttl=13 * DAY * 1000,
                     descriptor=b"",
                 )
-            self.jar = self.first = token
-            self.labels[token.id] = "s"
+            self.jars[browser] = self.firsts[browser] = token
+            self.labels[token.id] = f"s{browser}"
             self.sent.append(token)
             await self._look(token.id)
         for principal in PRINCIPALS:
@@ -109,8 +75,8 @@ class World:
 
     def actions(self) -> list[Action]:
         """Everything that may happen next."""
-        fault, found = self.scenario.fault, list[Action]()
-        may = fault is not None and not self.used
+        fault, found = self._next_fault, list[Action]()
+        may = fault is not None
         for actor in self.actors:
             i = actor.number
             if actor.phase is Phase.IDLE:
@@ -131,6 +97,11 @@ class World:
             found.extend(self._failures(fault))
         return found
 
+    @property
+    def _next_fault(self) -> str | None:
+        left = [name for name in self.scenario.faults if name not in self.used]
+        return None if self.used & UNANSWERED or not left else left[0]
+
     def _failures(self, fault: str | None) -> Iterator[Action]:
         if fault in LOST_RECORD:
             yield from (Action(fault, 0, self.labels[id]) for id in self.undo_records)
@@ -142,21 +113,24 @@ class World:
                 for id, record in self.records.items()
                 if isinstance(record, Rec)
             )
+        elif fault == "behind":
+            yield Action("behind")
         elif fault == "30 s" and not any(a.wrote and a.pending for a in self.actors):
-            yield Action(fault)
+            yield Action("30 s")
 
     def footprint(self, action: Action) -> Footprint:
         """What it depends on, so that the order of independent actions needn't be tried."""
         what, who, nth = action
         mine = {f"request {who}": True}
         if what == "leave":
-            admin = self.actors[who - 1].kind in ADMIN
-            return mine if admin else {**mine, "jar": False, "time": False}
+            actor = self.actors[who - 1]
+            jar = f"jar {actor.browser}"
+            return mine if actor.kind in ADMIN else {**mine, jar: False, "time": False}
         if what == "arrive":
-            return {**mine, "jar": True}
+            return {**mine, f"jar {self.actors[who - 1].browser}": True}
         if what == "crash":
             return {**mine, "fault": True}
-        if what in ("30 s", "failover repeated"):
+        if what in ("30 s", "failover repeated", "behind"):
             return {EVERYTHING: True}
         if what in ("failover record", "expire"):
             return {"fault": True, f"record {nth}": True}
@@ -203,13 +177,13 @@ class World:
             await self._operate(what, actor, int(nth))
 
     async def _leave(self, actor: Actor) -> None:
-        actor.token = None if actor.kind in ADMIN else self.jar
+        actor.token = None if actor.kind in ADMIN else self.jars.get(actor.browser)
         clock = self.backend.clock
         store = GatedStore(self.real, clock, actor.posted, ages_in_transit=self.scenario.transit)
         actor.worker = self.make_worker(store, clock, actor.events.append, due=actor.due)
         actor.phase, self.drawing = Phase.RUNNING, actor
-        first = self.first.id if self.first else None
-        actor.task = asyncio.Task(actor.run(first), context=Context())
+        first = self.firsts.get(actor.browser)
+        actor.task = asyncio.Task(actor.run(first.id if first else None), context=Context())
         self.trace.append(f"{actor.number} [{actor.spec}] leaves with {self.name(actor.token)}")
         await self._settled(actor)
 
@@ -259,8 +233,8 @@ class World:
             self.trace.append(f"{actor.number} answers {actor.code} {self.name(actor.cookie)}")
 
     async def _remember(self, call: Call) -> None:
-        fault = self.scenario.fault
-        if not call.writes or self.used:
+        fault = self._next_fault
+        if not call.writes:
             return
         if fault in LOST_RECORD and not call.on_index:
             self.undo_records[call.target] = self.raws.get(call.target)
@@ -269,11 +243,19 @@ class World:
 
     async def _applied(self, call: Call, actor: Actor, result: Any) -> None:
         if call.name == "revoke":
-            actor.revoked = result
+            # What was there by the explorer's own clock is over, whatever the index's says.
+            actor.revoked = max(result, self.backend.clock() * 1000)
+            keep = call.ids[0] if call.ids else None
+            whose, revoked = WHOSE[call.target], actor.revoked
+            actor.begun.append(Fact(principal=whose, revoked=revoked, keep=keep, by=actor.number))
+            entries, live = self.seats[whose].live, self.live()
+            there = {id for id, at in entries.items() if id in live and at <= revoked}
+            actor.there = actor.there or there - {keep}
             await self.backend.advance(TICK)
         if call.on_index:
             if call.name == "mark":
                 actor.marked = True
+                self.marked += call.ids
             await self._look_at_index(WHOSE[call.target])
             return
         before = self.records.get(call.target)
@@ -294,9 +276,10 @@ class World:
         )
 
     def _arrive(self, actor: Actor) -> None:
-        self.jar = actor.cookie if isinstance(actor.cookie, SessionToken) else None
-        self.last, actor.phase = actor, Phase.DONE
-        self.trace.append(f"{actor.number}'s answer arrives: {self.name(self.jar)}")
+        token = actor.cookie if isinstance(actor.cookie, SessionToken) else None
+        self.jars[actor.browser], actor.phase = token, Phase.DONE
+        self.last = self.last if actor.browser else actor
+        self.trace.append(f"{actor.number}'s answer arrives: {self.name(token)}")
 
     async def _crash(self, actor: Actor) -> None:
         self.used.add("crash")
@@ -314,6 +297,8 @@ class World:
             await self.backend.advance(31)
             for id in list(self.raws):
                 await self._look(id)
+        elif what == "behind":
+            await self.backend.fall_behind(BEHIND)
         elif what == "failover index":
             await self.backend.restore(INDEXES[nth], self.undo_indexes[nth])
             await self._look_at_index(nth)
@@ -332,64 +317,3 @@ class World:
                 actor.task.cancel()
                 await asyncio.wait([actor.task])
         await self.backend.wipe(list(self.labels), list(INDEXES.values()))
-
-    # -- looking
-
-    async def _look(self, id: str) -> None:
-        raw = await self.backend.raw(id)
-        self.raws[id] = raw
-        seen = None if raw is None else self._view(id, raw)
-        if seen is None:
-            self.records.pop(id, None)
-        else:
-            self.records[id] = seen
-
-    async def _look_at_index(self, principal: str) -> None:
-        self.seats[principal] = await self.backend.seats(INDEXES[principal])
-
-    def _view(self, id: str, raw: bytes) -> Rec | Tomb | None:
-        return view(self.sealer, self.tokens.get(id, ()), raw)
-
-    def live(self) -> dict[str, Rec]:
-        """The records."""
-        return {id: record for id, record in self.records.items() if isinstance(record, Rec)}
-
-    def opened_by(self, token: SessionToken | None) -> Rec | None:
-        """What a token opens now."""
-        record = self.records.get(token.id) if token else None
-        return record if isinstance(record, Rec) and record.token == token else None
-
-    def over(self, id: str) -> bool:
-        """Whether this session's end was answered, whatever is stored."""
-        record = self.records.get(id)
-        for actor in self.actors:
-            if actor.code == 0:
-                continue
-            for fact in actor.facts:
-                if fact.id == id:
-                    return True
-                if (
-                    fact.principal is not None
-                    and isinstance(record, Rec)
-                    and record.principal == fact.principal
-                    and self.authenticated.get(id, record.auth) <= fact.revoked
-                    and id != fact.keep
-                    and id not in actor.drawn
-                ):
-                    return True
-        return False
-
-    def name(self, token: SessionToken | str | None) -> str:
-        """A token in words."""
-        if not isinstance(token, SessionToken):
-            return token or "nothing"
-        nth = self.tokens.get(token.id, []).index(token) + 1
-        return f"{self.labels.get(token.id, '?')}/{nth}"
-
-    def _brief(self, result: Any) -> str:
-        if isinstance(result, bytes):
-            return "record" if len(result) > HEADER_SIZE else "tombstone"
-        if isinstance(result, tuple):
-            first: object = cast("tuple[object, ...]", result)[0]
-            return str(first)
-        return str(result)

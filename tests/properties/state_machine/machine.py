@@ -14,10 +14,14 @@ from hypothesis.stateful import invariant, precondition, rule, run_state_machine
 
 from redis_sessions import generate_key
 from redis_sessions.session import state_of
+from tests.narrow_index import index_script, marks_are
 from tests.properties.state_machine.acts import USERS, acts, statuses, users
 from tests.properties.state_machine.driver import BROWSERS, WORKERS, Driver
 from tests.properties.state_machine.model import DAY
 from tests.properties.state_machine.visits import Act
+
+MARKS: Final = 2
+"""Of ended sessions, in each index: more had to make room, which nobody may notice."""
 
 P = ParamSpec("P")
 M = TypeVar("M", bound="Sessions")
@@ -189,4 +193,5 @@ def run(url: str, prefix: str, profile: settings = PROFILE) -> None:
         """At this server."""
 
     Here.url, Here.prefix = url, prefix
-    run_state_machine_as_test(Here, settings=profile)
+    with index_script([marks_are(MARKS)]):
+        run_state_machine_as_test(Here, settings=profile)

@@ -1,0 +1,83 @@
+"""What must hold of indexes: `revoke_all` in its steps, marks that are bounded, times of entries.
+
+S2, S3: `revoke_all` ends what was there at its first step, and nobody who signed in later. F1, F2:
+a touch ends a session for a reason. F3, F4: marks are bounded, and times go forward. (I8, that
+nothing of before a first step survives its touch, is in `audit`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from tests.explorer.actors import Actor
+from tests.explorer.backends import Seats
+from tests.explorer.scenario import LOST_RECORD, Rec
+from tests.explorer.sight import Sight
+
+__all__ = ["all_ended", "ended_rightly", "index_is_sound", "older_than_their_entries"]
+
+TOUCHES: Final = frozenset({"touch", "a+due", "reA", "keepre"})
+LOST_INDEX: Final = frozenset({"failover index", "behind"})
+DEADLINE: Final = 30_000
+
+
+def ended_rightly(
+    world: Sight, actor: Actor, records: Mapping[str, Rec], seats: Mapping[str, Seats]
+) -> Iterator[str]:
+    """Whether what this step ended had to end. `records`, `seats`: what was there before it."""
+    live = world.live()
+    for id, old in records.items():
+        if id in live:
+            continue
+        own = actor.token is not None and actor.token.id == id
+        since = bool(actor.begun) and old.auth > actor.begun[-1].revoked
+        if since and not own and not world.used & LOST_INDEX:
+            yield "S2 revoke_all ends a session that signed in after its first step"
+        if own and old.principal and actor.kind in TOUCHES and not world.asked(id, old):
+            yield from _touched(world, old, seats[old.principal].live.get(old.token.id))
+
+
+def _touched(world: Sight, old: Rec, entry: int | None) -> Iterator[str]:
+    """A touch ended it, and nobody else had begun to."""
+    used = world.used
+    if entry is not None and entry > old.auth:
+        if not used & {*LOST_RECORD}:
+            yield "F1 a session ends as older than its entry, though nothing was lost"
+    elif entry is not None:
+        if not used & {*LOST_RECORD, "failover index"}:
+            yield "F1 a session ends though its entry is there"
+    else:
+        lost = "failover index" in used or world.scenario.start == "Alost"
+        if not lost or len(world.marked) <= world.backend.marks:
+            yield "F2 a session ends by the floor, though nothing was lost or no mark had to go"
+
+
+def index_is_sound(world: Sight, before: Mapping[str, Seats]) -> Iterator[str]:
+    """What an operation made of the indexes."""
+    for principal, seats in world.seats.items():
+        if len(seats.ended) > world.backend.marks:
+            yield "F3 an index keeps too many marks"
+        was = before[principal]
+        if any(at < was.live.get(id, at) for id, at in seats.live.items()):
+            yield "F4 an entry's time goes back"
+        if seats.revoked < was.revoked or seats.floor < was.floor:
+            yield "F4 the time of a revocation, or the floor, goes back"
+
+
+def all_ended(world: Sight, actor: Actor, *, failed: bool) -> Iterator[str]:
+    """What was there at a `revoke_all`'s first step is over once it is answered."""
+    if actor.code < 400 and not failed and actor.there & world.live().keys():
+        yield "S3 what was there at its first step is alive once revoke_all is answered"
+
+
+def older_than_their_entries(world: Sight) -> set[str]:
+    """The records that an index knows a later sign-in of, and has for as long as writes take."""
+    clock = world.backend.clock() * 1000
+
+    def outdated(id: str, record: Rec) -> bool:
+        entry = world.seats[record.principal].live.get(id) if record.principal else None
+        return entry is not None and record.auth < entry <= clock - DEADLINE
+
+    found = {id for id, record in world.live().items() if outdated(id, record)}
+    return set() if "behind" in world.used else found

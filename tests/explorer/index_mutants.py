@@ -1,0 +1,193 @@
+"""The index with one mechanism switched off: in its script, or in what calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from redis_sessions.record import Stored
+from redis_sessions.stores import Entry, Store
+from redis_sessions.token import SessionToken
+from redis_sessions.writer import Writer
+from tests.explorer.backends import Backend
+from tests.explorer.mutants import Passing
+from tests.explorer.scenario import Scenario
+
+__all__ = ["MUTANTS", "SCRIPTS", "Mutant", "Script"]
+
+_end_if_unchanged: Any = Writer._end_if_unchanged  # pyright: ignore[reportPrivateUsage]
+_in_place: Any = Writer._in_place  # pyright: ignore[reportPrivateUsage]
+
+
+class _EndsAnybody(Passing):
+    """Entries have no times: `revoke_all` ends those that signed in since, too."""
+
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
+        left, entries = await self.real.entries(key, cursor)
+        return left, [replace(entry, authenticated=0) for entry in entries]
+
+
+async def _mark_first(writer: Any, old: Stored, how: str) -> Any:
+    """A sign-out marks before it ends."""
+    await writer._mark(old, writer._state.principal)
+    return await _end_if_unchanged(writer, old, how)
+
+
+async def _end_though_changed(writer: Any, old: Stored, how: str) -> Any:
+    """What is outdated ends, whatever has become of it."""
+    if how != "outdated":
+        return await _end_if_unchanged(writer, old, how)
+    await writer._end(old.token.id, how)
+    return old
+
+
+async def _note_first(
+    writer: Any, token: SessionToken, rotated: int, authenticated_at: int | None = None
+) -> Any:
+    """`authenticated()` tells the index before the record."""
+    if authenticated_at is not None:
+        await writer._note_authentication(writer._state.principal, token.id, authenticated_at)
+    return await _in_place(writer, token, rotated, authenticated_at)
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is replaced in the index's script, where that shows, and as what."""
+
+    name: str
+    old: str
+    new: str
+    breaks: str
+    scenarios: Iterable[Scenario]
+
+
+SCRIPTS: Final = (
+    Script(
+        "the floor is ignored",
+        "return authenticated <= floor and 'unsure' or 'missing'",
+        "return 'missing'",
+        "I8",
+        [Scenario("A2", ("out@9", "out"), "failover record")],
+    ),
+    Script(
+        "the floor isn't raised",
+        "if over > now then floor = math.max(floor, marked) end",
+        "",
+        "I8",
+        [Scenario("A2", ("out@9", "out"), "failover record")],
+    ),
+    Script(
+        "the floor ends those whose entry is there",
+        "if not entry then return authenticated <= floor and 'unsure' or 'missing' end",
+        "if authenticated <= floor then return 'ended' end if not entry then return 'missing' end",
+        "F1",
+        [Scenario("A3", ("touch", "out@9", "out@8"))],
+    ),
+    Script(
+        "a revocation doesn't count where there is an entry",
+        "if overtaken or is_marked(id)",
+        "if overtaken and not entry or is_marked(id)",
+        "I8",
+        [Scenario("A2", ("all",), "crash")],
+    ),
+    Script(
+        "a kept session is excepted from earlier revocations",
+        "(id == keep and before or revoked)",
+        "(id == keep and -1 or revoked)",
+        "I8",
+        [Scenario("A", ("all", "keep"), "crash")],
+    ),
+    Script(
+        "a session that is kept needs its entry",
+        "(id == keep and before or revoked)",
+        "(id == keep and entry and before or revoked)",
+        "I8",
+        [Scenario("Alost", ("keep", "touch"))],
+    ),
+    Script(
+        "an index's clock goes back",
+        "local now = math.max(clock, last + 0.001)",
+        "local now = clock",
+        "I8",
+        [Scenario("A2", ("all",), "behind")],
+    ),
+    Script(
+        "a sign-in is later than a revocation that comes next",
+        "now = math.max(now, authenticated)",
+        "",
+        "I",
+        [Scenario("A", ("resetA", "all"), "behind")],
+    ),
+    Script(
+        "a touch sets an entry's time back",
+        "latest = math.max(latest, entry.authenticated)",
+        "",
+        "F4",
+        [Scenario("A", ("reA", "touch"), "failover record")],
+    ),
+    Script(
+        "outdated records aren't ended",
+        "return outdated and 'outdated' or 'live'",
+        "return 'live'",
+        "F1",
+        [Scenario("A", ("reA",), "failover record then 30 s")],
+    ),
+    Script(
+        "marks aren't bounded",
+        "if #marks >= MARKS * WIDTH then",
+        "if false then",
+        "F3",
+        [Scenario("A2", ("out", "out@9"))],
+    ),
+    Script(
+        "marks don't end",
+        "if overtaken or is_marked(id)",
+        "if overtaken",
+        "I8",
+        [Scenario("A", ("out",), "failover record")],
+    ),
+)
+
+
+def _as_it_is(store: Store, _: Backend) -> Store:
+    return store
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is replaced in the library, where that shows, and as what."""
+
+    name: str
+    breaks: str
+    scenarios: Iterable[Scenario]
+    store: Callable[[Store, Backend], Store] = _as_it_is
+    writer: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+MUTANTS: Final = (
+    Mutant(
+        "revoke_all ends those who signed in later",
+        "S2",
+        [Scenario("A2", ("inA@-", "all"))],
+        store=_EndsAnybody,
+    ),
+    Mutant(
+        "a sign-out marks before it ends",
+        "S3",
+        [Scenario("A2", ("out", "out@9", "all"))],
+        writer={"_end_if_unchanged": _mark_first},
+    ),
+    Mutant(
+        "outdated records are ended though changed",
+        "F1",
+        [Scenario("A", ("reA", "touch"), "30 s")],
+        writer={"_end_if_unchanged": _end_though_changed},
+    ),
+    Mutant(
+        "authenticated() tells the index before the record",
+        "F1",
+        [Scenario("A", ("reA", "touch"), "crash then 30 s")],
+        writer={"_in_place": _note_first},
+    ),
+)
