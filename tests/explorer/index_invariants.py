@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from tests.explorer.actors import Actor
+from tests.explorer.actors import SIGNS_IN, Actor
 from tests.explorer.backends import Seats
 from tests.explorer.scenario import LOST_RECORD, Rec
 from tests.explorer.sight import Sight
@@ -34,7 +34,9 @@ def ended_rightly(
         since = bool(actor.begun) and old.auth > actor.begun[-1].revoked
         if since and not own and not world.used & LOST_INDEX:
             yield "S2 revoke_all ends a session that signed in after its first step"
-        if own and old.principal and actor.kind in TOUCHES and not world.asked(id, old):
+        switches = SIGNS_IN.get(actor.kind, old.principal) != old.principal
+        touches = own and actor.kind in TOUCHES and not switches
+        if touches and old.principal and not world.asked(id, old):
             yield from _touched(world, old, seats[old.principal].live.get(old.token.id))
 
 
