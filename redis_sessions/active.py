@@ -131,7 +131,8 @@ class Setup(NamedTuple):
             names = " and ".join(f"the {kind} {name!r}" for kind, name in sorted(shared))
             raise ConfigurationError(
                 f"two SessionMiddlewares with different managers share {names}: remove one of "
-                "them, give both the same manager=, or one of them another name and another prefix="
+                "them, give both the same manager=, or give one of them another name and another "
+                "prefix="
             )
         if prefix != outer.manager.store.prefix:
             return False

@@ -23,7 +23,7 @@ __all__ = ["assigned", "storable"]
 
 _IMMUTABLE: Final = (str, bytes, int, float, tuple, frozenset)
 _EMPTY: Final = {b"", b"\x80", b"\x90"}
-"""What can't be stored; {} and []."""
+"""How these are encoded: what can't be stored (as nothing), an empty dict, an empty list."""
 
 _ABSENT: Final = object()
 

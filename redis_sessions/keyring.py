@@ -154,7 +154,8 @@ def _key_bytes(secret: str | bytes) -> bytes:
         )
     if len(set(text)) < VARIETY:
         raise ConfigurationError(
-            f"the secret key has only {len(set(text))} different characters: {_HOW}"
+            f"the secret key isn't random (of its characters {len(set(text))} differ, and at least "
+            f"{VARIETY} have to): {_HOW}"
         )
     if len(text) == 44 and text.endswith(b"="):
         try:

@@ -45,8 +45,8 @@ async def run_lifespan(
             except StoreUnavailableError as exc:
                 logger.error(
                     "sessions: %s; the application starts all the same, and requests that need "
-                    "a session get 503 until it serves: start it, or write "
-                    "store='embedded://' in development",
+                    "a session get 503 until the store serves. Start Redis, correct store=, or "
+                    "write store='embedded://' in development",
                     exc,
                 )
             except SessionError as exc:

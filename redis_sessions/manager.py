@@ -36,7 +36,7 @@ MAX_WAITING: Final = 32
 """How many requests of one process may hold one session's lock or wait for it."""
 
 MAX_WAITING_IN_ALL: Final = 256
-"""How many may hold or wait for any: if more come, each session has its share of these."""
+"""How many may hold or wait for the locks of all sessions. Each session has its share of these."""
 
 LOCK_SECONDS: Final = 30
 """How long `exclusive()` holds at most; what comes later is still compared and set."""

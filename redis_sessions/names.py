@@ -52,11 +52,14 @@ def suggesting(
 
         @wraps(init)
         def checked(self: object, *args: Any, **options: Any) -> None:
-            for name in options.keys() - known:
+            told: list[str] = []
+            for name in [name for name in options if name not in known]:
                 close = get_close_matches(name, known, 1)
                 meant = others.get(name) or next(iter(close), None)
                 hint = f"write {meant}=" if meant else f"it takes {', '.join(known)}"
-                error = _UnknownOptionError(f"{type(self).__name__} has no option {name}=: {hint}")
+                told.append(f"no option {name}=: {hint}")
+            if told:
+                error = _UnknownOptionError(f"{type(self).__name__} has {'; '.join(told)}")
                 if refuse is None:
                     raise error
                 refuse(self, error)

@@ -53,9 +53,9 @@ class KeyNotes:
         if others := self._foreign(recent):
             self._warn(
                 "keys",
-                "sessions under %r are stored with different secret keys: %s lately, and this "
-                "process has %s. A session of one doesn't open in the other. If these are "
-                "processes of one application, %s; if not, give each application its own prefix= "
+                "sessions: under %r sessions are stored with different secret keys (their ids are "
+                "%s, and this process has %s), and none opens under another key. If these are "
+                "processes of one application, %s. If not, give each application its own prefix= "
                 "and session_cookie=",
                 self._store.prefix,
                 ", ".join(others),

@@ -177,10 +177,10 @@ class Policy:
         if why in (Reject.KEY, Reject.FORMAT) and found is Found.SUPERSEDED:  # no dropped key's
             self.warn_once(
                 "foreign",
-                "a browser sent the token of a session that another secret key has stored under "
-                "%r. Does another application on this host use the same cookie? Cookies ignore "
-                "ports: give one of them session_cookie= and prefix= of its own. If it is this "
-                "application, its processes have different secret keys",
+                "sessions: a browser sent the token of a session that is stored under %r with "
+                "another secret key. Does another application on this host use the same cookie? "
+                "Cookies ignore ports: give one of them its own session_cookie= and prefix=. If "
+                "there is no other, give all processes of this one the same secret_key=",
                 self.store.prefix,
             )
         return found

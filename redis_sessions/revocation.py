@@ -77,9 +77,9 @@ class Revoker(Policy):
         """End one session of a principal; False if it isn't theirs, or had ended.
 
         The session is the principal's by its index, so an id that a client sent may be passed.
-        In the request that it belongs to it counts as `clear()`. Where a failover lost the index's
-        entry, nobody knows whose session it is: if it is theirs, it ends when its next touch is
-        due, and the answer is False.
+        In the request that it belongs to it counts as `clear()`. If a failover lost the session's
+        entry in the index, nobody knows whose session it is. The answer is False then, and the
+        session ends when its next touch is due, if it is theirs.
         """
         who = self.principal.canonical(principal)
         if not is_id(id):
@@ -105,10 +105,10 @@ class Revoker(Policy):
     async def revoke_all(self, principal: AnyPrincipal, *, keep: str | None = None) -> int:
         """End all sessions of a principal but `keep`, an id; returns how many it ended.
 
-        It takes effect with its first step, in constant time: whatever signed in before ends at
-        its next touch at the latest. Then they end here and now, some hundred at a time. May be
-        repeated until it succeeds. A sign-in of the principal that is under way is refused.
-        Where it ends the session of the request that calls it, that counts as `clear()`, and the
+        It takes effect with its first step, in constant time: each session that signed in before
+        it ends at its next touch at the latest. Then these sessions end at once, some hundred at a
+        time. It may be repeated until it succeeds. A sign-in of the principal that is under way is
+        refused. If it ends the session of the request that calls it, this counts as `clear()`: the
         same request may sign in afterwards.
         """
         who = self.principal.canonical(principal)

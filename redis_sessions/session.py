@@ -84,9 +84,9 @@ class Session(dict[str, Any]):
 
             session.sign_in(user.id)  # after you have checked a password
 
-        The data of the same user, or of nobody, stay; another's are left behind. It sets the
-        principal's key, if it isn't set to this user; of a dotted path, to a new dict.
-        `ConfigurationError` where the manager's principal is a callable.
+        The data of the same user, or of nobody, stay. Another user's data are left behind. It sets
+        the principal's key, or a new dict for a dotted path, unless this user is there already.
+        `ConfigurationError` if `principal=` is a callable.
         """
         where = self._principal_place("sign_in")
         value: Any = where.as_stored(principal)
@@ -105,8 +105,8 @@ class Session(dict[str, Any]):
     def sign_out(self) -> None:
         """Sign out whoever is signed in, and keep what else is in the session.
 
-        It removes the principal's key; of a dotted path, the first. `clear()` keeps nothing.
-        `ConfigurationError` where the manager's principal is a callable.
+        It removes the principal's key, or the first key of a dotted path. `clear()` keeps nothing.
+        `ConfigurationError` if `principal=` is a callable.
         """
         self._forget_principal(self._principal_place("sign_out").path[0])
         self._state.authenticated = False
@@ -115,8 +115,8 @@ class Session(dict[str, Any]):
         where = self._state.backend.principal
         if not where.path:
             raise ConfigurationError(
-                f"{verb}() doesn't know what the callable principal= looks at: set the keys that "
-                "it reads and call authenticated(), or remove them to sign out; or name a key, "
+                f"{verb}() can't know which keys the callable principal= reads: to sign in, set "
+                "these keys and call authenticated(); to sign out, remove them; or name a key, "
                 'such as principal="user_id"'
             )
         return where

@@ -95,7 +95,8 @@ def _note(exc: Exception, left_out: list[TracebackType]) -> None:
         for at in left_out
         if _module(at) != __name__
     ]
-    exc.add_note(_NOTE + ", ".join(["…"] * (len(places) > MOST) + places[-MOST:]))
+    if places:  # none: the call itself was wrong, such as a missing argument
+        exc.add_note(_NOTE + ", ".join(["…"] * (len(places) > MOST) + places[-MOST:]))
 
 
 def _module(at: TracebackType) -> str:

@@ -21,7 +21,7 @@ _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN: Final = re.compile(rf"\.?{_LABEL}(\.{_LABEL})*", re.ASCII)
 _HOST: Final = "__Host-"
 # RFC 6265bis, 4.1.3, and its successor, draft-ietf-httpbis-layered-cookies. Browsers compare
-# without regard to case. That __Http- cookies are HttpOnly all of ours fulfil.
+# without regard to case. __Http- asks for HttpOnly as well, which all of our cookies are.
 _PREFIXES: Final = ("__Host-Http-", _HOST, "__Http-", "__Secure-")
 _HINT: Final = "-fresh"
 

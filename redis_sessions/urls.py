@@ -142,7 +142,9 @@ def _scheme(url: str) -> tuple[str, str]:
     if there and scheme in SCHEMES:
         return scheme, rest
     if there and scheme == "memory":
-        raise ConfigurationError("memory:// is a dict in the process itself, and no Redis")
+        raise ConfigurationError(
+            "memory:// is a dict in the process itself, and no Redis: write the URL of a Redis"
+        )
     schemes = ", ".join(f"{scheme}://" for scheme in (*SCHEMES, "memory"))
     named = there and re.fullmatch(r"[a-z0-9+.-]+", scheme)
     raise ConfigurationError(

@@ -135,9 +135,10 @@ def acl(
 ) -> None:
     """Print the ACL SETUSER command that gives a Redis user the least that its role needs.
 
-    Write > and the password in the place of #PASSWORD, and send it as an administrator: by ACL
-    SETUSER, then ACL SAVE or CONFIG REWRITE on each server. Or put the password into a file that
-    only you can read (openssl rand -base64 33 makes a good one), and give it as --password-file.
+    Write > and the password in the place of #PASSWORD. Send the line to each
+    server as an administrator, and keep it with ACL SAVE or CONFIG REWRITE.
+    Or put the password into a file that only you can read (openssl rand
+    -base64 33 makes a good one), and give the file as --password-file.
     """
     try:
         if sentinel and (cluster or replicas):
@@ -164,12 +165,13 @@ def check(
 ) -> None:
     """Look whether a Redis is fit for sessions, and say what to do about what isn't.
 
-    It writes a record, an index and a lock under the prefix, which are gone after a second. As the
-    application's user it tells whether that has its rights; as an administrator it tells the most.
-    What the user may not ask is unknown, and no fault.
+    It writes a record, an index and a lock under the prefix, which are gone
+    after a second. With the application's user in the URL it tells whether
+    this user has its rights; with an administrator it finds out the most.
+    What the user may not ask is shown as unknown, which is no fault.
 
-    The status is 0 if all is well, 1 if something is a warning, 2 if something has failed, or if
-    the URL can't be read.
+    The exit status is 0 if all is well, 1 if there is a warning, and 2 if
+    something has failed or the URL can't be read.
     """
     logging.getLogger("redis_sessions").addHandler(logging.NullHandler())  # it is all in here
     try:

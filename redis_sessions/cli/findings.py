@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from statistics import median
 from typing import Any
 
-from redis_sessions.cli.facts import Facts, Sentinels, Server
+from redis_sessions.cli.facts import CREDENTIALS, Facts, Sentinels, Server
 from redis_sessions.stores.wire import NO_DATABASE
 
 __all__ = ["Finding", "Level", "find", "merged"]
@@ -97,7 +97,10 @@ def _connection(_: Facts, server: Server) -> Finding | None:
     if server.role == "replica":
         advice = "it is a replica: nobody is without sessions, but it can't take over"
         return Finding("connection", Level.WARN, server.error, advice)
-    return Finding("connection", Level.FAIL, server.error, "its sessions are unavailable")
+    advice = "its sessions are unavailable: see that it runs, and whether the URL is right"
+    if any(word in server.error for word in CREDENTIALS):
+        advice = "its sessions are unavailable: correct the user and password in the URL"
+    return Finding("connection", Level.FAIL, server.error, advice)
 
 
 def _version(_: Facts, server: Server) -> Finding:

@@ -62,7 +62,7 @@ def open_store(store: StoreOption | None, *, prefix: str | None = None) -> Store
 @cache  # once for a process
 def _tell_of_memory() -> None:
     logger.warning(
-        "sessions: memory:// keeps them in this process alone: other workers don't see them, and a "
-        "restart ends them. It is for tests; for development write store='embedded://', in "
+        "sessions: memory:// keeps sessions in this process alone: other workers don't see them, "
+        "and a restart ends them. It is for tests; for development write store='embedded://', in "
         "production redis://…"
     )

@@ -92,7 +92,7 @@ class Locks:
         claim = _Claim(name, line)
         try:
             if not await self._take(claim, self._loop.time() + wait, hold):
-                raise SessionConflictError(f"the session was locked for {wait:g} s")
+                raise SessionConflictError(f"another request locked the session for {wait:g} s")
             yield
         finally:
             if claim.asked is None:
@@ -145,7 +145,7 @@ class Locks:
             await asyncio.gather(claim.asked, return_exceptions=True)
             await self._ask(claim.name, claim.value, 0)
         except StoreError as exc:
-            logger.warning("sessions: a lock lapses by itself: %s", exc)
+            logger.warning("sessions: a lock wasn't given back, and lapses by itself: %s", exc)
         finally:
             self._end(claim)
         if self._left and not self._lines and self._close is not None:

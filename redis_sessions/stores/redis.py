@@ -230,7 +230,10 @@ class RedisStore:
         refused = [t for t in troubles if getattr(t, "reason", None) == "refused"]
         if refused:
             told = "; ".join(map(str, refused))
-            raise ConfigurationError(f"{told}; give the user the rights it needs") from refused[0]
+            raise ConfigurationError(
+                f"{told}; correct the user and password in the URL, or give that user its rights "
+                "(redis-sessions acl)"
+            ) from refused[0]
         for trouble in troubles:
             if isinstance(trouble, StoreUnavailableError) and trouble.reason != "protocol":
                 raise trouble

@@ -197,7 +197,7 @@ class Wire:
         """What an error of redis-py, or of a script's item, is for those who use a store."""
         if isinstance(exc, errors.InvalidResponse):
             return self.nonsense()
-        where, text = self._connector.where, str(exc).strip()
+        where, text = self._connector.where, str(exc).strip().removesuffix(".")
         refused = (
             errors.AuthenticationError,
             errors.AuthorizationError,

@@ -20,7 +20,7 @@ from redis_sessions import ConfigurationError, RedisStore
 from redis_sessions.cli.acl import Role, acl_line, rules
 from redis_sessions.cli.commands import app
 from redis_sessions.testing import topology as topologies
-from tests.support import ROOT, Server, StartServer, as_owner, free_port
+from tests.support import ROOT, Server, StartServer, as_owner, as_user, free_port
 
 SECRET = "a-password-of-ours"
 
@@ -337,6 +337,14 @@ def test_a_url_that_cannot_be_read(url: str) -> None:
     assert (plain.exit_code, plain.stdout) == (2, "")
     assert found["url"]["text"] in " ".join(plain.stderr.split())
     assert "s3same" not in str(found) + plain.stderr
+
+
+def test_wrong_credentials(start_server: StartServer) -> None:
+    """The advice is about the URL's user and password, and not about a server that is away."""
+    url = as_owner(start_server("--requirepass", SECRET).url)
+    for each in (url, as_user(url, ":guessed")):
+        found = levels(each, status=2)
+        assert "correct the user and password in the URL" in found["connection"]["advice"]
 
 
 def test_a_database_that_is_not_there(start_server: StartServer) -> None:

@@ -79,6 +79,8 @@ def test_a_wrong_password(start_server: StartServer, caplog: pytest.LogCaptureFi
     with pytest.raises(RuntimeError, match="didn't start"), serve(started(url)):
         pass
     assert "refused" in caplog.text
+    assert "correct the user and password in the URL" in caplog.text
+    assert ".;" not in caplog.text
     assert "Application startup failed" in caplog.text
     assert "guessed" not in caplog.text
     with pytest.raises(ConfigurationError, match="refused"), TestClient(started(url)):

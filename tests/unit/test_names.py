@@ -49,6 +49,14 @@ def test_a_name_that_nobody_knows() -> None:
         start(**given)
 
 
+def test_all_names_at_once() -> None:
+    """Several that aren't known are told in one error, in the order in which they were given."""
+    given: Any = {**OPTIONS, "redis_url": "x", "cookie_name": "x"}
+    told = "no option redis_url=: write store=; no option cookie_name=: write session_cookie="
+    with pytest.raises(ConfigurationError, match=told):
+        start(**given)
+
+
 def test_a_managers_names() -> None:
     """SessionManager calls the key a keyring."""
     given: Any = {"secret_key": KEY}

@@ -248,7 +248,7 @@ async def test_a_callable_principal(verb: str) -> None:
     """Nobody knows which keys it looks at; the error says what to write."""
     at = Setting(principal=user_id)
     session = await at.load(None)
-    with pytest.raises(ConfigurationError, match=r"set the keys .* authenticated\(\), or remove"):
+    with pytest.raises(ConfigurationError, match=r"set these keys .* authenticated\(\); .* remove"):
         session.sign_in("ann") if verb == "sign_in" else session.sign_out()
 
 

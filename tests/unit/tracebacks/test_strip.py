@@ -96,6 +96,14 @@ def test_a_note_says_where_it_was_raised() -> None:
     assert set(frames(exc)) == {HERE}
 
 
+def test_a_wrong_call_has_no_note() -> None:
+    """A missing argument is Python's own error at the caller's line: there is no place to name."""
+    call: Any = stripped(len)
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert notes(caught.value) == []
+
+
 def raise_(exc: BaseException) -> None:
     raise exc
 
