@@ -53,10 +53,10 @@ class KeyNotes:
         if others := self._foreign(recent):
             self._warn(
                 "keys",
-                "sessions: under %r sessions are stored with different secret keys (their ids are "
-                "%s, and this process has %s), and none opens under another key. If these are "
-                "processes of one application, %s. If not, give each application its own prefix= "
-                "and session_cookie=",
+                "sessions: under the prefix %r processes use different secret keys (other ids "
+                "are %s, and this process has %s). A session opens only with the key that stored "
+                "it. If these are processes of one application, %s. If not, give each application "
+                "its own prefix= and session_cookie=",
                 self._store.prefix,
                 ", ".join(others),
                 ", ".join(key.id.hex() for key in self._keyring.keys),

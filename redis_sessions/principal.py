@@ -125,6 +125,6 @@ class Principal:
             else "give a callable that returns a str, an int or a UUID"
         )
         raise ConfigurationError(
-            f"the principal (principal={self.option!r}) is a {kind}, which identifies nobody: "
-            f"{advice}"
+            f"the principal (principal={self.option!r}) is a {kind}, which can't be compared "
+            f"as a user's id: {advice}"
         )

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-__all__ = ["CREDENTIALS", "Facts", "Sentinels", "Server"]
-
-CREDENTIALS: Final = ("username-password pair", "uthentication required", "without any password")
-"""In what servers say of a wrong password, of none, and of one that isn't wanted."""
+__all__ = ["Facts", "Sentinels", "Server"]
 
 
 @dataclass(frozen=True)

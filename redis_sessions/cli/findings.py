@@ -15,8 +15,8 @@ from ipaddress import ip_address
 from statistics import median
 from typing import Any
 
-from redis_sessions.cli.facts import CREDENTIALS, Facts, Sentinels, Server
-from redis_sessions.stores.wire import NO_DATABASE
+from redis_sessions.cli.facts import Facts, Sentinels, Server
+from redis_sessions.stores.wire import CREDENTIALS, NO_DATABASE
 
 __all__ = ["Finding", "Level", "find", "merged"]
 

@@ -37,6 +37,7 @@ from redis_sessions.stores.protocols import (
     Touched,
     checked_prefix,
 )
+from redis_sessions.stores.wire import CREDENTIALS
 from redis_sessions.token import is_id
 from redis_sessions.tracebacks import stripped
 
@@ -230,10 +231,10 @@ class RedisStore:
         refused = [t for t in troubles if getattr(t, "reason", None) == "refused"]
         if refused:
             told = "; ".join(map(str, refused))
-            raise ConfigurationError(
-                f"{told}; correct the user and password in the URL, or give that user its rights "
-                "(redis-sessions acl)"
-            ) from refused[0]
+            advice = "give the user the rights it needs"
+            if any(word in told for word in CREDENTIALS):
+                advice = "correct the user and password in the URL"
+            raise ConfigurationError(f"{told}; {advice}") from refused[0]
         for trouble in troubles:
             if isinstance(trouble, StoreUnavailableError) and trouble.reason != "protocol":
                 raise trouble

@@ -16,7 +16,7 @@ from redis_sessions.connect import Connector
 from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import NONSENSE, Command, Script, packed, reply_of
 
-__all__ = ["NO_DATABASE", "Script", "Wire"]
+__all__ = ["CREDENTIALS", "NO_DATABASE", "Script", "Wire"]
 
 _Closer = AsyncGenerator[None, None]
 
@@ -31,6 +31,8 @@ _SOON: Final = (
 )
 _MISFORTUNES: Final = (errors.RedisError, OSError)  # a TimeoutError is one
 NO_DATABASE: Final = "DB index is out of range"
+CREDENTIALS: Final = ("username-password pair", "uthentication required", "without any password")
+"""In what servers say of a wrong password, of none, and of one that isn't wanted."""
 HELD: Final = 2
 _LOOK_EVERY: Final = 1.0  # seconds
 _RIGHTS: Final = (
