@@ -5,12 +5,12 @@ It is where sign-in, touch and revocation meet.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from redis_sessions.keyring import Keyring
 from redis_sessions.shortfall import Shortfall
-from redis_sessions.state import LONGEST, Revocation
+from redis_sessions.state import LONGEST, Revoked
 from redis_sessions.stores.protocols import Entry, EntryStatus, SessionIndex, Touched
 
 __all__ = ["Index"]
@@ -45,26 +45,31 @@ class Index:
         id: str,
         *,
         began: float,
-        own: Revocation | None,
+        own: Revoked | None,
         ttl: int,
         descriptor: bytes,
     ) -> tuple[EntryStatus, int, int]:
         """A sign-in: LIVE, its time, and the index's size; or REFUSED, or ENDED.
 
         `began`: when its request began, by a timer that nobody sets; only the duration since
-        goes out. `own` counts instead, if the request itself revoked since.
+        goes out. `own`: the revocation that the request itself has made since. The sign-in comes
+        after it, and another one in between refuses it.
         """
-        since, floor = (began, -1.0) if own is None else (own.answered, own.at)
         name = self._keyring.primary.index(principal)
+        mine = -1.0 if own is None else own[name]
         for _ in range(_ATTEMPTS):
             entered = await self._store.enter(
-                name, id, age=self.age(since), own=floor, ttl=ttl, descriptor=descriptor
+                name, id, age=self.age(began), own=mine, ttl=ttl, descriptor=descriptor
             )
             if entered.status is not EntryStatus.LIVE:
                 return entered.status, 0, 0
             # On its way it grew older, and a revocation may have overtaken it there.
-            if self.age(since) < entered.since_revoked:
-                return EntryStatus.LIVE, entered.authenticated, entered.size
+            if self.age(began) < entered.since_revoked:
+                at = entered.authenticated
+                if own is not None and max(own.values()) >= at:  # by the clock of another server
+                    at = int(max(own.values())) + 1
+                    await self._store.authenticated(name, id, at=at)
+                return EntryStatus.LIVE, at, entered.size
         await self._store.mark(name, id, ttl=ttl)
         return EntryStatus.REFUSED, 0, 0
 
@@ -111,7 +116,7 @@ class Index:
                 found = status
         return found
 
-    async def revoke(self, principal: str, *, keep: str | None) -> Mapping[str, float]:
+    async def revoke(self, principal: str, *, keep: str | None) -> Revoked:
         """End all sessions of before but `keep`: when, by the name of the index under each key."""
         short = Shortfall()
         revoked: dict[str, float] = {}

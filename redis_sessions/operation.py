@@ -223,7 +223,9 @@ class Operation(Writer):
             own = state.revocations.get(principal or "")
             again = max(
                 int(clock - self._policy.index.age(state.began)),
-                int(own.at) if own else 0,  # which excepted it; whatever comes next ends it
+                int(max(own.values()))
+                if own
+                else 0,  # it excepted this one; what comes next ends it
                 at.record.authenticated_at or 0,
             )
         elif lives and (state.lifetime is not None or self._policy.touch_due(state)):

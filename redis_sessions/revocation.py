@@ -17,7 +17,7 @@ from redis_sessions.policy import Policy
 from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
 from redis_sessions.session import Session, serving, state_of
 from redis_sessions.shortfall import Shortfall
-from redis_sessions.state import Found, Revocation
+from redis_sessions.state import Found
 from redis_sessions.stores.protocols import Entry, EntryStatus
 from redis_sessions.token import is_id
 from redis_sessions.tracebacks import stripped
@@ -116,19 +116,19 @@ class Revoker(Policy):
             raise ConfigurationError("keep= is no session's id: write session.id")
         short = Shortfall()
         revoked = await short.of(self.index.revoke(who, keep=keep))
-        revocation = Revocation(max(revoked.values()), self.timer())
         for session in self._serving():
             state = state_of(session)
-            state.revocations = {**state.revocations, who: revocation}
+            state.revocations = {**state.revocations, who: revoked}
         mine = [id for id in self._mine(who) if id != keep]  # here, too
         count, empty = await short.of(self._end_ids(mine)), not mine
+        # Who has signed in since is left alone. A touch asks every index: so the latest counts.
+        until = max(revoked.values())
         async for name, entries in self.index.pages(who):
             empty = False
-            # Who has signed in since is left alone.
-            before = [e.id for e in entries if e.authenticated <= revoked[name] and e.id != keep]
+            before = [e.id for e in entries if e.authenticated <= until and e.id != keep]
             count += await short.of(self._end_ids([id for id in before if id not in mine]))
             for ids in _batches(before):
-                await self.index.remove(name, ids, until=revoked[name])
+                await short.of(self.index.remove(name, ids, until=until))
         if empty:
             await self.keys.check()
         self.report("revoked", "all" if keep is None else "all but one", keep)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
@@ -29,7 +28,7 @@ __all__ = [
     "Duration",
     "Found",
     "Peer",
-    "Revocation",
+    "Revoked",
     "State",
     "Visit",
     "in_words",
@@ -79,17 +78,6 @@ class Peer(NamedTuple):
     user_agent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """A `revoke_all` that a request made itself.
-
-    Its time on the store's clock (milliseconds), and when it was answered, by our timer (seconds).
-    """
-
-    at: float
-    answered: float
-
-
 class Backend(Protocol):
     """What a session asks its manager for."""
 
@@ -124,7 +112,10 @@ Deferred = tuple[bool, bool, Lifetime | None]
 Wishes = tuple[bool, bool, bool, bool, Lifetime | None]
 """cleared, rotate, authenticated, modified, lifetime"""
 
-_NO_REVOCATIONS: Final[Mapping[str, Revocation]] = MappingProxyType({})
+Revoked = Mapping[str, float]
+"""When all sessions of a principal were ended, by the name of each of their indexes."""
+
+_NO_REVOCATIONS: Final[Mapping[str, Revoked]] = MappingProxyType({})
 _NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 MAX_HELD: Final = 64
@@ -169,7 +160,7 @@ class State(msgspec.Struct, eq=False):
     visit: Visit | None = None
     bound: Bound = None
     """Also what a new session is bound to."""
-    revocations: Mapping[str, Revocation] = _NO_REVOCATIONS
+    revocations: Mapping[str, Revoked] = _NO_REVOCATIONS
     """Its own, by principal."""
     ended_here: bool = False
     """... by which it ended its own session."""

@@ -66,6 +66,11 @@ class ServerClock:
                 _shown(said),
             )
 
+    def forget(self, server: str) -> None:
+        """A node has left its Cluster."""
+        if self._servers.pop(server, None) is not None and self._servers:
+            self.offset = median_low(list(self._servers.values()))
+
     def hear_nothing(self) -> None:
         """Take in that a server doesn't tell its time."""
         if not self._servers:

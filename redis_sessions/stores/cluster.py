@@ -271,6 +271,7 @@ class Cluster:
         for address, node in list(self._nodes.items()):
             if node not in kept and address not in seeds:
                 del self._nodes[address]
+                self._clock.forget(node.connector.where)
                 await node.close()
 
     def _repeat(self, node: Channel) -> None:

@@ -3,8 +3,9 @@
 --   field         holds
 --   a session's   "L authenticated seen expires descriptor": a session that signed in
 --   marks         for each session that ended lately, oldest first: id (20), expires (13), marked (17 characters)
---   meta          "revoked before floor last keep":
---                 revoked  when all sessions of before were ended, -1: never
+--   meta          "revoked happened before floor last keep":
+--                 revoked  when all sessions of before were ended, -1: never; later than each time in here
+--                 happened  that moment on the server's clock alone, by which sign-ins under way are refused
 --                 keep     the session that was excepted then, and
 --                 before   the `revoked` of before, from which it isn't excepted
 --                 floor    the latest time at which one of the marks that had to go was made, -1: none had to
@@ -28,9 +29,10 @@ if found.err then
 end
 
 local marks = found[2] or ''
-local revoked, before, floor, last, keep = string.match(found[1] or '', '^(%S+) (%S+) (%S+) (%S+) (%S*)$')
-revoked, before, floor = tonumber(revoked or -1), tonumber(before or -1), tonumber(floor or -1)
-last, keep = tonumber(last or 0), keep or ''
+local N = '(-?%d[%d.]*) '
+local revoked, happened, before, floor, last, keep = string.match(found[1] or '', '^' .. N .. N .. N .. N .. N .. '(%S*)$')
+revoked, happened, before = tonumber(revoked or -1), tonumber(happened or -1), tonumber(before or -1)
+floor, last, keep = tonumber(floor or -1), tonumber(last or 0), keep or ''
 
 -- After a failover the clock may be behind: what comes later has a later time all the same.
 local time = redis.call('TIME')
@@ -52,13 +54,14 @@ local function get(id)
 end
 
 local function put(id, authenticated, seen, expires, descriptor)
+  now = math.max(now, authenticated)  -- so that a revocation which comes next has a later time
   local times = 'L ' .. whole(authenticated) .. ' ' .. seen .. ' ' .. whole(expires)
   redis.call('HSET', key, id, times .. ' ' .. descriptor)
 end
 
 local function put_meta()
-  local numbers = exact(revoked) .. ' ' .. exact(before) .. ' ' .. exact(floor) .. ' ' .. exact(now)
-  redis.call('HSET', key, 'meta', numbers .. ' ' .. keep)
+  local times = {exact(revoked), exact(happened), exact(before), exact(floor), exact(now), keep}
+  redis.call('HSET', key, 'meta', table.concat(times, ' '))
 end
 
 -- The hash outlives its longest entry.
@@ -81,10 +84,9 @@ local function is_marked(id)
   return false
 end
 
--- A sign-out must not fail for want of memory: a script that has written is past the server's check.
+-- A sign-out must not fail for want of memory: a script that has sent a write is past the server's check.
 local function pass_memory_check()
-  local ttl = redis.call('PTTL', key)
-  if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
+  redis.call('PEXPIRE', key, math.max(1, redis.call('PTTL', key)))
 end
 
 -- What this index says of a session that was authenticated at that time.
@@ -101,16 +103,15 @@ if what == 'enter' then
   local id, own = ARGV[2], tonumber(ARGV[4])
   local at = math.max(clock - ARGV[3], own + 0.001)
   if is_marked(id) then return {'ended', '0', 0, '-1'} end
-  if revoked >= at and revoked > own then return {'refused', '0', 0, '-1'} end
-  -- A record has whole milliseconds: of the one in which all sessions ended, it has the next.
-  local authenticated = math.max(math.floor(at), math.floor(math.max(revoked, own)) + 1)
-  now = math.max(now, authenticated)  -- so that a revocation which comes next has a later time
+  if revoked > own and (own >= 0 or happened >= at) then return {'refused', '0', 0, '-1'} end
+  -- A record has whole milliseconds: the next one, so that no revocation of before ends it.
+  local authenticated = math.max(math.ceil(at), math.floor(math.max(revoked, own)) + 1)
   local expires = now + ARGV[5]
   put(id, authenticated, exact(now), expires, ARGV[6])
   put_meta()
   keep_until(expires)
   local size = redis.call('HLEN', key) - (marks == '' and 1 or 2)
-  return {'live', whole(authenticated), size, revoked > own and exact(clock - revoked) or '-1'}
+  return {'live', whole(authenticated), size, revoked > own and exact(clock - happened) or '-1'}
 
 elseif what == 'ask' then
   -- id, authenticated -> status
@@ -157,7 +158,8 @@ elseif what == 'mark' then
     if over > now then floor = math.max(floor, marked) end
     marks = string.sub(marks, WIDTH + 1)
   end
-  marks = marks .. id .. string.format('%013.0f%017.3f', math.floor(expires), now)
+  local most = 9999999999999  -- what there is room for
+  marks = marks .. id .. string.format('%013.0f%017.3f', math.min(math.floor(expires), most), math.min(now, most))
   if entry then redis.call('HDEL', key, id) end
   redis.call('HSET', key, 'marks', marks)
   put_meta()
@@ -168,7 +170,7 @@ elseif what == 'revoke' then
   -- id to keep (''), how long to remember -> the time: all of before, with an entry or without, is over
   pass_memory_check()
   if ARGV[2] == '' or ARGV[2] ~= keep then before = revoked end
-  revoked, keep = now, ARGV[2]
+  revoked, happened, keep = now, clock, ARGV[2]
   put_meta()
   keep_until(now + ARGV[3])
   return exact(now)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import ceil, inf
 from threading import Lock
 from typing import Final
 
@@ -38,6 +38,9 @@ class _Index:
     marks: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     """When the session would have expired, and when it was marked; the oldest mark first."""
     revoked: float = -1
+    """Later than each time in here."""
+    happened: float = -1
+    """The moment of that on the clock alone."""
     keep: str | None = None
     before: float = -1
     """The revocation before the one that excepted `keep`."""
@@ -135,13 +138,13 @@ class MemoryStore:
             at, revoked = max(clock - age, own + 0.001), index.revoked
             if id in index.marks:
                 return Entered(EntryStatus.ENDED, 0, 0, inf)
-            if revoked >= at and revoked > own:
+            if revoked > own and (own >= 0 or index.happened >= at):
                 return Entered(EntryStatus.REFUSED, 0, 0, inf)
-            authenticated = max(int(at), int(max(revoked, own)) + 1)
+            authenticated = max(ceil(at), int(max(revoked, own)) + 1)
             # So that a revocation which comes next has a later time.
             index.last = now = max(now, authenticated)
             index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
-            since = clock - revoked if revoked > own else inf
+            since = clock - index.happened if revoked > own else inf
             return Entered(EntryStatus.LIVE, authenticated, len(index.live), since)
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
@@ -171,6 +174,7 @@ class MemoryStore:
             if entry is not None:
                 authenticated = max(authenticated, entry.authenticated)
                 descriptor = descriptor or entry.descriptor
+            index.last = max(index.last, authenticated)
             index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
             return Touched(EntryStatus.LIVE, clock)
 
@@ -179,7 +183,9 @@ class MemoryStore:
             index, _ = self._index(key)
             entry = index.live.get(id)
             if entry is not None:
-                index.live[id] = replace(entry, authenticated=max(at, entry.authenticated))
+                latest = max(at, entry.authenticated)
+                index.last = max(index.last, latest)
+                index.live[id] = replace(entry, authenticated=latest)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
         with self._lock:
@@ -198,7 +204,7 @@ class MemoryStore:
             index, now = self._index(key)
             if keep is None or keep != index.keep:
                 index.before = index.revoked
-            index.revoked, index.keep = now, keep
+            index.revoked, index.happened, index.keep = now, self._clock() * 1000, keep
             return now
 
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:

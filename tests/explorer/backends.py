@@ -258,7 +258,7 @@ class RedisBackend:
 
     async def seats(self, key: str) -> Seats:
         fields = dict[bytes, bytes](await self.snapshot(key))
-        revoked, _, floor, *_ = fields.pop(b"meta", b"-1 -1 -1 ").split(b" ")
+        revoked, _, _, floor, *_ = fields.pop(b"meta", b"-1 -1 -1 -1 ").split(b" ")
         marks = fields.pop(b"marks", b"").decode()
         live = {k.decode(): int(v.split(b" ")[1]) for k, v in fields.items()}
         ended = frozenset(marks[i : i + 20] for i in range(0, len(marks), 50))

@@ -56,6 +56,19 @@ def test_of_many_nodes_it_is_the_middle_one() -> None:
     assert heard(*nodes, wrong) == heard(wrong, *nodes) == pytest.approx(AHEAD)
 
 
+def test_a_node_that_left_counts_no_more() -> None:
+    """A Cluster whose nodes with a wrong clock were replaced has the time of the others."""
+    clock, now = ServerClock(), time.monotonic()
+    for name in ("a", "b"):
+        clock.hear(name, now + AHEAD + 3600, now, now)
+    clock.hear("c", now + AHEAD, now, now)
+    for name in ("a", "b", "never heard of"):
+        clock.forget(name)
+    assert clock.now() - time.monotonic() == pytest.approx(AHEAD, abs=0.01)
+    clock.forget("c")  # the last one's time is better than none
+    assert clock.now() - time.monotonic() == pytest.approx(AHEAD, abs=0.01)
+
+
 def test_a_server_that_says_nothing_leaves_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after that was set."""
     clock, real = ServerClock(), time.time

@@ -109,7 +109,7 @@ async def test_the_index_outlives_its_longest_session(
     long, id = 299 * 24 * HOUR, SessionToken.generate().id
     await manager.store.enter(key, id, age=0, own=-1, ttl=1000, descriptor=b"")
     assert redis.ask("PTTL", name) > long
-    await manager.store.touch(key, id, authenticated=2**52, ttl=1000, descriptor=b"")
+    await manager.store.touch(key, id, authenticated=2**42, ttl=1000, descriptor=b"")
     assert redis.ask("PTTL", name) > long
     await manager.store.mark(key, id, ttl=1000)
     assert redis.ask("PTTL", name) > long
@@ -171,7 +171,7 @@ async def test_revoking_a_session_whose_entry_was_lost(
         assert await manager.revoke(other[:20], principal="alice") is False
     key = manager.keyring.primary.index("alice")
     touched = await manager.store.touch(
-        key, token[:20], authenticated=2**52, ttl=HOUR, descriptor=b""
+        key, token[:20], authenticated=2**42, ttl=HOUR, descriptor=b""
     )
     assert touched.status is EntryStatus.ENDED
     assert [info.id for info in await manager.sessions_of(2)] == [other[:20]]
