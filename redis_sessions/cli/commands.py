@@ -29,7 +29,8 @@ from redis_sessions.cli.acl import (
     rules,
     sentinel_rules,
 )
-from redis_sessions.cli.findings import Finding, Level, find, merged
+from redis_sessions.cli.finding import Finding, Level, merged
+from redis_sessions.cli.findings import find
 from redis_sessions.cli.gather import gather
 from redis_sessions.credentials import read_password
 from redis_sessions.embedded import find_server

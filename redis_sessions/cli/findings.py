@@ -7,43 +7,17 @@ Pure functions: `gather` asks the servers, and `commands` prints. What a user ma
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import IntEnum
 from ipaddress import ip_address
 from statistics import median
-from typing import Any
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
+from redis_sessions.cli.finding import Finding, Level, unknown
 from redis_sessions.stores.wire import CREDENTIALS, NO_DATABASE
 
-__all__ = ["Finding", "Level", "find", "merged"]
-
-
-class Level(IntEnum):
-    """How bad it is; the exit status, too, but for `UNKNOWN`, which is no fault."""
-
-    UNKNOWN = -1
-    OK = 0
-    WARN = 1
-    FAIL = 2
-
-    @property
-    def word(self) -> str:
-        return self.name.lower()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line. `server` is "" where it is about all of them; `details` are for programs."""
-
-    check: str
-    level: Level
-    text: str
-    advice: str = ""
-    server: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+__all__ = ["find"]
 
 
 def find(facts: Facts) -> list[Finding]:
@@ -64,14 +38,6 @@ def find(facts: Facts) -> list[Finding]:
     return [*found, *_clock(facts), *_latency(facts)]
 
 
-def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that say the same of several servers as one."""
-    groups: dict[tuple[Any, ...], list[Finding]] = {}
-    for one in findings:
-        groups.setdefault((one.check, one.level, one.text, one.advice), []).append(one)
-    return [replace(same[0], server=", ".join(f.server for f in same)) for same in groups.values()]
-
-
 def _each(facts: Facts, check: Callable[[Facts, Server], Finding | None]) -> list[Finding]:
     pairs = [(server, check(facts, server)) for server in facts.servers]
     return [
@@ -79,10 +45,6 @@ def _each(facts: Facts, check: Callable[[Facts, Server], Finding | None]) -> lis
         for server, found in pairs
         if found is not None and (server.error is None or found.check == "connection")
     ]
-
-
-def _unknown(check: str, what: str) -> Finding:
-    return Finding(check, Level.UNKNOWN, f"the user may not ask ({what})")
 
 
 # -- where it is, and who gets there
@@ -110,7 +72,7 @@ def _version(_: Facts, server: Server) -> Finding:
     name, least = ("Valkey", (7, 2)) if valkey else ("Redis", (6, 2))
     parts = tuple(int(part) for part in re.findall(r"\d+", number)[:2])
     if not parts:
-        return _unknown("server", "HELLO, INFO")
+        return unknown("server", "HELLO, INFO")
     if parts < least:
         wanted = ".".join(map(str, least))
         return Finding("server", Level.FAIL, f"{name} {number}", f"{name} {wanted} is the oldest")
@@ -243,7 +205,7 @@ def is_local(address: str) -> bool:
 
 def _access(_: Facts, server: Server) -> Finding:
     if server.anonymous is None:
-        return _unknown("default user", "a connection without a password")
+        return unknown("default user", "a connection without a password")
     if not server.anonymous:
         return Finding("default user", Level.OK, "without a password nobody gets in")
     local = is_local(server.address)
@@ -261,7 +223,7 @@ def _access(_: Facts, server: Server) -> Finding:
 def _protected_mode(_: Facts, server: Server) -> Finding:
     said = (server.config or {}).get("protected-mode")
     if said is None:
-        return _unknown("protected mode", "CONFIG GET")
+        return unknown("protected mode", "CONFIG GET")
     if said == "yes" or server.anonymous is False:
         return Finding("protected mode", Level.OK, said)
     level = Level.WARN if is_local(server.address) else Level.FAIL
@@ -288,7 +250,7 @@ def _rights(facts: Facts) -> list[Finding]:
 def _eviction(_: Facts, server: Server) -> Finding:
     info = server.info
     if info is None or "maxmemory_policy" not in info:
-        return _unknown("memory", "INFO")
+        return unknown("memory", "INFO")
     policy, limit = info["maxmemory_policy"], int(info.get("maxmemory", 0))
     used = int(info.get("used_memory", 0))
     details = {"policy": policy, "maxmemory": limit, "used": used}
@@ -308,7 +270,7 @@ def _eviction(_: Facts, server: Server) -> Finding:
 def _persistence(_: Facts, server: Server) -> Finding:
     info = server.info
     if info is None or "aof_enabled" not in info:
-        return _unknown("persistence", "INFO")
+        return unknown("persistence", "INFO")
     snapshots = (server.config or {}).get("save")
     if info.get("loading") == "1":
         return Finding("persistence", Level.FAIL, "it is loading its data", "wait")
@@ -336,7 +298,7 @@ def _replication(facts: Facts, server: Server) -> Finding | None:
         text = "it has no connection to its primary"
         return Finding("replication", Level.FAIL, text, "see the replica's log, and masterauth")
     if info is None or "master_repl_offset" not in info:
-        return _unknown("replication", "INFO")
+        return unknown("replication", "INFO")
     offset = int(info["master_repl_offset"])
     copies = [dict(_pairs(value)) for key, value in info.items() if re.fullmatch(r"slave\d+", key)]
     away = [copy for copy in copies if copy.get("state") != "online"]
@@ -368,7 +330,7 @@ def _pairs(value: str) -> Iterable[tuple[str, str]]:
 def _clock(facts: Facts) -> list[Finding]:
     known = [(server, *server.clock) for server in facts.servers if server.clock is not None]
     if not known:
-        return [_unknown("clock", "TIME")]
+        return [unknown("clock", "TIME")]
     server, ahead, bound = max(known, key=lambda one: abs(one[1]) - one[2])
     details = {"ahead": ahead, "bound": bound}
     text = f"{abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} this machine"
@@ -388,7 +350,7 @@ def _utc(seconds: float) -> str:
 def _latency(facts: Facts) -> list[Finding]:
     known = [server for server in facts.servers if server.pings]
     if not known:
-        return [_unknown("latency", "PING")]
+        return [unknown("latency", "PING")]
     slowest = max(known, key=lambda server: median(server.pings))
     middle, worst = median(slowest.pings) * 1e3, max(max(s.pings) for s in known) * 1e3
     text = f"median {middle:.2f} ms, at most {worst:.2f} ms"

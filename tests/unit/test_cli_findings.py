@@ -10,7 +10,8 @@ import pytest
 from redis.crc import key_slot
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
-from redis_sessions.cli.findings import Finding, Level, find, is_local, merged
+from redis_sessions.cli.finding import Finding, Level, merged
+from redis_sessions.cli.findings import find, is_local
 from redis_sessions.stores.nodes import slot_of
 
 MIB = 1024 * 1024
@@ -23,7 +24,6 @@ INFO = {
     "aof_enabled": "1",
     "aof_last_write_status": "ok",
     "rdb_last_bgsave_status": "ok",
-    "loading": "0",
     "master_repl_offset": "1000",
 }
 WELL = Server(
