@@ -20,6 +20,7 @@ from redis_sessions.errors import (
 )
 from redis_sessions.headers import RawHeader
 from redis_sessions.manager import SessionManager
+from redis_sessions.realms import same_records
 from redis_sessions.record import Stored
 from redis_sessions.session import Session, Unloaded, load_into, state_of
 from redis_sessions.state import ANYWHERE, Bound, Found, Peer
@@ -136,6 +137,12 @@ class Setup(NamedTuple):
             )
         if prefix != outer.manager.store.prefix:
             return False
+        if not same_records(self.manager, outer.manager):
+            raise ConfigurationError(
+                f"two SessionMiddlewares, with {there!r} and {here!r}, share the prefix "
+                f"{prefix!r}, so that nothing but their stores or secret keys keeps a token of one "
+                "from opening as one of the other: give one of them another prefix="
+            )
         raise ConfigurationError(
             f"two SessionMiddlewares, with {there!r} and {here!r}, share the prefix {prefix!r}, so "
             "that a token of one opens as one of the other: give one of them another prefix=, or "

@@ -79,6 +79,15 @@ class ReplicationError(StoreError):
         self.result = result
 
 
+def afresh(error: SessionError) -> SessionError:
+    """The same error once more, with a traceback of its own."""
+    kind = type(error)
+    again = kind.__new__(kind, *error.args)  # not by `__init__`, which may take something else
+    vars(again).update(vars(error))
+    again.__cause__ = error.__cause__
+    return again
+
+
 def check_bound(value: object, name: str, highest: float) -> None:
     """Refuse what isn't a number of seconds above 0 and up to `highest`."""
     if type(value) not in (int, float) or not 0 < value <= highest:  # type: ignore[operator]

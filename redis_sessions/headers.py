@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 __all__ = ["RawHeader", "add_vary", "forbid_storing", "is_event_stream"]
@@ -11,6 +12,7 @@ RawHeader = tuple[bytes, bytes]
 # What else caches obey, many of them rather than Cache-Control: besides the fields of RFC 9213,
 # such as CDN-Cache-Control, those that CDNs and nginx had before.
 _TARGETED: Final = (b"-cache-control", b"surrogate-control", b"edge-control", b"x-accel-expires")
+_QUOTED: Final = re.compile(rb'"[^"]*"')
 
 
 def is_event_stream(headers: list[RawHeader]) -> bool:
@@ -39,13 +41,19 @@ def forbid_storing(headers: list[RawHeader]) -> bool:
     weaker = forbidden = False
     for item in headers:
         name, value = item[0].lower(), item[1].lower()
-        if name == b"cache-control" and b"no-store" in value:
+        if name == b"cache-control" or name.endswith(_TARGETED):
+            forbids = _forbids_storing(value)
+            weaker = weaker or not forbids
+            if not forbids or name != b"cache-control":
+                continue
             forbidden = True
-        elif name == b"cache-control" or name.endswith(_TARGETED):
-            weaker = weaker or b"no-store" not in value
-            continue
         kept.append(item)
     if not forbidden:
         kept.append((b"cache-control", b"no-store"))
     headers[:] = kept
     return weaker
+
+
+def _forbids_storing(value: bytes) -> bool:
+    directives = _QUOTED.sub(b"", value).split(b",")
+    return any(directive.strip() == b"no-store" for directive in directives)

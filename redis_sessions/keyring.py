@@ -6,7 +6,7 @@ import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.tracebacks import stripped
@@ -95,8 +95,9 @@ class Keyring:
         self.primary = self.keys[0]
         self._by_id = {key.id: key for key in self.keys}
         # Their ids alone: with these keys nothing is opened, sealed or looked for any more.
-        if isinstance(dropped, (str, bytes)):
-            raise ConfigurationError("dropped= is one key: write a list, dropped=[old]")
+        given = cast("object", dropped)
+        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+            raise ConfigurationError("dropped= is no list of keys: write dropped=[old]")
         self._dropped = {SecretKey(secret).id for secret in dropped}
         if not self._dropped.isdisjoint(self._by_id):
             raise ConfigurationError(

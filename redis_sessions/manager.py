@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
 from redis_sessions.errors import (
@@ -107,7 +107,9 @@ class SessionManager(Revoker):
                 return live[0]
             if live:
                 self.report("rejected", "several tokens open a session")
-                return new_session({}, self._state(Found.STALE, bound))
+                none = new_session({}, self._state(Found.STALE, bound))
+                state_of(none).opened = tuple(map(state_of, live))
+                return none
             crossed = (Found.SUPERSEDED, Found.ROTATED)
             return next((s for s in found if state_of(s).found in crossed), found[0])
         except BaseException as exc:  # no decorator: the middleware calls this, too
@@ -256,7 +258,7 @@ class SessionManager(Revoker):
         """What `await session.save()` does."""
         state = state_of(session)
         if isinstance(session, Unloaded):
-            raise state.why or SessionError("the session is not loaded")
+            raise state.missing()
         async with state.alone():
             # A rotation travels with the response; what needs no token is stored now.
             deferred = None if state.late else state.defer()
@@ -285,19 +287,31 @@ class SessionManager(Revoker):
             async with state.alone():
                 return await Update(self, session).run(function)
         except SessionError as exc:
-            raise state.raised(exc) from exc
+            state.raise_as_seen(exc)
 
     @asynccontextmanager
     async def exclusive(self, session: Session, timeout: float) -> AsyncGenerator[None, None]:
         """What `session.exclusive()` does."""
-        id, state = session.id, state_of(session)
-        if id is None:
-            if state.found is Found.UNAVAILABLE:
-                raise state.why or SessionError("the session is not loaded")
-            if state.found not in (Found.OPEN, Found.NOTHING, Found.STALE):
-                raise SessionGoneError("the session ended or was rotated elsewhere")
-            yield  # nobody else has a session that isn't stored
-            return
+        try:
+            id, state = session.id, state_of(session)
+            if id is None:
+                if state.found is Found.UNAVAILABLE:
+                    raise state.missing()
+                if state.found not in (Found.OPEN, Found.NOTHING, Found.STALE):
+                    raise SessionGoneError("the session ended or was rotated elsewhere")
+                yield  # nobody else has a session that isn't stored
+                return
+            with self._waits_for(id):
+                async with self.store.lock(id, wait=timeout, hold=LOCK_SECONDS):
+                    await self.refresh(session)
+                    yield
+                    await self.save(session)
+        except BaseException as exc:
+            strip(exc)
+            raise
+
+    @contextmanager
+    def _waits_for(self, id: str) -> Generator[None, None, None]:
         share = MAX_WAITING_IN_ALL // max(1, len(self._waiting))
         # One that holds and one that waits is what each session may always have.
         most = max(2, min(MAX_WAITING, share))
@@ -305,10 +319,7 @@ class SessionManager(Revoker):
             raise SessionConflictError(f"{most} requests wait for this session already")
         self._waiting[id] += 1
         try:
-            async with self.store.lock(id, wait=timeout, hold=LOCK_SECONDS):
-                await self.refresh(session)
-                yield
-                await self.save(session)
+            yield
         finally:
             self._waiting[id] -= 1
             if not self._waiting[id]:

@@ -30,6 +30,7 @@ from redis_sessions.manager import SessionManager
 from redis_sessions.names import COOKIES, suggesting
 from redis_sessions.policy import DEFAULT_MAX_AGE
 from redis_sessions.principal import PrincipalOption
+from redis_sessions.realms import warn_of_side_by_side
 from redis_sessions.session import Session, Unloaded, serving
 from redis_sessions.state import Duration
 from redis_sessions.stores import open_store
@@ -137,6 +138,7 @@ class SessionMiddleware:
         except ConfigurationError as exc:
             self._refuse(exc)
             return
+        warn_of_side_by_side(self.manager, transports.keys)
         self._direct = not lazy and not self._setup.hints
         self._runs = False
 

@@ -30,28 +30,28 @@ COOKIES: Final = {
 """What other libraries call the options of a session middleware."""
 
 
-class _UnknownOptionError(ConfigurationError, TypeError):
+_BY_NAME: Final = Parameter.KEYWORD_ONLY
+
+
+class _WrongArgumentsError(ConfigurationError, TypeError):
     """Python's own error for it is a TypeError."""
 
 
 def suggesting(
     others: Mapping[str, str], refuse: Callable[[Any, ConfigurationError], None] | None = None
 ) -> Callable[[F], F]:
-    """Have an `__init__` say which option is meant where it doesn't know one.
+    """Have an `__init__` say what to write where its arguments don't fit.
 
     `others`: names elsewhere, with ours. `refuse(self, error)` is called in place of raising the
     error. The signature stays as it is.
     """
 
     def decorate(init: F) -> F:
-        known = [
-            name
-            for name, parameter in signature(init).parameters.items()
-            if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        ][1:]
+        whole = signature(init)
+        kinds = {name: each.kind for name, each in [*whole.parameters.items()][1:]}
+        known, first = list(kinds), [n for n, k in kinds.items() if k is not _BY_NAME]
 
-        @wraps(init)
-        def checked(self: object, *args: Any, **options: Any) -> None:
+        def wrong(self: object, args: tuple[Any, ...], options: dict[str, Any]) -> str | None:
             told: list[str] = []
             for name in [name for name in options if name not in known]:
                 close = get_close_matches(name, known, 1)
@@ -59,12 +59,23 @@ def suggesting(
                 hint = f"write {meant}=" if meant else f"it takes {', '.join(known)}"
                 told.append(f"no option {name}=: {hint}")
             if told:
-                error = _UnknownOptionError(f"{type(self).__name__} has {'; '.join(told)}")
-                if refuse is None:
-                    raise error
-                refuse(self, error)
+                return f"has {'; '.join(told)}"
+            try:
+                whole.bind(self, *args, **options)
+            except TypeError as exc:
+                return f"takes {', '.join(first)}, and all others by name: {exc}"
+            return None
+
+        @wraps(init)
+        def checked(self: object, *args: Any, **options: Any) -> None:
+            told = wrong(self, args, options)
+            if told is None:
+                init(self, *args, **options)
                 return
-            init(self, *args, **options)
+            error = _WrongArgumentsError(f"{type(self).__name__} {told}")
+            if refuse is None:
+                raise error
+            refuse(self, error)
 
         return cast("F", checked)
 

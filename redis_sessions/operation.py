@@ -159,6 +159,12 @@ class Operation(Writer):
             # Of that end, perhaps asked for again because too few replicas had it, nothing was
             # certain: repeated, it is as good as a first one.
             await self._end(state.ended, "cleared")
+        elif state.opened:  # which of them was meant nobody knows, and the client holds each
+            for each in state.opened:
+                if each.stored is not None:
+                    await self._end(each.stored.token.id, "cleared")
+                    await self._mark(each.stored, each.principal)
+            state.opened, expire = (), True
         answer = await self._carry_out(outcome)
         if answer.token is not None or not expire or state.late:
             return answer

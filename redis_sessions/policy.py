@@ -20,7 +20,7 @@ from redis_sessions.state import ANYWHERE, Bound, Duration, Found, State, in_wor
 from redis_sessions.stores import StoreOption, open_store
 from redis_sessions.stores.protocols import Offset, Timed
 from redis_sessions.token import SessionToken
-from redis_sessions.tracebacks import strip
+from redis_sessions.tracebacks import strip, stripped
 from redis_sessions.values import Values, decode
 
 __all__ = ["Opened", "Policy"]
@@ -59,6 +59,7 @@ class Policy:
     Raises `ConfigurationError`.
     """
 
+    @stripped
     @suggesting({"secret_key": "keyring", "url": "store", "redis_url": "store"})
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -25,9 +27,10 @@ def take_over(scope: Scope, session: Session, manager: SessionManager) -> None:
        cleared.
     2. A dict that Litestar's `set_session()` wrote. The session is cleared, and begun again with
        these data.
-    3. The session of another middleware inside ours. It has a class of its own, such as
-       Starlette's `Session`, or is a dict in a mounted application. It is left alone.
-    4. Any other dict. Nobody would store it, so `SessionError` says what to write instead.
+    3. The session of another middleware inside ours. It has a class of that library, such as
+       Starlette's `Session`, or is a mapping in a mounted application. It is left alone.
+    4. Anything else: a dict, or an object of another class of Python's own. Nobody would store it,
+       so `SessionError` says what to write instead.
     """
     found: object = scope.get("session", session)
     if found is None or isinstance(found, Enum):
@@ -48,19 +51,22 @@ def take_over(scope: Scope, session: Session, manager: SessionManager) -> None:
 
 
 def _leave_or_raise(scope: Scope, found: object, manager: SessionManager) -> None:
-    if type(found) is not dict:
+    kind = type(found)
+    if kind.__module__.partition(".")[0] not in sys.stdlib_module_names:
         return
-    if "app_root_path" not in scope:  # which a Starlette `Mount` leaves there
+    # `app_root_path` is what a Starlette `Mount` leaves there.
+    if "app_root_path" not in scope or not isinstance(found, Mapping):
         raise SessionError(
-            "scope['session'] was replaced by a dict, which nobody stores: write session.clear() "
-            "and session.update(…). If another session middleware runs inside of this one, mount "
-            "its application under a path of its own"
+            f"scope['session'] was replaced by a value of type {kind.__name__}, which nobody "
+            "stores: write session.clear() and session.update(…). If another session middleware "
+            "runs inside of this one, mount its application under a path of its own"
         )
     manager.warn_once(
         "replaced",
-        "scope['session'] was replaced by a dict in a mounted application. That is right if the "
-        "application has a session middleware of its own. Else the dict is lost: write "
+        "scope['session'] was replaced by a value of type %s in a mounted application. That is "
+        "right if the application has a session middleware of its own. Else it is lost: write "
         "session.clear() and session.update(…) instead",
+        kind.__name__,
     )
 
 

@@ -106,10 +106,13 @@ class Session(dict[str, Any]):
         """Sign out whoever is signed in, and keep what else is in the session.
 
         It removes the principal's key, or the first key of a dotted path. `clear()` keeps nothing.
-        `ConfigurationError` if `principal=` is a callable.
+        Where several tokens each opened a session, all of these end. `ConfigurationError` if
+        `principal=` is a callable.
         """
         self._forget_principal(self._principal_place("sign_out").path[0])
         self._state.authenticated = False
+        if self._state.opened:
+            self._state.cleared = True
 
     def _principal_place(self, verb: str) -> Principal:
         where = self._state.backend.principal
@@ -141,6 +144,7 @@ class Session(dict[str, Any]):
         """The principal proved again who they are: a new token, and the lifetime restarts."""
         self._state.authenticated = True
 
+    @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:
         """Let this session end `duration` from now, whatever the default is ("remember me").
 
@@ -222,8 +226,7 @@ class Session(dict[str, Any]):
                 async with self._state.backend.exclusive(self, timeout):
                     yield
             except SessionError as exc:
-                raised = self._state.raised(exc)
-                raise raised from (exc if raised is not exc else exc.__cause__)
+                self._state.raise_as_seen(exc)
         except BaseException as exc:
             strip(exc)
             raise
@@ -232,8 +235,7 @@ class Session(dict[str, Any]):
         try:
             await operation
         except SessionError as exc:
-            raised = self._state.raised(exc)
-            raise raised from (exc if raised is not exc else exc.__cause__)
+            self._state.raise_as_seen(exc)
 
     # -- as a dict
 
@@ -304,9 +306,8 @@ state_of: Final[Callable[[Session], State]] = attrgetter("_state")
 
 @stripped
 def _refuse(self: Session, *_: Any, **__: Any) -> NoReturn:
-    state = state_of(self)
-    error = state.why or SessionError("the session is not loaded")
-    raise state.raised(error) from error
+    state: State = state_of(self)
+    state.raise_as_seen(state.missing())
 
 
 _HARMLESS: Final = {

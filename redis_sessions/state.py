@@ -8,12 +8,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
 from redis_sessions import values
-from redis_sessions.errors import ConfigurationError, SessionError
+from redis_sessions.errors import ConfigurationError, SessionError, afresh
 from redis_sessions.principal import Principal
 from redis_sessions.record import Stored
 from redis_sessions.values import EMPTY, Changes, Values
@@ -166,6 +166,8 @@ class State(msgspec.Struct, eq=False):
     """... by which it ended its own session."""
     ended: str | None = None
     """The id of a session that had ended when the request came."""
+    opened: tuple[State, ...] = ()
+    """Those of several sessions that tokens opened, so that none counts."""
     settled: bytes | None = None
     """The data that a commit has dealt with already."""
     busy: asyncio.Future[Any] | None = None
@@ -188,9 +190,14 @@ class State(msgspec.Struct, eq=False):
         """Who asks; nobody knows outside of a request."""
         return Peer() if self.visit is None else self.visit.peer()
 
-    def raised(self, error: SessionError) -> SessionError:
-        """The error as the application gets to see it."""
-        return error if self.visit is None else self.visit.raises(error)
+    def missing(self) -> SessionError:
+        """Why it can't be used; a new error each time, since each raise adds to its traceback."""
+        return afresh(self.why or SessionError("the session is not loaded"))
+
+    def raise_as_seen(self, error: SessionError) -> NoReturn:
+        """Raise the error as the application gets to see it."""
+        seen = error if self.visit is None else self.visit.raises(error)
+        raise seen from (error if seen is not error else error.__cause__)
 
     @property
     def live(self) -> Stored | None:

@@ -101,9 +101,9 @@ class Values:
     def check(self, encoded: bytes, before: bytes = EMPTY) -> None:
         """Refuse what is too large, too deep, or has too many dicts and lists.
 
-        `before`: what was stored, and so has been checked.
+        `before`: what was stored. Above a limit, which may be newer, that may stay and shrink.
         """
-        if len(encoded) > self.max_size:
+        if len(encoded) > self.max_size and len(encoded) > len(before):
             sizes = {key: len(value) for key, value in split(encoded).items()}
             raise SessionEncodeError(
                 f"the session is {len(encoded)} bytes, over max_size={self.max_size}; "
@@ -121,9 +121,9 @@ class Values:
             if deep:
                 raise _too_deep(deep)
         if candidates > MAX_CONTAINERS:
-            counts = {key: _containers(decode_value(raw)) for key, raw in split(encoded).items()}
+            counts = _counts(encoded)
             count = sum(counts.values())
-            if count > MAX_CONTAINERS:
+            if count > MAX_CONTAINERS and count > sum(_counts(before).values()):
                 raise SessionEncodeError(
                     f"the session has {count} dicts and lists, over the limit of {MAX_CONTAINERS}; "
                     f"its largest keys, in dicts and lists: {_largest(counts)}"
@@ -329,8 +329,10 @@ def _is_deep(raw: bytes) -> bool:
         return True
 
 
-def _containers(value: Any) -> int:
-    return sum(map(len, _levels(value)))
+def _counts(encoded: bytes) -> dict[Any, int]:
+    """How many dicts and lists each key's value consists of."""
+    levels = {key: _levels(decode_value(raw)) for key, raw in split(encoded).items()}
+    return {key: sum(map(len, each)) for key, each in levels.items()}
 
 
 def _levels(value: Any) -> Iterator[list[Any]]:

@@ -76,7 +76,7 @@ class Writer:
                 raise SessionConflictError("the session was changed by another request")
             mine = state.changes(self._encoded) if mine is None else mine
             data, at = values.apply(newer.data, mine), newer
-            self._policy.values.check(data)
+            self._policy.values.check(data, newer.data)
             if self._policy.principal.of(data) != self._principal:
                 # Each was right for itself; together they would change who an id belongs to.
                 raise SessionConflictError("crossing changes would change who is signed in")
@@ -352,7 +352,7 @@ class Update(Writer):
             result = function(data)
             state.hold(data)
             encoded = policy.values.encode(data)
-            policy.values.check(encoded)
+            policy.values.check(encoded, at.data)
             if policy.principal.of(encoded) != state.principal:
                 raise SessionError(
                     "update() can't sign in or out: call session.sign_in() or sign_out()"

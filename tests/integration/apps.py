@@ -58,6 +58,8 @@ async def _do(request: Request) -> Response:
                 session.pop(value, None)
             case "clear":
                 session.clear()
+            case "sign_out":
+                session.sign_out()
             case "rotate":
                 session.rotate()
             case "authenticated":

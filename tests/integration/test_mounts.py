@@ -21,6 +21,7 @@ from redis_sessions import (
     CookieTransport,
     HeaderTransport,
     MemoryStore,
+    RedisStore,
     Session,
     SessionManager,
     SessionMiddleware,
@@ -29,7 +30,7 @@ from redis_sessions import (
 )
 from redis_sessions.fastapi import SessionDep, session_security
 from redis_sessions.transports import Transport
-from tests.integration.apps import COOKIE, client_of, doing, manager_on, signed_in, token_in
+from tests.integration.apps import COOKIE, KEY, client_of, doing, manager_on, signed_in, token_in
 
 
 @pytest.fixture
@@ -127,6 +128,25 @@ async def test_another_cookie_with_the_same_prefix_is_refused(
         assert (await browser.get("/do?set=a:1")).status_code == 200
     assert "another prefix=" in str(caught.value)
     assert "transport=[CookieTransport(), HeaderTransport()]" in str(caught.value)
+
+
+async def test_side_by_side_with_the_same_prefix_is_told(
+    redis_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token of one does open as one of the other: the log says what to write instead."""
+
+    def mount(name: str) -> Mount:
+        store = RedisStore(redis_url, prefix=prefix)
+        return Mount(f"/{name}", inner_app(ours(store=store, secret_key=KEY, session_cookie=name)))
+
+    app = Starlette(routes=[mount("shop"), mount("admin")])
+    async with client_of(app) as browser:
+        token = token_in(await browser.get("/shop/add?a=1"), "shop")
+        response = await browser.get("/admin/show", headers={"Cookie": f"admin={token}"})
+    assert response.json() == {"a": "1"}
+    told = [r.getMessage() for r in caplog.records if "the cookie 'shop'" in r.getMessage()]
+    assert len(told) == 1
+    assert f"share a store and the prefix {prefix!r}" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ CASES = pytest.mark.parametrize(
     [
         (SHORT_KEY, "make one with `redis-sessions key`"),
         (TWICE, "share the cookie '__Host-session': remove one of them"),
-        (ONE_PREFIX, "transport=[CookieTransport(), HeaderTransport()]"),
+        (ONE_PREFIX, "give one of them another prefix="),
     ],
     ids=["a short key", "the middleware twice", "one prefix for two cookies"],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, UserDict
 from collections.abc import AsyncGenerator
 from enum import Enum
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,6 +135,31 @@ async def test_replaced_by_a_dict_raises(manager: SessionManager) -> None:
         assert (await browser.get("/do")).json() == {"user_id": "alice"}
 
 
+PYTHONS_OWN: list[Any] = [OrderedDict(), UserDict(), "x", 0, SimpleNamespace()]
+
+
+@pytest.mark.parametrize("by", PYTHONS_OWN, ids=lambda by: type(by).__name__)
+async def test_replaced_by_an_object_of_pythons_own_raises(
+    manager: SessionManager, by: Any
+) -> None:
+    """No session middleware's class: somebody meant it as data, or as nothing."""
+    async with client_of(doing(replacing(by), manager=manager)) as browser:
+        await signed_in(browser)
+        with pytest.raises(
+            SessionError, match=f"replaced by a value of type {type(by).__name__}, which"
+        ):
+            await browser.get("/replace")
+        assert (await browser.get("/do")).json() == {"user_id": "alice"}
+
+
+async def test_replaced_in_a_mount_by_what_is_no_session(manager: SessionManager) -> None:
+    """A mounted application's own session would be a mapping."""
+    inner = Starlette(routes=[replacing("x")])
+    async with client_of(doing(Mount("/sub", inner), manager=manager)) as browser:
+        with pytest.raises(SessionError, match="replaced by a value of type str, which"):
+            await browser.get("/sub/replace")
+
+
 @pytest.mark.parametrize("theirs", ["a class of its own", "a dict"])
 async def test_a_mounted_applications_own_session(
     manager: SessionManager, theirs: str, caplog: pytest.LogCaptureFixture
@@ -152,7 +179,11 @@ async def test_a_mounted_applications_own_session(
         for _ in range(2):
             assert (await browser.get("/sub/show")).json()["more"] == "theirs"
         assert (await browser.get("/do")).json() == {"user_id": "alice"}
-    told = [r.getMessage() for r in caplog.records if "was replaced by a dict" in r.getMessage()]
+    told = [
+        r.getMessage()
+        for r in caplog.records
+        if "was replaced by a value of type dict" in r.getMessage()
+    ]
     assert len(told) == (theirs == "a dict")
 
 

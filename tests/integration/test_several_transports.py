@@ -48,6 +48,7 @@ class Site:
         self.manager = manager_on(MemoryStore(), on_event=self.events)
         self.app: Starlette = doing(
             Route("/do-lazily", self._lazily),
+            Route("/end", self._end),
             manager=self.manager,
             transport=transport,
             lazy=lazy,
@@ -58,6 +59,15 @@ class Site:
         session = get_session(request)
         await session.refresh()
         session["user_id"] = "bob"
+        return JSONResponse(dict(session))
+
+    async def _end(self, request: Request) -> JSONResponse:
+        session = get_session(request)
+        await session.refresh()
+        if "clear" in request.query_params:
+            session.clear()
+        if "sign_out" in request.query_params:
+            session.sign_out()
         return JSONResponse(dict(session))
 
     async def token(self, **data: Any) -> str:
@@ -155,6 +165,64 @@ async def test_two_different_tokens_open_nothing() -> None:
     assert site.events.named("rejected") == ["several tokens open a session"]
     for way, token in tokens.items():
         assert (await site.get("/do", **{way: token})).json() != {}
+
+
+@pytest.mark.parametrize("end", ["clear=", "sign_out="])
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+async def test_signing_out_with_two_different_tokens_ends_both(end: str, lazy: bool) -> None:
+    """The client holds both: neither opens any more, and the transport that answers is told."""
+    site = Site(lazy=lazy)
+    tokens = {
+        "cookie": await site.token(user_id="alice"),
+        "header": await site.token(user_id="bob"),
+    }
+    response = await site.get(f"/end?{end}", **tokens)
+    assert response.status_code == 200
+    assert answer(response) == ("null", None)
+    assert site.events.named("ended") == ["cleared", "cleared"]
+    for way, token in tokens.items():
+        assert (await site.get("/end", **{way: token})).json() == {}
+    for user in ("alice", "bob"):
+        assert await site.manager.sessions_of(user) == []
+
+
+async def test_signing_in_after_a_sign_out_with_two_different_tokens() -> None:
+    """What comes after the sign-out is a session of its own."""
+    site = Site()
+    tokens = {
+        "cookie": await site.token(user_id="alice"),
+        "header": await site.token(user_id="bob"),
+    }
+    token, _ = answer(await site.get("/do?sign_out=&set=user_id:carol&set=a:1", **tokens))
+    assert token is not None
+    assert (await site.get("/do", cookie=token)).json() == {"user_id": "carol", "a": "1"}
+    assert len(site.events.named("ended")) == 2
+
+
+async def test_a_failed_request_signs_out_with_two_different_tokens() -> None:
+    """A sign-out holds whatever the response is."""
+    site = Site()
+    tokens = {
+        "cookie": await site.token(user_id="alice"),
+        "header": await site.token(user_id="bob"),
+    }
+    assert (await site.get("/do?clear=&status=500", **tokens)).status_code == 500
+    assert site.events.named("ended") == ["cleared", "cleared"]
+
+
+@pytest.mark.parametrize("end", ["clear=", "sign_out="])
+async def test_signing_out_with_two_cookies(redis_url: str, prefix: str, end: str) -> None:
+    """As with a cookie that somebody planted beside the browser's own."""
+    events = Events()
+    manager = manager_on(redis_url, prefix, on_event=events)
+    tokens = [await store_session(manager, {"user_id": user}) for user in ("alice", "mallory")]
+    cookies = "; ".join(f"{COOKIE}={token}" for token in tokens)
+    async with client_of(doing(manager=manager)) as client:
+        response = await client.get(f"/do?{end}", headers={"Cookie": cookies})
+    assert token_in(response) == "null"
+    assert events.named("ended") == ["cleared", "cleared"]
+    for token in tokens:
+        assert (await manager.load(token)).is_new
 
 
 async def test_the_same_token_twice_opens() -> None:

@@ -19,9 +19,10 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from redis_sessions import SessionMiddleware
+from redis_sessions import SessionManager, SessionMiddleware
 from redis_sessions.errors import SessionError
-from tests.interop.kit import HTTPS, Options, Records, id_of
+from redis_sessions.stores import open_store
+from tests.interop.kit import HTTPS, SECRET, Options, Records, id_of
 
 Asks = Request[Any, Any, Any]
 
@@ -73,8 +74,17 @@ HANDLERS: Any = [show, add, sign_in, set_session, set_model, sign_out, sign_out_
 
 
 def as_middleware(options: dict[str, Any]) -> ASGIApp:
+    """With one manager: Litestar makes a middleware for each route handler."""
     ours: Any = SessionMiddleware  # Litestar has types of its own for ASGI
-    app = Litestar(HANDLERS, middleware=[DefineMiddleware(ours, **options)], **BARE)
+    store = open_store(options["store"], prefix=options.get("prefix"))
+    manager = SessionManager(store, options["secret_key"])
+    app = Litestar(
+        HANDLERS,
+        middleware=[DefineMiddleware(ours, manager=manager)],
+        on_startup=[manager.connect],
+        on_shutdown=[manager.close],
+        **BARE,
+    )
     return cast("ASGIApp", app)
 
 
@@ -97,6 +107,16 @@ def client(request: pytest.FixtureRequest, options: Options) -> TestClient:
 
 def token_of(client: TestClient) -> str:
     return client.cookies[HTTPS.cookie]
+
+
+@pytest.mark.parametrize("make", [as_middleware, around, mounted], ids=lambda make: make.__name__)
+def test_handlers_share_one_store(make: Callable[[dict[str, Any]], ASGIApp]) -> None:
+    """Also where Litestar makes the middlewares: a sign-in at one handler holds at all others."""
+    with TestClient(make({"store": "memory://", "secret_key": SECRET}), base_url=HTTPS.url) as one:
+        one.post("/sign-in")
+        assert one.get("/show").json() == {"user_id": "ann"}
+        one.post("/sign-out")
+        assert one.get("/show").json() == {}
 
 
 def test_session(client: TestClient, records: Records) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import Session
-from redis_sessions.headers import add_vary
+from redis_sessions.headers import add_vary, forbid_storing
 
 OURS = (b"vary", b"Cookie")
 
@@ -27,6 +27,39 @@ def test_vary(pair: type[Any], before: list[bytes], after: bytes) -> None:
     headers: Any = [pair((b"x", b"y")), *(pair((b"vary", value)) for value in before)]
     add_vary(headers, OURS)
     assert [tuple(header) for header in headers] == [(b"x", b"y"), (b"vary", after)]
+
+
+NO_STORE = (b"cache-control", b"no-store")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "weaker"),
+    [
+        ([], [NO_STORE], False),
+        ([(b"cache-control", b"no-store")], [NO_STORE], False),
+        *(
+            ([(b"cache-control", value)], [(b"cache-control", value)], False)
+            for value in (b"private, no-store", b"max-age=0,No-Store ,private")
+        ),
+        *(
+            ([(b"cache-control", value)], [NO_STORE], True)
+            for value in (
+                *(b"public, max-age=60", b"no-store-x", b"x-no-store", b"no-store=?0"),
+                b'private="no-store", max-age=5',
+                b'private="set-cookie, no-store, x", max-age=5',
+            )
+        ),
+        ([(b"cdn-cache-control", b"no-store")], [NO_STORE], False),
+        ([(b"cdn-cache-control", b"no-store-x")], [NO_STORE], True),
+    ],
+)
+def test_forbid_storing(
+    before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]], weaker: bool
+) -> None:
+    """`no-store` counts as a directive of its own, and not inside of another one."""
+    headers = list(before)
+    assert forbid_storing(headers) is weaker
+    assert headers == after
 
 
 def test_nobody_makes_a_session_by_hand() -> None:

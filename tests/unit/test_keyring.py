@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
@@ -126,11 +127,13 @@ def test_a_dropped_key_is_not_in_the_ring() -> None:
     [
         ([NEW], [NEW], "in use as well"),
         ([NEW, OLD], [OLD.encode()], "in use as well"),
-        ([NEW], OLD, r"write a list, dropped=\[old\]"),
+        ([NEW], OLD, r"no list of keys: write dropped=\[old\]"),
+        ([NEW], None, r"no list of keys: write dropped=\[old\]"),
+        ([NEW], 5, r"no list of keys: write dropped=\[old\]"),
         ([NEW], ["short"], "at least 32"),
     ],
 )
-def test_what_cannot_be_dropped(keys: list[str], dropped: list[str], match: str) -> None:
+def test_what_cannot_be_dropped(keys: list[str], dropped: Any, match: str) -> None:
     """A key that is in use, and what is no list of keys."""
     with pytest.raises(ConfigurationError, match=match):
         Keyring(*keys, dropped=dropped)

@@ -57,6 +57,33 @@ def test_all_names_at_once() -> None:
         start(**given)
 
 
+@pytest.mark.parametrize(
+    ("args", "options", "why"),
+    [
+        ([KEY, None, 60, "/", "lax", True, None, False, "memory://"], {}, "too many positional"),
+        ([KEY], OPTIONS, "multiple values for argument 'secret_key'"),
+    ],
+    ids=["too many", "twice"],
+)
+def test_positional_arguments_that_do_not_fit(
+    args: list[Any], options: dict[str, Any], why: str
+) -> None:
+    """As every other mistake: the application doesn't start, and says why."""
+    app = Starlette(middleware=[Middleware(SessionMiddleware, *args, **options)])
+    refused = pytest.raises(ConfigurationError, match="all others by name: .*" + why)
+    with refused as told, TestClient(app):
+        pass
+    assert "takes app, secret_key, session_cookie, max_age, path, " in str(told.value)
+    assert KEY not in str(told.value)
+
+
+@pytest.mark.parametrize("args", [["memory://"], ["memory://", KEY, 60]], ids=len)
+def test_positional_arguments_of_a_manager(args: list[Any]) -> None:
+    """A store and a key, and all others by name."""
+    with pytest.raises(ConfigurationError, match="takes store, keyring, and all others by name"):
+        SessionManager(*args)
+
+
 def test_a_managers_names() -> None:
     """SessionManager calls the key a keyring."""
     given: Any = {"secret_key": KEY}

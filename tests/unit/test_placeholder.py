@@ -166,6 +166,39 @@ def test_every_method_of_a_placeholder_raises(name: str, manager: SessionManager
         asyncio.run(found) if asyncio.iscoroutine(found := getattr(session, name)()) else None
 
 
+@pytest.mark.parametrize("why", [SessionError(WHY), StoreUnavailableError(WHY, reason="timeout")])
+async def test_each_access_raises_an_error_of_its_own(
+    why: SessionError, manager: SessionManager
+) -> None:
+    """Outside of a request, too: no traceback grows with each access, and none causes itself."""
+    why.__cause__ = cause = OSError("refused")
+    session = manager.unloaded([], why)
+    seen: list[BaseException] = [why]
+    for _ in range(3):
+        with pytest.raises(type(why), match=WHY) as caught:
+            session.get("user_id")
+        assert all(caught.value is not each for each in seen)
+        assert vars(caught.value).items() >= vars(why).items()
+        assert caught.value.__cause__ is cause
+        seen.append(caught.value)
+    with pytest.raises(type(why), match=WHY) as caught:
+        await manager.save(session)
+    assert caught.value not in seen
+    assert why.__traceback__ is None
+
+
+async def test_an_update_s_error_does_not_cause_itself(manager: SessionManager) -> None:
+    """Outside of a request it is the error itself that is raised."""
+    session = await manager.load(await stored(manager, n=1))
+
+    def sign_in(data: dict[str, Any]) -> None:
+        data["user_id"] = "ann"
+
+    with pytest.raises(SessionError, match="can't sign in") as caught:
+        await manager.update(session, sign_in)
+    assert caught.value.__cause__ is None
+
+
 def test_its_repr_shows_why(manager: SessionManager) -> None:
     """repr, str and format don't raise, since logs and debuggers call them, and hold no data."""
     session = placeholder(manager)

@@ -170,6 +170,22 @@ def test_more_containers_that_are_stored_are_read() -> None:
     assert len(values.decode(many)["a"]) == 5_000
 
 
+def test_what_is_stored_above_a_limit_may_shrink() -> None:
+    """A limit that came later refuses growth, and nothing else."""
+    before = CODEC.pack({"a": [[]] * 5_000, "user_id": "u"})
+    CODEC.check(before, before)
+    CODEC.check(CODEC.pack({"a": [[]] * 5_000, "b": 1}), before)
+    CODEC.check(CODEC.pack({"a": [[]] * 4_999, "b": []}), before)
+    with pytest.raises(SessionEncodeError, match="5002 dicts and lists, over the limit of 4096"):
+        CODEC.check(CODEC.pack({"a": [[]] * 5_001}), before)
+
+    small, large = Values(max_size=100), CODEC.pack({"a": "x" * 200, "user_id": "u"})
+    small.check(large, large)
+    small.check(CODEC.pack({"a": "x" * 200}), large)
+    with pytest.raises(SessionEncodeError, match="over max_size=100"):
+        small.check(CODEC.pack({"a": "x" * 200, "user_id": "ux"}), large)
+
+
 def test_what_is_torn_by_another_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the marks aren't as many as the values, nothing is stored."""
     monkeypatch.setattr("redis_sessions.values.urandom", b"x".__mul__)

@@ -9,11 +9,19 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Message
 
-from redis_sessions import ConfigurationError, Keyring, RedisStore, SessionMiddleware, generate_key
+from redis_sessions import (
+    ConfigurationError,
+    Keyring,
+    RedisStore,
+    SessionManager,
+    SessionMiddleware,
+    generate_key,
+)
 from tests.unit.tracebacks.shown import ours, shown
 
 KEY, SHORT = generate_key(), "short-and-secret"
 BAD: list[Any] = [KEY, 7]
+UNKNOWN: Any = {"ttl": 5}
 
 CASES: dict[str, Callable[[], Any]] = {
     "a short one": lambda: Keyring(SHORT),
@@ -24,6 +32,11 @@ CASES: dict[str, Callable[[], Any]] = {
     "a dropped one in use": lambda: Keyring(KEY, dropped=[KEY]),
     "no list": lambda: Keyring(KEY, dropped=SHORT),
     "a store's password": lambda: RedisStore(f"redis://:{SHORT}@localhost/x"),
+    "a manager's": lambda: SessionManager("memory://", SHORT),
+    "a manager's, with a bad option": lambda: SessionManager("memory://", KEY, max_age=-1),
+    "a manager's, with no such option": lambda: SessionManager("memory://", KEY, **UNKNOWN),
+    "a manager's, one of two": lambda: SessionManager("memory://", BAD),
+    "a manager's store": lambda: SessionManager(f"redis://:{SHORT}@localhost/x", KEY),
 }
 
 MIDDLEWARES: dict[str, dict[str, Any]] = {

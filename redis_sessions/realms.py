@@ -1,0 +1,47 @@
+"""Which middlewares' tokens open each other's sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from redis_sessions.manager import SessionManager
+from redis_sessions.stores import RedisStore
+
+__all__ = ["same_records", "warn_of_side_by_side"]
+
+Names = set[tuple[str, str]]
+"""The keys of transports: what tokens travel under."""
+
+_serving: Final[WeakKeyDictionary[SessionManager, Names]] = WeakKeyDictionary()
+"""The managers of this process' middlewares."""
+
+
+def same_records(one: SessionManager, other: SessionManager) -> bool:
+    """Whether a token of one opens as one of the other, as far as the configuration tells."""
+    store, keys = one.store, one.keyring.keys
+    # A RedisStore's repr names the server, the database and the prefix.
+    known = isinstance(store, RedisStore) and repr(store) == repr(other.store)
+    return (known or store is other.store) and any(other.keyring.get(key.id) for key in keys)
+
+
+def warn_of_side_by_side(manager: SessionManager, names: Iterable[tuple[str, str]]) -> None:
+    """Log it, once, where another middleware's tokens, by another name, open as this one's.
+
+    It is no error: tests and factories make several applications, of which one serves.
+    """
+    ours = set(names)
+    for other, theirs in list(_serving.items()):
+        if theirs.isdisjoint(ours) and same_records(manager, other):
+            other.warn_once(
+                "side by side",
+                "sessions: two SessionMiddlewares, with %s and %s, share a store and the prefix "
+                "%r, so that a token of one opens as one of the other: give one of them another "
+                "prefix=, or write one middleware with transport=[…]",
+                " and ".join(f"the {kind} {name!r}" for kind, name in sorted(theirs)),
+                " and ".join(f"the {kind} {name!r}" for kind, name in sorted(ours)),
+                manager.store.prefix,
+            )
+            break
+    _serving.setdefault(manager, set()).update(ours)
