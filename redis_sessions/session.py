@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, Final, Never, NoReturn, TypeVar, overload
+from typing import Any, Final, Never, NoReturn, Self, TypeVar, overload
 from uuid import UUID
 
+from redis_sessions.carryover import carried
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
 from redis_sessions.principal import Principal
 from redis_sessions.state import Duration, State, seconds
@@ -84,22 +85,27 @@ class Session(dict[str, Any]):
 
             session.sign_in(user.id)  # after you have checked a password
 
-        The data of the same user, or of nobody, stay; another's are left behind. It sets the
-        principal's key, if it isn't set to this user; of a dotted path, to a new dict.
-        `ConfigurationError` where the manager's principal is a callable.
+        The data of the same user, or of nobody, stay; another's are left behind, here and now,
+        and what this request assigned before stays. It sets the principal's key, if it isn't set
+        to this user; of a dotted path, to a new dict. `ConfigurationError` where the manager's
+        principal is a callable.
         """
-        where = self._principal_place("sign_in")
+        where, state = self._principal_place("sign_in"), self._state
         value: Any = where.as_stored(principal)
+        anothers = state.is_anothers(str(value))
         try:
             known = self.principal == str(value)
         except (ConfigurationError, SessionEncodeError):
             known = False
         if not known:
+            self._forget_principal(where.path[0])
+        if anothers:
+            replace_data(self, carried(self, state, where.path))
+        if not known:
             for step in reversed(where.path[1:]):
                 value = {step: value}
-            self._forget_principal(where.path[0])
             self[where.path[0]] = value
-        self._state.authenticated = True
+        state.authenticated = True
 
     @stripped
     def sign_out(self) -> None:
@@ -131,7 +137,7 @@ class Session(dict[str, Any]):
         super().clear()
         state = self._state
         state.forget_wants(state.wishes())
-        state.cleared = True
+        state.cleared, state.assigned, state.left_changes = True, None, False
 
     def rotate(self) -> None:
         """A new token for the same session, with the response; the old one opens nothing."""
@@ -179,7 +185,7 @@ class Session(dict[str, Any]):
                 self._state.hold({key: converted})
             base = {} if self._state.cleared else self._state.before()
             unchanged = base.get(key) == codec.encode_value(key, value)
-            self[key] = converted
+            super().__setitem__(key, converted)  # which assigns nothing
             if unchanged:
                 rebased = self._state.rebased or {}
                 rebased[key] = codec.encode_value(key, converted)
@@ -235,7 +241,27 @@ class Session(dict[str, Any]):
             raised = self._state.raised(exc)
             raise raised from (exc if raised is not exc else exc.__cause__)
 
-    # -- as a dict
+    # -- as a dict, which notes what is assigned
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._state.assign(key)
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        missing = key not in self
+        value = super().setdefault(key, default)
+        if missing:
+            self._state.assign(key)
+        return value
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        new = dict[str, Any](*args, **kwargs)
+        super().update(new)
+        self._state.assign(*new)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict's does so, too
+        self.update(other)
+        return self
 
     def __repr__(self) -> str:
         # Data may be secret, and reprs end in logs.
