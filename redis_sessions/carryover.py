@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis_sessions import values
 from redis_sessions.errors import SessionEncodeError
@@ -23,8 +23,8 @@ __all__ = ["assigned", "carried", "holds_theirs", "storable"]
 
 _IMMUTABLE: Final = (str, bytes, int, float, tuple, frozenset)
 _PLAIN: Final = frozenset({str, bytes, int, float})
-_EMPTY: Final = {b"", b"\x80", b"\x90"}
-"""What can't be stored; {} and []."""
+_EMPTY: Final = {(b"",), (b"\x80",), (b"\x90",)}
+"""The marks of what can't be stored; of {} and []."""
 
 _SHARED_KEY: Final = 32
 """A dict's keys up to this length are one object in all that msgspec decodes."""
@@ -61,7 +61,7 @@ def assigned(
 
 def holds_theirs(session: Mapping[Any, Any], state: State) -> bool:
     """Whether an object of the record is in the session."""
-    return _Theirs(state).in_(dict(session))
+    return _theirs(state).in_(dict(session))
 
 
 def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
@@ -81,7 +81,7 @@ def _going_along(session: Mapping[Any, Any], state: State, path: Sequence[str]) 
 
     `path`: where the principal is. It goes along in any case, with nothing of another's beside it.
     """
-    theirs, codec = _Theirs(state), state.backend.values
+    theirs, codec = _theirs(state), state.backend.values
     ours = codec.keyed(dict.fromkeys(state.assigned or ()))
     kept = dict[Any, Any]()
     for own, value in list(session.items()):
@@ -97,28 +97,34 @@ def _stored(key: Any, codec: Values) -> Any:
     return key if type(key) is str else codec.stored_key(key)
 
 
+def _theirs(state: State) -> _Theirs:
+    """Found once, for `sign_in()` and for the commit after it."""
+    if state.theirs is None:
+        state.theirs = _Theirs(state)
+    return cast("_Theirs", state.theirs)
+
+
 class _Theirs:
     """The objects that a record holds; looked for when something is first compared with them."""
 
     def __init__(self, state: State) -> None:
-        self._state = state
+        self._base, self._roots = values.split(state.base), (state.loaded, *state.held)
         self._codec = state.backend.values
-        self._found: dict[int, Any] | None = None
+        self._found = dict[int, Any]()
         self._taken_out = set[Any]()
 
     def _objects(self) -> dict[int, Any]:
-        if self._found is None:
-            self._found = {}
-            state, before = self._state, values.split(self._state.base)
-            for key, value in state.loaded.items():
-                self._add(self._found, value, before.get(key))
-            for root in state.held:
-                for key, value in root.items():
-                    if state.loaded.get(key) is not value and id(value) not in self._found:
-                        self._add(self._found, value, None)
+        loaded, *held = self._roots or ({},)
+        self._roots = ()
+        for key, value in loaded.items():
+            self._add(value, self._base.get(key))
+        for root in held:
+            for key, value in root.items():
+                if loaded.get(key) is not value and id(value) not in self._found:
+                    self._add(value, None)
         return self._found
 
-    def _add(self, found: dict[int, Any], value: Any, raw: bytes | None) -> None:
+    def _add(self, value: Any, raw: bytes | None) -> None:
         objects = _objects_in(value, self._codec, longer=_SHARED_KEY)
         if raw is not None and not self._codec.packs(value, raw):
             # It was changed in place, or converted: constants of the application are in it.
@@ -129,7 +135,7 @@ class _Theirs:
             objects = [
                 each for each, mark in marked if mark in had or not isinstance(each, _IMMUTABLE)
             ]
-        found.update((id(each), each) for each in objects)
+        self._found.update((id(each), each) for each in objects)
 
     def is_(self, value: Any) -> bool:
         """Whether this is an object of theirs."""
@@ -137,15 +143,17 @@ class _Theirs:
 
     def in_(self, value: Any) -> bool:
         """Whether something of theirs is in a value, or is the value."""
-        return _tells(value) and any(
-            id(each) in self._objects() or (self._taken_out and self._mark(each) in self._taken_out)
+        if not _tells(value):
+            return False
+        theirs, taken_out = self._objects(), self._taken_out
+        return any(
+            id(each) in theirs or (taken_out and self._mark(each) in taken_out)
             for each in _objects_in(value, self._codec, longer=0)
         )
 
     def left_out_of(self, value: Any, path: Sequence[str]) -> Any:
         """The principal's value, without what is theirs."""
-        before = values.split(self._state.base) if len(path) > 1 else {}
-        was = values.decode_value(before[path[0]]) if path[0] in before else None
+        was = values.decode_value(self._base[path[0]]) if path[0] in self._base else None
         return self._left_out_of(value, was, path[1:])
 
     def _left_out_of(self, value: Any, was: Any, path: Sequence[str]) -> Any:
@@ -166,15 +174,15 @@ class _Theirs:
         return old is not _ABSENT and self._pack(value) == self._pack(old)
 
     def _mark(self, value: Any) -> Any:
-        """What an object is compared by where it was taken out: equal of what is stored alike."""
+        """What an object is compared by with those that were taken out; cheap for plain values."""
         if type(value) not in _PLAIN:
             packed = self._pack(value)
             if not packed or isinstance(value, (dict, list, tuple)):
-                return packed
+                return (packed,)
             value = values.decode_value(packed)
             if type(value) not in _PLAIN:
-                return packed
-        return type(value), value
+                return (packed,)
+        return (float, value) if type(value) is float else value
 
     def _pack(self, value: Any) -> bytes:
         try:
@@ -193,6 +201,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _tells(value: Any) -> bool:
     """Whether an object isn't one that everybody has."""
+    if type(value) is str:
+        return len(value) > 1
     if value is None or isinstance(value, (Enum, type)):
         return False
     if isinstance(value, int):
@@ -212,5 +222,6 @@ def _objects_in(value: Any, codec: Values, *, longer: int) -> list[Any]:
         each = left.pop()
         if id(each) not in found and _tells(each):
             found[id(each)] = each
-            left.extend(codec.inside(each, longer=longer))
+            if type(each) not in _PLAIN:
+                left.extend(codec.inside(each, longer=longer))
     return list(found.values())

@@ -25,6 +25,8 @@ __all__ = ["Session", "Unloaded", "load_into", "new_session", "replace_data", "s
 
 T = TypeVar("T")
 
+_set_item: Final = dict[Any, Any].__setitem__  # super() costs as much again
+
 
 class Session(dict[str, Any]):
     """A session: its data as a dict, whatever `request.session` is expected to be.
@@ -185,7 +187,7 @@ class Session(dict[str, Any]):
                 self._state.hold({key: converted})
             base = {} if self._state.cleared else self._state.before()
             unchanged = base.get(key) == codec.encode_value(key, value)
-            super().__setitem__(key, converted)  # which assigns nothing
+            _set_item(self, key, converted)  # which assigns nothing
             if unchanged:
                 rebased = self._state.rebased or {}
                 rebased[key] = codec.encode_value(key, converted)
@@ -244,20 +246,24 @@ class Session(dict[str, Any]):
     # -- as a dict, which notes what is assigned
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
-        self._state.assign(key)
+        _set_item(self, key, value)
+        assigned = self._state.assigned
+        if assigned is None:
+            self._state.assigned = {key}
+        else:
+            assigned.add(key)
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         missing = key not in self
         value = super().setdefault(key, default)
         if missing:
-            self._state.assign(key)
+            self._state.assign((key,))
         return value
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        new = dict[str, Any](*args, **kwargs)
+        new: dict[str, Any] = dict(*args, **kwargs)
         super().update(new)
-        self._state.assign(*new)
+        self._state.assign(new)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict's does so, too
         self.update(other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -161,6 +161,8 @@ class State(msgspec.Struct, eq=False):
     """What `loaded` was before: the first of it, and the last ones."""
     assigned: set[Any] | None = None
     """The keys that this request assigned, and that aren't stored yet."""
+    theirs: Any = None
+    """What `carryover` has found of the objects that the record holds."""
     left_changes: bool = False
     """`sign_in()` has left changes behind, in another's data."""
 
@@ -279,11 +281,9 @@ class State(msgspec.Struct, eq=False):
         """The top-level keys that this request set or removed."""
         return values.changes({} if self.cleared else self.before(), values.split(encoded))
 
-    def assign(self, *keys: Any) -> None:
+    def assign(self, keys: Iterable[Any]) -> None:
         """Note that this request assigned these keys."""
-        if self.assigned is None:
-            self.assigned = set()
-        self.assigned.update(keys)
+        self.assigned = (self.assigned or set()).union(keys)
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects: they aren't for who signs in over it."""
@@ -292,6 +292,7 @@ class State(msgspec.Struct, eq=False):
                 # The first are what was loaded, of which the handler may have kept anything.
                 self.held = (*self.held[:1], *self.held[1:][2 - MAX_HELD :], self.loaded)
             self.loaded = {**self.loaded, **data}
+            self.theirs = None
 
     def hold_all(self, data: Mapping[Any, Any]) -> None:
         """Note that all that the session has is in its record."""
