@@ -262,7 +262,7 @@ class Session(dict[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         new: dict[str, Any] = dict(*args, **kwargs)
-        super().update(new)
+        dict.update(self, new)
         self._state.assign(new)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict's does so, too

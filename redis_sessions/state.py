@@ -283,7 +283,9 @@ class State(msgspec.Struct, eq=False):
 
     def assign(self, keys: Iterable[Any]) -> None:
         """Note that this request assigned these keys."""
-        self.assigned = (self.assigned or set()).union(keys)
+        if self.assigned is None:
+            self.assigned = set()
+        self.assigned.update(keys)
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects: they aren't for who signs in over it."""
