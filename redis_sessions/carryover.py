@@ -1,10 +1,10 @@
 """What of its data a request may keep: over another's data, and after a failure.
 
-When somebody signs in over another's data, what this request assigned goes along: a key goes along
-if the request gave it an object that the record doesn't hold. What the request changed in place is
-still the other's, and so is a new list or dict with something of theirs in it. Objects are told
-apart by identity; and by value, where they were taken out of a container that the record holds.
-What Python has once for everybody (None, small integers, "") tells nothing.
+When somebody signs in over another's data, a key goes along if this request assigned it, and if
+its value neither is nor holds an object of the other's record. What the request changed in place
+is still the other's. Objects are told apart by identity; and by value, where they were taken out
+of a container that the record holds. What Python has once for everybody (None, small integers, "")
+tells nothing.
 """
 
 from __future__ import annotations
@@ -12,44 +12,56 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis_sessions import values
 from redis_sessions.errors import SessionEncodeError
 from redis_sessions.state import State
 from redis_sessions.values import Values
 
-__all__ = ["assigned", "storable"]
+__all__ = ["assigned", "carried", "holds_theirs", "storable"]
 
 _IMMUTABLE: Final = (str, bytes, int, float, tuple, frozenset)
-_EMPTY: Final = {b"", b"\x80", b"\x90"}
-"""How these are encoded: what can't be stored (as nothing), an empty dict, an empty list."""
+_PLAIN: Final = frozenset({str, bytes, int, float})
+_EMPTY: Final = {(b"",), (b"\x80",), (b"\x90",)}
+"""The marks of what can't be stored, of an empty dict, and of an empty list."""
+
+_SHARED_KEY: Final = 32
+"""A dict's keys up to this length are one object in all that msgspec decodes."""
 
 _ABSENT: Final = object()
 
 
-def assigned(
-    session: Mapping[Any, Any],
-    encoded: bytes,
-    state: State,
-    codec: Values,
-    path: Sequence[str],
-) -> bytes:
-    """The keys of the `encoded` session that this request assigned, encoded.
+def carried(session: Mapping[Any, Any], state: State, path: Sequence[str]) -> dict[Any, Any]:
+    """What goes along at `sign_in()`; notes whether there are changes that don't."""
+    kept = _going_along(session, state, path)
+    before = {} if state.cleared else state.before()
+    codec = state.backend.values
+    state.left_changes |= any(
+        not codec.packs(value, before.get(_stored(key, codec), b""))
+        for key, value in list(session.items())
+        if key not in kept
+    )
+    return kept
 
-    `path`: where the principal is. It goes along in any case, with nothing of another's beside it.
-    """
-    theirs, here = _Theirs(state, codec), codec.keyed(session)
-    before = values.split(state.base)
-    kept = dict[Any, bytes]()
-    for key, raw in values.split(encoded).items():
-        value = here.get(key, _ABSENT)
+
+def assigned(
+    session: Mapping[Any, Any], encoded: bytes, state: State, path: Sequence[str]
+) -> bytes:
+    """What of the `encoded` session goes along, encoded."""
+    codec, parts, kept = state.backend.values, values.split(encoded), dict[Any, bytes]()
+    for own, value in _going_along(session, state, path).items():
+        key = _stored(own, codec)
         if path and key == path[0]:
-            was = values.decode_value(before[key]) if key in before else None
-            kept[key] = codec.encode_value(key, theirs.left_out_of(value, was, path[1:]))
-        elif not theirs.at(key, value) and not theirs.in_(value) and codec.packs(value, raw):
-            kept[key] = raw  # (otherwise a thread has changed it since)
+            kept[key] = codec.encode_value(key, value)
+        elif key in parts and codec.packs(value, parts[key]):
+            kept[key] = parts[key]  # (otherwise a thread has changed it since)
     return values.join(kept)
+
+
+def holds_theirs(session: Mapping[Any, Any], state: State) -> bool:
+    """Whether an object of the record is in the session."""
+    return _theirs(state).in_(dict(session))
 
 
 def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
@@ -64,46 +76,87 @@ def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
     return values.join(parts)
 
 
-class _Theirs:
-    """The objects that a record holds."""
+def _going_along(session: Mapping[Any, Any], state: State, path: Sequence[str]) -> dict[Any, Any]:
+    """What this request assigned, without what is another's.
 
-    def __init__(self, state: State, codec: Values) -> None:
-        self._codec = codec
-        self._roots = (*state.held, state.loaded)
-        self._objects = dict[int, Any]()
-        self._taken_out = set[bytes]()
-        before = values.split(state.base)
-        for key, value in state.loaded.items():
-            self._add(value, before.get(key))
-        for root in state.held:
+    `path`: where the principal is. It goes along in any case, with nothing of another's beside it.
+    """
+    theirs, codec = _theirs(state), state.backend.values
+    ours = codec.keyed(dict.fromkeys(state.assigned or ()))
+    kept = dict[Any, Any]()
+    for own, value in list(session.items()):
+        key = _stored(own, codec)
+        if path and key == path[0]:
+            kept[own] = theirs.left_out_of(value, path)
+        elif (state.cleared or key in ours) and not (theirs.is_(own) or theirs.in_(value)):
+            kept[own] = value
+    return kept
+
+
+def _stored(key: Any, codec: Values) -> Any:
+    return key if type(key) is str else codec.stored_key(key)
+
+
+def _theirs(state: State) -> _Theirs:
+    """Found once, for `sign_in()` and for the commit after it."""
+    if state.theirs is None:
+        state.theirs = _Theirs(state)
+    return cast("_Theirs", state.theirs)
+
+
+class _Theirs:
+    """The objects that a record holds; looked for when something is first compared with them."""
+
+    def __init__(self, state: State) -> None:
+        self._base, self._roots = values.split(state.base), (state.loaded, *state.held)
+        self._codec = state.backend.values
+        self._found = dict[int, Any]()
+        self._taken_out = set[Any]()
+
+    def _objects(self) -> dict[int, Any]:
+        loaded, *held = self._roots or ({},)
+        self._roots = ()
+        for key, value in loaded.items():
+            self._add(value, self._base.get(key))
+        for root in held:
             for key, value in root.items():
-                if state.loaded.get(key) is not value:
+                if loaded.get(key) is not value and id(value) not in self._found:
                     self._add(value, None)
+        return self._found
 
     def _add(self, value: Any, raw: bytes | None) -> None:
-        objects = _objects_in(value, self._codec)
+        objects = _objects_in(value, self._codec, longer=_SHARED_KEY)
         if raw is not None and not self._codec.packs(value, raw):
             # It was changed in place, or converted: constants of the application are in it.
-            was = _objects_in(values.decode_value(raw), self._codec)
-            had = Counter(map(self._pack, was))
-            packed = [(each, self._pack(each)) for each in objects]
-            self._taken_out |= (had - Counter(p for _, p in packed)).keys() - _EMPTY
-            objects = [each for each, p in packed if p in had or not isinstance(each, _IMMUTABLE)]
-        self._objects.update((id(each), each) for each in objects)
+            was = _objects_in(values.decode_value(raw), self._codec, longer=_SHARED_KEY)
+            had = Counter(map(self._mark, was))
+            marked = [(each, self._mark(each)) for each in objects]
+            self._taken_out |= (had - Counter(mark for _, mark in marked)).keys() - _EMPTY
+            objects = [
+                each for each, mark in marked if mark in had or not isinstance(each, _IMMUTABLE)
+            ]
+        self._found.update((id(each), each) for each in objects)
 
-    def at(self, key: Any, value: Any) -> bool:
-        """Whether this is what the record holds at this key: nothing was assigned."""
-        return any(root.get(key, _ABSENT) is value for root in self._roots)
+    def is_(self, value: Any) -> bool:
+        """Whether this is an object of theirs."""
+        return _tells(value) and id(value) in self._objects()
 
     def in_(self, value: Any) -> bool:
         """Whether something of theirs is in a value, or is the value."""
+        if not _tells(value):
+            return False
+        theirs, taken_out = self._objects(), self._taken_out
         return any(
-            id(each) in self._objects or (self._taken_out and self._pack(each) in self._taken_out)
-            for each in _objects_in(value, self._codec, keys=True)
+            id(each) in theirs or (taken_out and self._mark(each) in taken_out)
+            for each in _objects_in(value, self._codec, longer=0)
         )
 
-    def left_out_of(self, value: Any, was: Any, path: Sequence[str]) -> Any:
-        """The principal's value, without what is theirs; `was`: what was stored there."""
+    def left_out_of(self, value: Any, path: Sequence[str]) -> Any:
+        """The principal's value, without what is theirs."""
+        was = values.decode_value(self._base[path[0]]) if path[0] in self._base else None
+        return self._left_out_of(value, was, path[1:])
+
+    def _left_out_of(self, value: Any, was: Any, path: Sequence[str]) -> Any:
         if not path or not self.in_(value):
             return value
         if not _is(value, dict):  # a typed one
@@ -114,11 +167,22 @@ class _Theirs:
             for key, each in self._codec.keyed(value).items()
             if key == path[0] or not (self.in_(each) or self._same(each, old.get(key, _ABSENT)))
         }
-        kept[path[0]] = self.left_out_of(kept.get(path[0]), old.get(path[0]), path[1:])
+        kept[path[0]] = self._left_out_of(kept.get(path[0]), old.get(path[0]), path[1:])
         return kept
 
     def _same(self, value: Any, old: Any) -> bool:
         return old is not _ABSENT and self._pack(value) == self._pack(old)
+
+    def _mark(self, value: Any) -> Any:
+        """What an object is compared by with those that were taken out; cheap for plain values."""
+        if type(value) not in _PLAIN:
+            packed = self._pack(value)
+            if not packed or isinstance(value, (dict, list, tuple)):
+                return (packed,)
+            value = values.decode_value(packed)
+            if type(value) not in _PLAIN:
+                return (packed,)
+        return (float, value) if type(value) is float else value
 
     def _pack(self, value: Any) -> bytes:
         try:
@@ -137,6 +201,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _tells(value: Any) -> bool:
     """Whether an object isn't one that everybody has."""
+    if type(value) is str:
+        return len(value) > 1
     if value is None or isinstance(value, (Enum, type)):
         return False
     if isinstance(value, int):
@@ -146,15 +212,16 @@ def _tells(value: Any) -> bool:
     return bool(value) if _is(value, (tuple, frozenset)) else True
 
 
-def _objects_in(value: Any, codec: Values, *, keys: bool = False) -> list[Any]:
+def _objects_in(value: Any, codec: Values, *, longer: int) -> list[Any]:
     """An object and all that is in it, as far as they tell whose they are.
 
-    `keys`: a dict's keys, too. Those that were loaded don't tell: msgspec keeps short ones.
+    `longer`: than which a dict's keys have to be.
     """
     found, left = dict[int, Any](), [value]
     while left:
         each = left.pop()
         if id(each) not in found and _tells(each):
             found[id(each)] = each
-            left.extend(codec.inside(each, keys=keys))
+            if type(each) not in _PLAIN:
+                left.extend(codec.inside(each, longer=longer))
     return list(found.values())

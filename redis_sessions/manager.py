@@ -15,6 +15,7 @@ from redis_sessions.errors import (
     SessionError,
     SessionGoneError,
     StoreError,
+    StoreUnavailableError,
     check_event_loop,
 )
 from redis_sessions.operation import Operation
@@ -189,7 +190,7 @@ class SessionManager(Revoker):
         answer = await self.settle(session, owed, status, may_create)
         if answer is _CHANGED:
             # Here, and not for each response: nobody can sign in after that.
-            state_of(session).hold(self.values.keyed(session))
+            state_of(session).hold_all(self.values.keyed(session))
         return answer
 
     def owed(self, session: Session, status: int) -> bytes | None:
@@ -267,6 +268,9 @@ class SessionManager(Revoker):
                 if not state.late and operation.travels:
                     return
                 answer = await operation.run()
+            except StoreUnavailableError:  # it may be stored all the same
+                state.hold_all(self.values.keyed(session))
+                raise
             finally:
                 if deferred is not None:
                     state.resume(deferred)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from redis_sessions import values
-from redis_sessions.carryover import assigned, storable
+from redis_sessions.carryover import assigned, holds_theirs, storable
 from redis_sessions.errors import (
     ConfigurationError,
     SessionError,
@@ -44,6 +44,8 @@ class Operation(Writer):
         super().__init__(policy, session, encoded, ends)
         self._revoker = policy
         self._status = status
+        self._goes_along = encoded
+        self._owner: bytes | None = None
         self._principal = self._find_principal()
         self._decision = self._decide(may_create)
 
@@ -117,7 +119,7 @@ class Operation(Writer):
                 status=self._status,
                 was=state.principal,
                 now=self._principal,
-                owned=self._owns(),
+                owned=not state.is_anothers(self._principal),
                 cleared=state.cleared,
                 changed=(changed or (away and state.wants())) and counts,
                 rotates=rotates or (state.rotate and stored is not None),
@@ -127,20 +129,15 @@ class Operation(Writer):
             )
         )
 
-    def _owns(self) -> bool:
-        """Whether what the session holds belongs to nobody, or to who is signed in now."""
-        state = self._state
-        if state.stored is None or state.cleared or self._principal is None:
-            return True
-        owner = state.stored.record.owner
-        if state.live is None:
-            return False  # it ended elsewhere, and nobody knows why
-        return owner is None or self._policy.keyring.owns(owner, self._principal)
-
     # -- the rows of the table
 
     async def _clear(self) -> Answer:
         state, outcome = self._state, self._decision.outcome
+        # What was put back is still whose it was: it isn't for anybody else, now or later.
+        if outcome is Outcome.GAIN and state.is_anothers(self._principal):
+            self._goes_along = self._assigned()
+        elif outcome is Outcome.CREATE and state.stored is not None:
+            self._owner = state.stored.record.owner if holds_theirs(self._session, state) else None
         expire = state.found is Found.ROTATED  # this browser asked to be signed out
         if state.ended_here:  # by a revocation of this request's own
             expire = True
@@ -187,7 +184,8 @@ class Operation(Writer):
                     return Answer(outcome)
                 return self._dropped("ended elsewhere", at.token.id)
             case Outcome.CREATE:
-                return await self._create(outcome, self._encoded, SessionToken.generate())
+                token = SessionToken.generate()
+                return await self._create(outcome, self._encoded, token, self._owner)
             case Outcome.ROTATE | Outcome.REAUTHENTICATE:
                 return await self._rotate(outcome)
             case Outcome.LOSE:
@@ -263,19 +261,13 @@ class Operation(Writer):
         state, old, was = self._state, self._state.stored, self._state.principal
         if old is not None and outcome is Outcome.SWITCH:
             ends, written = state.live is not None or was is not None, self._assigned()
-            if self._policy.principal.of(written) != self._principal:
-                raise SessionError(
-                    "the keys that this request set don't say who signs in: with a callable "
-                    "principal, set every key that it looks at to a new object, or clear() the "
-                    "session first"
-                )
             answer = await self._enter(outcome, written)
             if ends:
                 await self._end(old.token.id, "switched")
                 await self._mark(old, was)
             return answer
         mine = set(state.changes(self._encoded))
-        answer = await self._enter(outcome, self._encoded)
+        answer = await self._enter(outcome, self._goes_along)
         if old is not None:
             await self._fold(old, mine)
         return answer
@@ -385,10 +377,17 @@ class Operation(Writer):
 
     def _assigned(self) -> bytes:
         """Only what this request assigned: what else is there belongs to somebody else."""
-        state, path = self._state, self._policy.principal.path
-        data = assigned(self._session, self._encoded, state, self._policy.values, path)
+        state, principal = self._state, self._policy.principal
+        data = assigned(self._session, self._encoded, state, principal.path)
+        if principal.of(data) != self._principal:
+            raise SessionError(
+                "the keys that this request set don't say who signs in: with a callable "
+                "principal, set every key that it looks at to a new object, or clear() the "
+                "session first"
+            )
         changed, kept = state.changes(self._encoded), values.split(data)
-        if any(raw is not None and key not in kept for key, raw in changed.items()):
+        left = any(raw is not None and key not in kept for key, raw in changed.items())
+        if left or state.left_changes:
             self._policy.report("dropped", "another's data", self._at.token.id)
         return data
 

@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, Final, Never, NoReturn, TypeVar, overload
+from typing import Any, Final, Never, NoReturn, Self, TypeVar, overload
 from uuid import UUID
 
+from redis_sessions.carryover import carried
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
 from redis_sessions.principal import Principal
 from redis_sessions.state import Duration, State, seconds
@@ -23,6 +24,8 @@ from redis_sessions.tracebacks import strip, stripped
 __all__ = ["Session", "Unloaded", "load_into", "new_session", "replace_data", "serving", "state_of"]
 
 T = TypeVar("T")
+
+_set_item: Final = dict[Any, Any].__setitem__  # super() costs as much again
 
 
 class Session(dict[str, Any]):
@@ -84,22 +87,27 @@ class Session(dict[str, Any]):
 
             session.sign_in(user.id)  # after you have checked a password
 
-        The data of the same user, or of nobody, stay. Another user's data are left behind. It sets
-        the principal's key, or a new dict for a dotted path, unless this user is there already.
-        `ConfigurationError` if `principal=` is a callable.
+        The data of the same user, or of nobody, stay. Another user's data are left behind, here
+        and now; what this request assigned before stays. It sets the principal's key, or a new
+        dict for a dotted path, unless this user is there already. `ConfigurationError` if
+        `principal=` is a callable.
         """
-        where = self._principal_place("sign_in")
+        where, state = self._principal_place("sign_in"), self._state
         value: Any = where.as_stored(principal)
+        anothers = state.is_anothers(str(value))
         try:
             known = self.principal == str(value)
         except (ConfigurationError, SessionEncodeError):
             known = False
         if not known:
+            self._forget_principal(where.path[0])
+        if anothers:
+            replace_data(self, carried(self, state, where.path))
+        if not known:
             for step in reversed(where.path[1:]):
                 value = {step: value}
-            self._forget_principal(where.path[0])
             self[where.path[0]] = value
-        self._state.authenticated = True
+        state.authenticated = True
 
     @stripped
     def sign_out(self) -> None:
@@ -134,7 +142,7 @@ class Session(dict[str, Any]):
         super().clear()
         state = self._state
         state.forget_wants(state.wishes())
-        state.cleared = True
+        state.cleared, state.assigned, state.left_changes = True, None, False
 
     def rotate(self) -> None:
         """A new token for the same session, with the response; the old one opens nothing."""
@@ -183,7 +191,7 @@ class Session(dict[str, Any]):
                 self._state.hold({key: converted})
             base = {} if self._state.cleared else self._state.before()
             unchanged = base.get(key) == codec.encode_value(key, value)
-            self[key] = converted
+            _set_item(self, key, converted)  # which assigns nothing
             if unchanged:
                 rebased = self._state.rebased or {}
                 rebased[key] = codec.encode_value(key, converted)
@@ -237,7 +245,31 @@ class Session(dict[str, Any]):
         except SessionError as exc:
             self._state.raise_as_seen(exc)
 
-    # -- as a dict
+    # -- as a dict, which notes what is assigned
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        _set_item(self, key, value)
+        assigned = self._state.assigned
+        if assigned is None:
+            self._state.assigned = {key}
+        else:
+            assigned.add(key)
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        missing = key not in self
+        value = super().setdefault(key, default)
+        if missing:
+            self._state.assign((key,))
+        return value
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        new: dict[str, Any] = dict(*args, **kwargs)
+        dict.update(self, new)
+        self._state.assign(new)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict's does so, too
+        self.update(other)
+        return self
 
     def __repr__(self) -> str:
         # Data may be secret, and reprs end in logs.

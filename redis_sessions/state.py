@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from enum import Enum
@@ -14,6 +14,7 @@ import msgspec
 
 from redis_sessions import values
 from redis_sessions.errors import ConfigurationError, SessionError, afresh
+from redis_sessions.keyring import Keyring
 from redis_sessions.principal import Principal
 from redis_sessions.record import Stored
 from redis_sessions.values import EMPTY, Changes, Values
@@ -85,6 +86,8 @@ class Backend(Protocol):
     def values(self) -> Values: ...
     @property
     def principal(self) -> Principal: ...
+    @property
+    def keyring(self) -> Keyring: ...
     def principal_of(self, data: Mapping[Any, Any]) -> str | None: ...
     async def save(self, session: Any) -> None: ...
     async def refresh(self, session: Any) -> None: ...
@@ -146,7 +149,13 @@ class State(msgspec.Struct, eq=False):
     """From when on its time is renewed, in seconds; never again after a touch that failed."""
 
     held: tuple[Mapping[Any, Any], ...] = ()
-    """What `loaded` was before, the last ones of it."""
+    """What `loaded` was before: the first of it, and the last ones."""
+    assigned: set[Any] | None = None
+    """The keys that this request assigned, and that aren't stored yet."""
+    theirs: Any = None
+    """What `carryover` has found of the objects that the record holds."""
+    left_changes: bool = False
+    """`sign_in()` has left changes behind, in another's data."""
 
     # what is wanted
     cleared: bool = False
@@ -270,11 +279,34 @@ class State(msgspec.Struct, eq=False):
         """The top-level keys that this request set or removed."""
         return values.changes({} if self.cleared else self.before(), values.split(encoded))
 
+    def assign(self, keys: Iterable[Any]) -> None:
+        """Note that this request assigned these keys."""
+        if self.assigned is None:
+            self.assigned = set()
+        self.assigned.update(keys)
+
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects: they aren't for who signs in over it."""
         if not self.late:  # else nobody can sign in any more
-            self.held = (*self.held, self.loaded)[-MAX_HELD:]
+            if self.loaded:
+                # The first are what was loaded, of which the handler may have kept anything.
+                self.held = (*self.held[:1], *self.held[1:][2 - MAX_HELD :], self.loaded)
             self.loaded = {**self.loaded, **data}
+            self.theirs = None
+
+    def hold_all(self, data: Mapping[Any, Any]) -> None:
+        """Note that all that the session has is in its record."""
+        self.hold(data)
+        self.assigned = None
+
+    def is_anothers(self, principal: str | None) -> bool:
+        """Whether what the record holds isn't for this user."""
+        if self.stored is None or principal in (None, self.principal):
+            return False
+        if self.principal is not None or (self.live is None and not self.cleared):
+            return True  # (it ended elsewhere, and nobody knows why)
+        owner = self.stored.record.owner
+        return owner is not None and not self.backend.keyring.owns(owner, principal)
 
     def remember(self, stored: Stored) -> None:
         """Note what is in the store from now on."""

@@ -142,10 +142,10 @@ class Values:
         except Exception:  # noqa: BLE001 - whatever it is, it isn't stored as these
             return False
 
-    def inside(self, value: Any, *, keys: bool) -> Iterable[Any]:
-        """The objects that a value consists of, one level down; a dict's `keys`, too."""
+    def inside(self, value: Any, *, longer: int) -> Iterable[Any]:
+        """The objects that a value consists of, one level down; of a dict's keys the `longer`."""
         if isinstance(value, dict):
-            return _parts(value) if keys else _children_of(value)
+            return _objects_of(value, longer)
         if isinstance(value, (list, tuple, set, frozenset)):
             return _members(value)
         if isinstance(value, _ATOMS):
@@ -352,8 +352,9 @@ def _parts(value: Any) -> tuple[Any, ...]:
     return (*value, *value.values())  # a key may be a tuple
 
 
-def _children_of(value: Any) -> list[Any]:
-    return list(value.values())
+def _objects_of(value: Any, longer: int) -> list[Any]:
+    keys = [key for key in _keys(value) if not isinstance(key, str) or len(key) > longer]
+    return [*keys, *value.values()]
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:

@@ -85,7 +85,7 @@ class Writer:
         if mine is not None:
             self._adopt(data, before, rebased)
             self._policy.report("merged", None, token.id)
-        state.hold(self._policy.values.keyed(self._session))
+        state.hold_all(self._policy.values.keyed(self._session))
         return True
 
     async def reload(self) -> None:
@@ -157,7 +157,7 @@ class Writer:
         state.remember(new)
         state.principal = None if authenticated_at is None else self._principal
         self._adopt(data)
-        state.hold(self._policy.values.keyed(self._session))
+        state.hold_all(self._policy.values.keyed(self._session))
         self._policy.report("created", outcome.name.lower(), token.id)
         return self._told(outcome)
 
@@ -314,6 +314,8 @@ class Writer:
         since = {key: value for key, value in here.items() if key not in mine}
         replace_data(session, {**adopted, **since})
         self._state.hold(came)
+        assigned = self._policy.values.keyed(dict.fromkeys(self._state.assigned or ()))
+        self._state.assigned = assigned.keys() - came.keys()
         self._state.rebased = bases or None
         kept = {key: mine[key] for key in bases}
         self._encoded = values.join({**stored, **kept}) if kept else data

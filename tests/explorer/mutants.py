@@ -209,6 +209,7 @@ class _Carries(Worker):
     def opened(self, token: SessionToken, sealed: bytes | None, bound: Bound) -> Session:
         session = super().opened(token, sealed, bound)
         state_of(session).loaded = {}
+        state_of(session).assign(session)
         return session
 
 

@@ -53,6 +53,16 @@ def set_session(request: Asks) -> None:
     request.set_session({"user_id": "bob"})
 
 
+@post("/set-copy", sync_to_thread=False)
+def set_copy(request: Asks) -> None:
+    request.set_session({**request.session, "user_id": "bob", "cart": ["Bob's"]})
+
+
+@post("/add-name", sync_to_thread=False)
+def add_name(request: Asks) -> None:
+    request.session["name"] = "Ann Example"
+
+
 @post("/set-model", sync_to_thread=False)
 def set_model(request: Asks) -> None:
     request.set_session(Visitor("bob"))
@@ -70,7 +80,8 @@ def sign_out_and_fail(request: Asks) -> None:
 
 
 BARE: Any = {"openapi_config": None, "logging_config": None}
-HANDLERS: Any = [show, add, sign_in, set_session, set_model, sign_out, sign_out_and_fail]
+HANDLERS: Any = [show, add, add_name, sign_in, set_session, set_copy, set_model]
+HANDLERS += [sign_out, sign_out_and_fail]
 
 
 def as_middleware(options: dict[str, Any]) -> ASGIApp:
@@ -155,6 +166,14 @@ def test_set_session(client: TestClient, records: Records) -> None:
     assert client.get("/show").json() == {"user_id": "bob"}
     assert records.read(before) is None
     assert records.ids() == {id_of(token_of(client))}
+
+
+def test_set_session_with_a_copy(client: TestClient) -> None:
+    """What was another user's isn't in the session that `set_session()` begins for Bob."""
+    client.post("/sign-in")
+    client.post("/add-name")
+    client.post("/set-copy")
+    assert client.get("/show").json() == {"user_id": "bob", "cart": ["Bob's"]}
 
 
 def test_set_session_without_a_dict(client: TestClient) -> None:

@@ -103,7 +103,6 @@ HERS: Final[dict[str, Act]] = {
     "in a dataclass": move("b", lambda s: Note(s["theme"])),
     "in a struct": move("b", lambda s: Card(title=s["theme"])),
     "itself": move("theme", lambda s: s["theme"]),
-    "itself, a number": move("visits", lambda s: s["visits"]),
     "converted": move("b", convert),
     "a converted one": move("b", lambda s: [convert(s)]),
     "converted in place": lambda s: convert(s).roles.append("x"),

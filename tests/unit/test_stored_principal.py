@@ -192,5 +192,5 @@ async def test_what_cant_be_a_principal_is_refused(at: Setting, value: object) -
     session = await at.load(await at.begin({"x": 1}))
     key: Any = Key.USER
     session[key] = value
-    with pytest.raises(ConfigurationError, match="identifies nobody"):
+    with pytest.raises(ConfigurationError, match="can't be compared"):
         await at.commit(session)

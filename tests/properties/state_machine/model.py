@@ -174,7 +174,7 @@ class Model:
             data = {k: v for k, v in visit.local.items() if k in visit.assigned}
             data["user_id"] = now
             changed = changes(visit.base, visit.local).items()
-            owed.dropped = any(v is not None and k not in data for k, v in changed)
+            owed.dropped = visit.left or any(v is not None and k not in data for k, v in changed)
         owed.token = self._enter(visit, data, now, owed, learn)
         if owed.token is None or old is None or visit.lost:
             return
@@ -264,7 +264,7 @@ class Model:
         session = Stored(
             id=token[:20],
             token=token,
-            data=copy.deepcopy(data),
+            data=apply({}, data),  # by key: what one request put under two keys is two afterwards
             owner=owner,
             seen=self.now,
             expires=self.now + MAX_AGE,

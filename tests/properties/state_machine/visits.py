@@ -69,6 +69,7 @@ class Visit:
     authenticated: bool = False
     lifetime: tuple[int, bool | None] | None = None
     assigned: set[str] = field(default_factory=set[str])  # keys with objects of this request's own
+    left: bool = False  # a sign-in left changes behind
     revoked: set[str] = field(default_factory=set[str])
     # the response
     answered: int | None = None
@@ -92,6 +93,19 @@ def clear(visit: Visit) -> None:
     visit.rotate = visit.authenticated = False
     visit.lifetime = None
     visit.assigned.clear()
+    visit.left = False
+
+
+def leave_behind(visit: Visit, user: str) -> None:
+    """What isn't for who signs in goes at once."""
+    old, was = visit.session, visit.base.get("user_id")
+    if old is None or visit.cleared or user == was:
+        return
+    if was is None and old.owner in (None, user):
+        return
+    for key in [key for key in visit.local if key != "user_id" and key not in visit.assigned]:
+        visit.left |= visit.local[key] != visit.base.get(key)
+        del visit.local[key]
 
 
 def note_assignment(visit: Visit, act: Act) -> None:
@@ -110,7 +124,8 @@ def note_assignment(visit: Visit, act: Act) -> None:
             visit.assigned.discard(key)
         case ("sign out of everything",):
             visit.assigned.clear()
-        case ("sign in by method", _):
+        case ("sign in by method", str(user)):
+            leave_behind(visit, user)
             visit.authenticated = True
         case ("sign out by method",):
             visit.authenticated = False
