@@ -114,14 +114,15 @@ class _Theirs:
         self._taken_out = set[Any]()
 
     def _objects(self) -> dict[int, Any]:
-        loaded, *held = self._roots or ({},)
-        self._roots = ()
-        for key, value in loaded.items():
-            self._add(value, self._base.get(key))
-        for root in held:
-            for key, value in root.items():
-                if loaded.get(key) is not value and id(value) not in self._found:
-                    self._add(value, None)
+        if self._roots:
+            loaded, *held = self._roots
+            for key, value in loaded.items():
+                self._add(value, self._base.get(key))
+            for root in held:
+                for key, value in root.items():
+                    if loaded.get(key) is not value and id(value) not in self._found:
+                        self._add(value, None)
+            self._roots = ()
         return self._found
 
     def _add(self, value: Any, raw: bytes | None) -> None:

@@ -96,6 +96,8 @@ class Writer:
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             return  # there is nothing to load
         principal = self._policy.principal.of(self._encoded)
+        if state.is_anothers(principal):
+            return  # whoever signs in over it isn't to see it
         sealed = await self._store.load(at.token.id)
         newer, _ = self._policy.unseal(at.token, sealed, state.bound)
         if isinstance(newer, Reject):
@@ -343,6 +345,8 @@ class Update(Writer):
             if state.stored is not None and not state.cleared:
                 raise SessionGoneError("the session ended or was rotated elsewhere")
             return function(session)  # it is stored with the response, and nobody else has it
+        if state.is_anothers(policy.principal.of(self._encoded)):
+            return function(session)  # of a session that is still to come, too
         due = policy.touch_due(state)
         if due and await self._is_over():
             raise SessionGoneError("the session was revoked")

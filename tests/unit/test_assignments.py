@@ -12,7 +12,7 @@ from redis_sessions import MemoryStore, Session, SessionError, StoreUnavailableE
 from redis_sessions.outcome import Outcome
 from redis_sessions.session import state_of
 from redis_sessions.stores.protocols import Commit
-from tests.unit.setting import Setting, token_of
+from tests.unit.setting import Setting, count, token_of
 
 LONG: Final = "/private/the-diagnosis-of-a-rare-disease"
 HERS: Final[dict[str, Any]] = {
@@ -175,6 +175,20 @@ async def test_sign_in_shows_nothing_of_hers(at: Setting) -> None:
     kept = await at.data(token_of(await at.commit(session)))
     assert kept == session == {"user_id": "bob", "cart": ["pear", "plum"], "name": "Bob"}
     assert at.reported("dropped") == ["another's data"]
+
+
+async def test_nothing_of_hers_comes_back(at: Setting) -> None:
+    """Neither refresh() nor update() brings what her session has got meanwhile."""
+    token = await at.begin(HERS)
+    session, other = await at.load(token), await at.load(token)
+    other["late"] = "Alice's, late"
+    await at.commit(other)
+    session.sign_in("bob")
+    await session.refresh()
+    assert session == {"user_id": "bob"}
+    assert await at.manager.update(session, count) == 1
+    assert await at.data(token) == other
+    assert await at.data(token_of(await at.commit(session))) == {"user_id": "bob", "n": 1}
 
 
 async def test_what_the_handler_has_kept_of_hers_is_still_hers(at: Setting) -> None:
