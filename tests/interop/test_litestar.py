@@ -79,8 +79,10 @@ def sign_out_and_fail(request: Asks) -> None:
 
 
 BARE: Any = {"openapi_config": None, "logging_config": None}
-HANDLERS: Any = [show, add, add_name, sign_in, set_session, set_copy, set_model]
-HANDLERS += [sign_out, sign_out_and_fail]
+HANDLERS: Any = [
+    *(show, add, add_name, sign_in, set_session, set_copy, set_model),
+    *(sign_out, sign_out_and_fail),
+]
 
 
 def as_middleware(options: dict[str, Any]) -> ASGIApp:
