@@ -20,7 +20,7 @@ _MEMORY: Final = LONGEST * 1000
 _LATEST: Final = 2**52
 """A time that no revocation reaches: asked with it, an index says whether there is an entry."""
 
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 5
 """A sign-in that may have come before a revocation is entered so often: one may be faster."""
 
 

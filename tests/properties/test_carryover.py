@@ -43,6 +43,7 @@ acts = st.one_of(
     st.tuples(st.just("add"), st.integers(0, 99)),
     st.tuples(st.just("assign"), st.sampled_from(NAMES)),
     st.tuples(st.just("save")),
+    st.tuples(st.just("clear"), st.booleans()),
 )
 
 
@@ -81,6 +82,10 @@ async def do(session: Session, act: tuple[Any, ...], fresh: Iterator[int]) -> No
                 add(inner[nth % len(inner)], f"Bob's {next(fresh)}")
         case ("assign", str(to)):
             session[to] = [f"Bob's {next(fresh)}"]
+        case ("clear", bool(puts_back)):
+            old = dict(session)
+            session.clear()
+            session.update(old if puts_back else {})
         case _:
             await session.save()
 
@@ -95,7 +100,7 @@ def texts_in(value: Any) -> Iterator[str]:
 def test_nothing_of_hers_is_in_his(
     stored: dict[str, Any], todo: list[tuple[Any, ...]], signed_out: bool
 ) -> None:
-    """Taken, copied, nested, taken out or added to: hers stay behind, and his own go along."""
+    """Taken, copied, nested, put back or added to: hers stay behind, and his own go along."""
 
     async def run() -> None:
         manager = SessionManager(MemoryStore(), Keyring(KEY))
@@ -109,6 +114,7 @@ def test_nothing_of_hers_is_in_his(
             await do(session, act, fresh)
         session["own"] = {"text": [f"Bob's {next(fresh)}"]}
         session.sign_in("Bob")
+        assert not [text for text in texts_in(session) if text.startswith(HERS)]
         own = session["own"]
         answer = await manager.commit(session)
         assert answer.token is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ ALICES: Final[dict[str, Any]] = {
     "visits": 5,
     "theme": "dark mode",
     "twice": ["read me", "read me"],
+    "born": ["2001-02-03", 1.5],
 }
 Act = Callable[[Session], Any]
 
@@ -97,6 +99,8 @@ HERS: Final[dict[str, Act]] = {
     "popped": move("b", lambda s: s.pop("_messages")),
     "popped from a list": move("b", lambda s: s["_messages"].pop()),
     "popped, one of two": move("b", lambda s: s["twice"].pop()),
+    "popped, as a date": move("b", lambda s: date.fromisoformat(s["born"].pop(0))),
+    "popped, a float": move("b", lambda s: s["born"].pop()),
     "popped from a dict": move("b", lambda s: s["profile"].pop("address")),
     "with more": move("_messages", lambda s: [*s["_messages"], "Hi"]),
     "merged": move("profile", lambda s: s["profile"] | {"name": "Bob"}),
