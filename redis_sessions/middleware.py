@@ -146,9 +146,8 @@ class SessionMiddleware:
         try:
             kind = scope["type"]
             if self._wrong is not None:
-                error = ConfigurationError(
-                    self._wrong
-                )  # a new one: each raise adds to its traceback
+                # A new one each time: each raise adds to its traceback.
+                error = ConfigurationError(self._wrong)
                 if kind != "lifespan":
                     raise error
                 await fail_start(error, receive, send)
