@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.capacity import Figures
 from redis_sessions import Keyring, RedisStore, SessionManager, SessionMiddleware, generate_key
+from redis_sessions.session.values import Values
 from redis_sessions.testing import store_session
 from redis_sessions.testing.topology import Node, single
-from redis_sessions.values import Values
 
 
 def measured(sessions: int) -> Figures:

@@ -22,8 +22,8 @@ from itsdangerous import TimestampSigner
 from benchmarks.driver import Progress, ratio, turns
 from benchmarks.peers import Forgetful
 from redis_sessions import Keyring, SessionToken, generate_key
-from redis_sessions.record import Record, Stored
-from redis_sessions.values import Values, decode, raw
+from redis_sessions.session.record import Record, Stored
+from redis_sessions.session.values import Values, decode, raw
 
 __all__ = ["COOKIE", "FULL", "OPERATIONS", "OURS", "QUICK", "Size", "measure", "session_data"]
 

@@ -33,7 +33,7 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
-from redis_sessions.record import Sealer
+from redis_sessions.session.record import Sealer
 
 __all__ = [
     "OURS",

@@ -21,8 +21,8 @@ from redis import Redis
 from benchmarks.servers import serving, version_of
 from benchmarks.tables import markdown
 from redis_sessions import Keyring, RedisStore, SessionManager, generate_key
+from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session
-from redis_sessions.token import SessionToken
 
 SIZES: Final = (10, 1_000, 100_000, 1_000_000)
 AT_ONCE: Final = 500

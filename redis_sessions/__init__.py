@@ -1,6 +1,5 @@
 """Sealed, revocable, server-side sessions in Redis for Starlette and FastAPI."""
 
-from redis_sessions.binding import client_ip
 from redis_sessions.errors import (
     ConfigurationError,
     ReplicationError,
@@ -12,11 +11,14 @@ from redis_sessions.errors import (
     StoreUnavailableError,
 )
 from redis_sessions.events import Event, log_events
-from redis_sessions.keyring import Keyring, generate_key
-from redis_sessions.manager import Answer, SessionManager
+from redis_sessions.http.binding import client_ip
+from redis_sessions.http.transports import CookieTransport, HeaderTransport, Transport
+from redis_sessions.lifecycle.manager import Answer, SessionManager
+from redis_sessions.lifecycle.revocation import SessionInfo
 from redis_sessions.middleware import SessionMiddleware, get_session
-from redis_sessions.revocation import SessionInfo
-from redis_sessions.session import Session
+from redis_sessions.session.keyring import Keyring, generate_key
+from redis_sessions.session.session import Session
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import (
     Commit,
     MemoryStore,
@@ -25,8 +27,6 @@ from redis_sessions.stores import (
     SessionStore,
     Store,
 )
-from redis_sessions.token import SessionToken
-from redis_sessions.transports import CookieTransport, HeaderTransport, Transport
 
 __all__ = [
     "Answer",

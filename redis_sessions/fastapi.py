@@ -16,10 +16,10 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.manager import SessionManager
+from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.middleware import active_session
-from redis_sessions.session import Session
-from redis_sessions.state import Duration, seconds
+from redis_sessions.session.session import Session
+from redis_sessions.session.state import Duration, seconds
 from redis_sessions.tracebacks import stripped
 
 __all__ = [

@@ -10,7 +10,9 @@ from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from redis_sessions.active import (
+from redis_sessions.errors import ConfigurationError, StoreError, check_event_loop
+from redis_sessions.events import EventHandler, logger
+from redis_sessions.http.active import (
     SCOPE_KEY,
     Active,
     Actives,
@@ -20,23 +22,21 @@ from redis_sessions.active import (
     restore,
     with_innermost,
 )
-from redis_sessions.binding import BindingOption, bind_to
-from redis_sessions.errors import ConfigurationError, StoreError, check_event_loop
-from redis_sessions.events import EventHandler, logger
-from redis_sessions.exchange import Exchange, SocketExchange
-from redis_sessions.keyring import Keyring
-from redis_sessions.lifespan import fail_start, run_lifespan
-from redis_sessions.manager import SessionManager
-from redis_sessions.names import COOKIES, suggesting
-from redis_sessions.policy import DEFAULT_MAX_AGE
-from redis_sessions.principal import PrincipalOption
-from redis_sessions.realms import warn_of_side_by_side
-from redis_sessions.session import Session, Unloaded, serving
-from redis_sessions.state import Duration
+from redis_sessions.http.binding import BindingOption, bind_to
+from redis_sessions.http.exchange import Exchange, SocketExchange
+from redis_sessions.http.lifespan import fail_start, run_lifespan
+from redis_sessions.http.realms import warn_of_side_by_side
+from redis_sessions.http.transports import CookieTransport, SameSite, Transport, Transports
+from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.lifecycle.policy import DEFAULT_MAX_AGE
+from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.keywords import COOKIES, suggesting
+from redis_sessions.session.principal import PrincipalOption
+from redis_sessions.session.session import Session, Unloaded, serving
+from redis_sessions.session.state import Duration
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import open_store
-from redis_sessions.token import SessionToken
 from redis_sessions.tracebacks import strip, stripped
-from redis_sessions.transports import CookieTransport, SameSite, Transport, Transports
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
 

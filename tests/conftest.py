@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 import pytest
 from redis import Redis
 
-from redis_sessions.embedded import find_server
+from redis_sessions.connect.embedded import find_server
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.testing import topology
 from tests.deployments import DEPLOYMENTS, Deployment

@@ -19,7 +19,7 @@ from typing import Final, Protocol, Self
 import pytest
 
 from redis_sessions.cli.acl import Role, password_rule, rules
-from redis_sessions.keyring import SecretKey
+from redis_sessions.session.keyring import SecretKey
 
 VENV: Final = Path(sys.prefix)
 ROOT: Final = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-from redis_sessions.keyring import generate_key
+from redis_sessions.session.keyring import generate_key
 
 __all__ = ["key", "main", "require"]
 

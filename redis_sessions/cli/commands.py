@@ -32,8 +32,8 @@ from redis_sessions.cli.acl import (
 from redis_sessions.cli.finding import Finding, Level, merged
 from redis_sessions.cli.findings import find
 from redis_sessions.cli.gather import gather
-from redis_sessions.credentials import read_password
-from redis_sessions.embedded import find_server
+from redis_sessions.connect.credentials import read_password
+from redis_sessions.connect.embedded import find_server
 
 __all__ = ["app"]
 

@@ -25,14 +25,14 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
-from redis_sessions.connect import Connector, discreet, shown
+from redis_sessions.connect.connector import Connector, discreet, shown
+from redis_sessions.connect.tls import own
+from redis_sessions.connect.urls import Address, Deployment
 from redis_sessions.errors import SessionConflictError, StoreError
-from redis_sessions.record import tombstone
+from redis_sessions.session.record import tombstone
 from redis_sessions.stores.nodes import SLOTS, slot_of, tags
 from redis_sessions.stores.redis import RedisStore
 from redis_sessions.stores.wire import NO_DATABASE
-from redis_sessions.tls import own
-from redis_sessions.urls import Address, Deployment
 
 __all__ = ["gather"]
 

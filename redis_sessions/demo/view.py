@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis_sessions import Session, SessionInfo
-from redis_sessions.record import HEADER_SIZE, rotated_at
+from redis_sessions.session.record import HEADER_SIZE, rotated_at
 
 __all__ = ["device_view", "dump", "record_view", "session_view"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from redis_sessions.connect.urls import Client
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.events import logger
 from redis_sessions.stores.memory import MemoryStore
@@ -16,7 +17,6 @@ from redis_sessions.stores.protocols import (
     Store,
 )
 from redis_sessions.stores.redis import RedisStore
-from redis_sessions.urls import Client
 
 __all__ = [
     "Commit",

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from redis import exceptions as errors
 
-from redis_sessions.connect import Connector
+from redis_sessions.connect.connector import Connector
 from redis_sessions.errors import StoreError
 from redis_sessions.stores.clock import Measurement, ServerClock
 from redis_sessions.stores.coalescing import Batcher, Health

@@ -15,7 +15,8 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 from redis import exceptions as errors
 from redis.crc import key_slot
 
-from redis_sessions.connect import Connector
+from redis_sessions.connect.connector import Connector
+from redis_sessions.connect.urls import Address
 from redis_sessions.errors import ReplicationError, StoreError, StoreUnavailableError
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.clock import ServerClock
@@ -24,7 +25,6 @@ from redis_sessions.stores.commands import NONSENSE, Item, Question, Script, Wri
 from redis_sessions.stores.durability import Durability
 from redis_sessions.stores.nodes import SLOTS, NodeHealth, tags
 from redis_sessions.stores.protocols import Commit
-from redis_sessions.urls import Address
 
 __all__ = ["Cluster"]
 

@@ -10,7 +10,7 @@ from math import ceil, inf
 from threading import Lock
 from typing import Final
 
-from redis_sessions.record import HEADER_SIZE
+from redis_sessions.session.record import HEADER_SIZE
 from redis_sessions.stores.locks import Locks
 from redis_sessions.stores.loops import PerLoop
 from redis_sessions.stores.protocols import (

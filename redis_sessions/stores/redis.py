@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 
-from redis_sessions.connect import connector_of
+from redis_sessions.connect.connector import connector_of
 from redis_sessions.errors import (
     ConfigurationError,
     ReplicationError,
@@ -20,8 +20,8 @@ from redis_sessions.errors import (
     StoreUnavailableError,
 )
 from redis_sessions.events import logger
-from redis_sessions.record import tombstone
-from redis_sessions.shortfall import Shortfall
+from redis_sessions.session.record import tombstone
+from redis_sessions.session.token import is_id
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.clock import ServerClock
 from redis_sessions.stores.cluster import Cluster
@@ -37,8 +37,8 @@ from redis_sessions.stores.protocols import (
     Touched,
     checked_prefix,
 )
+from redis_sessions.stores.shortfall import Shortfall
 from redis_sessions.stores.wire import CREDENTIALS
-from redis_sessions.token import is_id
 from redis_sessions.tracebacks import stripped
 
 __all__ = ["RedisStore"]

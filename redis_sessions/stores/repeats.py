@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
-from redis_sessions.record import TOMBSTONE_TTL, rotated_at, tombstone
+from redis_sessions.session.record import TOMBSTONE_TTL, rotated_at, tombstone
 from redis_sessions.stores.commands import (
     COMMIT,
     EARLIER,

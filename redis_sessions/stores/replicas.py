@@ -17,12 +17,12 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final
 
-from redis_sessions.connect import Connector
+from redis_sessions.connect.connector import Connector
+from redis_sessions.connect.urls import Address
 from redis_sessions.errors import StoreError
 from redis_sessions.stores.coalescing import Batcher, Health
 from redis_sessions.stores.commands import NONSENSE
 from redis_sessions.stores.wire import Wire
-from redis_sessions.urls import Address
 
 __all__ = ["MAX_LAG", "Replicas"]
 

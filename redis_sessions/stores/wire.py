@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from redis import exceptions as errors
 from redis.asyncio import ConnectionPool
 
-from redis_sessions.connect import Connector
+from redis_sessions.connect.connector import Connector
 from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import NONSENSE, Command, Script, packed, reply_of
 

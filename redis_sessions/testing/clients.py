@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.manager import SessionManager
-from redis_sessions.transports import CookieTransport
+from redis_sessions.http.transports import CookieTransport
+from redis_sessions.lifecycle.manager import SessionManager
 
 __all__ = ["get_session_data", "read_session", "set_session_data", "store_session"]
 

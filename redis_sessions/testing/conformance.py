@@ -14,9 +14,9 @@ import time
 from secrets import token_bytes
 from typing import Final
 
-from redis_sessions.record import HEADER_SIZE, tombstone
+from redis_sessions.session.record import HEADER_SIZE, tombstone
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit, SessionStore
-from redis_sessions.token import SessionToken
 
 __all__ = ["StoreConformance"]
 

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.events import Event
-from redis_sessions.keyring import Keyring
-from redis_sessions.manager import SessionManager
-from redis_sessions.outcome import Answer
-from redis_sessions.session import Session, serving, state_of
-from redis_sessions.state import Found, State
+from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.outcome import Answer
+from redis_sessions.session.session import Session, serving, state_of
+from redis_sessions.session.state import Found, State
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Store
-from redis_sessions.token import SessionToken
 from tests.explorer.gate import Call
 
 __all__ = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from redis_sessions.session import Session, state_of
-from redis_sessions.state import NEVER, State
+from redis_sessions.session.session import Session, state_of
+from redis_sessions.session.state import NEVER, State
 from redis_sessions.stores import Store
 from tests.explorer.actors import SIGNS_IN, Worker
 from tests.explorer.index_invariants import older_than_their_entries

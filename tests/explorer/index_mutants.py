@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from redis_sessions.record import Stored
+from redis_sessions.lifecycle.writer import Writer
+from redis_sessions.session.record import Stored
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Entry, Store
-from redis_sessions.token import SessionToken
-from redis_sessions.writer import Writer
 from tests.explorer.backends import Backend
 from tests.explorer.mutants import Passing
 from tests.explorer.scenario import Scenario

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from redis_sessions.state import Found
-from redis_sessions.token import SessionToken
+from redis_sessions.session.state import Found
+from redis_sessions.session.token import SessionToken
 from tests.explorer.actors import ADMIN, BY_METHOD, CHANGES, SIGNS_IN, Actor, Phase
 from tests.explorer.backends import Seats
 from tests.explorer.index_invariants import all_ended, ended_rightly, index_is_sound

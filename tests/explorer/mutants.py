@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from redis_sessions.outcome import Answer
-from redis_sessions.policy import Opened
-from redis_sessions.record import HEADER_SIZE, Reject
-from redis_sessions.session import Session, state_of
-from redis_sessions.state import Bound, Found
+from redis_sessions.lifecycle.policy import Opened
+from redis_sessions.session.outcome import Answer
+from redis_sessions.session.record import HEADER_SIZE, Reject
+from redis_sessions.session.session import Session, state_of
+from redis_sessions.session.state import Bound, Found
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
 from redis_sessions.stores.protocols import Entered, Touched
-from redis_sessions.token import SessionToken
 from tests.explorer.actors import Worker
 from tests.explorer.backends import Backend
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from redis_sessions.session import Session
+from redis_sessions.session.session import Session
 from tests.explorer.actors import Actor, Phase, Worker
 from tests.explorer.audit import Eager, audit
 from tests.explorer.backends import Backend

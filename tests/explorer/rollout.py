@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from redis_sessions import Keyring
-from redis_sessions.session import Session
-from redis_sessions.token import SessionToken
+from redis_sessions.session.session import Session
+from redis_sessions.session.token import SessionToken
 from tests.explorer.actors import Worker
 from tests.explorer.audit import Eager
 from tests.explorer.backends import Backend

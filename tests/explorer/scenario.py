@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 from msgspec.msgpack import encode
 
-from redis_sessions import values
-from redis_sessions.record import HEADER_SIZE, Record, Sealer, Stored, rotated_at
-from redis_sessions.token import SessionToken
+from redis_sessions.session import values
+from redis_sessions.session.record import HEADER_SIZE, Record, Sealer, Stored, rotated_at
+from redis_sessions.session.token import SessionToken
 from tests.explorer.actors import KEYRING, tag, tagged
 
 __all__ = [

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from redis_sessions.record import HEADER_SIZE, Sealer
+from redis_sessions.session.record import HEADER_SIZE, Sealer
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Store
-from redis_sessions.token import SessionToken
 from tests.explorer.actors import KEYRING, Actor, Fact, Worker
 from tests.explorer.backends import Backend, Seats
 from tests.explorer.scenario import INDEXES, Rec, Scenario, Tomb, view

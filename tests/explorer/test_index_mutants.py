@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_sessions.writer import Writer
+from redis_sessions.lifecycle.writer import Writer
 from tests.explorer.backends import MemoryBackend, redis_backend
 from tests.explorer.index_mutants import MUTANTS, SCRIPTS, Mutant, Script
 from tests.explorer.rollout import NEW, OLD, touched_below_the_floor

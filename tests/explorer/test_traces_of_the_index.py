@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import EntryStatus
-from redis_sessions.token import SessionToken
 from tests.explorer.backends import Backend, MemoryBackend, RedisBackend
 from tests.explorer.player import Player
 from tests.explorer.rollout import NEW, OLD, touched_below_the_floor

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from unittest import mock
 
-from redis_sessions.token import SessionToken
+from redis_sessions.session.token import SessionToken
 from tests.explorer.world import World
 
 __all__ = ["watching_tokens"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from redis_sessions.errors import StoreUnavailableError
-from redis_sessions.token import SessionToken
+from redis_sessions.session.token import SessionToken
 from tests.explorer.actors import ADMIN, Actor, Fact, Phase
 from tests.explorer.gate import Call, GatedStore
 from tests.explorer.scenario import (

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from redis_sessions import SessionManager, SessionMiddleware, get_session
 from redis_sessions.events import Event
-from redis_sessions.keyring import Keyring
+from redis_sessions.session.keyring import Keyring
 from redis_sessions.stores import RedisStore
 from redis_sessions.stores.protocols import Store
 

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from redis_sessions import RedisStore, SessionConflictError, SessionManager, StoreError
 from redis_sessions.cli.acl import Role, acl_line, rules
-from redis_sessions.record import tombstone
+from redis_sessions.session.record import tombstone
 from redis_sessions.testing import (
     read_session,
     store_session,

@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError
 
 from redis_sessions import ConfigurationError, SessionConflictError, SessionManager, StoreError
 from redis_sessions.cli.acl import Role, acl_line, rules, sentinel_rules
-from redis_sessions.keyring import Keyring
+from redis_sessions.session.keyring import Keyring
 from redis_sessions.stores import RedisStore
 from redis_sessions.testing import read_session, store_session
 from redis_sessions.testing.topologies.replication import SERVICE

@@ -13,12 +13,12 @@ from redis.crc import key_slot
 from redis.exceptions import TryAgainError
 
 from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
-from redis_sessions.record import HEADER_SIZE, tombstone
+from redis_sessions.session.record import HEADER_SIZE, tombstone
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
 from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
 from redis_sessions.testing.topology import Node
-from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.test_cli_check import levels
 from tests.integration.test_deployments import MINUTE, id_in, loaded, record, slots_of

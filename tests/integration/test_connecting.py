@@ -12,7 +12,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
 from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
-from redis_sessions.record import is_tombstone, tombstone
+from redis_sessions.session.record import is_tombstone, tombstone
 from redis_sessions.stores import Commit
 from redis_sessions.testing import topology
 from tests.deployments import until

@@ -18,11 +18,11 @@ from redis_sessions import (
     SessionConflictError,
     StoreUnavailableError,
 )
-from redis_sessions.record import HEADER_SIZE, tombstone
+from redis_sessions.session.record import HEADER_SIZE, tombstone
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
 from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
-from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.apps import client_of, doing, manager_on, signed_in
 from tests.integration.load import Visitor, all_served, statuses, visitors, wrong

@@ -16,7 +16,7 @@ from redis_sessions import (
     StoreError,
     StoreUnavailableError,
 )
-from redis_sessions.record import tombstone
+from redis_sessions.session.record import tombstone
 from tests.integration.apps import client_of, doing, manager_on
 from tests.integration.garbage import PROTOCOLS, TYPES, after_greeting, always, listening
 

@@ -12,7 +12,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import read_session, store_session
 from tests.support import SERVERS, StartServer, as_owner
 

@@ -29,7 +29,7 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.fastapi import SessionDep, session_security
-from redis_sessions.transports import Transport
+from redis_sessions.http.transports import Transport
 from tests.integration.apps import COOKIE, KEY, client_of, doing, manager_on, signed_in, token_in
 
 

@@ -12,11 +12,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from redis_sessions import RedisStore, ReplicationError, get_session
-from redis_sessions.record import is_tombstone, tombstone
+from redis_sessions.session.record import is_tombstone, tombstone
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import LIMIT
 from redis_sessions.testing import read_session, store_session, topology
-from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.apps import COOKIE, Monitor, Wire, client_of, doing, manager_on, signed_in
 from tests.integration.test_deployments import MINUTE, id_in, record, slots_of

@@ -8,11 +8,11 @@ from typing import Final
 import pytest
 
 from redis_sessions import RedisStore, ReplicationError
-from redis_sessions.record import is_tombstone, rotated_at, tombstone
+from redis_sessions.session.record import is_tombstone, rotated_at, tombstone
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import AT_ONCE, LARGE, LIMIT, MAX_BYTES
 from redis_sessions.testing import read_session, store_session
-from redis_sessions.token import SessionToken
 from tests.integration.apps import Monitor, Wire, client_of, doing, manager_on
 from tests.integration.test_deployments import MINUTE
 from tests.support import SERVERS, StartServer, as_owner

@@ -24,8 +24,8 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.fastapi import session_security
+from redis_sessions.http.transports import Transport
 from redis_sessions.testing import store_session
-from redis_sessions.transports import Transport
 from tests.integration.apps import (
     COOKIE,
     Events,

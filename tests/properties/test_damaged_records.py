@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import MemoryStore, Session, SessionGoneError, SessionToken
-from redis_sessions.record import is_tombstone, tombstone
+from redis_sessions.session.record import is_tombstone, tombstone
 from tests.properties.harness import Reply, Site, forge, plaintext
 from tests.properties.vault import DATA, DAY, HEADER, Vault, flipped, write, write_and_rotate
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from redis_sessions import Event, Keyring, MemoryStore, Session, SessionToken
-from redis_sessions.record import tombstone
+from redis_sessions.session.record import tombstone
 from tests.properties.harness import Site, assert_rejected, examples, forge, plaintext
 from tests.properties.vault import DATA, DAY, HEADER, Vault, flipped, write
 

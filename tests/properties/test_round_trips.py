@@ -9,9 +9,10 @@ import msgspec
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
-from redis_sessions import MemoryStore, SessionToken, values
-from redis_sessions.outcome import Outcome
-from redis_sessions.values import Values
+from redis_sessions import MemoryStore, SessionToken
+from redis_sessions.session import values
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.values import Values
 from tests.properties.harness import Site, datas, examples, storable, texts
 
 CODEC = Values(max_size=1 << 20)

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pytest
 
 from redis_sessions import MemoryStore, Session, SessionError, StoreUnavailableError
-from redis_sessions.outcome import Outcome
-from redis_sessions.session import state_of
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.session import state_of
 from redis_sessions.stores.protocols import Commit
 from tests.unit.setting import Setting, count, token_of
 

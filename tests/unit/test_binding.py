@@ -22,7 +22,7 @@ from redis_sessions import (
     client_ip,
     get_session,
 )
-from redis_sessions.binding import BindingOption, bind_to
+from redis_sessions.http.binding import BindingOption, bind_to
 from tests.integration.apps import KEY, Events, doing, request_of, serve
 
 Binding = Callable[[HTTPConnection], "str | None"]

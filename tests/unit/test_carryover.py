@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from redis_sessions import Session, SessionError
-from redis_sessions.outcome import Outcome
-from redis_sessions.session import state_of
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.session import state_of
 from tests.unit.setting import Setting, count, token_of
 
 MESSAGE = "Alice, your test result is here"

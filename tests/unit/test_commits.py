@@ -14,8 +14,8 @@ from redis_sessions import (
     SessionManager,
     StoreUnavailableError,
 )
-from redis_sessions.outcome import Outcome
-from redis_sessions.session import state_of
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.session import state_of
 from tests.stores import Away
 from tests.unit.setting import DAY, KEY, Setting, token_of
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import generate_key
-from redis_sessions.urls import Deployment
+from redis_sessions.connect.urls import Deployment
 from tests.support import ROOT
 
 PROFILES = ["single", "sentinel", "cluster", "tls"]

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from redis_sessions import SessionConflictError, get_session
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.integration.apps import app_of, client_of
 from tests.unit.setting import DUE, Setting, count
 

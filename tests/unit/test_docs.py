@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from redis_sessions import SessionMiddleware, generate_key
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.support import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

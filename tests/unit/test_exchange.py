@@ -17,8 +17,8 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
-from redis_sessions.session import state_of
-from redis_sessions.state import NEVER
+from redis_sessions.session.session import state_of
+from redis_sessions.session.state import NEVER
 from redis_sessions.testing import Clock, store_session
 
 START: Final[Message] = {"type": "http.response.start", "status": 200, "headers": []}

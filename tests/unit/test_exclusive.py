@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from redis_sessions import Session, SessionConflictError, SessionGoneError, get_session, manager
-from redis_sessions.manager import MAX_WAITING
+from redis_sessions import Session, SessionConflictError, SessionGoneError, get_session
+from redis_sessions.lifecycle import manager
+from redis_sessions.lifecycle.manager import MAX_WAITING
 from tests.integration.apps import app_of, client_of
 from tests.unit.setting import Setting, count, token_of
 

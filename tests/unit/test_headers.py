@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import Session
-from redis_sessions.headers import add_vary, forbid_storing
+from redis_sessions.http.headers import add_vary, forbid_storing
 
 OURS = (b"vary", b"Cookie")
 

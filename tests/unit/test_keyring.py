@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from redis_sessions import ConfigurationError, Keyring, SessionToken, generate_key
-from redis_sessions.keyring import SecretKey
-from redis_sessions.record import Record, Reject, Sealer, Stored
+from redis_sessions.session.keyring import SecretKey
+from redis_sessions.session.record import Record, Reject, Sealer, Stored
 from tests.support import sealing_key
 
 OLD, NEW = "the old secret key, which is long enough", "the new secret key, which is long enough"
@@ -153,7 +153,7 @@ def test_equal_ids_of_different_keys_are_refused(monkeypatch: pytest.MonkeyPatch
     def same(data: bytes, **options: object) -> object:
         return blake2b(b"", digest_size=32 if options["digest_size"] == 32 else 4)
 
-    monkeypatch.setattr("redis_sessions.keyring.blake2b", same)
+    monkeypatch.setattr("redis_sessions.session.keyring.blake2b", same)
 
     with pytest.raises(ConfigurationError, match="the same id"):
         Keyring(OLD, NEW)

@@ -17,8 +17,8 @@ from redis_sessions import (
     SessionManager,
     generate_key,
 )
-from redis_sessions.outcome import Outcome
-from redis_sessions.session import serving
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.session import serving
 from redis_sessions.testing import Clock, read_session, store_session
 from tests.support import as_owner
 from tests.unit.setting import Setting, token_of

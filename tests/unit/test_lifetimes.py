@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import Answer
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.setting import DAY, Setting, token_of
 
 

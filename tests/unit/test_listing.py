@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 
 from redis_sessions import ConfigurationError, SessionInfo, SessionManager
-from redis_sessions.session import state_of
-from redis_sessions.state import Peer
+from redis_sessions.session.session import state_of
+from redis_sessions.session.state import Peer
 from redis_sessions.stores.protocols import Entry
 from tests.unit.setting import ALICE, DUE, Setting
 from tests.unit.visits import Visiting, ids, in_request, signed_in, visit

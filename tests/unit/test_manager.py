@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import Answer, Keyring, SessionEncodeError, SessionManager, generate_key
-from redis_sessions.outcome import Outcome
-from redis_sessions.record import rotated_at
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.record import rotated_at
 from redis_sessions.testing import read_session
 from tests.unit.setting import DAY, KEY, Setting, token_of
 

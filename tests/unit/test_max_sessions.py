@@ -15,7 +15,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import Clock, store_session
 from tests.unit.setting import ALICE, DUE, Setting
 from tests.unit.visits import alive, signed_in, visit

@@ -27,8 +27,8 @@ class Site(Setting):
 
     async def lowered(self, monkeypatch: pytest.MonkeyPatch) -> str:
         token = await self.begin(DATA)
-        monkeypatch.setattr("redis_sessions.values.MAX_CONTAINERS", 10)
-        monkeypatch.setattr("redis_sessions.values.MAX_DEPTH", 10)
+        monkeypatch.setattr("redis_sessions.session.values.MAX_CONTAINERS", 10)
+        monkeypatch.setattr("redis_sessions.session.values.MAX_DEPTH", 10)
         self.manager.values.max_size = 100
         return token
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_sessions.outcome import Decision, Facts, Outcome, decide
-from redis_sessions.state import Found
+from redis_sessions.session.outcome import Decision, Facts, Outcome, decide
+from redis_sessions.session.state import Found
 
 OPEN: Final = Facts(found=Found.OPEN, status=200)
 NEW: Final = Facts(found=Found.NOTHING, status=200)

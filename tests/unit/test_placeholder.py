@@ -35,7 +35,7 @@ from redis_sessions import (
     generate_key,
     get_session,
 )
-from redis_sessions.session import Unloaded
+from redis_sessions.session.session import Unloaded
 from tests.properties.harness import COOKIE, ask
 from tests.unit.setting import WHY, stored
 

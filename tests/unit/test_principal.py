@@ -12,9 +12,10 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from redis_sessions import ConfigurationError, values
-from redis_sessions.principal import Principal
-from redis_sessions.values import Values
+from redis_sessions import ConfigurationError
+from redis_sessions.session import values
+from redis_sessions.session.principal import Principal
+from redis_sessions.session.values import Values
 
 ID = UUID("12345678-1234-5678-1234-567812345678")
 PACK = Values(max_size=1000).encode

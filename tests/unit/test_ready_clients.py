@@ -15,8 +15,8 @@ from redis.asyncio.sentinel import Sentinel
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from redis_sessions import ConfigurationError, RedisStore
-from redis_sessions.connect import connector_of
-from redis_sessions.urls import Deployment
+from redis_sessions.connect.connector import connector_of
+from redis_sessions.connect.urls import Deployment
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_secretbox_open
 
 from redis_sessions import Keyring, MemoryStore, SessionManager, SessionToken, generate_key
-from redis_sessions.record import (
+from redis_sessions.session.record import (
     HEADER_SIZE,
     Record,
     Reject,
@@ -23,7 +23,7 @@ from redis_sessions.record import (
     rotated_at,
     tombstone,
 )
-from redis_sessions.session import state_of
+from redis_sessions.session.session import state_of
 from tests.support import sealing_key
 
 KEYRING = Keyring(generate_key())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redis_sessions.record import tombstone
+from redis_sessions.session.record import tombstone
 from redis_sessions.stores.commands import ABSENT, EARLIER, END, Write
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import LARGE, LIMIT, Repeat, Repeats

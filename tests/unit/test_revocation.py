@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from redis_sessions import Keyring, MemoryStore, SessionManager, StoreUnavailableError, generate_key
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import store_session
 from tests.integration.apps import app_of, client_of
 from tests.unit.setting import ALICE, DUE, Setting, token_of

@@ -14,8 +14,8 @@ from rich.pretty import pretty_repr
 from starlette.responses import JSONResponse
 
 from redis_sessions import ConfigurationError, SessionError, SessionManager
-from redis_sessions.session import state_of
-from redis_sessions.state import seconds
+from redis_sessions.session.session import state_of
+from redis_sessions.session.state import seconds
 from tests.unit.setting import WHY, stored
 
 # -- the loaded one

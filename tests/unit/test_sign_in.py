@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from redis_sessions import ConfigurationError, SessionError, StoreUnavailableError
-from redis_sessions.outcome import Outcome
-from redis_sessions.session import Session, state_of
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.session import Session, state_of
 from tests.unit.setting import ALICE, DAY, WHY, Setting, token_of
 from tests.unit.visits import ids
 

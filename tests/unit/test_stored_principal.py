@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import ConfigurationError, SessionError
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.setting import Setting, token_of
 from tests.unit.visits import ids
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from redis_sessions import Commit, Session, SessionError, StoreUnavailableError
-from redis_sessions.outcome import Outcome
-from redis_sessions.session import state_of
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.session import state_of
 from tests.unit.crossings.crossed import Crossed
 from tests.unit.setting import DAY, token_of
 

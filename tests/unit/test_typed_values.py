@@ -15,7 +15,7 @@ import pydantic
 import pytest
 
 from redis_sessions import Keyring, MemoryStore, Session, SessionManager
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.kinds import Color, Point
 
 

@@ -20,8 +20,8 @@ from redis.asyncio.connection import SSLConnection
 from redis.credentials import CredentialProvider
 
 from redis_sessions import ConfigurationError, RedisStore
-from redis_sessions.connect import connector_of
-from redis_sessions.urls import Deployment
+from redis_sessions.connect.connector import connector_of
+from redis_sessions.connect.urls import Deployment
 
 
 def of(url: str) -> Deployment:

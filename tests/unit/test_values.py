@@ -12,8 +12,9 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from redis_sessions import SessionEncodeError, values
-from redis_sessions.values import MAX_CONTAINERS, MAX_DEPTH, Values
+from redis_sessions import SessionEncodeError
+from redis_sessions.session import values
+from redis_sessions.session.values import MAX_CONTAINERS, MAX_DEPTH, Values
 from tests.unit.kinds import Color, Point
 
 UTC = dt.UTC
@@ -188,7 +189,7 @@ def test_what_is_stored_above_a_limit_may_shrink() -> None:
 
 def test_what_is_torn_by_another_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the marks aren't as many as the values, nothing is stored."""
-    monkeypatch.setattr("redis_sessions.values.urandom", b"x".__mul__)
+    monkeypatch.setattr("redis_sessions.session.values.urandom", b"x".__mul__)
     codec = Values(max_size=1000, enc_hook=repr)
 
     with pytest.raises(SessionEncodeError, match="another thread"):

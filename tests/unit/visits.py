@@ -6,8 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from redis_sessions import Session, SessionError
-from redis_sessions.session import serving, state_of
-from redis_sessions.state import Peer
+from redis_sessions.session.session import serving, state_of
+from redis_sessions.session.state import Peer
 from tests.unit.setting import Setting, token_of
 
 

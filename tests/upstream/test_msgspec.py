@@ -12,7 +12,7 @@ from tests.support import ROOT
 
 SCRIPT = """
 import sys
-from redis_sessions.values import Values
+from redis_sessions.session.values import Values
 from tests.upstream.msgspec_enc_hook import change_meanwhile
 
 def encode(data, hook):

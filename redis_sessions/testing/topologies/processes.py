@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from redis_sessions.embedded import find_server
+from redis_sessions.connect.embedded import find_server
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.testing.topologies.certificates import Certificates
 

@@ -25,7 +25,7 @@ from redis_sessions import (  # noqa: E402
     SessionManager,
     StoreUnavailableError,
 )
-from redis_sessions.session import serving  # noqa: E402
+from redis_sessions.session.session import serving  # noqa: E402
 
 
 class Worker:

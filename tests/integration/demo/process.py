@@ -18,7 +18,7 @@ import pytest
 # `python -m redis_sessions.cli`, but that the embedded server doesn't wait 30 s for a reload.
 START = """
 import runpy
-from redis_sessions import embedded
+from redis_sessions.connect import embedded
 embedded.GRACE = 0.3
 runpy.run_module("redis_sessions.cli", run_name="__main__", alter_sys=True)
 """

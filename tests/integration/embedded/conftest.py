@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from redis_sessions import embedded
+from redis_sessions.connect import embedded
 from tests.integration.embedded.workers import GRACE, WORKER, Hire, Worker, processes
 from tests.support import eventually
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from redis_sessions import embedded
-from redis_sessions.embedded import ensure_server
+from redis_sessions.connect import embedded
+from redis_sessions.connect.embedded import ensure_server
 from redis_sessions.errors import ConfigurationError
 from tests.integration.embedded.workers import Hire, ask, server_pid
 from tests.support import eventually

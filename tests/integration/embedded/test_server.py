@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from redis_sessions import embedded
-from redis_sessions.embedded import ensure_server
+from redis_sessions.connect import embedded
+from redis_sessions.connect.embedded import ensure_server
 from redis_sessions.errors import StoreUnavailableError
 from tests.integration.embedded.workers import (
     GRACE,

@@ -10,7 +10,7 @@ from typing import IO, Protocol
 GRACE = 0.3
 WORKER = """
 import os, subprocess, sys
-from redis_sessions import embedded
+from redis_sessions.connect import embedded
 embedded.GRACE = float(sys.argv[1])
 print(embedded.ensure_server(sys.argv[2]), flush=True)
 {then}

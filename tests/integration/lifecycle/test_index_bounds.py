@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 
 from redis_sessions import SessionManager, StoreUnavailableError
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import EntryStatus
 from redis_sessions.testing import store_session
-from redis_sessions.token import SessionToken
 from tests.integration.apps import Wire
 
 ALICE: Final = {"user_id": "alice"}

@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 
 from redis_sessions import SessionManager, StoreUnavailableError
+from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session
-from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.apps import Wire, client_of, doing, manager_on, signed_in
 from tests.support import StartServer

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import httpx2
 
 from redis_sessions import RedisStore, SessionManager
+from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import topology
 from redis_sessions.testing.topologies.processes import wait_until
-from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.apps import client_of, doing
 from tests.proxy import Proxy

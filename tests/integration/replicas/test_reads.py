@@ -24,8 +24,8 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.fastapi import SessionDep
+from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session, topology
-from redis_sessions.token import SessionToken
 from tests.deployments import replicas_url, until
 from tests.integration.apps import BASE, COOKIE, client_of, doing, manager_on, signed_in, token_in
 from tests.integration.replicas.lagging import Lagging, in_copy, see, wait_for_copies

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import RedisStore, SessionManager
-from redis_sessions.connect import connector_of
+from redis_sessions.connect.connector import connector_of
 from redis_sessions.stores import replicas as replicas_module
 from redis_sessions.stores.replicas import Replicas
 from redis_sessions.stores.wire import Wire

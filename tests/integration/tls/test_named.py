@@ -15,13 +15,13 @@ from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel
 
 from redis_sessions import RedisStore, StoreError, StoreUnavailableError
-from redis_sessions.record import tombstone
+from redis_sessions.session.record import tombstone
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
 from redis_sessions.stores.coalescing import AWAY
 from redis_sessions.testing import topology
 from redis_sessions.testing.topologies.replication import SERVICE
 from redis_sessions.testing.topology import Certificates, Node
-from redis_sessions.token import SessionToken
 from tests.deployments import until
 from tests.integration.test_deployments import id_in, loaded, record, slots_of
 from tests.integration.tls.refusals import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from secrets import token_bytes
 
-from redis_sessions.record import tombstone
-from redis_sessions.token import SessionToken
+from redis_sessions.session.record import tombstone
+from redis_sessions.session.token import SessionToken
 
 MINUTE = 60_000
 

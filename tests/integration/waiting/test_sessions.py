@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from redis_sessions import RedisStore, ReplicationError, SessionManager, StoreError
-from redis_sessions.outcome import Outcome
-from redis_sessions.session import Session
+from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.session import Session
 from redis_sessions.testing import Clock, store_session, topology
 from tests.integration.apps import client_of, doing, manager_on, signed_in, token_in
 from tests.integration.waiting.records import MINUTE, new_id, record

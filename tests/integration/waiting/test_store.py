@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import ConfigurationError, RedisStore, ReplicationError
-from redis_sessions.record import HEADER_SIZE, tombstone
+from redis_sessions.session.record import HEADER_SIZE, tombstone
 from redis_sessions.stores import Commit
 from redis_sessions.stores.protocols import EntryStatus
 from redis_sessions.testing import topology

@@ -24,7 +24,7 @@ from redis_sessions import (
     generate_key,
     get_session,
 )
-from redis_sessions.session import state_of
+from redis_sessions.session.session import state_of
 from tests.properties.harness import COOKIE, cookie
 from tests.properties.state_machine.acts import change
 from tests.properties.state_machine.model import DAY, Model, SteppingClock

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
 from redis_sessions import generate_key
-from redis_sessions.session import state_of
+from redis_sessions.session.session import state_of
 from tests.narrow_index import index_script, marks_are
 from tests.properties.state_machine.acts import USERS, acts, statuses, users
 from tests.properties.state_machine.driver import BROWSERS, WORKERS, Driver

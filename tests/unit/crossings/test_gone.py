@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from redis_sessions import Answer, Session, SessionGoneError, SessionMiddleware
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.crossings.crossed import Crossed, either
 from tests.unit.setting import Setting, token_of
 

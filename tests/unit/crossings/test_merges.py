@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import Answer, Commit, SessionConflictError
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.crossings.crossed import Crossed, either, second_factor
 from tests.unit.setting import token_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import Answer, Commit, MemoryStore, Session, SessionConflictError
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.setting import Setting, token_of
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from redis_sessions import Answer, Session
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.crossings.crossed import Crossed
 from tests.unit.setting import token_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import SessionGoneError
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.index.watching import Watching, changed, ids, lose_the_end, lose_the_entry, visited
 from tests.unit.setting import ALICE, DAY, DUE
 

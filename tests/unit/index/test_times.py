@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from redis_sessions import StoreUnavailableError
-from redis_sessions.state import LONGEST
+from redis_sessions.session.state import LONGEST
 from redis_sessions.stores.protocols import EntryStatus
 from tests.unit.index.watching import Watching, ids, lose_the_end
 from tests.unit.setting import ALICE, DAY, Setting, token_of

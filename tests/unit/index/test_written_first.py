@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import StoreUnavailableError
-from redis_sessions.outcome import Outcome
+from redis_sessions.session.outcome import Outcome
 from tests.unit.index.watching import Watching, changed, ids, visited
 from tests.unit.setting import ALICE, DUE, token_of
 

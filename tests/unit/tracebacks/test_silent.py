@@ -8,7 +8,7 @@ from rich.pretty import pretty_repr
 from sentry_sdk.serializer import serialize
 
 from redis_sessions import StoreUnavailableError
-from redis_sessions.session import state_of
+from redis_sessions.session.session import state_of
 from tests.unit.setting import Setting
 from tests.unit.tracebacks.visit import MARK
 

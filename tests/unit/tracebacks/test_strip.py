@@ -60,7 +60,7 @@ def notes(exc: BaseException) -> list[str]:
 @pytest.mark.parametrize(
     ("modules", "left"),
     [
-        (["app", "redis_sessions.manager", "hook"], ["app", "hook"]),
+        (["app", "redis_sessions.lifecycle.manager", "hook"], ["app", "hook"]),
         (["app", "redis_sessions.stores.wire", "redis.connection", "asyncio.streams"], ["app"]),
         (["app", "redis.client", "asyncio.streams"], ["app", "redis.client", "asyncio.streams"]),
         (["redis_sessions", "hook", "contextlib", "redis_sessions.x"], ["hook", "contextlib"]),
@@ -83,9 +83,10 @@ def test_a_note_says_where_it_was_raised() -> None:
     (note,) = notes(exc)
     places = re.sub(r"\d+", "…", note)
     assert places == (
-        "left out of this traceback: redis_sessions.keyring:… in __init__, "
-        "redis_sessions.keyring:… in <genexpr>, redis_sessions.keyring:… in __init__, "
-        "redis_sessions.keyring:… in _key_bytes"
+        "left out of this traceback: redis_sessions.session.keyring:… in __init__, "
+        "redis_sessions.session.keyring:… in <genexpr>, "
+        "redis_sessions.session.keyring:… in __init__, "
+        "redis_sessions.session.keyring:… in _key_bytes"
     )
 
     for _ in range(3):

@@ -10,18 +10,18 @@ from typing import Any, Final, Literal
 
 from redis_sessions.errors import ConfigurationError, check_bound
 from redis_sessions.events import Event, EventHandler, logger
-from redis_sessions.index import Index
-from redis_sessions.keyring import Keyring, Keys, keyring_of
-from redis_sessions.names import suggesting
-from redis_sessions.notes import KeyNotes
-from redis_sessions.principal import Principal, PrincipalOption
-from redis_sessions.record import TOMBSTONE_TTL, Reject, Sealer, Stored, rotated_at
-from redis_sessions.state import ANYWHERE, Bound, Duration, Found, State, in_words, seconds
+from redis_sessions.lifecycle.index import Index
+from redis_sessions.lifecycle.key_notes import KeyNotes
+from redis_sessions.session.keyring import Keyring, Keys, keyring_of
+from redis_sessions.session.keywords import suggesting
+from redis_sessions.session.principal import Principal, PrincipalOption
+from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Sealer, Stored, rotated_at
+from redis_sessions.session.state import ANYWHERE, Bound, Duration, Found, State, in_words, seconds
+from redis_sessions.session.token import SessionToken
+from redis_sessions.session.values import Values, decode
 from redis_sessions.stores import StoreOption, open_store
 from redis_sessions.stores.protocols import Offset, Timed
-from redis_sessions.token import SessionToken
 from redis_sessions.tracebacks import strip, stripped
-from redis_sessions.values import Values, decode
 
 __all__ = ["Opened", "Policy"]
 

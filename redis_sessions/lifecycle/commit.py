@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_sessions import values
-from redis_sessions.carryover import assigned, holds_theirs, storable
 from redis_sessions.errors import (
     ConfigurationError,
     SessionError,
@@ -13,15 +11,17 @@ from redis_sessions.errors import (
     StoreUnavailableError,
 )
 from redis_sessions.events import logger
-from redis_sessions.outcome import NOTHING, Answer, Decision, Facts, Outcome, decide
-from redis_sessions.record import Stored
-from redis_sessions.revocation import Revoker
-from redis_sessions.session import Session
-from redis_sessions.state import NEVER, Found
+from redis_sessions.lifecycle.revocation import Revoker
+from redis_sessions.lifecycle.writer import Writer
+from redis_sessions.session import values
+from redis_sessions.session.carryover import assigned, holds_theirs, storable
+from redis_sessions.session.outcome import NOTHING, Answer, Decision, Facts, Outcome, decide
+from redis_sessions.session.record import Stored
+from redis_sessions.session.session import Session
+from redis_sessions.session.state import NEVER, Found
+from redis_sessions.session.token import SessionToken
+from redis_sessions.session.values import EMPTY, Changes
 from redis_sessions.stores.protocols import Commit, EntryStatus
-from redis_sessions.token import SessionToken
-from redis_sessions.values import EMPTY, Changes
-from redis_sessions.writer import Writer
 
 __all__ = ["Operation"]
 

@@ -7,11 +7,6 @@ from typing import Final, cast
 from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
-from redis_sessions.active import (
-    Active,
-    HttpError,
-    as_http,
-)
 from redis_sessions.errors import (
     ReplicationError,
     SessionConflictError,
@@ -21,11 +16,16 @@ from redis_sessions.errors import (
     StoreUnavailableError,
 )
 from redis_sessions.events import logger
-from redis_sessions.headers import RawHeader, add_vary, forbid_storing, is_event_stream
-from redis_sessions.outcome import NOTHING, Answer, Outcome
-from redis_sessions.replaced import take_over
-from redis_sessions.session import state_of
-from redis_sessions.state import UNAVAILABLE
+from redis_sessions.http.active import (
+    Active,
+    HttpError,
+    as_http,
+)
+from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
+from redis_sessions.http.replaced import take_over
+from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.session import state_of
+from redis_sessions.session.state import UNAVAILABLE
 from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["Exchange", "SocketExchange"]

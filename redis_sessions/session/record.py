@@ -22,8 +22,8 @@ import msgspec.structs
 from nacl.bindings import crypto_secretbox, crypto_secretbox_open
 from nacl.exceptions import CryptoError
 
-from redis_sessions.keyring import Keyring
-from redis_sessions.token import SessionToken
+from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.token import SessionToken
 
 __all__ = [
     "HEADER_SIZE",

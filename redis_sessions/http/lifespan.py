@@ -6,9 +6,9 @@ from typing import Any, Final, NoReturn
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from redis_sessions.active import SCOPE_KEY, Setup
 from redis_sessions.errors import ConfigurationError, SessionError, StoreUnavailableError
 from redis_sessions.events import logger
+from redis_sessions.http.active import SCOPE_KEY, Setup
 
 __all__ = ["fail_start", "run_lifespan"]
 

@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 from starlette.types import Scope
 
 from redis_sessions.errors import SessionError
-from redis_sessions.manager import SessionManager
-from redis_sessions.session import Session
+from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.session.session import Session
 
 __all__ = ["take_over"]
 

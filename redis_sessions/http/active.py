@@ -18,14 +18,14 @@ from redis_sessions.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from redis_sessions.headers import RawHeader
-from redis_sessions.manager import SessionManager
-from redis_sessions.realms import same_records
-from redis_sessions.record import Stored
-from redis_sessions.session import Session, Unloaded, load_into, state_of
-from redis_sessions.state import ANYWHERE, Bound, Found, Peer
-from redis_sessions.token import SessionToken
-from redis_sessions.transports import CookieTransport, Transport, Transports
+from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.realms import same_records
+from redis_sessions.http.transports import CookieTransport, Transport, Transports
+from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.session.record import Stored
+from redis_sessions.session.session import Session, Unloaded, load_into, state_of
+from redis_sessions.session.state import ANYWHERE, Bound, Found, Peer
+from redis_sessions.session.token import SessionToken
 
 __all__ = [
     "SCOPE_KEY",

@@ -15,10 +15,10 @@ from operator import attrgetter
 from typing import Any, Final, Never, NoReturn, Self, TypeVar, overload
 from uuid import UUID
 
-from redis_sessions.carryover import carried
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
-from redis_sessions.principal import Principal
-from redis_sessions.state import Duration, State, seconds
+from redis_sessions.session.carryover import carried
+from redis_sessions.session.principal import Principal
+from redis_sessions.session.state import Duration, State, seconds
 from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["Session", "Unloaded", "load_into", "new_session", "replace_data", "serving", "state_of"]

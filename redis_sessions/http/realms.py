@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from redis_sessions.manager import SessionManager
+from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.stores import RedisStore
 
 __all__ = ["same_records", "warn_of_side_by_side"]

@@ -22,10 +22,10 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from redis_sessions.embedded import ensure_server
+from redis_sessions.connect.embedded import ensure_server
+from redis_sessions.connect.tls import Managed, own, shortcomings
+from redis_sessions.connect.urls import Address, Client, Deployment
 from redis_sessions.errors import ConfigurationError, check_bound
-from redis_sessions.tls import Managed, own, shortcomings
-from redis_sessions.urls import Address, Client, Deployment
 
 __all__ = ["Connector", "connector_of", "discreet", "shown"]
 

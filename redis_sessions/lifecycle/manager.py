@@ -18,16 +18,16 @@ from redis_sessions.errors import (
     StoreUnavailableError,
     check_event_loop,
 )
-from redis_sessions.operation import Operation
-from redis_sessions.outcome import NOTHING, Answer, Outcome
-from redis_sessions.record import Reject, Stored
-from redis_sessions.revocation import Revoker
-from redis_sessions.session import Session, Unloaded, load_into, new_session, state_of
-from redis_sessions.state import ANYWHERE, OPEN, Bound, Found, State
+from redis_sessions.lifecycle.commit import Operation
+from redis_sessions.lifecycle.revocation import Revoker
+from redis_sessions.lifecycle.writer import Update, Writer
+from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.record import Reject, Stored
+from redis_sessions.session.session import Session, Unloaded, load_into, new_session, state_of
+from redis_sessions.session.state import ANYWHERE, OPEN, Bound, Found, State
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit, Nearby
-from redis_sessions.token import SessionToken
 from redis_sessions.tracebacks import strip, stripped
-from redis_sessions.writer import Update, Writer
 
 __all__ = ["Answer", "SessionManager"]
 

@@ -13,13 +13,13 @@ from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.events import logger
-from redis_sessions.policy import Policy
-from redis_sessions.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
-from redis_sessions.session import Session, serving, state_of
-from redis_sessions.shortfall import Shortfall
-from redis_sessions.state import Found
+from redis_sessions.lifecycle.policy import Policy
+from redis_sessions.session.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
+from redis_sessions.session.session import Session, serving, state_of
+from redis_sessions.session.state import Found
+from redis_sessions.session.token import is_id
 from redis_sessions.stores.protocols import Entry, EntryStatus
-from redis_sessions.token import is_id
+from redis_sessions.stores.shortfall import Shortfall
 from redis_sessions.tracebacks import stripped
 
 __all__ = ["Revoker", "SessionInfo"]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from redis_sessions import values
 from redis_sessions.errors import (
     ReplicationError,
     SessionConflictError,
@@ -14,14 +13,22 @@ from redis_sessions.errors import (
     SessionGoneError,
     StoreUnavailableError,
 )
-from redis_sessions.outcome import Answer, Outcome
-from redis_sessions.policy import Policy
-from redis_sessions.record import TOMBSTONE_TTL, Descriptor, Record, Reject, Stored, tombstone
-from redis_sessions.session import Session, replace_data, state_of
-from redis_sessions.shortfall import Shortfall
-from redis_sessions.state import ANYWHERE, Found, Peer
+from redis_sessions.lifecycle.policy import Policy
+from redis_sessions.session import values
+from redis_sessions.session.outcome import Answer, Outcome
+from redis_sessions.session.record import (
+    TOMBSTONE_TTL,
+    Descriptor,
+    Record,
+    Reject,
+    Stored,
+    tombstone,
+)
+from redis_sessions.session.session import Session, replace_data, state_of
+from redis_sessions.session.state import ANYWHERE, Found, Peer
+from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit, EntryStatus
-from redis_sessions.token import SessionToken
+from redis_sessions.stores.shortfall import Shortfall
 
 __all__ = ["Update", "Writer"]
 

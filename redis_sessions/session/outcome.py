@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from redis_sessions.state import Found
-from redis_sessions.token import SessionToken
+from redis_sessions.session.state import Found
+from redis_sessions.session.token import SessionToken
 
 __all__ = ["NOTHING", "Answer", "Decision", "Facts", "Outcome", "decide"]
 

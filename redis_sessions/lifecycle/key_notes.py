@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailableError
-from redis_sessions.keyring import Keyring
+from redis_sessions.session.keyring import Keyring
 from redis_sessions.stores.protocols import Noting, Store
 
 __all__ = ["KeyNotes"]

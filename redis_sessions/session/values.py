@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from redis_sessions.conversion import convert, name_of
 from redis_sessions.errors import SessionEncodeError
+from redis_sessions.session.conversion import convert, name_of
 
 __all__ = ["EMPTY", "MAX_CONTAINERS", "MAX_DEPTH", "REMOVED", "Changes", "Values"]
 

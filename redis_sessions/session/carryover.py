@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, cast
 
-from redis_sessions import values
 from redis_sessions.errors import SessionEncodeError
-from redis_sessions.state import State
-from redis_sessions.values import Values
+from redis_sessions.session import values
+from redis_sessions.session.state import State
+from redis_sessions.session.values import Values
 
 __all__ = ["assigned", "carried", "holds_theirs", "storable"]
 

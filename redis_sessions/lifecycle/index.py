@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
-from redis_sessions.keyring import Keyring
-from redis_sessions.shortfall import Shortfall
-from redis_sessions.state import LONGEST, Revoked
+from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.state import LONGEST, Revoked
 from redis_sessions.stores.protocols import Entry, EntryStatus, SessionIndex, Touched
+from redis_sessions.stores.shortfall import Shortfall
 
 __all__ = ["Index"]
 

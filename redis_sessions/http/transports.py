@@ -9,7 +9,7 @@ from typing import Final, Literal, Protocol, cast
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.headers import RawHeader
+from redis_sessions.http.headers import RawHeader
 
 __all__ = ["CookieTransport", "HeaderTransport", "SameSite", "Transport", "Transports"]
 

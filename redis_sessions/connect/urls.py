@@ -15,10 +15,10 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import AuthenticationError
 
-from redis_sessions.credentials import Credentials
+from redis_sessions.connect.credentials import Credentials
+from redis_sessions.connect.options import KNOWN, OURS, parsed, tls_arguments
+from redis_sessions.connect.tls import strict
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.options import KNOWN, OURS, parsed, tls_arguments
-from redis_sessions.tls import strict
 
 __all__ = ["SCHEMES", "Address", "Client", "Deployment"]
 

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
-from redis_sessions.values import decode, reader
+from redis_sessions.session.values import decode, reader
 
 __all__ = ["Principal", "PrincipalOption"]
 

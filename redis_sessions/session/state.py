@@ -12,12 +12,12 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
-from redis_sessions import values
 from redis_sessions.errors import ConfigurationError, SessionError, afresh
-from redis_sessions.keyring import Keyring
-from redis_sessions.principal import Principal
-from redis_sessions.record import Stored
-from redis_sessions.values import EMPTY, Changes, Values
+from redis_sessions.session import values
+from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.principal import Principal
+from redis_sessions.session.record import Stored
+from redis_sessions.session.values import EMPTY, Changes, Values
 
 __all__ = [
     "ANYWHERE",

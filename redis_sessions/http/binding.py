@@ -8,8 +8,8 @@ from typing import Literal
 
 from starlette.requests import HTTPConnection
 
-from redis_sessions.active import Binding
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.http.active import Binding
 
 __all__ = ["BindingOption", "bind_to", "client_ip", "user_agent"]
 

@@ -1,0 +1,1 @@
+"""How a Redis is reached: URLs, credentials, TLS, and the connections themselves."""

@@ -1,0 +1,1 @@
+"""One connection and its session: transports, headers, and when a session is committed."""

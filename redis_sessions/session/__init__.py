@@ -1,0 +1,1 @@
+"""What a session is: its token, its sealed record, its data. No I/O, no HTTP."""
