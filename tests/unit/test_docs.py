@@ -1,4 +1,4 @@
-"""README.md and docs/: the code in them runs, and the links in them lead somewhere."""
+"""The code in README.md and docs/ runs, and the links in each page lead somewhere."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from redis_sessions.session.outcome import Outcome
 from tests.support import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINKING = [*PAGES, *sorted({*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")} - {*PAGES})]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _STORE_URL = re.compile(r"\b(rediss?|unix|embedded)://[^\"']*")
@@ -106,7 +107,7 @@ def _ask(app: Any) -> None:
                 assert client.get(route.path).status_code in (200, 401), route.path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_resolve(page: Path) -> None:
     """A relative link names a file, and its anchor a heading, that are there."""
     for link in _LINK.findall(_FENCE.sub("", page.read_text())):
