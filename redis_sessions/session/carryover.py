@@ -32,12 +32,13 @@ _SHARED_KEY: Final = 32
 _ABSENT: Final = object()
 
 
-def carried(session: Mapping[Any, Any], state: State, path: Sequence[str]) -> dict[Any, Any]:
+def carried(
+    session: Mapping[Any, Any], state: State, codec: Values, path: Sequence[str]
+) -> dict[Any, Any]:
     """What goes along at `sign_in()`; notes whether there are changes that don't."""
-    kept = _going_along(session, state, path)
-    before = {} if state.cleared else state.before()
-    codec = state.backend.values
-    state.left_changes |= any(
+    kept = _going_along(session, state, codec, path)
+    before = {} if state.wanted.cleared else state.before()
+    state.origins.left_changes |= any(
         not codec.packs(value, before.get(_stored(key, codec), b""))
         for key, value in list(session.items())
         if key not in kept
@@ -46,11 +47,11 @@ def carried(session: Mapping[Any, Any], state: State, path: Sequence[str]) -> di
 
 
 def assigned(
-    session: Mapping[Any, Any], encoded: bytes, state: State, path: Sequence[str]
+    session: Mapping[Any, Any], encoded: bytes, state: State, codec: Values, path: Sequence[str]
 ) -> bytes:
     """What of the `encoded` session goes along, encoded."""
-    codec, parts, kept = state.backend.values, values.split(encoded), dict[Any, bytes]()
-    for own, value in _going_along(session, state, path).items():
+    parts, kept = values.split(encoded), dict[Any, bytes]()
+    for own, value in _going_along(session, state, codec, path).items():
         key = _stored(own, codec)
         if path and key == path[0]:
             kept[key] = codec.encode_value(key, value)
@@ -59,9 +60,9 @@ def assigned(
     return values.join(kept)
 
 
-def holds_theirs(session: Mapping[Any, Any], state: State) -> bool:
+def holds_theirs(session: Mapping[Any, Any], state: State, codec: Values) -> bool:
     """Whether an object of the record is in the session."""
-    return _theirs(state).in_(dict(session))
+    return _theirs(state, codec).in_(dict(session))
 
 
 def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
@@ -76,19 +77,21 @@ def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
     return values.join(parts)
 
 
-def _going_along(session: Mapping[Any, Any], state: State, path: Sequence[str]) -> dict[Any, Any]:
+def _going_along(
+    session: Mapping[Any, Any], state: State, codec: Values, path: Sequence[str]
+) -> dict[Any, Any]:
     """What this request assigned, without what is another's.
 
     `path`: where the principal is. It goes along in any case, with nothing of another's beside it.
     """
-    theirs, codec = _theirs(state), state.backend.values
-    ours = codec.keyed(dict.fromkeys(state.assigned or ()))
+    theirs = _theirs(state, codec)
+    ours = codec.keyed(dict.fromkeys(state.origins.assigned or ()))
     kept = dict[Any, Any]()
     for own, value in list(session.items()):
         key = _stored(own, codec)
         if path and key == path[0]:
             kept[own] = theirs.left_out_of(value, path)
-        elif (state.cleared or key in ours) and not (theirs.is_(own) or theirs.in_(value)):
+        elif (state.wanted.cleared or key in ours) and not (theirs.is_(own) or theirs.in_(value)):
             kept[own] = value
     return kept
 
@@ -97,19 +100,20 @@ def _stored(key: Any, codec: Values) -> Any:
     return key if type(key) is str else codec.stored_key(key)
 
 
-def _theirs(state: State) -> _Theirs:
+def _theirs(state: State, codec: Values) -> _Theirs:
     """Found once, for `sign_in()` and for the commit after it."""
-    if state.theirs is None:
-        state.theirs = _Theirs(state)
-    return cast("_Theirs", state.theirs)
+    if state.origins.theirs is None:
+        state.origins.theirs = _Theirs(state, codec)
+    return cast("_Theirs", state.origins.theirs)
 
 
 class _Theirs:
     """The objects that a record holds; looked for when something is first compared with them."""
 
-    def __init__(self, state: State) -> None:
-        self._base, self._roots = values.split(state.base), (state.loaded, *state.held)
-        self._codec = state.backend.values
+    def __init__(self, state: State, codec: Values) -> None:
+        origins = state.origins
+        self._base, self._roots = values.split(state.base), (origins.loaded, *origins.held)
+        self._codec = codec
         self._found = dict[int, Any]()
         self._taken_out = set[Any]()
 

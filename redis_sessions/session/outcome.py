@@ -5,14 +5,17 @@ The rows of the table, the first that applies decides; `docs/concepts.md` explai
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from redis_sessions.session.state import Found
+import msgspec
+from msgspec.structs import replace
+
+from redis_sessions.session.state import LIVE, UNAVAILABLE, Status
 from redis_sessions.session.token import SessionToken
 
-__all__ = ["NOTHING", "Answer", "Decision", "Facts", "Outcome", "decide"]
+__all__ = ["NOTHING", "Answer", "Facts", "Outcome", "decide"]
 
 
 class Outcome(Enum):
@@ -42,21 +45,22 @@ _NEED_TOKEN = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(msgspec.Struct, kw_only=True):
     """All that the decision depends on."""
 
-    found: Found
-    status: int
+    status: Status
+    """The session's."""
+    http_status: int
+    """The response's."""
     was: str | None = None
     """The principal that was loaded."""
     now: str | None = None
     """The principal that is set now."""
     owned: bool = True
-    """What it holds belongs to nobody, or to `now`."""
+    """Whether what the session holds belongs to nobody, or to `now`."""
     cleared: bool = False
     changed: bool = False
-    """The data; of a session that isn't stored: whether there are any."""
+    """Whether the data changed; of a session that isn't stored, whether there are any."""
     rotates: bool = False
     """`rotate()`, or an `expire_in()` whose cookie has to go out."""
     authenticates: bool = False
@@ -65,57 +69,50 @@ class Facts:
     """False for a cross-site unsafe request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """`clears`: first, the session that was loaded ends. Then, the outcome."""
-
-    clears: bool
-    outcome: Outcome
+def decide(facts: Facts) -> Outcome:
+    """What is done about a session; if it was cleared, about what was written after `clear()`."""
+    return _judge(_as_new(facts) if facts.cleared else facts)
 
 
-def decide(facts: Facts) -> Decision:
-    """The outcome of a request."""
-    if not facts.cleared:
-        return Decision(False, _judge(facts))
-    # What was written after clear() is judged as a new session.
-    superseded = facts.found in (Found.SUPERSEDED, Found.ROTATED, Found.UNAVAILABLE)
-    new = replace(
+def _as_new(facts: Facts) -> Facts:
+    """What was written after `clear()` is judged as a new session."""
+    return replace(
         facts,
-        found=facts.found if superseded else Found.NOTHING,
+        status=facts.status if facts.status in _NOT_OURS else Status.NEW,
         was=None,
         owned=True,
         rotates=False,
         authenticates=False,
         touch_due=False,
     )
-    return Decision(True, _judge(new))
 
 
 def _judge(f: Facts) -> Outcome:
-    if f.found is Found.UNAVAILABLE:
+    if f.status is UNAVAILABLE:
         wanted = f.changed or f.cleared or f.rotates or f.authenticates
-        return Outcome.REFUSE if wanted and f.status < 500 else Outcome.NOTHING
-    loaded = f.found in (Found.OPEN, Found.LOST)
+        return Outcome.REFUSE if wanted and f.http_status < 500 else Outcome.NOTHING
+    loaded = f.status is LIVE or f.status is Status.GONE
     if f.was is not None and f.now is None and loaded:
         return Outcome.LOSE
     if f.now is not None and f.now != f.was:
-        if f.status >= 400:
+        if f.http_status >= 400:
             return Outcome.NOTHING
         return Outcome.GAIN if f.was is None and f.owned else Outcome.SWITCH
-    if loaded and f.authenticates and f.now is not None and f.status < 400:
+    if loaded and f.authenticates and f.now is not None and f.http_status < 400:
         return Outcome.REAUTHENTICATE
-    if f.found is not Found.OPEN:
-        if not f.changed or f.status >= 500:
+    if f.status is not LIVE:
+        if not f.changed or f.http_status >= 500:
             return Outcome.NOTHING
-        return Outcome.CREATE if f.found in _NOBODYS and f.may_create else Outcome.DROP
-    if (f.rotates or (f.authenticates and f.now is None)) and f.status < 500:
+        return Outcome.CREATE if f.status in _NOBODYS and f.may_create else Outcome.DROP
+    if (f.rotates or (f.authenticates and f.now is None)) and f.http_status < 500:
         return Outcome.ROTATE
-    if f.changed and f.status < 500:
+    if f.changed and f.http_status < 500:
         return Outcome.CHANGE
     return Outcome.TOUCH if f.touch_due else Outcome.NOTHING
 
 
-_NOBODYS = (Found.NOTHING, Found.STALE)
+_NOBODYS = (Status.NEW, Status.STALE)
+_NOT_OURS = (Status.SUPERSEDED, Status.ROTATED, Status.UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ I/O, by way of the manager.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, Never, NoReturn, Self, TypeVar, overload
@@ -17,15 +18,45 @@ from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
 from redis_sessions.session.carryover import carried
+from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.principal import Principal
-from redis_sessions.session.state import Duration, State, seconds
+from redis_sessions.session.state import Duration, State, Wanted, seconds
+from redis_sessions.session.values import Values
 from redis_sessions.tracebacks import strip, stripped
 
-__all__ = ["Session", "Unloaded", "load_into", "new_session", "replace_data", "serving", "state_of"]
+__all__ = [
+    "Services",
+    "Session",
+    "Unloaded",
+    "load_into",
+    "new_session",
+    "replace_data",
+    "services_of",
+    "serving",
+    "state_of",
+]
 
 T = TypeVar("T")
 
 _set_item: Final = dict[Any, Any].__setitem__  # super() costs as much again
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a session asks for the manager that it came from."""
+
+    values: Values
+    principal: Principal
+    keyring: Keyring
+    save: Callable[[Session], Awaitable[None]]
+    refresh: Callable[[Session], Awaitable[None]]
+    exclusive: Callable[[Session, float], AbstractAsyncContextManager[None]]
+
+    def principal_of(self, data: Mapping[Any, Any]) -> str | None:
+        """Who is signed in by these data, as they would be stored."""
+        if self.principal.shows(data):
+            return self.principal.find(data)
+        return self.principal.of(self.values.encode(data))
 
 
 class Session(dict[str, Any]):
@@ -34,7 +65,8 @@ class Session(dict[str, Any]):
     What the request changed, nested values included, is stored when its response starts.
     """
 
-    __slots__ = ("_state",)
+    __slots__ = ("_services", "_state")
+    _services: Services
     _state: State
 
     def __init__(self, *_: Never, **__: Never) -> None:
@@ -77,7 +109,7 @@ class Session(dict[str, Any]):
     @stripped
     def principal(self) -> str | None:
         """Who is signed in, in canonical form (a str), or None for nobody."""
-        return self._state.backend.principal_of(self)
+        return self._services.principal_of(self)
 
     # -- what is wanted of it; nothing here does I/O
 
@@ -94,7 +126,7 @@ class Session(dict[str, Any]):
         """
         where, state = self._principal_place("sign_in"), self._state
         value: Any = where.as_stored(principal)
-        anothers = state.is_anothers(str(value))
+        anothers = state.is_anothers(str(value), self._services.keyring)
         try:
             known = self.principal == str(value)
         except (ConfigurationError, SessionEncodeError):
@@ -102,12 +134,12 @@ class Session(dict[str, Any]):
         if not known:
             self._forget_principal(where.path[0])
         if anothers:
-            replace_data(self, carried(self, state, where.path))
+            replace_data(self, carried(self, state, self._services.values, where.path))
         if not known:
             for step in reversed(where.path[1:]):
                 value = {step: value}
             self[where.path[0]] = value
-        state.authenticated = True
+        state.want(authenticated=True)
 
     @stripped
     def sign_out(self) -> None:
@@ -118,12 +150,12 @@ class Session(dict[str, Any]):
         `principal=` is a callable.
         """
         self._forget_principal(self._principal_place("sign_out").path[0])
-        self._state.authenticated = False
-        if self._state.opened:
-            self._state.cleared = True
+        self._state.want(
+            authenticated=False, cleared=self._state.wanted.cleared or bool(self._state.opened)
+        )
 
     def _principal_place(self, verb: str) -> Principal:
-        where = self._state.backend.principal
+        where = self._services.principal
         if not where.path:
             raise ConfigurationError(
                 f"{verb}() can't know which keys the callable principal= reads: to sign in, set "
@@ -133,24 +165,24 @@ class Session(dict[str, Any]):
         return where
 
     def _forget_principal(self, key: str) -> None:
-        stored = self._state.backend.values.stored_key
+        stored = self._services.values.stored_key
         for name in [name for name in self if name == key or stored(name) == key]:
             del self[name]
 
     def clear(self) -> None:
         """End the session. What is written afterwards begins another one."""
         super().clear()
-        state = self._state
-        state.forget_wants(state.wishes())
-        state.cleared, state.assigned, state.left_changes = True, None, False
+        self._state.wanted = Wanted(cleared=True)
+        origins = self._state.origins
+        origins.assigned, origins.left_changes = None, False
 
     def rotate(self) -> None:
         """A new token for the same session, with the response; the old one opens nothing."""
-        self._state.rotate = True
+        self._state.want(rotate=True)
 
     def authenticated(self) -> None:
         """The principal proved again who they are: a new token, and the lifetime restarts."""
-        self._state.authenticated = True
+        self._state.want(authenticated=True)
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:
@@ -160,15 +192,16 @@ class Session(dict[str, Any]):
         duration above the manager's `max_age` holds even if the session isn't used; a shorter
         one leaves the idle timeout in force.
         """
-        self._state.lifetime = (seconds(duration, "expire_in"), persistent)
+        self._state.want(lifetime=(seconds(duration, "expire_in"), persistent))
 
     def mark_accessed(self) -> None:
         """Note that the response depends on the session (`Vary`)."""
-        self._state.accessed = True
+        self._state.request.accessed = True
 
     def mark_modified(self) -> None:
         """Have the session written, even if its data are the same."""
-        self._state.accessed = self._state.modified = True
+        self._state.request.accessed = True
+        self._state.want(modified=True)
 
     @overload
     def get_as(self, key: str, type: type[T]) -> T | None: ...
@@ -184,18 +217,18 @@ class Session(dict[str, Any]):
         if key not in self:
             return default
         value = self[key]
-        codec = self._state.backend.values
+        codec, state = self._services.values, self._state
         converted = codec.convert(key, value, type)
         if converted is not value:
-            if value is self._state.loaded.get(key):
-                self._state.hold({key: converted})
-            base = {} if self._state.cleared else self._state.before()
+            if value is state.origins.loaded.get(key):
+                state.hold({key: converted})
+            base = {} if state.wanted.cleared else state.before()
             unchanged = base.get(key) == codec.encode_value(key, value)
             _set_item(self, key, converted)  # which assigns nothing
             if unchanged:
-                rebased = self._state.rebased or {}
+                rebased = state.rebased or {}
                 rebased[key] = codec.encode_value(key, converted)
-                self._state.rebased = rebased
+                state.rebased = rebased
         return converted
 
     # -- I/O
@@ -208,7 +241,7 @@ class Session(dict[str, Any]):
         session) is left for the response, which carries it. Raises `SessionGoneError` if the
         session ended or was rotated elsewhere, `StoreUnavailableError`, `SessionConflictError`.
         """
-        await self._awaited(self._state.backend.save(self))
+        await self._awaited(self._services.save(self))
 
     @stripped
     async def refresh(self) -> None:
@@ -216,7 +249,7 @@ class Session(dict[str, Any]):
 
         Raises `SessionGoneError` and `StoreUnavailableError`.
         """
-        await self._awaited(self._state.backend.refresh(self))
+        await self._awaited(self._services.refresh(self))
         self.mark_accessed()
 
     @asynccontextmanager
@@ -231,7 +264,7 @@ class Session(dict[str, Any]):
         """
         try:
             try:
-                async with self._state.backend.exclusive(self, timeout):
+                async with self._services.exclusive(self, timeout):
                     yield
             except SessionError as exc:
                 self._state.raise_as_seen(exc)
@@ -249,23 +282,23 @@ class Session(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         _set_item(self, key, value)
-        assigned = self._state.assigned
-        if assigned is None:
-            self._state.assigned = {key}
+        origins = self._state.origins
+        if origins.assigned is None:
+            origins.assigned = {key}
         else:
-            assigned.add(key)
+            origins.assigned.add(key)
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         missing = key not in self
         value = super().setdefault(key, default)
         if missing:
-            self._state.assign((key,))
+            self._state.origins.assign((key,))
         return value
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         new: dict[str, Any] = dict(*args, **kwargs)
         dict.update(self, new)
-        self._state.assign(new)
+        self._state.origins.assign(new)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict's does so, too
         self.update(other)
@@ -294,9 +327,10 @@ class Unloaded(Session):
 
     __slots__ = ()
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, services: Services) -> None:
         dict.__init__(self, {"session not loaded": _NotLoaded()})
         self._state = state
+        self._services = services
 
     def __repr__(self) -> str:
         return f"<Session not loaded: {self._state.why}>"
@@ -310,11 +344,12 @@ serving: ContextVar[tuple[Session, ...]] = ContextVar("redis_sessions_serving", 
 """The sessions of the request that is being served, in its tasks and threads as well."""
 
 
-def new_session(data: Mapping[str, Any], state: State) -> Session:
+def new_session(data: Mapping[str, Any], state: State, services: Services) -> Session:
     """A session of these data."""
     session = Session.__new__(Session)
     dict.__init__(session, data)
     session._state = state  # pyright: ignore[reportPrivateUsage] - this module's own
+    session._services = services  # pyright: ignore[reportPrivateUsage] - this module's own
     return session
 
 
@@ -335,6 +370,9 @@ def replace_data(session: Session, data: Mapping[str, Any]) -> None:
 state_of: Final[Callable[[Session], State]] = attrgetter("_state")
 """The library's side of a session."""
 
+services_of: Final[Callable[[Session], Services]] = attrgetter("_services")
+"""What a session asks its manager for."""
+
 
 @stripped
 def _refuse(self: Session, *_: Any, **__: Any) -> NoReturn:
@@ -346,7 +384,7 @@ _HARMLESS: Final = {
     *("__class__", "__class_getitem__", "__delattr__", "__dir__", "__doc__", "__format__"),
     *("__getattribute__", "__hash__", "__init__", "__init_subclass__", "__module__", "__new__"),
     *("__repr__", "__setattr__", "__sizeof__", "__slots__", "__str__", "__subclasshook__"),
-    *("__rich_repr__", "__sentry_repr__", "_awaited", "_state", "refresh"),
+    *("__rich_repr__", "__sentry_repr__", "_awaited", "_services", "_state", "refresh"),
 }
 
 for _name in {*dir(dict), *vars(Session)} - _HARMLESS:

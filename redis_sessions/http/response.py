@@ -1,0 +1,61 @@
+"""How an HTTP request ends: its response is complete, or an error is answered."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from redis_sessions.errors import StoreError
+from redis_sessions.http.connection import Connection
+from redis_sessions.http.errors import HttpError, as_http, find_session_error
+
+__all__ = ["answer_error", "commit_or_raise", "fail", "finish"]
+
+_NO_STORE: Final = (b"cache-control", b"no-store")
+
+
+async def finish(connection: Connection) -> None:
+    """The application has returned. Send what is held, and commit what changed since the start."""
+    if connection.failure is not None:
+        raise connection.failure  # the application has swallowed it
+    await connection.release()
+    if not connection.started:
+        await connection.commit_failed()
+    elif not connection.is_settled():
+        await connection.commit(connection.status)
+
+
+async def fail(connection: Connection, exc: Exception) -> None:
+    """Answer for what the application, or a commit, has raised; or raise it again."""
+    if connection.started and connection.failure is None:
+        # No data are stored any more, but what was ended has ended.
+        if not isinstance(find_session_error(exc), StoreError):
+            await connection.commit_failed()
+        raise exc
+    await answer_error(connection, await commit_or_raise(connection, exc))
+
+
+async def commit_or_raise(connection: Connection, exc: Exception) -> HttpError:
+    """What is answered to an error before the response has started; else it is raised."""
+    failure = connection.failure or find_session_error(exc)
+    if not isinstance(failure, StoreError):
+        await connection.commit_failed()
+    told = None if failure is None else as_http(failure)
+    if isinstance(told, HttpError):
+        return told
+    if connection.failure is not None:
+        raise connection.failure from connection.failure.__cause__
+    raise exc
+
+
+async def answer_error(connection: Connection, error: HttpError) -> None:
+    """A whole response of ours."""
+    body = error.detail.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        _NO_STORE,
+    ]
+    headers += [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+    kind = connection.response_start
+    await connection.send({"type": kind, "status": error.status_code, "headers": headers})
+    await connection.send({"type": kind.replace("start", "body"), "body": body})
