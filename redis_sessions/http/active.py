@@ -229,14 +229,14 @@ class Active:
         """Load the session, unless it is there. A store that is away is told on first use."""
         setup, session = self.setup, self._there()
         cookie = self.hint_cookie()
-        nearby = cookie is not None and not cookie.hinted(self._scope)
+        from_replica = cookie is not None and not cookie.hinted(self._scope)
         try:
             if session is None:
-                load = setup.manager.nearby if nearby else setup.manager.load
+                load = setup.manager.load_from_replica if from_replica else setup.manager.load
                 self.session = session = await load(self.tokens, bound=self._bound())
                 state_of(session).visit = self
             elif isinstance(session, Unloaded):
-                await setup.manager.refresh(session, nearby=nearby)
+                await setup.manager.refresh(session, from_replica=from_replica)
             else:
                 return
             if setup.hints:

@@ -26,7 +26,7 @@ from redis_sessions.session.record import Reject, Stored
 from redis_sessions.session.session import Session, Unloaded, load_into, new_session, state_of
 from redis_sessions.session.state import ANYWHERE, OPEN, Bound, Found, State
 from redis_sessions.session.token import SessionToken
-from redis_sessions.stores.protocols import Commit, Nearby
+from redis_sessions.stores.protocols import Commit, ReplicaReads
 from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["Answer", "SessionManager"]
@@ -119,17 +119,17 @@ class SessionManager(Revoker):
 
     @property
     def reads_replicas(self) -> bool:
-        """Whether `nearby` may save the primary a read."""
-        return isinstance(self.store, Nearby) and self.store.reads_replicas
+        """Whether `load_from_replica` may save the primary a read."""
+        return isinstance(self.store, ReplicaReads) and self.store.reads_replicas
 
-    async def nearby(self, tokens: Sequence[str], *, bound: Bound = None) -> Session:
+    async def load_from_replica(self, tokens: Sequence[str], *, bound: Bound = None) -> Session:
         """As `load`, but what was stored in the last 5 seconds may be missing.
 
         Only a live session is taken from a replica; whatever else it says, the primary is asked.
         """
         token = SessionToken.parse(tokens[0]) if len(tokens) == 1 else None
-        if token is not None and isinstance(self.store, Nearby):
-            copy = self.store.nearby(token.id)
+        if token is not None and isinstance(self.store, ReplicaReads):
+            copy = self.store.load_from_replica(token.id)
             try:
                 sealed = None if copy is None else await copy
             except StoreError:
@@ -329,18 +329,18 @@ class SessionManager(Revoker):
             if not self._waiting[id]:
                 del self._waiting[id]
 
-    async def refresh(self, session: Session, *, nearby: bool = False) -> None:
-        """What `await session.refresh()` does. `nearby`: a first load, by `nearby`."""
+    async def refresh(self, session: Session, *, from_replica: bool = False) -> None:
+        """What `await session.refresh()` does. `from_replica`: a replica may answer it."""
         state, loads = state_of(session), isinstance(session, Unloaded)
         async with state.alone():
             if not loads:
                 await Writer(self, session, self.values.encode(session)).reload()
             elif session.__class__ is Unloaded:  # unless another task has loaded it meanwhile
-                await self._load_into(session, state, nearby)
+                await self._load_into(session, state, from_replica)
 
-    async def _load_into(self, session: Session, state: State, nearby: bool) -> None:
+    async def _load_into(self, session: Session, state: State, from_replica: bool) -> None:
         try:
-            load = self.nearby if nearby else self.load
+            load = self.load_from_replica if from_replica else self.load
             loaded = await load(state.tokens, bound=state.bound)
         except StoreError as exc:
             state.why, state.found = exc, Found.UNAVAILABLE

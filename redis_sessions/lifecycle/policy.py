@@ -8,18 +8,19 @@ from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from typing import Any, Final, Literal
 
-from redis_sessions.errors import ConfigurationError, check_bound
+from redis_sessions.errors import ConfigurationError
 from redis_sessions.events import Event, EventHandler, logger
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
 from redis_sessions.session.keywords import suggesting
 from redis_sessions.session.principal import Principal, PrincipalOption
-from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Sealer, Stored, rotated_at
+from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Sealer, Stored, key_id, rotated_at
 from redis_sessions.session.state import ANYWHERE, Bound, Duration, Found, State, in_words, seconds
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import Values, decode
 from redis_sessions.stores import StoreOption, open_store
+from redis_sessions.stores.deadline import check_deadline
 from redis_sessions.stores.protocols import Offset, Timed
 from redis_sessions.tracebacks import strip, stripped
 
@@ -27,7 +28,6 @@ __all__ = ["Opened", "Policy"]
 
 DEFAULT_MAX_AGE: Final = 14 * 24 * 3600
 DEFAULT_IDLE: Final = 7 * 24 * 3600
-MAX_DEADLINE: Final = 10.0  # with what the store adds, below half a tombstone's life
 CLOCKS_DIFFER: Final = 3600
 
 
@@ -100,7 +100,7 @@ class Policy:
             raise ConfigurationError(
                 f"on_event={on_event!r}: write a callable, not async, that takes one Event"
             )
-        check_bound(deadline, "deadline", MAX_DEADLINE)
+        check_deadline(deadline, store)
         if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
             raise ConfigurationError(f"max_sessions={max_sessions!r}: write 1 or more, or None")
         if on_conflict not in ("merge", "error"):
@@ -204,7 +204,7 @@ class Policy:
         """What a token led to whose record isn't a session."""
         rotated = rotated_at(sealed)
         # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
-        if why is Reject.KEY and self.keyring.is_dropped(sealed[1:5]):
+        if why is Reject.KEY and self.keyring.is_dropped(key_id(sealed)):
             return Found.STALE
         if why in (Reject.KEY, Reject.FORMAT) or (why is Reject.TOMBSTONE and rotated != 0):
             return Found.SUPERSEDED

@@ -14,7 +14,7 @@ from uuid import UUID
 from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.events import logger
 from redis_sessions.lifecycle.policy import Policy
-from redis_sessions.session.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
+from redis_sessions.session.record import TOMBSTONE_TTL, is_record, tombstone
 from redis_sessions.session.session import Session, serving, state_of
 from redis_sessions.session.state import Found
 from redis_sessions.session.token import is_id
@@ -67,7 +67,7 @@ class Revoker(Policy):
         async for name, entries in self.index.pages(self.principal.canonical(principal)):
             empty = False
             stored = await self._stored([entry.id for entry in entries])
-            shown += [self._info(name, e, e.id in mine) for e in entries if _lives(stored[e.id])]
+            shown += [self._info(name, e, e.id in mine) for e in entries if is_record(stored[e.id])]
         if empty:
             await self.keys.check()
         return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
@@ -89,14 +89,14 @@ class Revoker(Policy):
         known = EntryStatus.LIVE if id in self._mine(who) else await self.index.ask(who, id)
         # A mark may be that of an id which isn't theirs, if this was asked before: its end is
         # repeated, and what lives in spite of it ends at its touch, if it is theirs.
-        over = known is EntryStatus.ENDED and not _lives(await self.store.load(id))
+        over = known is EntryStatus.ENDED and not is_record(await self.store.load(id))
         if known is EntryStatus.LIVE or over:
             ended = await short.of(self._end_ids([id])) == 1
             await short.of(self.index.mark(who, id))
         else:
             ended = False
             await self.keys.check()
-            if _lives(await self.store.load(id)):
+            if is_record(await self.store.load(id)):
                 await short.of(self.index.mark(who, id))
         short.tell(ended)
         return ended
@@ -163,7 +163,7 @@ class Revoker(Policy):
             return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
 
         def order(entry: Entry) -> tuple[bool, float]:
-            return _lives(stored[entry.id]), entry.seen
+            return is_record(stored[entry.id]), entry.seen
 
         # Sign-ins at once agree on this order; each sees to this once its record is there.
         there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
@@ -246,10 +246,6 @@ class Revoker(Policy):
             address=descriptor.address if descriptor else None,
             user_agent=descriptor.user_agent if descriptor else None,
         )
-
-
-def _lives(stored: bytes | None) -> bool:
-    return stored is not None and len(stored) > HEADER_SIZE
 
 
 def _batches(ids: Sequence[str]) -> Iterable[Sequence[str]]:

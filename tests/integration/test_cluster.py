@@ -13,10 +13,10 @@ from redis.crc import key_slot
 from redis.exceptions import TryAgainError
 
 from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
+from redis_sessions.connect.wire import Wire
 from redis_sessions.session.record import HEADER_SIZE, tombstone
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
-from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
 from redis_sessions.testing.topology import Node
 from tests.deployments import until

@@ -55,7 +55,7 @@ async def test_without_replicas(lagging: Lagging, prefix: str) -> None:
     manager = manager_on(as_app(lagging.primary.url), prefix)
     assert not manager.reads_replicas
     assert isinstance(manager.store, RedisStore)
-    assert manager.store.nearby(SessionToken.generate().id) is None
+    assert manager.store.load_from_replica(SessionToken.generate().id) is None
     async with client_of(doing(manager=manager)) as browser:
         assert hints(await browser.get("/do?set=a:1")) == []
     await manager.close()
@@ -69,7 +69,7 @@ async def test_other_deployments(request: pytest.FixtureRequest, kind: str, pref
     manager = manager_on(f"{as_app(running.url)}?replicas=read", prefix)
     token = await store_session(manager, {"n": 1})
     await until(lambda: in_copy(manager, token))
-    assert await manager.nearby([token]) == {"n": 1}
+    assert await manager.load_from_replica([token]) == {"n": 1}
     await manager.close()
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from redis_sessions import RedisStore, SessionManager
 from redis_sessions.connect.connector import connector_of
+from redis_sessions.connect.wire import Wire
 from redis_sessions.stores import replicas as replicas_module
+from redis_sessions.stores.dialects import ONE_SERVER
 from redis_sessions.stores.replicas import Replicas
-from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import store_session, topology
 from tests.deployments import until
 from tests.integration.apps import client_of, doing, manager_on, signed_in, token_in
@@ -53,9 +54,9 @@ async def test_another_binding_asks_the_primary(lagging: Lagging, prefix: str) -
     assert answer.token is not None
     token = answer.token.value
     await until(lambda: in_copy(manager, token))
-    assert await manager.nearby([token], bound="there") == {}
+    assert await manager.load_from_replica([token], bound="there") == {}
     assert manager.counts["rejected"] == 1
-    assert await manager.nearby([token], bound="here") == {"n": 1}
+    assert await manager.load_from_replica([token], bound="here") == {"n": 1}
     await manager.close()
 
 
@@ -67,7 +68,7 @@ async def test_an_old_copy_overwrites_nothing(manager: SessionManager, lagging: 
         newer = await manager.load(token)
         newer["b"] = 2
         await manager.commit(newer)
-        old = await manager.nearby([token])
+        old = await manager.load_from_replica([token])
         assert old == {"a": 1}
         old["c"] = 3
         await manager.commit(old)
@@ -86,7 +87,7 @@ async def test_a_replica_that_hangs(
         for _ in range(3):
             assert (await see(manager, token)).status_code == 200
         assert isinstance(manager.store, RedisStore)
-        assert manager.store.nearby(token[:20]) is None
+        assert manager.store.load_from_replica(token[:20]) is None
     finally:
         lagging.replica.resume()
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
@@ -185,7 +186,7 @@ async def test_several_replicas_behind_one_address(
         primary.ask("SET", "k", "new")
         connector = connector_of(primary.url, timeout=1)
         wire = Wire(connector, 1, [])
-        replicas = Replicas(connector, wire, 1, [("127.0.0.1", balancer.port)])
+        replicas = Replicas(connector, wire, 1, ONE_SERVER, [("127.0.0.1", balancer.port)])
 
         async def read() -> bytes | None:
             copy = replicas.load("k")
