@@ -17,10 +17,10 @@ from typing import Any, Final
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.events import logger
 
-__all__ = ["Ask", "Locks"]
+__all__ = ["Locks", "SetLock"]
 
-Ask = Callable[[str, str, int], Awaitable[bool]]
-"""`ask(name, value, milliseconds)` acquires the lock for this value, or releases it (0 ms).
+SetLock = Callable[[str, str, int], Awaitable[bool]]
+"""`set_lock(name, value, milliseconds)` acquires the lock for this value, or releases it (0 ms).
 
 True if the lock is this value's, or was until now. It may be repeated.
 """
@@ -74,8 +74,10 @@ class Locks:
     `close` is called when no request is in any queue, if `close_when_unused` was called before.
     """
 
-    def __init__(self, ask: Ask, close: Callable[[], Awaitable[None]] | None = None) -> None:
-        self._ask = ask
+    def __init__(
+        self, set_lock: SetLock, close: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._set_lock = set_lock
         self._close = close
         self._loop = asyncio.get_running_loop()
         self._queues: dict[str, _Queue] = {}
@@ -122,8 +124,8 @@ class Locks:
             queue.since = self._loop.time()
         try:
             while True:
-                asked = self._ask(claim.name, claim.value, max(1, int(hold * 1000)))
-                claim.attempt = asyncio.ensure_future(asked)
+                attempt = self._set_lock(claim.name, claim.value, max(1, int(hold * 1000)))
+                claim.attempt = asyncio.ensure_future(attempt)
                 if await asyncio.shield(claim.attempt):
                     # Then the lock has expired, and it is the next one's turn.
                     claim.expiry = self._loop.call_later(hold, claim.end_turn)
@@ -148,7 +150,7 @@ class Locks:
         try:
             # If the request was cancelled during an attempt, the release must not arrive before it.
             await asyncio.gather(claim.attempt, return_exceptions=True)
-            await self._ask(claim.name, claim.value, 0)
+            await self._set_lock(claim.name, claim.value, 0)
         except StoreError as exc:
             logger.warning("sessions: a lock wasn't released, and expires by itself: %s", exc)
         finally:

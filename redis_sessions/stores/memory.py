@@ -82,7 +82,7 @@ class MemoryStore:
         self._records: dict[str, tuple[bytes, float]] = {}
         self._indexes: dict[str, _Index] = {}
         self._locks: dict[str, tuple[str, float]] = {}
-        self._waiting = PerLoop(lambda: Locks(self._ask_for))
+        self._waiting = PerLoop(lambda: Locks(self._set_lock))
 
     # -- records
 
@@ -120,7 +120,7 @@ class MemoryStore:
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
         return self._waiting.get().lock(id, wait=wait, hold=hold)
 
-    async def _ask_for(self, id: str, value: str, milliseconds: int) -> bool:
+    async def _set_lock(self, id: str, value: str, milliseconds: int) -> bool:
         with self._lock:
             now = time.monotonic()
             holder, until = self._locks.get(id, ("", 0.0))

@@ -151,10 +151,10 @@ class RedisStore:
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
         times = f"{age:.3f}", f"{own:.3f}", ttl
-        return _entered(await self._write(key, "enter", id, *times, descriptor))
+        return _entered(await self._call("lifecycle", key, "enter", id, *times, descriptor))
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
-        return _status(await self._ask("read", key, "ask", id, authenticated))
+        return _status(await self._call("read", key, "ask", id, authenticated))
 
     async def touch(
         self,
@@ -168,20 +168,20 @@ class RedisStore:
     ) -> Touched:
         touch = ("touch", id, authenticated, ttl, descriptor, elsewhere.value)
         try:
-            return _touched(await self._ask("touch", key, *touch))
+            return _touched(await self._call("touch", key, *touch))
         except ReplicationError as exc:
             exc.result = _touched(exc.result)
             raise
 
     async def authenticated(self, key: str, id: str, *, at: int) -> None:
-        await self._ask("touch", key, "authenticated", id, at)
+        await self._call("touch", key, "authenticated", id, at)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        return _flag(await self._write(key, "mark", id, ttl))
+        return _flag(await self._call("lifecycle", key, "mark", id, ttl))
 
     async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
         try:
-            return _moment(await self._write(key, "revoke", keep or "", memory))
+            return _moment(await self._call("lifecycle", key, "revoke", keep or "", memory))
         except ReplicationError as exc:
             exc.result = _moment(exc.result)
             raise
@@ -197,12 +197,10 @@ class RedisStore:
             return 0, []  # the next write to the index replaces what has its name
 
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
-        await self._ask("touch", key, "remove", f"{until:.3f}", *ids)
+        await self._call("touch", key, "remove", f"{until:.3f}", *ids)
 
-    def _write(self, key: str, *arguments: Any) -> Awaitable[Any]:
-        return self._ask("lifecycle", key, *arguments)
-
-    def _ask(self, weight: Weight, key: str, *arguments: Any) -> Awaitable[Any]:
+    def _call(self, weight: Weight, key: str, *arguments: Any) -> Awaitable[Any]:
+        """The reply of the index's script; the first of the arguments names the operation."""
         name = self._index_key(key)
         command = IndexCommand(name, INDEX.call([name], arguments), weight)
         servers, waits = self._servers.get(), self._durability
@@ -299,11 +297,11 @@ class RedisStore:
     def _new_locks(self) -> Locks:
         servers = self._servers.get()
 
-        async def ask(name: str, value: str, milliseconds: int) -> bool:
+        async def set_lock(name: str, value: str, milliseconds: int) -> bool:
             command = IndexCommand(name, LOCK.call([name], (value, milliseconds)))
             return _flag(await servers.index_commands.submit(command, 256))
 
-        return Locks(ask, servers.close)
+        return Locks(set_lock, servers.close)
 
     async def _warn_of_eviction(self) -> None:
         try:
