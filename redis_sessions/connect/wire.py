@@ -277,8 +277,8 @@ class Wire:
 async def _exchange(connections: _Connections, commands: Sequence[Command]) -> list[Any]:
     """Send, and read the replies. If the connection is lost, this is tried once more.
 
-    Only in use it shows that the server has closed a connection. All commands that are sent here
-    may be repeated.
+    That a server has closed a connection may show only when it is used. All commands that are sent
+    here may be repeated.
     """
     data = pack(commands)
     retried = False
@@ -288,9 +288,8 @@ async def _exchange(connections: _Connections, commands: Sequence[Command]) -> l
             try:
                 await connection.send_packed_command(data)
                 replies = [await read_reply(connection) for _ in commands]
-                if connections.asks_sentinels and connections.is_elsewhere(
-                    connection
-                ):  # its answer doesn't count
+                if connections.asks_sentinels and connections.is_elsewhere(connection):
+                    # The answer of a former primary doesn't count.
                     raise errors.ConnectionError("another server has become the primary")
             except BaseException:
                 connections.suspect |= kept
@@ -312,7 +311,7 @@ async def _exchange(connections: _Connections, commands: Sequence[Command]) -> l
 
 
 def _is_read_only(reply: Any) -> bool:
-    # Redis 6.2 puts a script's connections before what was wrong.
+    # In the error of a script, Redis 6.2 writes the number of its line first.
     return isinstance(reply, errors.ReadOnlyError) or (
         isinstance(reply, errors.ResponseError) and "READONLY" in str(reply)
     )
