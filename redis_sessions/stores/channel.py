@@ -11,6 +11,8 @@ from redis import exceptions as errors
 
 from redis_sessions.connect.clock import Measurement, ServerClock
 from redis_sessions.connect.connector import Connector
+from redis_sessions.connect.deployment import Address
+from redis_sessions.connect.nodes import NodeHealth
 from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command, Script
 from redis_sessions.connect.wire import Wire
 from redis_sessions.errors import StoreError
@@ -102,6 +104,16 @@ class Channel:
     async def tags(self, prefix: str) -> list[str]:
         """A part of a key for each server, by which the key is on that server; here one."""
         return [token_hex(8)]
+
+    @property
+    def node_health(self) -> NodeHealth:
+        """Its health as that of a Cluster's node, by `CLUSTER_NODE`."""
+        return cast("NodeHealth", self.health)
+
+    def note_replicas(self, addresses: Sequence[Address]) -> None:
+        """Note which replicas the Cluster's map names for this node."""
+        if self.replicas is not None:
+            self.replicas.addresses = addresses
 
     def log_trouble(self, enabled: bool) -> None:
         """Whether new trouble is logged. It needn't be while somebody else reports it."""

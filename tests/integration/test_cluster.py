@@ -294,7 +294,7 @@ async def test_a_node_that_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was under way at it is answered by the next one, and nobody is told of trouble."""
-    monkeypatch.setattr("redis_sessions.stores.cluster._REFRESH_EVERY", 0)
+    monkeypatch.setattr("redis_sessions.connect.slots._REFRESH_EVERY", 0)
     seed, before = running.nodes[:2]
     after = running.replicas_of(before)[0]
     store = RedisStore(as_app(f"redis+cluster://{seed.address}"), prefix=prefix, timeout=2.5)
