@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis_sessions import Session, SessionInfo
-from redis_sessions.session.record import layout
+from redis_sessions.session.record import layout, version
 
 __all__ = ["device_view", "dump", "record_view", "session_view"]
 
@@ -56,7 +56,7 @@ def record_view(key: str, stored: bytes) -> dict[str, Any]:
 
 def dump(stored: bytes) -> Iterator[str]:
     """Lines of what follows the header: offset, hex, and whatever of it is printable ASCII."""
-    header = len(stored) - len(layout(stored).box)
+    header = len(version(stored))
     for start in range(header, len(stored), _PER_LINE):
         part = stored[start : start + _PER_LINE]
         printable = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in part)

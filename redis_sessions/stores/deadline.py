@@ -41,7 +41,8 @@ def longest_write(timeout: float, wait_timeout: float) -> float:
 
     A write may spend one such time in a queue, one under way to a server that is the primary no
     more, and one under way to the next primary (or node of a Cluster). Each of them is the time
-    for a batch, with what `WAIT` adds to it.
+    for a batch, with what `WAIT` adds to it. The ends and rotations that a server is sent once more
+    after a failover, before the next batch (`repeats`), aren't counted.
     """
     return 3 * (timeout + wait_timeout)
 
