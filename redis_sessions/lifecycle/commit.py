@@ -14,7 +14,7 @@ from redis_sessions.events import logger
 from redis_sessions.lifecycle.revocation import Revoker
 from redis_sessions.lifecycle.writer import Writer
 from redis_sessions.session import values
-from redis_sessions.session.carryover import assigned, holds_theirs, storable
+from redis_sessions.session.carryover import carried_over, holds_recorded, storable
 from redis_sessions.session.outcome import NOTHING, Answer, Decision, Facts, Outcome, decide
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session
@@ -137,7 +137,8 @@ class Operation(Writer):
         if outcome is Outcome.GAIN and state.is_anothers(self._principal):
             self._goes_along = self._assigned()
         elif outcome is Outcome.CREATE and state.stored is not None:
-            self._owner = state.stored.record.owner if holds_theirs(self._session, state) else None
+            theirs = holds_recorded(self._session, state)
+            self._owner = state.stored.record.owner if theirs else None
         expire = state.found is Found.ROTATED  # this browser asked to be signed out
         if state.ended_here:  # by a revocation of this request's own
             expire = True
@@ -378,7 +379,7 @@ class Operation(Writer):
     def _assigned(self) -> bytes:
         """Only what this request assigned: what else is there belongs to somebody else."""
         state, principal = self._state, self._policy.principal
-        data = assigned(self._session, self._encoded, state, principal.path)
+        data = carried_over(self._session, self._encoded, state, principal.path)
         if principal.of(data) != self._principal:
             raise SessionError(
                 "the keys that this request set don't say who signs in: with a callable "

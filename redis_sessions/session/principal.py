@@ -81,6 +81,16 @@ class Principal:
         """The top-level keys that say who it is; of a callable, any that changed may."""
         return {self.path[0]} if self.path else set(changed)
 
+    def path_for(self, method: str) -> tuple[str, ...]:
+        """The keys that `sign_in()` or `sign_out()` writes; `ConfigurationError` if unknown."""
+        if not self.path:
+            raise ConfigurationError(
+                f"{method}() can't know which keys the callable principal= reads: to sign in, set "
+                "these keys and call authenticated(); to sign out, remove them; or name a key, "
+                'such as principal="user_id"'
+            )
+        return self.path
+
     def as_stored(self, principal: str | int | UUID) -> str | int:
         """What `sign_in(principal)` stores; `ConfigurationError`."""
         value: Any = principal
