@@ -40,7 +40,9 @@ def client_ip(*, v4: int = 32, v6: int = 128) -> Binding:
     proxy's forwarded headers (uvicorn: `--proxy-headers --forwarded-allow-ips`).
     """
     if not (0 < v4 <= 32 and 0 < v6 <= 128):
-        raise ConfigurationError(f"client_ip(v4={v4}, v6={v6}): write bits, up to 32 and up to 128")
+        raise ConfigurationError(
+            f"client_ip(v4={v4}, v6={v6}): write numbers of bits, v4 up to 32 and v6 up to 128"
+        )
 
     def bound(connection: HTTPConnection) -> str | None:
         if connection.client is None:
