@@ -33,6 +33,7 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.record import Sealer
 
 __all__ = [
@@ -197,7 +198,7 @@ def ours_first(url: str) -> ASGIApp:
     """Each read as if it were this process's first of that record."""
     store, keyring = RedisStore(url), Keyring(SECRET)
     manager = SessionManager(store, keyring)
-    manager.sealer = Forgetful(keyring, store.prefix)
+    backend_of(manager).sealer = Forgetful(keyring, store.prefix)
     return application(routes(), [Middleware(SessionMiddleware, manager=manager)])
 
 

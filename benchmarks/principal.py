@@ -21,6 +21,7 @@ from redis import Redis
 from benchmarks.servers import serving, version_of
 from benchmarks.tables import markdown
 from redis_sessions import Keyring, RedisStore, SessionManager, generate_key
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session
 
@@ -80,7 +81,7 @@ def _read(url: str, key: str, ask: Connection) -> None:
 
 async def _fill(manager: SessionManager, count: int) -> None:
     """So many live sessions of alice's, and so many that she has signed out of."""
-    store, key = manager.store, manager.keyring.primary.index("alice")
+    store, key = manager.store, backend_of(manager).keyring.primary.index("alice")
 
     async def signed_in() -> None:
         id = SessionToken.generate().id
@@ -121,7 +122,7 @@ async def measure(url: str, count: int) -> dict[str, str]:
     manager = SessionManager(store, Keyring(generate_key()))
     other = await store_session(manager, {"user_id": "bob"})
     await _fill(manager, count)
-    index = f"{store.prefix}of:{manager.keyring.primary.index('alice')}"
+    index = f"{store.prefix}of:{backend_of(manager).keyring.primary.index('alice')}"
     reader = Reader(url, store.prefix + other[:20])
     try:
         async with reader.during("sign-in"):
@@ -133,7 +134,7 @@ async def measure(url: str, count: int) -> dict[str, str]:
             listed = len(await manager.sessions_of("alice"))
             list_ms = (time.perf_counter() - start) * 1000
         async with reader.during("first"):
-            key = manager.keyring.primary.index("alice")
+            key = backend_of(manager).keyring.primary.index("alice")
             first = await _mean(lambda: store.revoke(key, keep=None, memory=DAY), 20)
         async with reader.during("all"):
             start = time.perf_counter()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Final
 
-__all__ = ["Event", "EventHandler", "log_events", "logger"]
+from redis_sessions.errors import ConfigurationError
+from redis_sessions.tracebacks import strip
+
+__all__ = ["Event", "EventHandler", "Reporter", "log_events", "logger"]
 
 logger: Final = logging.getLogger("redis_sessions")
 
@@ -41,6 +46,39 @@ class Event:
 EventHandler = Callable[[Event], None]
 
 
+class Reporter:
+    """Counts events, hands them to the application's `on_event`, and logs warnings once."""
+
+    def __init__(self, on_event: EventHandler | None) -> None:
+        if on_event is not None and not _is_sync(on_event):
+            raise ConfigurationError(
+                f"on_event={on_event!r}: write a callable, not async, that takes one Event"
+            )
+        self.counts: Counter[str] = Counter()
+        """How often each event happened, by name, and by `name: reason`."""
+        self.warned: set[str] = set()
+        """The topics of warnings that are logged, or that nobody needs any more."""
+        self._on_event = on_event
+
+    def report(self, name: str, reason: str | None = None, id: str | None = None) -> None:
+        """Count an event, and hand it to `on_event`. A failure of `on_event` is logged."""
+        self.counts[name] += 1
+        if reason is not None:
+            self.counts[f"{name}: {reason}"] += 1
+        if self._on_event is not None:
+            try:
+                self._on_event(Event(name, None if reason is None else str(reason), id))
+            except Exception as exc:
+                strip(exc)
+                logger.exception("on_event failed")
+
+    def warn_once(self, topic: str, message: str, *args: object) -> None:
+        """Log something that works but surprises, the first time that it happens."""
+        if topic not in self.warned:
+            self.warned.add(topic)
+            logger.warning(message, *args)
+
+
 def log_events(logger: logging.Logger | None = None) -> EventHandler:
     """A handler for `on_event=` that writes a log record for each event.
 
@@ -65,3 +103,7 @@ def log_events(logger: logging.Logger | None = None) -> EventHandler:
         )
 
     return log
+
+
+def _is_sync(function: object) -> bool:
+    return callable(function) and not iscoroutinefunction(function)

@@ -17,7 +17,7 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.middleware import active_session
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import Duration, seconds
@@ -100,7 +100,7 @@ class SessionSecurity:
             principal: Annotated[str, Depends(self.principal)],
         ) -> str:
             since = session.authenticated_at
-            if since is None or manager.clock() - since.timestamp() > limit:
+            if since is None or backend_of(manager).clock() - since.timestamp() > limit:
                 raise HTTPException(401, "Sign in again", {"WWW-Authenticate": challenge})
             return principal
 

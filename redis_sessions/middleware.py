@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, Literal
 
@@ -10,31 +11,30 @@ from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from redis_sessions.errors import ConfigurationError, StoreError, check_event_loop
+from redis_sessions.errors import ConfigurationError, check_event_loop
 from redis_sessions.events import EventHandler, logger
-from redis_sessions.http.active import (
+from redis_sessions.http import response, websocket
+from redis_sessions.http.binding import BindingOption, bind_to
+from redis_sessions.http.connection import (
     SCOPE_KEY,
-    Active,
-    Actives,
-    OnUnavailable,
-    Setup,
-    as_outside,
+    Connection,
+    Connections,
     restore,
+    send_outside,
     with_innermost,
 )
-from redis_sessions.http.binding import BindingOption, bind_to
-from redis_sessions.http.exchange import Exchange, SocketExchange
 from redis_sessions.http.lifespan import fail_start, run_lifespan
 from redis_sessions.http.realms import warn_of_side_by_side
+from redis_sessions.http.setup import OnUnavailable, Setup
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport, Transports
-from redis_sessions.lifecycle.manager import SessionManager
-from redis_sessions.lifecycle.policy import DEFAULT_MAX_AGE
+from redis_sessions.lifecycle.loading import reads_replicas
+from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.keywords import COOKIES, suggesting
+from redis_sessions.session.policy import DEFAULT_MAX_AGE, DEFAULT_MAX_SIZE
 from redis_sessions.session.principal import PrincipalOption
 from redis_sessions.session.session import Session, Unloaded, serving
 from redis_sessions.session.state import Duration
-from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import open_store
 from redis_sessions.tracebacks import strip, stripped
 
@@ -98,7 +98,7 @@ class SessionMiddleware:
         on_binding_mismatch: Literal["reject", "report"] = "reject",
         max_sessions: int | None = None,
         on_conflict: Literal["merge", "error"] = "merge",
-        max_size: int = 64 * 1024,
+        max_size: int = DEFAULT_MAX_SIZE,
         on_unavailable: OnUnavailable = "error",
         on_event: EventHandler | None = None,
         prefix: str | None = None,
@@ -113,7 +113,7 @@ class SessionMiddleware:
             "on_binding_mismatch": (on_binding_mismatch, "reject"),
             "max_sessions": (max_sessions, None),
             "on_conflict": (on_conflict, "merge"),
-            "max_size": (max_size, 64 * 1024),
+            "max_size": (max_size, DEFAULT_MAX_SIZE),
             "on_event": (on_event, None),
         }
         cookie = {
@@ -124,28 +124,29 @@ class SessionMiddleware:
             "domain": (domain, None),
             "partitioned": (partitioned, False),
         }
-        self._lazy = lazy
         try:
             self.manager = _manager(manager, store, secret_key, prefix, policy)
             transports = _transports(transport, cookie)
             only = transports.all[0] if len(transports.all) == 1 else None
+            backend = backend_of(self.manager)
             self._setup = Setup(
-                self.manager,
-                only,
-                transports.keys[0],
-                transports,
-                transports.read if only is None else only.read,
-                _choice(on_unavailable),
-                bind_to(binding),
-                (b"vary", transports.vary.encode()),
-                self.manager.reads_replicas
+                manager=self.manager,
+                backend=backend,
+                transports=transports,
+                transport=only,
+                key=transports.keys[0],
+                read=transports.read if only is None else only.read,
+                vary=(b"vary", transports.vary.encode()),
+                on_unavailable=_choice(on_unavailable),
+                binding=bind_to(binding),
+                lazy=lazy,
+                hints=reads_replicas(backend)
                 and any(isinstance(each, CookieTransport) for each in transports.all),
             )
         except ConfigurationError as exc:
             self._refuse(exc)
             return
         warn_of_side_by_side(self.manager, transports.keys)
-        self._direct = not lazy and not self._setup.hints
         self._runs = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -166,42 +167,38 @@ class SessionMiddleware:
             if not self._runs:  # the first request, where no lifespan has told
                 check_event_loop()
                 self._runs = True
-            outer: Actives | None = scope.get(SCOPE_KEY)
+            outer: Connections | None = scope.get(SCOPE_KEY)
             if outer:
                 same = self._same_in(outer)
                 if same is not None:
-                    await self._stand_aside(same, scope, receive, send)
+                    await self._pass_through(same, scope, receive, send)
                     return
-            make = Exchange if kind == "http" else SocketExchange
-            exchange = make(self._setup, scope, send)
-            tokens = exchange.tokens
-            token = SessionToken.parse(tokens[0]) if self._direct and len(tokens) == 1 else None
-            if token is not None:  # as `load` does, with one coroutine less
-                try:
-                    exchange.take(token, await self.manager.store.load(token.id))
-                except StoreError as exc:
-                    exchange.do_without(exc)
-            elif self._lazy and tokens:
-                exchange.postpone()
+            connection = Connection(self._setup, scope, send)
+            on_send, fail = response.on_send, response.fail
+            if kind == "websocket":
+                connection.is_socket = True
+                connection.response_start = "websocket.http.response.start"
+                on_send, fail = websocket.on_send, websocket.fail
+            if self._setup.lazy and connection.tokens:
+                connection.load_later()
             else:
-                await exchange.load()
-            session, before = exchange.session, scope.get("session")
-            exchange.enter(outer, before)
+                await connection.load()
+            session, before = connection.session, scope.get("session")
+            connection.enter(outer, before)
             around = serving.get()
             serving.set((*around, session))
             try:
-                await self.app(scope, receive, exchange.on_send)
-                if not exchange.is_finished():
-                    await exchange.finish()
+                await self.app(scope, receive, partial(on_send, connection))
+                await response.finish(connection)
             except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
                 strip(exc)  # what it answers may be logged later
                 try:
-                    await exchange.fail(exc)
+                    await fail(connection, exc)
                 finally:
                     scope["session"] = session  # error handlers outside of us show pages, too
             finally:
                 serving.set(around)
-                exchange.leave()
+                connection.leave()
                 # Else what is there stays: a mounted application that has put a session of its own
                 # there may read it long after the response, in its event handlers.
                 if before is not None:
@@ -212,31 +209,32 @@ class SessionMiddleware:
             strip(exc)
             raise
 
-    def _same_in(self, outer: Actives) -> Active | None:
+    def _same_in(self, outer: Connections) -> Connection | None:
         """The session of the same middleware around this one."""
         same = None
-        for active in outer.values():
-            if not active.done and self._setup.stands_aside_in(active.setup):
-                same = active
+        for connection in outer.values():
+            if not connection.over and self._setup.is_same_as(connection.setup):
+                same = connection
         return same
 
-    async def _stand_aside(
-        self, active: Active, scope: Scope, receive: Receive, send: Send
+    async def _pass_through(
+        self, connection: Connection, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if not self._lazy:
-            await active.load()
+        """The same middleware around this one does everything. Only the scope is ours."""
+        if not self._setup.lazy:
+            await connection.load()
         before, outer = scope.get("session"), scope[SCOPE_KEY]
-        if before is not active.session:
-            send = as_outside(scope, before, send)
-        scope["session"] = active.session
-        scope[SCOPE_KEY] = with_innermost(outer, active)
+        if before is not connection.session:
+            send = send_outside(scope, before, send)
+        scope["session"] = connection.session
+        scope[SCOPE_KEY] = with_innermost(outer, connection)
         failed = True
         try:
             await self.app(scope, receive, send)
             failed = False
         finally:
             scope[SCOPE_KEY] = outer
-            if failed or before is not active.session:
+            if failed or before is not connection.session:
                 restore(scope, before)
 
 
@@ -248,9 +246,9 @@ def get_session(connection: HTTPConnection) -> Session:
     return session
 
 
-def active_session(connection: HTTPConnection, key: tuple[str, str] | None = None) -> Active:
+def active_session(connection: HTTPConnection, key: tuple[str, str] | None = None) -> Connection:
     """What a middleware has put into the scope: the innermost one, or that with this `key`."""
-    found: Actives = connection.scope.get(SCOPE_KEY) or {}
+    found: Connections = connection.scope.get(SCOPE_KEY) or {}
     active = found.get(key) if key is not None else next(reversed(found.values()), None)
     if active is None:
         what = "" if key is None else f" for the {key[0]} {key[1]!r}"

@@ -94,7 +94,7 @@ async def show(
             "record": record,
             "devices": devices,
             "dump": "\n".join(dump(stored or b"")),
-            "idle": timedelta(seconds=manager.idle_timeout),
+            "idle": timedelta(seconds=manager.policy.idle_timeout),
             "url": str(request.base_url).rstrip("/"),
         },
     )

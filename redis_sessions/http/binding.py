@@ -5,6 +5,7 @@ A binding is never the only defence: addresses are shared, and headers can be co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import iscoroutinefunction
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal
@@ -12,9 +13,11 @@ from typing import Literal
 from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.http.active import Binding
 
-__all__ = ["BindingOption", "bind_to", "client_ip", "user_agent"]
+__all__ = ["Binding", "BindingOption", "bind_to", "client_ip", "user_agent"]
+
+Binding = Callable[[HTTPConnection], "str | None"]
+"""What a connection is bound to; None is nothing."""
 
 BindingOption = Literal["ip", "user_agent"] | Binding
 

@@ -8,7 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions.errors import ConfigurationError, SessionError, StoreUnavailableError
 from redis_sessions.events import logger
-from redis_sessions.http.active import SCOPE_KEY, Setup
+from redis_sessions.http.connection import SCOPE_KEY
+from redis_sessions.http.setup import Setup
 
 __all__ = ["fail_start", "run_lifespan"]
 
@@ -35,7 +36,7 @@ async def run_lifespan(
     outer: tuple[Setup, ...] = scope.get(SCOPE_KEY, ())
     try:
         for other in outer:
-            setup.stands_aside_in(other)
+            setup.is_same_as(other)
     except ConfigurationError as exc:
         logger.error("sessions: %s", exc)
         await fail_start(exc, receive, send)
@@ -45,7 +46,7 @@ async def run_lifespan(
         if message["type"] == "lifespan.startup":
             try:
                 await setup.manager.connect()
-                await setup.manager.keys.renew()
+                await setup.backend.key_notes.renew()
             except StoreUnavailableError as exc:
                 logger.error(
                     "sessions: %s; the application starts all the same, and requests that need "

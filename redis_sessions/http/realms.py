@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.stores import RedisStore
 
 __all__ = ["same_records", "warn_of_side_by_side"]
@@ -20,10 +20,12 @@ _serving: Final[WeakKeyDictionary[SessionManager, Names]] = WeakKeyDictionary()
 
 def same_records(one: SessionManager, other: SessionManager) -> bool:
     """Whether a token of one manager opens a session of the other, by what is configured."""
-    store, keys = one.store, one.keyring.keys
+    store, keys = one.store, backend_of(one).keyring.keys
     # A RedisStore's repr names the server, the database and the prefix.
     known = isinstance(store, RedisStore) and repr(store) == repr(other.store)
-    return (known or store is other.store) and any(other.keyring.get(key.id) for key in keys)
+    return (known or store is other.store) and any(
+        backend_of(other).keyring.get(key.id) for key in keys
+    )
 
 
 def warn_of_side_by_side(manager: SessionManager, names: Iterable[tuple[str, str]]) -> None:
@@ -34,7 +36,7 @@ def warn_of_side_by_side(manager: SessionManager, names: Iterable[tuple[str, str
     ours = set(names)
     for other, theirs in list(_serving.items()):
         if theirs.isdisjoint(ours) and same_records(manager, other):
-            other.warn_once(
+            backend_of(other).reporter.warn_once(
                 "side by side",
                 "sessions: two SessionMiddlewares, with %s and %s, share a store and the prefix "
                 "%r, so that a token of one opens as one of the other: give one of them another "

@@ -10,15 +10,15 @@ from typing import Any, Final, cast
 from starlette.types import Scope
 
 from redis_sessions.errors import SessionError
-from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.session import Session
 
-__all__ = ["take_over"]
+__all__ = ["carry_out_replacement"]
 
 _NOTHING: Final = object()
 
 
-def take_over(scope: Scope, session: Session, manager: SessionManager) -> None:
+def carry_out_replacement(scope: Scope, session: Session, backend: Backend) -> None:
     """Do what the application meant when it replaced the session in the scope.
 
     There are four cases:
@@ -38,7 +38,7 @@ def take_over(scope: Scope, session: Session, manager: SessionManager) -> None:
         return
     noted = _noted_by_litestar(scope)
     if noted is _NOTHING:
-        _leave_or_raise(scope, found, manager)
+        _leave_or_raise(scope, found, backend)
     elif not isinstance(noted, Enum):
         return  # it is from Litestar's own session middleware
     elif type(found) is dict:
@@ -50,7 +50,7 @@ def take_over(scope: Scope, session: Session, manager: SessionManager) -> None:
         )
 
 
-def _leave_or_raise(scope: Scope, found: object, manager: SessionManager) -> None:
+def _leave_or_raise(scope: Scope, found: object, backend: Backend) -> None:
     kind = type(found)
     if kind.__module__.partition(".")[0] not in sys.stdlib_module_names:
         return
@@ -61,7 +61,7 @@ def _leave_or_raise(scope: Scope, found: object, manager: SessionManager) -> Non
             "stores: write session.clear() and session.update(…). If another session middleware "
             "runs inside of this one, mount its application under a path of its own"
         )
-    manager.warn_once(
+    backend.reporter.warn_once(
         "replaced",
         "scope['session'] was replaced by a value of type %s in a mounted application. That is "
         "right if the application has a session middleware of its own. Else it is lost: write "

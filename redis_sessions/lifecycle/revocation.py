@@ -13,16 +13,15 @@ from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.events import logger
-from redis_sessions.lifecycle.policy import Policy
+from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
-from redis_sessions.session.session import Session, serving, state_of
-from redis_sessions.session.state import Found
+from redis_sessions.session.session import Session, services_of, serving, state_of
+from redis_sessions.session.state import Status
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.protocols import Entry, EntryStatus
 from redis_sessions.stores.shortfall import Shortfall
-from redis_sessions.tracebacks import stripped
 
-__all__ = ["Revoker", "SessionInfo"]
+__all__ = ["AnyPrincipal", "SessionInfo", "make_room", "revoke", "revoke_all", "sessions_of"]
 
 _AT_ONCE: Final = 512
 _LOOKED_AT: Final = 1000
@@ -57,195 +56,185 @@ class SessionInfo:
         return _words(self.user_agent, "os")
 
 
-class Revoker(Policy):
-    """What a manager does to all sessions of a principal."""
+async def sessions_of(backend: Backend, principal: AnyPrincipal) -> list[SessionInfo]:
+    """What `SessionManager.sessions_of()` does."""
+    mine, shown, empty = _own(backend), list[SessionInfo](), True
+    async for name, entries in backend.index.pages(backend.principal.canonical(principal)):
+        empty = False
+        stored = await _stored(backend, [entry.id for entry in entries])
+        shown += [_info(backend, name, e, e.id in mine) for e in entries if _lives(stored[e.id])]
+    if empty:
+        await backend.key_notes.check()
+    return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
 
-    @stripped
-    async def sessions_of(self, principal: AnyPrincipal) -> list[SessionInfo]:
-        """The live sessions of a principal, the one seen last first."""
-        mine, shown, empty = self._own(), list[SessionInfo](), True
-        async for name, entries in self.index.pages(self.principal.canonical(principal)):
-            empty = False
-            stored = await self._stored([entry.id for entry in entries])
-            shown += [self._info(name, e, e.id in mine) for e in entries if _lives(stored[e.id])]
-        if empty:
-            await self.keys.check()
-        return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
 
-    @stripped
-    async def revoke(self, id: str, principal: AnyPrincipal) -> bool:
-        """End one session of a principal; False if it isn't theirs, or had ended.
+async def revoke(backend: Backend, id: str, principal: AnyPrincipal) -> bool:
+    """What `SessionManager.revoke()` does."""
+    who = backend.principal.canonical(principal)
+    if not is_id(id):
+        return False
+    short = Shortfall()
+    # One's own goes as well, though its entry may have been lost.
+    known = EntryStatus.LIVE if id in _mine(backend, who) else await backend.index.ask(who, id)
+    # A mark may be that of an id which isn't theirs, if this was asked before: its end is
+    # repeated, and what lives in spite of it ends at its touch, if it is theirs.
+    over = known is EntryStatus.ENDED and not _lives(await backend.store.load(id))
+    if known is EntryStatus.LIVE or over:
+        ended = await short.of(_end_ids(backend, [id])) == 1
+        await short.of(backend.index.mark(who, id))
+    else:
+        ended = False
+        await backend.key_notes.check()
+        if _lives(await backend.store.load(id)):
+            await short.of(backend.index.mark(who, id))
+    short.tell(ended)
+    return ended
 
-        The session is the principal's by its index, so an id that a client sent may be passed.
-        In the request that it belongs to it counts as `clear()`. If a failover lost the session's
-        entry in the index, nobody knows whose session it is. The answer is False then, and the
-        session ends when its next touch is due, if it is theirs.
-        """
-        who = self.principal.canonical(principal)
-        if not is_id(id):
-            return False
-        short = Shortfall()
-        # One's own goes as well, though its entry may have been lost.
-        known = EntryStatus.LIVE if id in self._mine(who) else await self.index.ask(who, id)
-        # A mark may be that of an id which isn't theirs, if this was asked before: its end is
-        # repeated, and what lives in spite of it ends at its touch, if it is theirs.
-        over = known is EntryStatus.ENDED and not _lives(await self.store.load(id))
-        if known is EntryStatus.LIVE or over:
-            ended = await short.of(self._end_ids([id])) == 1
-            await short.of(self.index.mark(who, id))
-        else:
-            ended = False
-            await self.keys.check()
-            if _lives(await self.store.load(id)):
-                await short.of(self.index.mark(who, id))
-        short.tell(ended)
-        return ended
 
-    @stripped
-    async def revoke_all(self, principal: AnyPrincipal, *, keep: str | None = None) -> int:
-        """End all sessions of a principal but `keep`, an id; returns how many it ended.
+async def revoke_all(backend: Backend, principal: AnyPrincipal, *, keep: str | None = None) -> int:
+    """What `SessionManager.revoke_all()` does."""
+    who = backend.principal.canonical(principal)
+    if keep is not None and not is_id(keep):
+        raise ConfigurationError("keep= is no session's id: write session.id")
+    short = Shortfall()
+    revoked = await short.of(backend.index.revoke(who, keep=keep))
+    for session in _serving(backend):
+        request = state_of(session).request
+        request.revocations = {**request.revocations, who: revoked}
+    mine = [id for id in _mine(backend, who) if id != keep]  # here, too
+    count, empty = await short.of(_end_ids(backend, mine)), not mine
+    # Who has signed in since is left alone. A touch asks every index: so the latest counts.
+    until = max(revoked.values())
+    async for name, entries in backend.index.pages(who):
+        empty = False
+        before = [e.id for e in entries if e.authenticated <= until and e.id != keep]
+        count += await short.of(_end_ids(backend, [id for id in before if id not in mine]))
+        for ids in _batches(before):
+            await short.of(backend.index.remove(name, ids, until=until))
+    if empty:
+        await backend.key_notes.check()
+    backend.report("revoked", "all" if keep is None else "all but one", keep)
+    short.tell(count)
+    return count
 
-        It takes effect with its first step, in constant time: each session that signed in before
-        it ends at its next touch at the latest. Then these sessions end at once, some hundred at a
-        time. It may be repeated until it succeeds. A sign-in of the principal that is under way is
-        refused. If it ends the session of the request that calls it, this counts as `clear()`: the
-        same request may sign in afterwards.
-        """
-        who = self.principal.canonical(principal)
-        if keep is not None and not is_id(keep):
-            raise ConfigurationError("keep= is no session's id: write session.id")
-        short = Shortfall()
-        revoked = await short.of(self.index.revoke(who, keep=keep))
-        for session in self._serving():
-            state = state_of(session)
-            state.revocations = {**state.revocations, who: revoked}
-        mine = [id for id in self._mine(who) if id != keep]  # here, too
-        count, empty = await short.of(self._end_ids(mine)), not mine
-        # Who has signed in since is left alone. A touch asks every index: so the latest counts.
-        until = max(revoked.values())
-        async for name, entries in self.index.pages(who):
-            empty = False
-            before = [e.id for e in entries if e.authenticated <= until and e.id != keep]
-            count += await short.of(self._end_ids([id for id in before if id not in mine]))
-            for ids in _batches(before):
-                await short.of(self.index.remove(name, ids, until=until))
-        if empty:
-            await self.keys.check()
-        self.report("revoked", "all" if keep is None else "all but one", keep)
-        short.tell(count)
-        return count
 
-    async def make_room(self, principal: str, keep: str) -> None:
-        """Keep to `max_sessions`: first those go that are dead, then the least recently seen.
+async def make_room(backend: Backend, principal: str, most: int, *, keep: str) -> None:
+    """Keep to `max_sessions`: first those go that are dead, then the least recently seen.
 
-        Of more than 1,000 entries it looks at some, and the next sign-ins at others.
-        """
-        try:
-            entries = list[Entry]()
-            async with aclosing(self.index.pages(principal)) as pages:
-                async for _, page in pages:
-                    entries += page
-                    if len(entries) > _LOOKED_AT:
-                        break
-            await self._keep_to(self.max_sessions or 0, entries, principal, keep)
-        except StoreError as exc:  # the sign-in holds
-            logger.warning("sessions over max_sessions were left alive: %s", exc)
+    Of more than 1,000 entries it looks at some, and the next sign-ins at others.
+    """
+    try:
+        entries = list[Entry]()
+        async with aclosing(backend.index.pages(principal)) as pages:
+            async for _, page in pages:
+                entries += page
+                if len(entries) > _LOOKED_AT:
+                    break
+        await _keep_to(backend, most, entries, principal, keep)
+    except StoreError as exc:  # the sign-in holds
+        logger.warning("sessions over max_sessions were left alive: %s", exc)
 
-    async def _keep_to(
-        self, allowed: int, entries: Sequence[Entry], principal: str, keep: str
-    ) -> None:
-        if len(entries) <= allowed:
-            return
-        stored = await self._stored([entry.id for entry in entries])
-        newest = max(entry.seen for entry in entries)
 
-        def under_way(entry: Entry) -> bool:  # entered, and its record still to come, or never
-            return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
+async def _keep_to(
+    backend: Backend, allowed: int, entries: Sequence[Entry], principal: str, keep: str
+) -> None:
+    if len(entries) <= allowed:
+        return
+    stored = await _stored(backend, [entry.id for entry in entries])
+    newest = max(entry.seen for entry in entries)
 
-        def order(entry: Entry) -> tuple[bool, float]:
-            return _lives(stored[entry.id]), entry.seen
+    def under_way(entry: Entry) -> bool:  # entered, and its record still to come, or never
+        return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
 
-        # Sign-ins at once agree on this order; each sees to this once its record is there.
-        there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
-        over = max(0, len(there) - allowed)
-        ids = [entry.id for entry in sorted(there, key=order)[:over]]
-        short = Shortfall()
-        await short.of(self._end_ids(ids, "evicted"))
-        for id in ids:
-            await short.of(self.index.mark(principal, id))
+    def order(entry: Entry) -> tuple[bool, float]:
+        return _lives(stored[entry.id]), entry.seen
 
-    # -- details
+    # Sign-ins at once agree on this order; each sees to this once its record is there.
+    there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
+    over = max(0, len(there) - allowed)
+    ids = [entry.id for entry in sorted(there, key=order)[:over]]
+    short = Shortfall()
+    await short.of(_end_ids(backend, ids, "evicted"))
+    for id in ids:
+        await short.of(backend.index.mark(principal, id))
 
-    def _serving(self) -> list[Session]:
-        """The sessions of this manager in the request that is being served."""
-        return [session for session in serving.get() if id(state_of(session).backend) == id(self)]
 
-    def _own(self) -> dict[str, Session]:
-        """Those that were loaded, cleared since or not, by id."""
-        pairs = [(state_of(session), session) for session in self._serving()]
-        return {
-            state.stored.token.id: session
-            for state, session in pairs
-            if state.stored is not None and state.found is Found.OPEN
-        }
+def _serving(backend: Backend) -> list[Session]:
+    """The sessions of this manager in the request that is being served."""
+    return [session for session in serving.get() if services_of(session) is backend.services]
 
-    def _mine(self, principal: str) -> list[str]:
-        """The ids of those of this principal."""
-        return [id for id, own in self._own().items() if state_of(own).principal == principal]
 
-    async def _end_ids(self, ids: Sequence[str], how: str = "revoked") -> int:
-        """End these ids; how many were alive."""
-        own = self._own()
-        told = {id for id, session in own.items() if not state_of(session).late}
-        short = Shortfall()
-        count = 0
-        for batch in _batches(ids):
-            # The own end is told apart: its browser learns of it, others start afresh.
-            graves = [tombstone(self.now() if id in told else 0) for id in batch]
-            ended = await asyncio.gather(
-                *(
-                    short.of(self.store.end(id, grave, _TOMBSTONE_MS))
-                    for id, grave in zip(batch, graves, strict=True)
-                )
+def _own(backend: Backend) -> dict[str, Session]:
+    """Those that were loaded, cleared since or not, by id."""
+    pairs = [(state_of(session), session) for session in _serving(backend)]
+    return {
+        state.stored.token.id: session
+        for state, session in pairs
+        if state.stored is not None and state.status is Status.LIVE
+    }
+
+
+def _mine(backend: Backend, principal: str) -> list[str]:
+    """The ids of those of this principal."""
+    return [id for id, own in _own(backend).items() if state_of(own).principal == principal]
+
+
+async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -> int:
+    """End these ids; how many were alive."""
+    own = _own(backend)
+    told = {id for id, session in own.items() if not state_of(session).request.late}
+    short = Shortfall()
+    count = 0
+    for batch in _batches(ids):
+        # The own end is told apart: its browser learns of it, others start afresh.
+        graves = [tombstone(backend.now() if id in told else 0) for id in batch]
+        ended = await asyncio.gather(
+            *(
+                short.of(backend.store.end(id, grave, _TOMBSTONE_MS))
+                for id, grave in zip(batch, graves, strict=True)
             )
-            for id, alive in zip(batch, ended, strict=True):
-                count += alive
-                if alive:
-                    self.report("ended", how, id)
-                if id in own:
-                    self._end_own(own[id], alive, how)
-        short.tell(count)
-        return count
-
-    def _end_own(self, session: Session, alive: bool, how: str) -> None:
-        state = state_of(session)
-        if not alive or how == "evicted":
-            state.lost()  # another request ended it and tells its browser, or it had just begun
-            return
-        if not state.cleared:
-            session.clear()
-        state.ended_here = True
-
-    async def _stored(self, ids: Sequence[str]) -> dict[str, bytes | None]:
-        """What is stored under each of these ids."""
-        found: dict[str, bytes | None] = {}
-        for batch in _batches(ids):
-            stored = await asyncio.gather(*(self.store.load(id) for id in batch))
-            found.update(zip(batch, stored, strict=True))
-        return found
-
-    def _info(self, name: str, entry: Entry, current: bool) -> SessionInfo:
-        descriptor = self.sealer.open_descriptor(name, entry.id, entry.descriptor)
-        return SessionInfo(
-            id=entry.id,
-            current=current,
-            authenticated_at=_time(entry.authenticated),
-            last_seen_at=_time(entry.seen),
-            expires_at=_time(entry.expires),
-            created_at=_time(descriptor.created_at * 1000) if descriptor else None,
-            address=descriptor.address if descriptor else None,
-            user_agent=descriptor.user_agent if descriptor else None,
         )
+        for id, alive in zip(batch, ended, strict=True):
+            count += alive
+            if alive:
+                backend.report("ended", how, id)
+            if id in own:
+                _end_own(own[id], alive, how)
+    short.tell(count)
+    return count
+
+
+def _end_own(session: Session, alive: bool, how: str) -> None:
+    state = state_of(session)
+    if not alive or how == "evicted":
+        state.gone()  # another request ended it and tells its browser, or it had just begun
+        return
+    if not state.wanted.cleared:
+        session.clear()
+    state.status = Status.ENDED
+
+
+async def _stored(backend: Backend, ids: Sequence[str]) -> dict[str, bytes | None]:
+    """What is stored under each of these ids."""
+    found: dict[str, bytes | None] = {}
+    for batch in _batches(ids):
+        stored = await asyncio.gather(*(backend.store.load(id) for id in batch))
+        found.update(zip(batch, stored, strict=True))
+    return found
+
+
+def _info(backend: Backend, name: str, entry: Entry, current: bool) -> SessionInfo:
+    descriptor = backend.sealer.open_descriptor(name, entry.id, entry.descriptor)
+    return SessionInfo(
+        id=entry.id,
+        current=current,
+        authenticated_at=_time(entry.authenticated),
+        last_seen_at=_time(entry.seen),
+        expires_at=_time(entry.expires),
+        created_at=_time(descriptor.created_at * 1000) if descriptor else None,
+        address=descriptor.address if descriptor else None,
+        user_agent=descriptor.user_agent if descriptor else None,
+    )
 
 
 def _lives(stored: bytes | None) -> bool:

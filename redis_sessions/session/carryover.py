@@ -35,12 +35,13 @@ _SHARED_KEY: Final = 32
 _ABSENT: Final = object()
 
 
-def carry_over(session: Mapping[Any, Any], state: State, path: Sequence[str]) -> dict[Any, Any]:
+def carry_over(
+    session: Mapping[Any, Any], state: State, codec: Values, path: Sequence[str]
+) -> dict[Any, Any]:
     """The data that stay at `sign_in()`. Notes in the state if a change is among the others."""
-    kept = _kept(session, state, path)
-    before = {} if state.cleared else state.before()
-    codec = state.backend.values
-    state.left_changes |= any(
+    kept = _kept(session, state, codec, path)
+    before = {} if state.wanted.cleared else state.before()
+    state.origins.left_changes |= any(
         not codec.encodes_to(value, before.get(_stored_key(key, codec), b""))
         for key, value in list(session.items())
         if key not in kept
@@ -49,11 +50,11 @@ def carry_over(session: Mapping[Any, Any], state: State, path: Sequence[str]) ->
 
 
 def carried_over(
-    session: Mapping[Any, Any], encoded: bytes, state: State, path: Sequence[str]
+    session: Mapping[Any, Any], encoded: bytes, state: State, codec: Values, path: Sequence[str]
 ) -> bytes:
     """The data that stay at the commit of a sign-in, encoded. `encoded`: all of the session's."""
-    codec, parts, kept = state.backend.values, values.split(encoded), dict[Any, bytes]()
-    for name, value in _kept(session, state, path).items():
+    parts, kept = values.split(encoded), dict[Any, bytes]()
+    for name, value in _kept(session, state, codec, path).items():
         key = _stored_key(name, codec)
         if path and key == path[0]:
             kept[key] = codec.encode_value(key, value)
@@ -62,9 +63,9 @@ def carried_over(
     return values.join(kept)
 
 
-def holds_recorded(session: Mapping[Any, Any], state: State) -> bool:
+def holds_recorded(session: Mapping[Any, Any], state: State, codec: Values) -> bool:
     """Whether an object of the record is in the session."""
-    return _recorded(state).is_in(dict(session))
+    return _recorded(state, codec).is_in(dict(session))
 
 
 def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
@@ -82,20 +83,22 @@ def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
     return values.join(parts)
 
 
-def _kept(session: Mapping[Any, Any], state: State, path: Sequence[str]) -> dict[Any, Any]:
+def _kept(
+    session: Mapping[Any, Any], state: State, codec: Values, path: Sequence[str]
+) -> dict[Any, Any]:
     """What this request assigned, except for objects of the record.
 
     The key that `path`, the principal's, begins with is always kept, with the principal and with
     what is beside it and isn't of the record.
     """
-    recorded, codec = _recorded(state), state.backend.values
-    assigned = codec.keyed(dict.fromkeys(state.assigned or ()))
+    recorded = _recorded(state, codec)
+    assigned = codec.keyed(dict.fromkeys(state.origins.assigned or ()))
     kept = dict[Any, Any]()
     for name, value in list(session.items()):
         key = _stored_key(name, codec)
         if path and key == path[0]:
             kept[name] = recorded.removed_from(value, path)
-        elif (state.cleared or key in assigned) and not (
+        elif (state.wanted.cleared or key in assigned) and not (
             recorded.has(name) or recorded.is_in(value)
         ):
             kept[name] = value
@@ -106,20 +109,20 @@ def _stored_key(key: Any, codec: Values) -> Any:
     return key if type(key) is str else codec.stored_key(key)
 
 
-def _recorded(state: State) -> _RecordedObjects:
+def _recorded(state: State, codec: Values) -> _RecordedObjects:
     """These are found once, for `sign_in()` and for the commit after it."""
-    if state.theirs is None:
-        state.theirs = _RecordedObjects(state)
-    return cast("_RecordedObjects", state.theirs)
+    if state.origins.theirs is None:
+        state.origins.theirs = _RecordedObjects(state, codec)
+    return cast("_RecordedObjects", state.origins.theirs)
 
 
 class _RecordedObjects:
     """The objects that a record holds. They are searched for at the first comparison."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, codec: Values) -> None:
         self._base = values.split(state.base)
-        self._loaded, self._held = state.loaded, state.held
-        self._codec = state.backend.values
+        self._loaded, self._held = state.origins.loaded, state.origins.held
+        self._codec = codec
 
     def has(self, value: Any) -> bool:
         """Whether this is an object of the record."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from redis_sessions.session.state import Found
+from redis_sessions.session.state import NOTHING_WANTED, State, Status
 from redis_sessions.session.token import SessionToken
 
-__all__ = ["NOTHING", "Answer", "Decision", "Facts", "Outcome", "decide"]
+__all__ = ["NOTHING", "Answer", "Facts", "Outcome", "decide", "is_settled"]
 
 
 class Outcome(Enum):
@@ -42,21 +42,23 @@ _NEED_TOKEN = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Facts:
     """All that the decision depends on."""
 
-    found: Found
-    status: int
+    status: Status
+    """The session's."""
+    http_status: int
+    """The response's."""
     was: str | None = None
     """The principal that was loaded."""
     now: str | None = None
     """The principal that is set now."""
     owned: bool = True
-    """What it holds belongs to nobody, or to `now`."""
+    """Whether what the session holds belongs to nobody, or to `now`."""
     cleared: bool = False
     changed: bool = False
-    """The data; of a session that isn't stored: whether there are any."""
+    """Whether the data changed; of a session that isn't stored, whether there are any."""
     rotates: bool = False
     """`rotate()`, or an `expire_in()` whose cookie has to go out."""
     authenticates: bool = False
@@ -65,57 +67,62 @@ class Facts:
     """False for a cross-site unsafe request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """`clears`: first, the session that was loaded ends. Then, the outcome."""
+def is_settled(state: State, encoded: bytes, now: float) -> bool:
+    """The first row, which is that of most requests: nothing is asked for, changed or due.
 
-    clears: bool
-    outcome: Outcome
+    It is judged without gathering `Facts`; `decide` would say NOTHING, too.
+    """
+    return (
+        (encoded == state.base or encoded == state.settled)  # noqa: PLR1714 - on every request
+        and state.wanted is NOTHING_WANTED
+        and now <= state.touch_at
+    )
 
 
-def decide(facts: Facts) -> Decision:
-    """The outcome of a request."""
-    if not facts.cleared:
-        return Decision(False, _judge(facts))
-    # What was written after clear() is judged as a new session.
-    superseded = facts.found in (Found.SUPERSEDED, Found.ROTATED, Found.UNAVAILABLE)
-    new = replace(
+def decide(facts: Facts) -> Outcome:
+    """What is done about a session; if it was cleared, about what was written after `clear()`."""
+    return _judge(_as_new(facts) if facts.cleared else facts)
+
+
+def _as_new(facts: Facts) -> Facts:
+    """What was written after `clear()` is judged as a new session."""
+    return replace(
         facts,
-        found=facts.found if superseded else Found.NOTHING,
+        status=facts.status if facts.status in _NOT_OURS else Status.NEW,
         was=None,
         owned=True,
         rotates=False,
         authenticates=False,
         touch_due=False,
     )
-    return Decision(True, _judge(new))
 
 
 def _judge(f: Facts) -> Outcome:
-    if f.found is Found.UNAVAILABLE:
+    if f.status is Status.UNAVAILABLE:
         wanted = f.changed or f.cleared or f.rotates or f.authenticates
-        return Outcome.REFUSE if wanted and f.status < 500 else Outcome.NOTHING
-    loaded = f.found in (Found.OPEN, Found.LOST)
+        return Outcome.REFUSE if wanted and f.http_status < 500 else Outcome.NOTHING
+    loaded = f.status in (Status.LIVE, Status.GONE)
     if f.was is not None and f.now is None and loaded:
         return Outcome.LOSE
     if f.now is not None and f.now != f.was:
-        if f.status >= 400:
+        if f.http_status >= 400:
             return Outcome.NOTHING
         return Outcome.GAIN if f.was is None and f.owned else Outcome.SWITCH
-    if loaded and f.authenticates and f.now is not None and f.status < 400:
+    if loaded and f.authenticates and f.now is not None and f.http_status < 400:
         return Outcome.REAUTHENTICATE
-    if f.found is not Found.OPEN:
-        if not f.changed or f.status >= 500:
+    if f.status is not Status.LIVE:
+        if not f.changed or f.http_status >= 500:
             return Outcome.NOTHING
-        return Outcome.CREATE if f.found in _NOBODYS and f.may_create else Outcome.DROP
-    if (f.rotates or (f.authenticates and f.now is None)) and f.status < 500:
+        return Outcome.CREATE if f.status in _NOBODYS and f.may_create else Outcome.DROP
+    if (f.rotates or (f.authenticates and f.now is None)) and f.http_status < 500:
         return Outcome.ROTATE
-    if f.changed and f.status < 500:
+    if f.changed and f.http_status < 500:
         return Outcome.CHANGE
     return Outcome.TOUCH if f.touch_due else Outcome.NOTHING
 
 
-_NOBODYS = (Found.NOTHING, Found.STALE)
+_NOBODYS = (Status.NEW, Status.STALE)
+_NOT_OURS = (Status.SUPERSEDED, Status.ROTATED, Status.UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)

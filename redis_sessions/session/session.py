@@ -8,8 +8,9 @@ awaited do (`save()`, `refresh()`, `exclusive()`), through the manager.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, Never, Self, TypeVar, cast, overload
@@ -17,14 +18,45 @@ from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
 from redis_sessions.session.carryover import carry_over
-from redis_sessions.session.state import Duration, State, seconds
+from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.principal import Principal
+from redis_sessions.session.state import Duration, State, Wanted, seconds
+from redis_sessions.session.values import Values
 from redis_sessions.tracebacks import strip, stripped
 
-__all__ = ["Session", "Unloaded", "load_into", "new_session", "replace_data", "serving", "state_of"]
+__all__ = [
+    "Services",
+    "Session",
+    "Unloaded",
+    "load_into",
+    "new_session",
+    "replace_data",
+    "services_of",
+    "serving",
+    "state_of",
+]
 
 T = TypeVar("T")
 
 _set_item: Final = dict[Any, Any].__setitem__  # a call through super() takes twice as long
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a session asks for the manager that it came from."""
+
+    values: Values
+    principal: Principal
+    keyring: Keyring
+    save: Callable[[Session], Awaitable[None]]
+    refresh: Callable[[Session], Awaitable[None]]
+    exclusive: Callable[[Session, float], AbstractAsyncContextManager[None]]
+
+    def principal_of(self, data: Mapping[Any, Any]) -> str | None:
+        """Who is signed in by these data, as they would be stored."""
+        if self.principal.shows(data):
+            return self.principal.find(data)
+        return self.principal.of(self.values.encode(data))
 
 
 class Session(dict[str, Any]):
@@ -34,7 +66,8 @@ class Session(dict[str, Any]):
     starts.
     """
 
-    __slots__ = ("_state",)
+    __slots__ = ("_services", "_state")
+    _services: Services
     _state: State
 
     def __init__(self, *_: Never, **__: Never) -> None:
@@ -77,7 +110,7 @@ class Session(dict[str, Any]):
     @stripped
     def principal(self) -> str | None:
         """Who is signed in, always as a str. None if nobody is."""
-        return self._state.backend.principal_of(self)
+        return self._services.principal_of(self)
 
     # -- what a handler wants of it; none of these does I/O
 
@@ -95,9 +128,10 @@ class Session(dict[str, Any]):
         path this assigns a new dict to the first key. `ConfigurationError` if `principal=` is a
         callable.
         """
-        path, state = self._state.backend.principal.path_for("sign_in"), self._state
-        value: Any = state.backend.principal.as_stored(principal)
-        is_anothers = state.is_anothers(str(value))
+        services, state = self._services, self._state
+        path = services.principal.path_for("sign_in")
+        value: Any = services.principal.as_stored(principal)
+        is_anothers = state.is_anothers(str(value), services.keyring)
         try:
             is_present = self.principal == str(value)
         except (ConfigurationError, SessionEncodeError):
@@ -105,12 +139,12 @@ class Session(dict[str, Any]):
         if not is_present:
             _remove(self, path[0])
         if is_anothers:
-            replace_data(self, carry_over(self, state, path))
+            replace_data(self, carry_over(self, state, services.values, path))
         if not is_present:
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        state.authenticated = True
+        state.want(authenticated=True)
 
     @stripped
     def sign_out(self) -> None:
@@ -121,25 +155,23 @@ class Session(dict[str, Any]):
         sessions end. `ConfigurationError` if `principal=` is a callable.
         """
         state = self._state
-        _remove(self, state.backend.principal.path_for("sign_out")[0])
-        state.authenticated = False
-        if state.opened:
-            state.cleared = True
+        _remove(self, self._services.principal.path_for("sign_out")[0])
+        state.want(authenticated=False, cleared=state.wanted.cleared or bool(state.opened))
 
     def clear(self) -> None:
         """End the session. Data that are written afterwards begin a new session."""
         super().clear()
-        state = self._state
-        state.forget_wants(state.wishes())
-        state.cleared, state.assigned, state.left_changes = True, None, False
+        self._state.wanted = Wanted(cleared=True)
+        origins = self._state.origins
+        origins.assigned, origins.left_changes = None, False
 
     def rotate(self) -> None:
         """Send a new token for this session with the response. The old token opens nothing then."""
-        self._state.rotate = True
+        self._state.want(rotate=True)
 
     def authenticated(self) -> None:
         """Note that the principal has proved again who they are: new token, new lifetime."""
-        self._state.authenticated = True
+        self._state.want(authenticated=True)
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:
@@ -150,15 +182,16 @@ class Session(dict[str, Any]):
         A duration above the manager's `max_age` also replaces the idle timeout: the session lives
         that long even if nobody uses it. With a shorter one the idle timeout stays in force.
         """
-        self._state.lifetime = (seconds(duration, "expire_in"), persistent)
+        self._state.want(lifetime=(seconds(duration, "expire_in"), persistent))
 
     def mark_accessed(self) -> None:
         """Note that the response depends on the session, which adds `Vary` to it."""
-        self._state.accessed = True
+        self._state.request.accessed = True
 
     def mark_modified(self) -> None:
         """Have the session stored even if its data didn't change."""
-        self._state.accessed = self._state.modified = True
+        self._state.request.accessed = True
+        self._state.want(modified=True)
 
     @overload
     def get_as(self, key: str, type: type[T]) -> T | None: ...
@@ -177,18 +210,18 @@ class Session(dict[str, Any]):
         if key not in self:
             return default
         value = self[key]
-        codec = self._state.backend.values
+        codec, state = self._services.values, self._state
         converted = codec.convert(key, value, type)
         if converted is not value:
-            if value is self._state.loaded.get(key):  # then so does the object that it becomes
-                self._state.hold({key: converted})
-            base = {} if self._state.cleared else self._state.before()
+            if value is state.origins.loaded.get(key):  # then so does the object that it becomes
+                state.hold({key: converted})
+            base = {} if state.wanted.cleared else state.before()
             unchanged = base.get(key) == codec.encode_value(key, value)
             _set_item(self, key, converted)  # unlike self[key] = …, this doesn't count as assigned
             if unchanged:
-                rebased = self._state.rebased or {}
+                rebased = state.rebased or {}
                 rebased[key] = codec.encode_value(key, converted)
-                self._state.rebased = rebased
+                state.rebased = rebased
         return converted
 
     # -- I/O
@@ -202,7 +235,7 @@ class Session(dict[str, Any]):
         token. Raises `SessionGoneError` if another request ended or rotated the session,
         `StoreUnavailableError` and `SessionConflictError`.
         """
-        await self._awaited(self._state.backend.save(self))
+        await self._awaited(self._services.save(self))
 
     @stripped
     async def refresh(self) -> None:
@@ -210,7 +243,7 @@ class Session(dict[str, Any]):
 
         Raises `SessionGoneError` and `StoreUnavailableError`.
         """
-        await self._awaited(self._state.backend.refresh(self))
+        await self._awaited(self._services.refresh(self))
         self.mark_accessed()
 
     @asynccontextmanager
@@ -227,7 +260,7 @@ class Session(dict[str, Any]):
         """
         try:
             try:
-                async with self._state.backend.exclusive(self, timeout):
+                async with self._services.exclusive(self, timeout):
                     yield
             except SessionError as exc:
                 self._state.raise_as_seen(exc)
@@ -245,23 +278,23 @@ class Session(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         _set_item(self, key, value)
-        assigned = self._state.assigned
-        if assigned is None:
-            self._state.assigned = {key}
+        origins = self._state.origins
+        if origins.assigned is None:
+            origins.assigned = {key}
         else:
-            assigned.add(key)
+            origins.assigned.add(key)
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         missing = key not in self
         value = super().setdefault(key, default)
         if missing:
-            self._state.assign((key,))
+            self._state.origins.assign((key,))
         return value
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         new: dict[str, Any] = dict(*args, **kwargs)
         dict.update(self, new)
-        self._state.assign(new)
+        self._state.origins.assign(new)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # as dict's own
         self.update(other)
@@ -301,9 +334,10 @@ class Unloaded(Session):
 
     __slots__ = ()
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, services: Services) -> None:
         dict.__init__(self, {"session not loaded": _NotLoaded()})
         self._state = state
+        self._services = services
 
     def __repr__(self) -> str:
         return f"<Session not loaded: {self._state.why}>"
@@ -332,11 +366,12 @@ serving: ContextVar[tuple[Session, ...]] = ContextVar("redis_sessions_serving", 
 """The sessions of the request that is being served. Its tasks and threads see them, too."""
 
 
-def new_session(data: Mapping[str, Any], state: State) -> Session:
+def new_session(data: Mapping[str, Any], state: State, services: Services) -> Session:
     """A session with these data."""
     session = Session.__new__(Session)
     dict.__init__(session, data)
     session._state = state  # pyright: ignore[reportPrivateUsage] - this module's own
+    session._services = services  # pyright: ignore[reportPrivateUsage] - this module's own
     return session
 
 
@@ -359,10 +394,13 @@ def replace_data(session: Session, data: Mapping[str, Any]) -> None:
 
 def _remove(session: Session, key: str) -> None:
     """Remove each key that is stored as this one: an Enum member is stored as its value."""
-    stored_key = state_of(session).backend.values.stored_key
+    stored_key = services_of(session).values.stored_key
     for name in [name for name in session if name == key or stored_key(name) == key]:
         del session[name]
 
 
 state_of: Final[Callable[[Session], State]] = attrgetter("_state")
 """The internal state of a session."""
+
+services_of: Final[Callable[[Session], Services]] = attrgetter("_services")
+"""What a session asks for the manager that it came from."""

@@ -1,37 +1,41 @@
-"""What a session is beside its data: where it came from, and what is wanted of it."""
+"""What a session is beside its data: its status, what is stored, and what is wanted of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from redis_sessions.errors import ConfigurationError, SessionError, afresh
 from redis_sessions.session import values
 from redis_sessions.session.keyring import Keyring
-from redis_sessions.session.principal import Principal
 from redis_sessions.session.record import Stored
-from redis_sessions.session.values import EMPTY, Changes, Values
+from redis_sessions.session.values import EMPTY, Changes
 
 __all__ = [
     "ANYWHERE",
+    "LIVE",
     "LONGEST",
-    "OPEN",
+    "NEVER",
+    "NOTHING_WANTED",
     "UNAVAILABLE",
-    "Backend",
     "Bound",
     "Duration",
-    "Found",
+    "Lifetime",
+    "Origins",
     "Peer",
+    "Request",
+    "RequestContext",
     "Revoked",
     "State",
-    "Visit",
+    "Status",
+    "Wanted",
     "in_words",
     "seconds",
 ]
@@ -42,34 +46,36 @@ Duration = int | float | timedelta
 NEVER: Final = float("inf")
 
 LONGEST: Final = 400 * 24 * 3600
-"""What browsers keep a cookie for at most (RFC 6265bis), in seconds."""
+"""The longest time that browsers keep a cookie (RFC 6265bis), in seconds."""
 
 
-class Found(Enum):
-    """What a request's token led to."""
+class Status(Enum):
+    """What has become of a session. Each session has one of these at any time."""
 
-    NOTHING = "no token, or a malformed one"
-    OPEN = "a live session"
-    STALE = "no live session"
-    SUPERSEDED = "a session that ended a moment ago, or another deployment's"
-    ROTATED = "a session whose token was replaced a moment ago"
-    LOST = "a live session, which has ended or was rotated elsewhere since"
-    UNAVAILABLE = "unknown: the store is away"
+    NEW = "no token came, or a malformed one: nothing is stored"
+    LIVE = "the token opened a session, and it is stored"
+    STALE = "the token opens nothing: its session ended a while ago, or there never was one"
+    SUPERSEDED = "the token's session ended a moment ago, or another deployment stored it"
+    ROTATED = "another token took the place of this one a moment ago"
+    GONE = "the session was loaded, and ended or was rotated elsewhere since"
+    ENDED = "the session was loaded, and a revocation by its own request ended it"
+    UNLOADED = "nobody has loaded the session yet (lazy=True)"
+    UNAVAILABLE = "the store is away, so nobody knows"
 
 
 # Looking a member up by its name costs ten times as much.
-OPEN: Final = Found.OPEN
-UNAVAILABLE: Final = Found.UNAVAILABLE
+LIVE: Final = Status.LIVE
+UNAVAILABLE: Final = Status.UNAVAILABLE
 
 
 class _Anywhere(Enum):
-    ANYWHERE = "nobody asks what a session is bound to"
+    ANYWHERE = "what a session is bound to isn't checked"
 
 
 ANYWHERE: Final = _Anywhere.ANYWHERE
 
 Bound = str | Literal[_Anywhere.ANYWHERE] | None
-"""What a request is bound to; None: nothing, and no session that is bound opens to it."""
+"""What a request is bound to. None is nothing, and no bound session opens to it."""
 
 
 class Peer(NamedTuple):
@@ -79,194 +85,203 @@ class Peer(NamedTuple):
     user_agent: str | None = None
 
 
-class Backend(Protocol):
-    """What a session asks its manager for."""
-
-    @property
-    def values(self) -> Values: ...
-    @property
-    def principal(self) -> Principal: ...
-    @property
-    def keyring(self) -> Keyring: ...
-    def principal_of(self, data: Mapping[Any, Any]) -> str | None: ...
-    async def save(self, session: Any) -> None: ...
-    async def refresh(self, session: Any) -> None: ...
-    def exclusive(self, session: Any, timeout: float) -> AbstractAsyncContextManager[None]: ...
-
-
-class Visit(Protocol):
-    """The request that a session serves."""
+class RequestContext(Protocol):
+    """What a session asks of the connection that it serves."""
 
     def peer(self) -> Peer:
-        """Who asks."""
+        """The client's address and user agent."""
         ...
 
-    def raises(self, error: SessionError) -> SessionError:
-        """What the application gets to see in place of an error."""
+    def as_seen(self, error: SessionError) -> SessionError:
+        """The error that the application gets in place of this one."""
         ...
 
 
 Lifetime = tuple[int, bool | None]
-"""Seconds, and whether the cookie is to outlive the browser."""
-
-Deferred = tuple[bool, bool, Lifetime | None]
-"""rotate, authenticated, lifetime"""
-
-Wishes = tuple[bool, bool, bool, bool, Lifetime | None]
-"""cleared, rotate, authenticated, modified, lifetime"""
+"""Seconds, and whether the cookie is to outlive the browser. None leaves that as it is."""
 
 Revoked = Mapping[str, float]
 """When all sessions of a principal were ended, by the name of each of their indexes."""
 
 _NO_REVOCATIONS: Final[Mapping[str, Revoked]] = MappingProxyType({})
-_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
+_NO_OBJECTS: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 MAX_HELD: Final = 64
-"""A worker may save one session for ever; a request doesn't so often, before it signs in."""
+"""How many earlier loads of one session are remembered. A worker may save it for ever."""
 
 
-class State(msgspec.Struct, eq=False):
-    """What a session is beside its data: where it came from, and what is wanted of it."""
+class Wanted(msgspec.Struct, frozen=True):
+    """What the application asked for, besides the data. A commit carries it out."""
 
-    # A Struct, since most requests leave most of this as it is: it is made in C.
-
-    backend: Backend
-    found: Found
-    began: float
-    """When the request began, by the policy's `timer`: seconds, of use for its age alone."""
-
-    # as it is stored
-    stored: Stored | None = None
-    base: bytes = EMPTY
-    """Its data, encoded."""
-    principal: str | None = None
-    """By its data."""
-    loaded: Mapping[Any, Any] = _NOTHING
-    """The objects that its record holds, by key, if they come from there."""
-    rebased: dict[Any, bytes] | None = None
-    """A conversion by get_as replaces a key's base for comparison."""
-    touch_at: float = NEVER
-    """From when on its time is renewed, in seconds; never again after a touch that failed."""
-
-    held: tuple[Mapping[Any, Any], ...] = ()
-    """What `loaded` was before: the first of it, and the last ones."""
-    assigned: set[Any] | None = None
-    """The keys that this request assigned, and that aren't stored yet."""
-    theirs: Any = None
-    """What `carryover` has found of the objects that the record holds."""
-    left_changes: bool = False
-    """`sign_in()` has left changes behind, in another's data."""
-
-    # what is wanted
     cleared: bool = False
     rotate: bool = False
     authenticated: bool = False
-    lifetime: Lifetime | None = None
-    accessed: bool = False
     modified: bool = False
+    lifetime: Lifetime | None = None
 
-    # the request
-    visit: Visit | None = None
+    def without(self, met: Wanted) -> Wanted:
+        """What is left when `met` was carried out. Other tasks may have asked for more since."""
+        if self is met:
+            return NOTHING_WANTED
+        left = Wanted(
+            cleared=self.cleared and not met.cleared,
+            rotate=self.rotate and not met.rotate,
+            authenticated=self.authenticated and not met.authenticated,
+            modified=self.modified and not met.modified,
+            lifetime=None if self.lifetime is met.lifetime else self.lifetime,
+        )
+        return NOTHING_WANTED if left == NOTHING_WANTED else left
+
+    def deferred(self) -> tuple[Wanted, Wanted]:
+        """What has to wait for a response, since it needs a token; and the rest."""
+        later = Wanted(rotate=self.rotate, authenticated=self.authenticated, lifetime=self.lifetime)
+        return later, self.without(later)
+
+    def besides(self, other: Wanted) -> Wanted:
+        """All that either of the two asks for. This one's lifetime comes first."""
+        return Wanted(
+            cleared=self.cleared or other.cleared,
+            rotate=self.rotate or other.rotate,
+            authenticated=self.authenticated or other.authenticated,
+            modified=self.modified or other.modified,
+            lifetime=other.lifetime if self.lifetime is None else self.lifetime,
+        )
+
+
+NOTHING_WANTED: Final = Wanted()
+"""What most requests want. It is always this one object, so that `is` compares it."""
+
+
+class Request(msgspec.Struct, eq=False):
+    """The request that a session serves, or the worker that loaded it."""
+
+    began: float
+    """When it began, by the backend's `timer`: seconds, of use for an age alone."""
     bound: Bound = None
-    """Also what a new session is bound to."""
-    revocations: Mapping[str, Revoked] = _NO_REVOCATIONS
-    """Its own, by principal."""
-    ended_here: bool = False
-    """... by which it ended its own session."""
-    ended: str | None = None
-    """The id of a session that had ended when the request came."""
-    opened: tuple[State, ...] = ()
-    """Those of several sessions that tokens opened, so that none counts."""
-    settled: bytes | None = None
-    """The data that a commit has dealt with already."""
-    busy: asyncio.Future[Any] | None = None
-    """One commit, save or refresh at a time: this one is over when it is done."""
-    late: bool = False
-    """The response has started: no token can be sent any more."""
+    """What it is bound to. A new session is bound to the same."""
     tokens: Sequence[str] = ()
-    """What an unloaded one is to be loaded by; of several tokens the one that opened this."""
+    """What an unloaded session is to be loaded by; of several tokens, the one that opened it."""
+    context: RequestContext | None = None
+    """The connection, as long as it lasts."""
+    accessed: bool = False
+    """Whether the response depends on the session (`Vary`)."""
+    late: bool = False
+    """Whether the response has started, so that no token can be sent any more."""
+    revocations: Mapping[str, Revoked] = _NO_REVOCATIONS
+    """The revocations that it made itself, by principal."""
+
+
+class Origins(msgspec.Struct, eq=False):
+    """Where the objects in a session come from: its record, or this request."""
+
+    loaded: Mapping[Any, Any] = _NO_OBJECTS
+    """The objects that the record holds, by key."""
+    held: tuple[Mapping[Any, Any], ...] = ()
+    """What `loaded` was before: the first of these, and the last ones."""
+    assigned: set[Any] | None = None
+    """The keys that this request assigned, and that aren't stored yet."""
+    theirs: Any = None
+    """What `carryover` has worked out of these. It is of no use to anybody else."""
+    left_changes: bool = False
+    """Whether `sign_in()` has left changes behind, in another's data."""
+
+    def assign(self, keys: Iterable[Any]) -> None:
+        """Note that this request assigned these keys."""
+        if self.assigned is None:
+            self.assigned = set()
+        self.assigned.update(keys)
+
+    def hold(self, data: Mapping[Any, Any]) -> None:
+        """Note that the record holds these objects: they aren't for who signs in over it."""
+        if self.loaded:
+            # The first are what was loaded, of which the handler may have kept anything.
+            self.held = (*self.held[:1], *self.held[1:][2 - MAX_HELD :], self.loaded)
+        self.loaded = {**self.loaded, **data}
+        self.theirs = None
+
+
+class State(msgspec.Struct, eq=False):
+    """What the library knows of one session, beside its data."""
+
+    # This and its parts are Structs, which are made in C, since there is one for each request.
+
+    status: Status
+    request: Request
+    origins: Origins
+    wanted: Wanted = NOTHING_WANTED
+    stored: Stored | None = None
+    """The record as it was last loaded or stored here."""
+    base: bytes = EMPTY
+    """The data of that record, encoded. A change is what differs from them."""
+    rebased: dict[Any, bytes] | None = None
+    """Values that `get_as` has converted, encoded, to be compared with in place of the base's."""
+    principal: str | None = None
+    """Who is signed in by these data."""
+    touch_at: float = NEVER
+    """The second from which on its time is to be renewed. Never again after a touch that failed."""
+    settled: bytes | None = None
+    """The data that the last commit has dealt with, whatever became of them."""
+    tombstone_of: str | None = None
+    """The id of the session that had ended when the request came."""
+    opened: tuple[State, ...] = ()
+    """The sessions that several tokens opened. None of them counts."""
+    turn: asyncio.Future[None] | None = None
+    """Done when the commit, save or refresh that is under way is over. There is one at a time."""
     why: SessionError | None = None
-    """Of an unloaded one."""
+    """Why it isn't loaded."""
 
     def __repr__(self) -> str:
         # Not what it holds: reprs end in logs.
-        return f"<State {self.found.name}>"
+        return f"<State {self.status.name}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("found", self.found.name)]
-
-    def peer(self) -> Peer:
-        """Who asks; nobody knows outside of a request."""
-        return Peer() if self.visit is None else self.visit.peer()
-
-    def missing(self) -> SessionError:
-        """Why it can't be used; a new error each time, since each raise adds to its traceback."""
-        return afresh(self.why or SessionError("the session is not loaded"))
-
-    def raise_as_seen(self, error: SessionError) -> NoReturn:
-        """Raise the error as the application gets to see it."""
-        seen = error if self.visit is None else self.visit.raises(error)
-        raise seen from (error if seen is not error else error.__cause__)
+        return [("status", self.status.name)]
 
     @property
     def live(self) -> Stored | None:
-        """What is stored, unless it was cleared here or has ended elsewhere."""
-        return None if self.cleared or self.found is not OPEN else self.stored
+        """What is stored, unless the session was cleared here or has ended elsewhere."""
+        return None if self.status is not LIVE or self.wanted.cleared else self.stored
 
-    def lost(self) -> None:
-        """Note that it ended, or was rotated, elsewhere since it was loaded."""
-        self.found = Found.LOST
-        self.touch_at = NEVER
+    def want(self, **wishes: Any) -> None:
+        """Note what the application asks for: fields of `Wanted`."""
+        self.wanted = replace(self.wanted, **wishes)
 
-    @asynccontextmanager
-    async def alone(self) -> AsyncGenerator[None, None]:
-        """Whoever writes or reloads this session waits for its turn: its tasks may save at once."""
-        while self.busy is not None:
-            await asyncio.wait([self.busy])
-        self.busy = turn = asyncio.get_running_loop().create_future()
-        try:
-            yield
-        finally:
-            self.busy = None
+    def want_again(self, deferred: Wanted) -> None:
+        """Want what was put aside, besides what tasks asked for meanwhile."""
+        self.wanted = self.wanted.besides(deferred)
+
+    # -- the request
+
+    def peer(self) -> Peer:
+        """The client. Nobody knows it outside of a request."""
+        context = self.request.context
+        return Peer() if context is None else context.peer()
+
+    def missing(self) -> SessionError:
+        """Why it can't be used: a new error each time, since each raise adds to its traceback."""
+        return afresh(self.why or SessionError("the session is not loaded"))
+
+    def raise_as_seen(self, error: SessionError) -> NoReturn:
+        """Raise the error that the application gets in place of this one."""
+        context = self.request.context
+        seen = error if context is None else context.as_seen(error)
+        raise seen from (error if seen is not error else error.__cause__)
+
+    # -- one commit, save or refresh at a time: a request's tasks may save at once
+
+    async def begin_turn(self) -> None:
+        """Wait until nobody else writes or reloads this session. `end_turn` ends it."""
+        while self.turn is not None:
+            await asyncio.wait([self.turn])
+        self.turn = asyncio.get_running_loop().create_future()
+
+    def end_turn(self) -> None:
+        """Let the next one begin."""
+        turn, self.turn = self.turn, None
+        if turn is not None:
             turn.set_result(None)
 
-    def wants(self) -> bool:
-        """Whether the handler asked for more than a change of data."""
-        return (
-            self.cleared
-            or self.rotate
-            or self.authenticated
-            or self.modified
-            or self.lifetime is not None
-        )
-
-    def defer(self) -> Deferred:
-        """Put aside what is wanted of the token and the lifetime; returns it."""
-        wanted = self.rotate, self.authenticated, self.lifetime
-        self.rotate, self.authenticated, self.lifetime = False, False, None
-        return wanted
-
-    def resume(self, wanted: Deferred) -> None:
-        """Want that again, besides what tasks asked for meanwhile."""
-        rotate, authenticated, lifetime = wanted
-        self.rotate |= rotate
-        self.authenticated |= authenticated
-        if self.lifetime is None:
-            self.lifetime = lifetime
-
-    def wishes(self) -> Wishes:
-        """All that is wanted."""
-        return self.cleared, self.rotate, self.authenticated, self.modified, self.lifetime
-
-    def forget_wants(self, met: Wishes) -> None:
-        """Nothing more is wanted of these; what tasks asked for meanwhile is."""
-        cleared, rotate, authenticated, modified, lifetime = met
-        self.cleared &= not cleared
-        self.rotate &= not rotate
-        self.authenticated &= not authenticated
-        self.modified &= not modified
-        if self.lifetime is lifetime:
-            self.lifetime = None
+    # -- changes
 
     def before(self) -> dict[Any, bytes]:
         """What each key is compared with."""
@@ -277,52 +292,50 @@ class State(msgspec.Struct, eq=False):
 
     def changes(self, encoded: bytes) -> Changes:
         """The top-level keys that this request set or removed."""
-        return values.changes({} if self.cleared else self.before(), values.split(encoded))
-
-    def assign(self, keys: Iterable[Any]) -> None:
-        """Note that this request assigned these keys."""
-        if self.assigned is None:
-            self.assigned = set()
-        self.assigned.update(keys)
+        return values.changes({} if self.wanted.cleared else self.before(), values.split(encoded))
 
     def hold(self, data: Mapping[Any, Any]) -> None:
-        """Note that the record holds these objects: they aren't for who signs in over it."""
-        if not self.late:  # else nobody can sign in any more
-            if self.loaded:
-                # The first are what was loaded, of which the handler may have kept anything.
-                self.held = (*self.held[:1], *self.held[1:][2 - MAX_HELD :], self.loaded)
-            self.loaded = {**self.loaded, **data}
-            self.theirs = None
+        """Note that the record holds these objects."""
+        if not self.request.late:  # else nobody can sign in any more
+            self.origins.hold(data)
 
     def hold_all(self, data: Mapping[Any, Any]) -> None:
-        """Note that all that the session has is in its record."""
+        """Note that the record holds all that the session has."""
         self.hold(data)
-        self.assigned = None
+        self.origins.assigned = None
 
-    def is_anothers(self, principal: str | None) -> bool:
+    def is_anothers(self, principal: str | None, keyring: Keyring) -> bool:
         """Whether what the record holds isn't for this user."""
-        if self.stored is None or principal in (None, self.principal):
+        if self.stored is None or principal is None or principal == self.principal:
             return False
-        if self.principal is not None or (self.live is None and not self.cleared):
+        if self.principal is not None or (self.live is None and not self.wanted.cleared):
             return True  # (it ended elsewhere, and nobody knows why)
         owner = self.stored.record.owner
-        return owner is not None and not self.backend.keyring.owns(owner, principal)
+        return owner is not None and not keyring.owns(owner, principal)
+
+    # -- what became of it
 
     def remember(self, stored: Stored) -> None:
         """Note what is in the store from now on."""
-        self.found = OPEN
+        self.status = LIVE
         self.stored = stored
         self.base = stored.data
         self.touch_at = stored.touch_at
         self.rebased = self.settled = None
 
+    def gone(self) -> None:
+        """Note that it ended, or was rotated, elsewhere since it was loaded."""
+        self.status = Status.GONE
+        self.touch_at = NEVER
+
     def forget(self) -> None:
         """Note that nothing of it is in the store any more."""
-        self.found = Found.NOTHING
+        self.status = Status.NEW
         self.stored = self.rebased = self.principal = self.settled = None
         self.touch_at = NEVER
         self.base = EMPTY
-        self.cleared = self.ended_here = False
+        if self.wanted.cleared:
+            self.want(cleared=False)
 
 
 def in_words(seconds: int) -> str:

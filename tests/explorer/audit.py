@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+from redis_sessions.events import Event
+from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import NEVER, State
 from redis_sessions.stores import Store
-from tests.explorer.actors import SIGNS_IN, Worker
+from tests.explorer.actors import KEYRING, SIGNS_IN, Worker
 from tests.explorer.index_invariants import older_than_their_entries
 from tests.explorer.scenario import INDEXES, PRINCIPALS, Rec, view
 from tests.explorer.world import World
@@ -18,11 +22,25 @@ __all__ = ["Eager", "audit"]
 class Eager(Worker):
     """Finds every touch due."""
 
-    def touch_due(self, state: State) -> bool:
-        return state.live is not None and state.touch_at != NEVER
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        heard: Callable[[Event], None],
+        *,
+        keyring: Keyring = KEYRING,
+    ) -> None:
+        super().__init__(store, clock, heard, keyring=keyring)
 
-    def owed(self, session: Session, status: int) -> bytes | None:
-        return b"" if self.touch_due(state_of(session)) else None
+        def touch_due(state: State) -> bool:
+            return state.live is not None and state.touch_at != NEVER
+
+        backend_of(self).touch_due = touch_due  # type: ignore[method-assign]  # as `Worker` does
+
+    async def load(self, *args: Any, **options: Any) -> Session:
+        session = await super().load(*args, **options)
+        state_of(session).touch_at = 0
+        return session
 
 
 async def audit(world: World) -> list[str]:

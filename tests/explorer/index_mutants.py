@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from redis_sessions.lifecycle.writer import Writer
 from redis_sessions.session.record import Stored
-from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Entry, Store
 from tests.explorer.backends import Backend
 from tests.explorer.mutants import Passing
@@ -16,8 +15,8 @@ from tests.explorer.scenario import Scenario
 
 __all__ = ["MUTANTS", "SCRIPTS", "Mutant", "Script"]
 
-_end_if_unchanged: Any = Writer._end_if_unchanged  # pyright: ignore[reportPrivateUsage]
-_in_place: Any = Writer._in_place  # pyright: ignore[reportPrivateUsage]
+_end_if_unchanged = Writer.end_if_unchanged
+_renew_entry = Writer.renew_entry
 
 
 class _EndsAnybody(Passing):
@@ -28,27 +27,27 @@ class _EndsAnybody(Passing):
         return left, [replace(entry, authenticated=0) for entry in entries]
 
 
-async def _mark_first(writer: Any, old: Stored, how: str) -> Any:
+async def _mark_first(writer: Writer, old: Stored, how: str, merge: Any = None) -> Any:
     """A sign-out marks before it ends."""
-    await writer._mark(old, writer._state.principal)
-    return await _end_if_unchanged(writer, old, how)
+    await writer.mark(old, writer.state.principal)
+    return await _end_if_unchanged(writer, old, how, merge)
 
 
-async def _end_though_changed(writer: Any, old: Stored, how: str) -> Any:
+async def _end_though_changed(writer: Writer, old: Stored, how: str, merge: Any = None) -> Any:
     """What is outdated ends, whatever has become of it."""
     if how != "outdated":
-        return await _end_if_unchanged(writer, old, how)
-    await writer._end(old.token.id, how)
+        return await _end_if_unchanged(writer, old, how, merge)
+    await writer.end(old.token.id, how)
     return old
 
 
-async def _note_first(
-    writer: Any, token: SessionToken, rotated: int, authenticated_at: int | None = None
-) -> Any:
+async def _note_first(writer: Writer, ttl: int | None = None) -> float | None:
     """`authenticated()` tells the index before the record."""
-    if authenticated_at is not None:
-        await writer._note_authentication(writer._state.principal, token.id, authenticated_at)
-    return await _in_place(writer, token, rotated, authenticated_at)
+    clock = await _renew_entry(writer, ttl)
+    if clock is not None and writer.state.wanted.authenticated:
+        at = int(clock - writer.backend.index.age(writer.state.request.began))
+        await writer.note_authentication(writer.at.token.id, at)
+    return clock
 
 
 @dataclass(frozen=True)
@@ -176,18 +175,18 @@ MUTANTS: Final = (
         "a sign-out marks before it ends",
         "S3",
         [Scenario("A2", ("out", "out@9", "all"))],
-        writer={"_end_if_unchanged": _mark_first},
+        writer={"end_if_unchanged": _mark_first},
     ),
     Mutant(
         "outdated records are ended though changed",
         "F1",
         [Scenario("A", ("reA", "touch"), "30 s")],
-        writer={"_end_if_unchanged": _end_though_changed},
+        writer={"end_if_unchanged": _end_though_changed},
     ),
     Mutant(
         "authenticated() tells the index before the record",
         "F1",
         [Scenario("A", ("reA", "touch"), "crash then 30 s")],
-        writer={"_in_place": _note_first},
+        writer={"renew_entry": _note_first},
     ),
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from redis_sessions.session.state import Found
+from redis_sessions.session.state import Status
 from redis_sessions.session.token import SessionToken
 from tests.explorer.actors import ADMIN, BY_METHOD, CHANGES, SIGNS_IN, Actor, Phase
 from tests.explorer.backends import Seats
@@ -105,7 +105,7 @@ def _written(actor: Actor, id: str, old: Rec | None, new: Rec, world: World) -> 
 
 def _answered(world: World, actor: Actor, live: Mapping[str, Rec]) -> Iterator[str]:
     kind, cookie, failed = actor.kind, actor.cookie, world.used & FAILOVERS
-    clears = kind.startswith("clear") and actor.found is Found.ROTATED
+    clears = kind.startswith("clear") and actor.found is Status.ROTATED
     told_again = actor.superseded or actor.dropped
     if cookie and told_again and kind not in SIGNS_IN and not clears:
         yield "I5 a superseded request sends a cookie"

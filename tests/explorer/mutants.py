@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
-from typing import Final
+from typing import Any, Final
 
-from redis_sessions.lifecycle.policy import Opened
+from redis_sessions.lifecycle import loading
+from redis_sessions.lifecycle.loading import Opened
 from redis_sessions.session.outcome import Answer
 from redis_sessions.session.record import HEADER_SIZE, Reject
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import Bound, Found
+from redis_sessions.session.state import Bound, Origins, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
 from redis_sessions.stores.protocols import Entered, Touched
@@ -20,6 +21,8 @@ from tests.explorer.actors import Worker
 from tests.explorer.backends import Backend
 
 __all__ = ["MUTANTS", "Mutant", "Passing"]
+
+_opened, _refuse, _unseal = loading.opened, loading.refuse, loading.unseal
 
 
 class Passing:
@@ -177,20 +180,24 @@ class _Unasked(Passing):
         return Touched(EntryStatus.LIVE, authenticated)
 
 
-class _Unaware(Worker):
+def _unaware(backend: Any, why: Reject, token: SessionToken, sealed: bytes | None) -> Status:
     """A token that was superseded is like any that opens nothing."""
-
-    def refuse(self, why: Reject, token: SessionToken, sealed: bytes | None) -> Found:
-        super().refuse(why, token, sealed)
-        return Found.STALE
+    _refuse(backend, why, token, sealed)
+    return Status.STALE
 
 
-class _Talkative(Worker):
+def _talkative(backend: Any, token: SessionToken, sealed: bytes | None, bound: Bound) -> Opened:
     """An event that tells what it shouldn't."""
+    backend.report("loaded", token.value)
+    return _unseal(backend, token, sealed, bound)
 
-    def unseal(self, token: SessionToken, sealed: bytes | None, bound: Bound) -> Opened:
-        self.report("loaded", token.value)
-        return super().unseal(token, sealed, bound)
+
+def _carries(backend: Any, token: SessionToken, sealed: bytes | None, bound: Bound) -> Session:
+    """Whatever is in a session counts as assigned by the request."""
+    session = _opened(backend, token, sealed, bound)
+    state_of(session).origins = Origins()
+    state_of(session).origins.assign(session)
+    return session
 
 
 class _Unmoved(Worker):
@@ -199,18 +206,8 @@ class _Unmoved(Worker):
     async def commit(
         self, session: Session, *, status: int = 200, may_create: bool = True
     ) -> Answer:
-        state_of(session).authenticated = False
+        state_of(session).want(authenticated=False)
         return await super().commit(session, status=status, may_create=may_create)
-
-
-class _Carries(Worker):
-    """Whatever is in a session counts as assigned by the request."""
-
-    def opened(self, token: SessionToken, sealed: bytes | None, bound: Bound) -> Session:
-        session = super().opened(token, sealed, bound)
-        state_of(session).loaded = {}
-        state_of(session).assign(session)
-        return session
 
 
 @dataclass(frozen=True)
@@ -220,6 +217,7 @@ class Mutant:
     name: str
     store: Callable[[Store, Backend], Store] = Passing
     worker: type[Worker] = Worker
+    loading: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
     family: str = "pairs"
     fault: str | None = None
     breaks: str = ""
@@ -236,8 +234,8 @@ MUTANTS: Final = (
     Mutant("marks are ignored", _Unmarked, family="singles", fault="failover record", breaks="I8"),
     Mutant("sign-ins are never refused", _Lenient, family="admin", breaks="I2"),
     Mutant("touches don't ask", _Unasked, family="admin", fault="failover record", breaks="I8"),
-    Mutant("no token is superseded", worker=_Unaware, breaks="I5"),
-    Mutant("events tell tokens", worker=_Talkative, breaks="I12"),
+    Mutant("no token is superseded", loading={"refuse": _unaware}, breaks="I5"),
+    Mutant("events tell tokens", loading={"unseal": _talkative}, breaks="I12"),
     Mutant("sign_in() again does nothing", worker=_Unmoved, family="singles", breaks="I3"),
-    Mutant("another's data go along", worker=_Carries, family="singles", breaks="I6"),
+    Mutant("another's data go along", loading={"opened": _carries}, family="singles", breaks="I6"),
 )

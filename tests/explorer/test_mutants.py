@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from redis_sessions.lifecycle import loading
 from redis_sessions.stores.commands import EARLIER, END
 from redis_sessions.stores.repeats import Repeat, Repeats
 from tests.explorer.backends import MemoryBackend, RedisBackend
@@ -15,7 +16,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-async def test_a_broken_library_is_found_out(memory: MemoryBackend, mutant: Mutant) -> None:
+async def test_a_broken_library_is_found_out(
+    memory: MemoryBackend, monkeypatch: pytest.MonkeyPatch, mutant: Mutant
+) -> None:
+    """Each mechanism is switched off in the store, the manager or what loads sessions."""
+    for name, function in mutant.loading.items():
+        monkeypatch.setattr(loading, name, function)
     explorer = Explorer(
         memory, wrap=lambda store: mutant.store(store, memory), worker=mutant.worker
     )

@@ -10,6 +10,7 @@ import pytest
 from starlette.applications import Starlette
 
 from redis_sessions import SessionManager
+from redis_sessions.lifecycle.manager import backend_of
 from tests.integration.apps import (
     Monitor,
     client_of,
@@ -51,7 +52,7 @@ async def manager(watched: tuple[str, Monitor], clock: Clock) -> AsyncIterator[S
     scripts = ["EVALSHA", "SCRIPT", "SCRIPT", "SCRIPT", "EVALSHA"]
     store = [*scripts, "MGET", "EVALSHA", "INFO"]
     assert monitor.names() == ["TIME", "TIME", *store, "HSCAN"]
-    await manager.keys.renew()
+    await backend_of(manager).key_notes.renew()
     assert monitor.names() == ["HSET", "PEXPIRE", "HSCAN"]
     yield manager
     await manager.close()
@@ -254,7 +255,7 @@ async def test_the_keys_of_a_sign_in(
     async with client_of(app) as browser:
         token = await signed_in(browser)
     index, commit = (words for words in monitor.commands() if words[0] == "EVALSHA")
-    (digest,) = (key.index("alice") for key in manager.keyring.keys)
+    (digest,) = (key.index("alice") for key in backend_of(manager).keyring.keys)
     assert index[3:6] == [f"session:of:{digest}", "enter", token[:20]]
     assert commit[3] == f"session:{token[:20]}"
 
@@ -284,7 +285,7 @@ async def test_expire_in(
             assert f"Max-Age={duration};" in response.headers["set-cookie"]
         session = await manager.load(new or token)
         assert session.expires_at is not None
-        assert session.expires_at.timestamp() == int(manager.clock()) + duration
+        assert session.expires_at.timestamp() == int(backend_of(manager).clock()) + duration
 
 
 async def test_a_stale_token_costs_a_read(app: Starlette, monitor: Monitor) -> None:

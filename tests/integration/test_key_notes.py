@@ -17,6 +17,7 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import Clock
 from tests.integration.apps import doing
 from tests.support import StartServer, as_owner
@@ -46,7 +47,7 @@ class Processes:
         """One that has started as the middleware starts it."""
         manager = self(*keys)
         await manager.connect()
-        await manager.keys.renew()
+        await backend_of(manager).key_notes.renew()
         return manager
 
     async def noted(self) -> tuple[dict[bytes, bytes], int]:

@@ -142,7 +142,7 @@ async def test_what_was_loaded_is_never_forgotten(at: Setting) -> None:
     for n in range(200):
         session["messages"] = [n]
         await session.save()
-    assert len(state_of(session).held) <= 64
+    assert len(state_of(session).origins.held) <= 64
     session["b"] = messages
     session.sign_in("bob")
     assert session == {"user_id": "bob"}

@@ -209,7 +209,7 @@ async def test_a_session_that_is_saved_for_ever_holds_no_more(at: Setting) -> No
     for n in range(200):
         session["n"] = n
         await session.save()
-    assert len(state_of(session).held) <= 64
+    assert len(state_of(session).origins.held) <= 64
 
 
 # -- a principal inside of a dict

@@ -14,6 +14,8 @@ from redis_sessions import (
     SessionManager,
     StoreUnavailableError,
 )
+from redis_sessions.lifecycle.loading import anonymous
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.session import state_of
 from tests.stores import Away
@@ -28,7 +30,7 @@ async def test_late_change(at: Setting) -> None:
     session = await at.load(token)
     session["x"] = 2
     await at.commit(session)
-    state_of(session).late = True
+    state_of(session).request.late = True
     other = await at.load(token)
     other["y"] = 1
     await at.commit(other)
@@ -41,7 +43,7 @@ async def test_late_change(at: Setting) -> None:
 async def test_late_token(at: Setting, what: str) -> None:
     """A token that the browser could never learn is an error that says so."""
     session = await at.load(None if what == "create" else await at.begin({"x": 1}))
-    state_of(session).late = True
+    state_of(session).request.late = True
     if what == "rotate":
         session.rotate()
     else:
@@ -54,7 +56,7 @@ async def test_late_end(at: Setting) -> None:
     """Ending works late, too; nothing is left behind."""
     token = await at.begin({"user_id": "A", "x": 1})
     session = await at.load(token)
-    state_of(session).late = True
+    state_of(session).request.late = True
     del session["user_id"]
     assert (await at.commit(session)).token is None
     assert await at.data(token) == {}
@@ -115,7 +117,7 @@ async def test_refresh_gone(at: Setting) -> None:
 async def test_touch_that_fails(at: Setting) -> None:
     """A read doesn't fail because its time can't be renewed."""
     store = Away(clock=at.clock)
-    at.manager.store = store
+    backend_of(at.manager).store = store
     token = await at.begin({"x": 1})
     at.clock.advance(DAY)
     session = await at.load(token)
@@ -126,7 +128,7 @@ async def test_touch_that_fails(at: Setting) -> None:
 async def test_change_that_fails(at: Setting) -> None:
     """A change that can't be stored is an error, and may be tried again."""
     store = Away(clock=at.clock)
-    at.manager.store = store
+    backend_of(at.manager).store = store
     token = await at.begin({"x": 1})
     session = await at.load(token)
     session["x"] = 2
@@ -140,7 +142,7 @@ async def test_change_that_fails(at: Setting) -> None:
 
 async def test_anonymous_while_away(at: Setting) -> None:
     """The empty session of an absent store is read, and not written."""
-    session = at.manager.anonymous(StoreUnavailableError("away"))
+    session = anonymous(backend_of(at.manager), StoreUnavailableError("away"))
     assert await at.commit(session) == Answer(Outcome.NOTHING)
     session["x"] = 1
     with pytest.raises(StoreUnavailableError):

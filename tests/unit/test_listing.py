@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from redis_sessions import ConfigurationError, SessionInfo, SessionManager
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.session import state_of
 from redis_sessions.session.state import Peer
 from redis_sessions.stores.protocols import Entry
@@ -61,7 +62,7 @@ async def test_a_touch_tells_from_where(at: Setting) -> None:
     token = await signed_in(at, peer=Peer("192.0.2.1", FIREFOX))
     at.clock.advance(DUE)
     session = await at.load(token)
-    state_of(session).visit = Visiting(Peer("192.0.2.2", SAFARI))
+    state_of(session).request.context = Visiting(Peer("192.0.2.2", SAFARI))
     await at.commit(session)
     (info,) = await at.manager.sessions_of("alice")
     assert (info.address, info.user_agent) == ("192.0.2.2", SAFARI)
@@ -81,7 +82,7 @@ async def test_the_current_one(at: Setting) -> None:
 
 async def test_another_managers_session_is_not_the_current_one(at: Setting) -> None:
     """Two managers serve one request: each knows its own session only."""
-    other = SessionManager(at.store, at.manager.keyring, clock=at.clock)
+    other = SessionManager(at.store, backend_of(at.manager).keyring, clock=at.clock)
     token = await signed_in(at)
     session = await other.load(token)
     with in_request(session):

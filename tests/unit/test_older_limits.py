@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import Session, SessionEncodeError
+from redis_sessions.lifecycle.manager import backend_of
 from tests.unit.setting import Setting, token_of
 
 DATA: dict[str, Any] = {"user_id": "alice", "many": [[]] * 50, "text": "x" * 100}
@@ -29,7 +30,7 @@ class Site(Setting):
         token = await self.begin(DATA)
         monkeypatch.setattr("redis_sessions.session.values.MAX_CONTAINERS", 10)
         monkeypatch.setattr("redis_sessions.session.values.MAX_DEPTH", 10)
-        self.manager.values.max_size = 100
+        backend_of(self.manager).values.max_size = 100
         return token
 
 

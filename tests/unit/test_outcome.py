@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_sessions.session.outcome import Decision, Facts, Outcome, decide
-from redis_sessions.session.state import Found
+from redis_sessions.session.outcome import Facts, Outcome, decide
+from redis_sessions.session.state import Status
 
-OPEN: Final = Facts(found=Found.OPEN, status=200)
-NEW: Final = Facts(found=Found.NOTHING, status=200)
+OPEN: Final = Facts(status=Status.LIVE, http_status=200)
+NEW: Final = Facts(status=Status.NEW, http_status=200)
 A: Final = replace(OPEN, was="A", now="A")
 
-SUPERSEDED: Final = (Found.SUPERSEDED, Found.ROTATED)
+SUPERSEDED: Final = (Status.SUPERSEDED, Status.ROTATED)
 
 ANY: Final = (200, 302, 399, 400, 401, 404, 499, 500, 503)
 BELOW_400: Final = tuple(s for s in ANY if s < 400)
@@ -99,71 +99,71 @@ def test_row(
     status: int,
 ) -> None:
     """Each row applies at its statuses, and is passed over at the others."""
-    decision = decide(replace(facts, status=status))
+    decision = decide(replace(facts, http_status=status))
     if status in statuses:
-        assert decision == Decision(False, outcome)
+        assert decision == outcome
     elif otherwise is not None:
-        assert decision == Decision(False, otherwise)
+        assert decision == otherwise
     else:
         # authenticated() at 4xx is passed over; the data that changed are not
-        assert decision == Decision(False, Outcome.CHANGE if status < 500 else Outcome.NOTHING)
+        assert decision == Outcome.CHANGE if status < 500 else Outcome.NOTHING
 
 
 @pytest.mark.parametrize("status", ANY)
-@pytest.mark.parametrize("found", [Found.OPEN, Found.NOTHING, Found.STALE])
-def test_clear(found: Found, status: int) -> None:
+@pytest.mark.parametrize("found", [Status.LIVE, Status.NEW, Status.STALE])
+def test_clear(found: Status, status: int) -> None:
     """clear() ends the session at any status."""
-    facts = Facts(found=found, status=status, cleared=True, was="A")
-    assert decide(facts) == Decision(True, Outcome.NOTHING)
+    facts = Facts(status=found, http_status=status, cleared=True, was="A")
+    assert decide(facts) == Outcome.NOTHING
 
 
 def test_clear_and_more() -> None:
     """What was written after clear() is judged as a new session."""
     facts = replace(A, cleared=True, changed=True, now=None)
-    assert decide(facts) == Decision(True, Outcome.CREATE)
-    assert decide(replace(facts, now="A")) == Decision(True, Outcome.GAIN)
-    assert decide(replace(facts, now="B", owned=False)) == Decision(True, Outcome.GAIN)
-    assert decide(replace(facts, now="B", status=400)) == Decision(True, Outcome.NOTHING)
-    assert decide(replace(facts, rotates=True, authenticates=True, changed=False)) == Decision(
-        True, Outcome.NOTHING
+    assert decide(facts) == Outcome.CREATE
+    assert decide(replace(facts, now="A")) == Outcome.GAIN
+    assert decide(replace(facts, now="B", owned=False)) == Outcome.GAIN
+    assert decide(replace(facts, now="B", http_status=400)) == Outcome.NOTHING
+    assert (
+        decide(replace(facts, rotates=True, authenticates=True, changed=False)) == Outcome.NOTHING
     )
 
 
 @pytest.mark.parametrize("found", SUPERSEDED)
-def test_superseded(found: Found) -> None:
+def test_superseded(found: Status) -> None:
     """A superseded token may sign in; what else it writes is dropped."""
-    facts = Facts(found=found, status=200, changed=True)
-    assert decide(facts).outcome is Outcome.DROP
-    assert decide(replace(facts, now="A")).outcome is Outcome.GAIN
-    assert decide(replace(facts, changed=False)).outcome is Outcome.NOTHING
-    assert decide(replace(facts, cleared=True)) == Decision(True, Outcome.DROP)
-    assert decide(replace(facts, cleared=True, changed=False)) == Decision(True, Outcome.NOTHING)
+    facts = Facts(status=found, http_status=200, changed=True)
+    assert decide(facts) is Outcome.DROP
+    assert decide(replace(facts, now="A")) is Outcome.GAIN
+    assert decide(replace(facts, changed=False)) is Outcome.NOTHING
+    assert decide(replace(facts, cleared=True)) == Outcome.DROP
+    assert decide(replace(facts, cleared=True, changed=False)) == Outcome.NOTHING
 
 
 def test_stale() -> None:
     """A token that names no live session is like none: a new id is drawn."""
-    assert decide(Facts(found=Found.STALE, status=200, changed=True)).outcome is Outcome.CREATE
+    assert decide(Facts(status=Status.STALE, http_status=200, changed=True)) is Outcome.CREATE
 
 
 def test_cross_site() -> None:
     """A cross-site unsafe request begins no anonymous session, but may sign in."""
     facts = replace(NEW, changed=True, may_create=False)
-    assert decide(facts).outcome is Outcome.DROP
-    assert decide(replace(facts, now="A")).outcome is Outcome.GAIN
-    assert decide(replace(A, changed=True, may_create=False)).outcome is Outcome.CHANGE
+    assert decide(facts) is Outcome.DROP
+    assert decide(replace(facts, now="A")) is Outcome.GAIN
+    assert decide(replace(A, changed=True, may_create=False)) is Outcome.CHANGE
 
 
 def test_unavailable() -> None:
     """While the store is away an empty session may be read, not written."""
-    away = Facts(found=Found.UNAVAILABLE, status=200)
-    assert decide(away).outcome is Outcome.NOTHING
+    away = Facts(status=Status.UNAVAILABLE, http_status=200)
+    assert decide(away) is Outcome.NOTHING
     for wanted in (
         replace(away, changed=True),
         replace(away, now="A", changed=True),
         replace(away, cleared=True),
     ):
-        assert decide(wanted).outcome is Outcome.REFUSE
-    assert decide(replace(away, changed=True, status=500)).outcome is Outcome.NOTHING
+        assert decide(wanted) is Outcome.REFUSE
+    assert decide(replace(away, changed=True, http_status=500)) is Outcome.NOTHING
 
 
 PRINCIPALS: Final = st.sampled_from([None, "A", "B"])
@@ -172,8 +172,8 @@ PRINCIPALS: Final = st.sampled_from([None, "A", "B"])
 @given(
     facts=st.builds(
         Facts,
-        found=st.sampled_from(Found),
-        status=st.sampled_from(ANY),
+        status=st.sampled_from(Status),
+        http_status=st.sampled_from(ANY),
         was=PRINCIPALS,
         now=PRINCIPALS,
         owned=st.booleans(),
@@ -187,16 +187,14 @@ PRINCIPALS: Final = st.sampled_from([None, "A", "B"])
 )
 def test_always(facts: Facts) -> None:
     """Whatever the facts: errors sign nobody in, and an id keeps its principal."""
-    decision = decide(facts)
-    outcome = decision.outcome
+    outcome = decide(facts)
     signs_in = outcome in (Outcome.GAIN, Outcome.SWITCH, Outcome.REAUTHENTICATE)
-    assert not (signs_in and facts.status >= 400)
-    assert decision.clears == facts.cleared
+    assert not (signs_in and facts.http_status >= 400)
     in_place = outcome in (Outcome.CHANGE, Outcome.ROTATE, Outcome.REAUTHENTICATE, Outcome.TOUCH)
-    proves = outcome is Outcome.REAUTHENTICATE and facts.found is Found.LOST
-    assert not in_place or (facts.was == facts.now and (facts.found is Found.OPEN or proves))
+    proves = outcome is Outcome.REAUTHENTICATE and facts.status is Status.GONE
+    assert not in_place or (facts.was == facts.now and (facts.status is Status.LIVE or proves))
     if outcome is Outcome.GAIN and not facts.cleared:
         assert facts.was is None
         assert facts.owned
     if outcome is Outcome.CREATE:
-        assert facts.found not in SUPERSEDED
+        assert facts.status not in SUPERSEDED

@@ -35,13 +35,15 @@ from redis_sessions import (
     generate_key,
     get_session,
 )
-from redis_sessions.session.session import Unloaded
+from redis_sessions.lifecycle.loading import unloaded
+from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.session.session import Unloaded, services_of
 from tests.properties.harness import COOKIE, ask
 from tests.unit.setting import WHY, stored
 
 
 def placeholder(manager: SessionManager) -> Session:
-    session = manager.unloaded([], SessionError(WHY))
+    session = unloaded(backend_of(manager), [], SessionError(WHY))
     assert isinstance(session, Unloaded)
     return session
 
@@ -181,7 +183,7 @@ async def test_each_access_raises_an_error_of_its_own(
 ) -> None:
     """Outside of a request, too: no traceback grows with each access, and none causes itself."""
     why.__cause__ = cause = OSError("refused")
-    session = manager.unloaded([], why)
+    session = unloaded(backend_of(manager), [], why)
     seen: list[BaseException] = [why]
     for _ in range(3):
         with pytest.raises(type(why), match=WHY) as caught:
@@ -191,7 +193,7 @@ async def test_each_access_raises_an_error_of_its_own(
         assert caught.value.__cause__ is cause
         seen.append(caught.value)
     with pytest.raises(type(why), match=WHY) as caught:
-        await manager.save(session)
+        await services_of(session).save(session)
     assert caught.value not in seen
     assert why.__traceback__ is None
 
@@ -222,7 +224,7 @@ def test_its_repr_shows_why(manager: SessionManager) -> None:
 async def test_refresh_loads_it(manager: SessionManager) -> None:
     """In place: who holds the placeholder holds the session afterwards."""
     token = await stored(manager, user_id="ann", n=1)
-    session = manager.unloaded([token], SessionError(WHY))
+    session = unloaded(backend_of(manager), [token], SessionError(WHY))
     held: Any = session
 
     await session.refresh()
@@ -239,13 +241,13 @@ async def test_refresh_loads_it(manager: SessionManager) -> None:
 async def test_a_placeholder_commits_nothing(manager: SessionManager) -> None:
     """A request that never touched it stores nothing; `save` of it is an error."""
     token = await stored(manager, n=1)
-    session = manager.unloaded([token], SessionError(WHY))
+    session = unloaded(backend_of(manager), [token], SessionError(WHY))
 
     answer = await manager.commit(session)
 
     assert (answer.token, answer.expire) == (None, False)
     with pytest.raises(SessionError, match=WHY):
-        await manager.save(session)
+        await services_of(session).save(session)
     assert await manager.load(token) == {"n": 1}
 
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from redis_sessions import Keyring, MemoryStore, SessionManager, generate_key
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.stores.clock import ServerClock
 from redis_sessions.testing import Clock
 
@@ -95,12 +96,12 @@ def test_an_injected_clock_is_taken_as_it_is() -> None:
     """For times and for ages: so tests have one rule."""
     clock = Clock()
     manager = SessionManager(MemoryStore(clock=clock), Keyring(generate_key()), clock=clock)
-    assert manager.clock() == manager.timer() == clock.now
+    assert backend_of(manager).clock() == backend_of(manager).timer() == clock.now
 
 
 def test_a_store_in_memory_goes_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own entries do, too; ages don't."""
     monkeypatch.setattr(time, "time", lambda: 5.0)
     manager = SessionManager(MemoryStore(), Keyring(generate_key()))
-    assert manager.clock() == 5
-    assert manager.timer is time.monotonic
+    assert backend_of(manager).clock() == 5
+    assert backend_of(manager).timer is time.monotonic

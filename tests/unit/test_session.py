@@ -14,6 +14,8 @@ from rich.pretty import pretty_repr
 from starlette.responses import JSONResponse
 
 from redis_sessions import ConfigurationError, SessionError, SessionManager
+from redis_sessions.lifecycle.loading import unloaded
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.session import state_of
 from redis_sessions.session.state import seconds
 from tests.unit.setting import WHY, stored
@@ -68,14 +70,14 @@ async def test_nothing_shows_secrets_or_data(manager: SessionManager) -> None:
     session.update(user_id="the principal", name="a secret name")
     answer = await manager.commit(session)
     assert answer.token is not None
-    state = state_of(session)
+    state, backend = state_of(session), backend_of(manager)
 
     shown = " ".join(
         f"{thing!r} {thing!s} {thing} {pretty_repr(thing)}"
         for thing in (
-            *(session, state, state.stored, answer, answer.token, manager, manager.sealer),
-            *(manager.keyring, manager.keyring.primary, manager.store, manager.values),
-            *(manager.principal, manager.counts, manager.unloaded([], SessionError(WHY))),
+            *(session, state, state.stored, answer, answer.token, manager, backend.sealer),
+            *(backend.keyring, backend.keyring.primary, manager.store, backend.values),
+            *(backend.principal, manager.counts, unloaded(backend, [], SessionError(WHY))),
         )
     )
 

@@ -11,6 +11,8 @@ from uuid import UUID
 import pytest
 
 from redis_sessions import ConfigurationError, SessionError, StoreUnavailableError
+from redis_sessions.lifecycle.loading import unloaded
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.session import Session, state_of
 from tests.unit.setting import ALICE, DAY, WHY, Setting, token_of
@@ -130,7 +132,7 @@ async def test_after_clear(at: Setting) -> None:
 async def test_late(at: Setting) -> None:
     """Once the response has started, the browser can't learn a token, of the same user either."""
     session = await at.load(await at.begin(ALICE))
-    state_of(session).late = True
+    state_of(session).request.late = True
     session.sign_in("alice")
     with pytest.raises(SessionError, match="has started"):
         await at.commit(session)
@@ -255,7 +257,7 @@ async def test_a_callable_principal(verb: str) -> None:
 @pytest.mark.parametrize("verb", ["sign_in", "sign_out"])
 async def test_a_session_that_isnt_loaded(at: Setting, verb: str) -> None:
     """Both raise, and say why, as everything else does."""
-    session = at.manager.unloaded([], StoreUnavailableError(WHY))
+    session = unloaded(backend_of(at.manager), [], StoreUnavailableError(WHY))
     with pytest.raises(StoreUnavailableError, match=WHY):
         session.sign_in("ann") if verb == "sign_in" else session.sign_out()
 

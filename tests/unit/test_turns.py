@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from redis_sessions import Commit, Session, SessionError, StoreUnavailableError
+from redis_sessions.lifecycle.loading import unloaded
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.session import state_of
 from tests.unit.crossings.crossed import Crossed
@@ -79,7 +81,7 @@ async def test_wait_for_a_plain_change(act: Act, after: dict[str, int]) -> None:
     await asyncio.gather(committing, acting)
     assert at.results == [Commit.STORED] * len(at.results)
     assert await at.data(token) == dict(session) == after
-    assert state_of(session).busy is None
+    assert state_of(session).turn is None
 
 
 async def test_change_that_fails_gives_its_turn_up() -> None:
@@ -105,7 +107,7 @@ async def test_change_that_is_cancelled_gives_its_turn_up() -> None:
         await committing
     await acting
     assert await at.data(token) == dict(session) == {"x": 0, "a": 1, "b": 2}
-    assert state_of(session).busy is None
+    assert state_of(session).turn is None
 
 
 async def test_waiting_for_a_turn_may_be_cancelled() -> None:
@@ -200,7 +202,9 @@ async def test_signing_in_during_a_refresh() -> None:
 async def test_two_first_loads() -> None:
     """A session that isn't loaded yet is loaded once: what a task then changes stays."""
     at, began, answers = Crossed(), asyncio.Event(), [asyncio.Event(), asyncio.Event()]
-    session = at.manager.unloaded([await at.begin({"x": 0})], SessionError("not loaded yet"))
+    session = unloaded(
+        backend_of(at.manager), [await at.begin({"x": 0})], SessionError("not loaded yet")
+    )
     waiting = iter(answers)
 
     async def loaded() -> None:

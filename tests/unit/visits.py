@@ -30,7 +30,7 @@ class Visiting:
     def peer(self) -> Peer:
         return self._peer
 
-    def raises(self, error: SessionError) -> SessionError:
+    def as_seen(self, error: SessionError) -> SessionError:
         return error
 
 
@@ -38,7 +38,7 @@ async def signed_in(at: Setting, user: object = "alice", peer: Peer | None = Non
     session = await at.load(None)
     session["user_id"] = user
     if peer is not None:
-        state_of(session).visit = Visiting(peer)
+        state_of(session).request.context = Visiting(peer)
     return token_of(await at.commit(session))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import ConfigurationError, Keyring, RedisStore, SessionManager, generate_key
+from redis_sessions.lifecycle.manager import backend_of
 from tests.deployments import Deployment
 from tests.integration.clocks.test_asking import OFF, error, set_wrong
 
@@ -30,7 +31,7 @@ async def test_keys_are_noted(deployment: Deployment, prefix: str) -> None:
         for _ in range(2)
     )
     await mine.connect()
-    await mine.keys.renew()
+    await backend_of(mine).key_notes.renew()
     assert await mine.revoke_all("ann") == 0
     with pytest.raises(ConfigurationError):
         await other.revoke_all("ann")

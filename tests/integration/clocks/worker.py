@@ -25,6 +25,7 @@ from redis_sessions import (  # noqa: E402
     SessionManager,
     StoreUnavailableError,
 )
+from redis_sessions.lifecycle.manager import backend_of  # noqa: E402
 from redis_sessions.session.session import serving  # noqa: E402
 
 
@@ -66,7 +67,7 @@ class Worker:
         """As `fresh()` judges it: seconds since the session's user signed in."""
         at = self.session.authenticated_at
         assert at is not None
-        return self.manager.clock() - at.timestamp()
+        return backend_of(self.manager).clock() - at.timestamp()
 
 
 async def main() -> None:

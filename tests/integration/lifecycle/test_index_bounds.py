@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from redis_sessions import SessionManager, StoreUnavailableError
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import EntryStatus
 from redis_sessions.testing import store_session
@@ -20,7 +21,7 @@ MARKS: Final = 256
 
 
 def name_of(manager: SessionManager, prefix: str) -> str:
-    return f"{prefix}of:{manager.keyring.primary.index('alice')}"
+    return f"{prefix}of:{backend_of(manager).keyring.primary.index('alice')}"
 
 
 async def sign_out(manager: SessionManager, token: str) -> None:
@@ -49,11 +50,11 @@ async def test_10_000_sign_ins_and_sign_outs(
 async def test_revoke_all_is_done_with_its_first_step(manager: SessionManager) -> None:
     """Where it is broken off after that, each session ends when its touch is due, at the latest."""
     tokens = [await store_session(manager, ALICE) for _ in range(3)]
-    await manager.index.revoke("alice", keep=tokens[0][:20])
+    await backend_of(manager).index.revoke("alice", keep=tokens[0][:20])
     # A sign-in is told from one that was overtaken if its reply is faster than this takes.
     assert len(await manager.sessions_of("alice")) == 3
     later = await store_session(manager, ALICE)
-    key = manager.keyring.primary.index("alice")
+    key = backend_of(manager).keyring.primary.index("alice")
     for token, status in zip(
         (*tokens, later),
         (EntryStatus.LIVE, *[EntryStatus.ENDED] * 2, EntryStatus.LIVE),
@@ -107,7 +108,7 @@ async def test_the_index_outlives_its_longest_session(
     session["user_id"] = "alice"
     session.expire_in(300 * 24 * 3600)
     await manager.commit(session)
-    name, key = name_of(manager, prefix), manager.keyring.primary.index("alice")
+    name, key = name_of(manager, prefix), backend_of(manager).keyring.primary.index("alice")
     long, id = 299 * 24 * HOUR, SessionToken.generate().id
     await manager.store.enter(key, id, age=0, own=-1, ttl=1000, descriptor=b"")
     assert redis.ask("PTTL", name) > long
@@ -128,7 +129,7 @@ async def test_marks_make_room_without_losing_an_end(
     assert session.authenticated_at is not None
     at = round(session.authenticated_at.timestamp() * 1000)
     await sign_out(manager, token)
-    key = manager.keyring.primary.index("alice")
+    key = backend_of(manager).keyring.primary.index("alice")
     mark = partial(manager.store.mark, key, ttl=HOUR)
     await asyncio.gather(*(mark(SessionToken.generate().id) for _ in range(MARKS)))
     touched = await manager.store.touch(key, token[:20], authenticated=at, ttl=HOUR, descriptor=b"")
@@ -137,7 +138,7 @@ async def test_marks_make_room_without_losing_an_end(
 
 async def test_no_mark_is_missed_where_ids_look_alike(manager: SessionManager) -> None:
     """A mark is found by its place, not by any text that looks like the id."""
-    key = manager.keyring.primary.index("alice")
+    key = backend_of(manager).keyring.primary.index("alice")
     await manager.store.mark(key, "9" * 20, ttl=HOUR)
     for other in ("0" * 20, "1" * 20, "9" * 19 + "1"):
         assert await manager.store.ask(key, other, authenticated=2**52) is EntryStatus.MISSING
@@ -171,11 +172,13 @@ async def test_revoking_a_session_whose_entry_was_lost(
     assert await manager.revoke(token[:20], principal="alice") is False
     for _ in range(3):  # the mark that this leaves makes nobody its owner
         assert await manager.revoke(other[:20], principal="alice") is False
-    key = manager.keyring.primary.index("alice")
+    key = backend_of(manager).keyring.primary.index("alice")
     touched = await manager.store.touch(
         key, token[:20], authenticated=2**42, ttl=HOUR, descriptor=b""
     )
     assert touched.status is EntryStatus.ENDED
     assert [info.id for info in await manager.sessions_of(2)] == [other[:20]]
     assert await manager.revoke("n" * 20, principal="bob") is False  # nothing is there
-    assert redis.ask("EXISTS", f"{prefix}of:{manager.keyring.primary.index('bob')}") == 0
+    assert (
+        redis.ask("EXISTS", f"{prefix}of:{backend_of(manager).keyring.primary.index('bob')}") == 0
+    )

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from redis_sessions import Session, SessionGoneError, SessionManager, get_session
+from redis_sessions.lifecycle.manager import backend_of
 from tests.integration.apps import BASE, KEY, Events, client_of, doing, signed_in, token_in
 
 SOCKET: Final = "wss://testserver/ws"
@@ -173,7 +174,9 @@ async def test_late_changes_are_merged(manager: SessionManager, kind: str) -> No
 
 async def test_a_late_change_after_a_revocation(manager: SessionManager) -> None:
     """A background task of a session that was revoked meanwhile: dropped, and nothing revived."""
-    elsewhere = SessionManager(manager.store, manager.keyring)  # not the request's own doing
+    elsewhere = SessionManager(
+        manager.store, backend_of(manager).keyring
+    )  # not the request's own doing
 
     async def late(session: Session) -> None:
         await elsewhere.revoke_all("alice")

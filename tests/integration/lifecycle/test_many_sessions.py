@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from redis_sessions import SessionManager, StoreUnavailableError
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session
 from tests.deployments import until
@@ -21,7 +22,7 @@ HOUR: Final = 3_600_000
 async def test_50_000_entries(manager: SessionManager, redis: Wire, prefix: str) -> None:
     """A principal with 50,000 entries is listed, kept one of, and revoked; the counts are right."""
     kept, *others = [await store_session(manager, {"user_id": "alice"}) for _ in range(50)]
-    key = manager.keyring.primary.index("alice")
+    key = backend_of(manager).keyring.primary.index("alice")
     enter = partial(manager.store.enter, key, age=0, own=-1, ttl=HOUR, descriptor=b"x" * 100)
     for _ in range(50):
         ids = [SessionToken.generate().id for _ in range(1000)]
@@ -62,7 +63,7 @@ async def test_an_index_that_stays_in_use_does_not_grow(
 ) -> None:
     """10,000 expired entries of a principal who goes on: later writes let them go."""
     token = await store_session(manager, {"user_id": "alice"})
-    key = manager.keyring.primary.index("alice")
+    key = backend_of(manager).keyring.primary.index("alice")
     enter = partial(manager.store.enter, key, age=0, own=-1, ttl=1, descriptor=b"")
     for _ in range(10):
         await asyncio.gather(*(enter(SessionToken.generate().id) for _ in range(1000)))

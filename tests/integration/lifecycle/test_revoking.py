@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from redis_sessions import SessionManager, SessionMiddleware, get_session
 from redis_sessions.fastapi import SessionDep, SessionManagerDep
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import store_session
 from tests.integration.apps import Events, app_of, client_of, doing, signed_in, token_in
 
@@ -130,7 +131,7 @@ async def test_revoked_while_a_request_is_under_way(manager: SessionManager) -> 
         request.session["late"] = 1
         return JSONResponse("done")
 
-    watching = SessionManager(manager.store, manager.keyring, on_event=events)
+    watching = SessionManager(manager.store, backend_of(manager).keyring, on_event=events)
     app = doing(Route("/slow", slow), manager=watching)
     async with client_of(app) as browser:
         token = await signed_in(browser)
@@ -153,7 +154,7 @@ async def test_a_refused_sign_in_is_503(manager: SessionManager) -> None:
         await manager_elsewhere.revoke_all("alice")
         return JSONResponse("done")
 
-    manager_elsewhere = SessionManager(manager.store, manager.keyring)
+    manager_elsewhere = SessionManager(manager.store, backend_of(manager).keyring)
     app = doing(Route("/slow", slow), manager=manager)
     async with client_of(app) as browser:
         await browser.get("/do?set=cart:tea")

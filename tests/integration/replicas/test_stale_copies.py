@@ -11,6 +11,8 @@ import pytest
 
 from redis_sessions import RedisStore, SessionManager
 from redis_sessions.connect.connector import connector_of
+from redis_sessions.lifecycle.loading import load_from_replica
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.stores import replicas as replicas_module
 from redis_sessions.stores.replicas import Replicas
 from redis_sessions.stores.wire import Wire
@@ -53,9 +55,11 @@ async def test_another_binding_asks_the_primary(lagging: Lagging, prefix: str) -
     assert answer.token is not None
     token = answer.token.value
     await until(lambda: in_copy(manager, token))
-    assert await manager.nearby([token], bound="there") == {}
+    assert await load_from_replica(backend_of(manager), manager.load, [token], bound="there") == {}
     assert manager.counts["rejected"] == 1
-    assert await manager.nearby([token], bound="here") == {"n": 1}
+    assert await load_from_replica(backend_of(manager), manager.load, [token], bound="here") == {
+        "n": 1
+    }
     await manager.close()
 
 
@@ -67,7 +71,7 @@ async def test_an_old_copy_overwrites_nothing(manager: SessionManager, lagging: 
         newer = await manager.load(token)
         newer["b"] = 2
         await manager.commit(newer)
-        old = await manager.nearby([token])
+        old = await load_from_replica(backend_of(manager), manager.load, [token])
         assert old == {"a": 1}
         old["c"] = 3
         await manager.commit(old)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from redis_sessions import RedisStore, ReplicationError, SessionManager, StoreError
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
-from redis_sessions.session.session import Session
+from redis_sessions.session.session import Session, services_of
 from redis_sessions.testing import Clock, store_session, topology
 from tests.integration.apps import client_of, doing, manager_on, signed_in, token_in
 from tests.integration.waiting.records import MINUTE, new_id, record
@@ -117,7 +118,7 @@ async def test_save_tells(short: topology.Topology, running: topology.Topology) 
     session: Session = await manager.load(token)
     session["n"] = 2
     with pytest.raises(ReplicationError):
-        await manager.save(session)
+        await services_of(session).save(session)
     assert await manager.load(token) == {"n": 2}
     await store.close()
     await lax.close()
@@ -193,7 +194,7 @@ async def test_an_acknowledged_sign_out_survives(server_binary: Path) -> None:
     """All replicas had it: after the primary's death no replica knows the session."""
     with topology.sentinel(server=server_binary, options=app_user(replicas=True)) as watched:
         store = RedisStore(as_app(watched.url), wait_replicas=2)
-        manager = SessionManager(store, manager_on(store).keyring)
+        manager = SessionManager(store, backend_of(manager_on(store)).keyring)
         async with client_of(doing(manager=manager)) as browser:
             token = await signed_in(browser)
             assert (await browser.get("/do?drop=user_id")).status_code == 200

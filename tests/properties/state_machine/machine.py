@@ -114,7 +114,7 @@ class Sessions(Driver):
         """The server's clock wasn't moved: to it, requests under way are as old as before."""
         for visit in self.under_way:
             if visit.real is not None:
-                state_of(visit.real).began += added
+                state_of(visit.real).request.began += added
 
     @precondition(lambda self: self.model.sessions)
     @async_rule(which=st.integers(0, 50), worker=st.integers(0, WORKERS - 1), who=users)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from redis_sessions import Answer, Commit, MemoryStore
+from redis_sessions.lifecycle.manager import backend_of
 from tests.unit.setting import Setting
 
 
@@ -36,7 +37,7 @@ class Crossed(Setting):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.delayed = Delayed(clock=self.clock)
-        self.store = self.manager.store = self.delayed
+        self.store = backend_of(self.manager).store = self.delayed
 
     async def put(self, token: str, changes: Mapping[str, Any]) -> Answer:
         """What another request stores."""

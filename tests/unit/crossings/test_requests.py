@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import Answer, Commit, MemoryStore, Session, SessionConflictError
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from tests.unit.setting import Setting, token_of
 
@@ -130,7 +131,7 @@ async def test_sign_in_crossing_a_change(at: Setting) -> None:
             return await super().commit(id, expected, value, ttl)
 
     at = Setting()
-    at.store = at.manager.store = Late(clock=at.clock)
+    at.store = backend_of(at.manager).store = Late(clock=at.clock)
     changing: list[Session] = []
     token = await at.begin({"cart": [1], "x": 1})
     signing, other = await at.load(token), await at.load(token)
@@ -188,7 +189,7 @@ async def test_endless_conflict() -> None:
             return Commit.CONFLICT if busy else await super().commit(id, expected, value, ttl)
 
     at = Setting(deadline=0.02)
-    at.store = at.manager.store = Contended(clock=at.clock)
+    at.store = backend_of(at.manager).store = Contended(clock=at.clock)
     busy = False
     session = await at.load(await at.begin({"x": 1}))
     busy = True

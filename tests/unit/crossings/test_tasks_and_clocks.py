@@ -14,6 +14,7 @@ from redis_sessions import (
     SessionManager,
     StoreUnavailableError,
 )
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.session import state_of
 from redis_sessions.testing import Clock
@@ -137,7 +138,7 @@ async def test_late_sign_out_that_leaves_data(at: Crossed) -> None:
     """save() of a late sign-out signs out, and isn't an error, though data are left."""
     token = await at.begin({"user_id": "A", "x": 1})
     session = await at.load(token)
-    state_of(session).late = True
+    state_of(session).request.late = True
     del session["user_id"]
     await session.save()
     assert dict(session) == {}
@@ -174,10 +175,10 @@ class Refusing(MemoryStore):
 async def test_busy_socket_after_a_failed_touch(why: str) -> None:
     """A socket that saves changes regularly stays alive, though a touch of its failed once."""
     at = Setting(idle_timeout=1800)
-    store = at.store = at.manager.store = Refusing(clock=at.clock)
+    store = at.store = backend_of(at.manager).store = Refusing(clock=at.clock)
     token = await at.begin({"user_id": "A", "n": 0})
     socket = await at.load(token)
-    state_of(socket).late = True
+    state_of(socket).request.late = True
     at.clock.advance(200)
     if why == "conflict":
         assert await at.commit(await at.load(token)) == Answer(Outcome.TOUCH)

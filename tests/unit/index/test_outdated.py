@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import StoreUnavailableError
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from tests.unit.index.watching import Watching, changed, visited
 from tests.unit.setting import ALICE, DUE, token_of
@@ -121,7 +122,7 @@ async def test_a_late_touch_sets_no_time_back(at: Watching) -> None:
     """The index keeps the later time, so that the restored record is found out afterwards."""
     old, _ = await restored(at)
     await at.watched.touch(
-        at.manager.keyring.primary.index("alice"),
+        backend_of(at.manager).keyring.primary.index("alice"),
         old[:20],
         authenticated=1,
         ttl=HOUR,

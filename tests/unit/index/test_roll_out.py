@@ -13,6 +13,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import Clock, store_session
 from tests.unit.setting import ALICE, DUE
 
@@ -57,7 +58,7 @@ async def test_a_mark_under_the_old_key_counts() -> None:
     """Marked by a process that has the old key, the end lost: it ends under [new, old]."""
     roll = Rollout()
     token = await store_session(roll.before, ALICE)
-    await roll.before.index.mark("alice", token[:20])
+    await backend_of(roll.before).index.mark("alice", token[:20])
     roll.clock.advance(DUE)
     assert (await seen(roll.during, token)).principal is None
 

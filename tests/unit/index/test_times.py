@@ -7,6 +7,7 @@ from datetime import datetime
 import pytest
 
 from redis_sessions import StoreUnavailableError
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.state import LONGEST
 from redis_sessions.stores.protocols import EntryStatus
 from tests.unit.index.watching import Watching, ids, lose_the_end
@@ -106,7 +107,7 @@ async def test_a_mark_lasts_as_long_as_the_session(at: Watching) -> None:
     token = token_of(await at.commit(session))
     await at.manager.revoke(token[:20], principal="alice")
     at.clock.advance(LONGEST - 1)
-    key = at.manager.keyring.primary.index("alice")
+    key = backend_of(at.manager).keyring.primary.index("alice")
     assert await at.watched.ask(key, token[:20], authenticated=2**52) is EntryStatus.ENDED
 
 

@@ -16,6 +16,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
+from redis_sessions.session.session import services_of
 from redis_sessions.stores.protocols import Store
 from redis_sessions.testing import store_session
 from tests.unit.tracebacks.shown import frames, ours
@@ -41,7 +42,7 @@ async def exclusive(session: Session) -> None:
 
 
 async def managed(manager: SessionManager, session: Session) -> None:
-    async with manager.exclusive(session, 5):
+    async with services_of(session).exclusive(session, 5):
         pass
 
 

@@ -8,6 +8,8 @@ from rich.pretty import pretty_repr
 from sentry_sdk.serializer import serialize
 
 from redis_sessions import StoreUnavailableError
+from redis_sessions.lifecycle.loading import unloaded
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.session import state_of
 from tests.unit.setting import Setting
 from tests.unit.tracebacks.visit import MARK
@@ -18,11 +20,11 @@ async def test_silent_to_every_tool() -> None:
     at = Setting()
     token = await at.begin({"mark": MARK})
     session = await at.load(token)
-    unloaded = at.manager.unloaded([token], StoreUnavailableError("away"))
+    away = unloaded(backend_of(at.manager), [token], StoreUnavailableError("away"))
     stored = state_of(session).stored
     assert stored is not None
     secrets = [token[20:], MARK, repr(stored.sealed[33:50])[2:-1]]
-    for thing in (session, unloaded, state_of(session), state_of(unloaded), stored, stored.token):
+    for thing in (session, away, state_of(session), state_of(away), stored, stored.token):
         serialized: Any = serialize({"vars": {"thing": thing}}, is_vars=True)
         for told in (repr(thing), str(thing), f"{thing}", pretty_repr(thing), repr(serialized)):
             assert not any(secret in told for secret in secrets)
@@ -34,7 +36,7 @@ async def test_a_session_s_repr_is_what_tools_show() -> None:
     session = await at.load(await at.begin({"a": 1}))
     assert repr(session) == f"<Session id={session.id} keys=1>"
 
-    for each in (session, at.manager.unloaded([], StoreUnavailableError("away"))):
+    for each in (session, unloaded(backend_of(at.manager), [], StoreUnavailableError("away"))):
         assert repr(each) in pretty_repr(each)
         serialized: Any = serialize({"vars": {"thing": each}}, is_vars=True)
         assert serialized["vars"]["thing"] == repr(each)

@@ -1,0 +1,327 @@
+"""One connection and its session: loaded, put into the scope, committed, and told to the client."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from starlette.requests import HTTPConnection
+from starlette.types import Message, Scope, Send
+
+from redis_sessions.errors import (
+    ConfigurationError,
+    ReplicationError,
+    SessionError,
+    StoreError,
+    StoreUnavailableError,
+)
+from redis_sessions.events import logger
+from redis_sessions.http.cross_site import may_create
+from redis_sessions.http.errors import as_http
+from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing
+from redis_sessions.http.replaced import carry_out_replacement
+from redis_sessions.http.setup import Setup
+from redis_sessions.http.transports import CookieTransport, Transport
+from redis_sessions.lifecycle import loading
+from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.lifecycle.pending import is_unchanged
+from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.record import Stored
+from redis_sessions.session.session import Session, Unloaded, load_into, state_of
+from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound, Peer
+from redis_sessions.tracebacks import strip
+
+__all__ = ["SCOPE_KEY", "Connection", "Connections", "restore", "send_outside", "with_innermost"]
+
+SCOPE_KEY: Final = "redis_sessions"
+
+_OVER: Final[Scope] = {"type": "over", "headers": []}
+
+
+class Connection:
+    """The session of one connection, for those who ask the scope for it."""
+
+    session: Session
+    """Once it is loaded, or something stands in for it."""
+    raised: SessionError | None = None
+    """The last error that the application got."""
+    over = False
+    stored_before: Stored | None = None
+    """What was stored when the request began, where replicas are read."""
+
+    # The response.
+    response_start = "http.response.start"
+    """The type of its first message."""
+    held: Message | None = None
+    """Its first message, until the session is committed."""
+    headers: list[RawHeader]
+    status = 500
+    started = False
+    failure: SessionError | None = None
+    """Why a commit failed. The response fails, too."""
+
+    # A WebSocket.
+    is_socket = False
+    accepted = False
+    closed = False
+    refused = False
+    """It was closed before it was accepted."""
+
+    def __init__(self, setup: Setup, scope: Scope, send: Send) -> None:
+        self.setup = setup
+        self.tokens = setup.read(scope)
+        self.scope = scope
+        self.send = send
+
+    # -- the session
+
+    @property
+    def manager(self) -> SessionManager:
+        return self.setup.manager
+
+    async def load(self) -> None:
+        """Load the session, unless it is there. A store that is away is told on first use."""
+        setup, session = self.setup, self._session()
+        try:
+            if session is None:
+                session = await self._loader()(self.tokens, bound=self._bound())
+                state_of(session).request.context = self
+                self.session = session
+            elif isinstance(session, Unloaded):
+                await loading.load_unloaded(session, self._loader())
+            else:
+                return
+            if setup.hints:
+                self.stored_before = state_of(session).stored
+        except StoreError as exc:
+            self._go_on_without(exc)
+
+    def load_later(self) -> None:
+        """A placeholder for now, which `load()` or its own `refresh()` loads."""
+        self._stand_in(
+            SessionError(
+                "the session isn't loaded (lazy=True): depend on SessionDep, or "
+                "`await get_session(request).refresh()` first"
+            )
+        )
+
+    def _loader(self) -> loading.Load:
+        manager, cookie = self.setup.manager, self._hint_cookie()
+        if cookie is None or cookie.hinted(self.scope):
+            return manager.load
+        return partial(loading.load_from_replica, self.setup.backend, manager.load)
+
+    def _session(self) -> Session | None:
+        return getattr(self, "session", None)
+
+    def _bound(self) -> Bound:
+        """What a session of this connection is bound to."""
+        binding = self.setup.binding
+        if binding is None:
+            return ANYWHERE
+        bound = binding(HTTPConnection(self.scope))
+        if bound is None or isinstance(bound, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application's
+            return bound
+        raise ConfigurationError(f"binding= made {bound!r} of a request: return text, or None")
+
+    def _go_on_without(self, why: StoreError) -> None:
+        """The store is away: do what `on_unavailable` says."""
+        choice = "error" if self.over else self.setup.on_unavailable
+        if callable(choice):
+            choice = choice(HTTPConnection(self.scope))
+            if choice not in ("error", "anonymous"):
+                raise ConfigurationError(
+                    f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
+                )
+        backend = self.setup.backend
+        if isinstance(why, StoreUnavailableError):
+            backend.report("unavailable", why.reason)
+        if choice == "error":
+            self._stand_in(why)
+            return
+        empty = loading.anonymous(backend, why)
+        state_of(empty).request.context = self
+        if self._session() is None:
+            self.session = empty
+        else:
+            load_into(self.session, empty, state_of(empty))
+
+    def _stand_in(self, why: SessionError) -> None:
+        """Put a placeholder there that raises `why` when it is used."""
+        session = self._session()
+        if session is None:
+            backend, bound = self.setup.backend, self._bound()
+            self.session = session = loading.unloaded(backend, self.tokens, why, bound)
+            state_of(session).request.context = self
+        else:
+            state = state_of(session)
+            state.why, state.status = why, UNAVAILABLE
+
+    # -- what a session asks for
+
+    def peer(self) -> Peer:
+        """The other end, as the ASGI server resolved it."""
+        client = self.scope.get("client")
+        agent = next((v for k, v in self.scope["headers"] if k == b"user-agent"), None)
+        return Peer(
+            client[0] if client else None, None if agent is None else agent.decode("latin-1")
+        )
+
+    def as_seen(self, error: SessionError) -> SessionError:
+        """The error as one that carries its status; noted as the application's last."""
+        self.raised = as_http(error)
+        return self.raised
+
+    # -- the scope
+
+    def enter(self, outer: Connections | None, before: Any) -> None:
+        """Put the session into the scope.
+
+        `outer` and `before` are what middlewares around this one have put there.
+        """
+        scope = self.scope
+        if before is not None:
+            self.send = send_outside(scope, before, self.send)
+        scope["session"] = self.session
+        if outer or self.setup.transport is None:
+            scope[SCOPE_KEY] = with_innermost(outer or {}, self)
+        else:
+            scope[SCOPE_KEY] = {self.setup.key: self}
+
+    def leave(self) -> None:
+        """The request is over. What held each other lets go: it leaves no work to the collector."""
+        self.over = True
+        self.scope = _OVER
+        state_of(self.session).request.context = None
+
+    # -- the commit
+
+    def is_settled(self) -> bool:
+        """Whether there is nothing to commit."""
+        session = self.session
+        return self.scope.get("session") is session and is_unchanged(self.setup.backend, session)
+
+    async def commit(self, status: int) -> Answer:
+        """Commit the session, for a response with this status."""
+        if self.failure is None and self.scope.get("session") is not self.session:
+            carry_out_replacement(self.scope, self.session, self.setup.backend)
+        create = not self.refused if self.is_socket else may_create(self.scope, self.transport)
+        return await self.setup.manager.commit(self.session, status=status, may_create=create)
+
+    async def commit_before_start(self, status: int) -> Answer:
+        """Commit before anything has gone out. A failure is the response's."""
+        try:
+            return await self.commit(status)
+        except SessionError as exc:
+            self.failure = exc
+            if isinstance(exc, (StoreUnavailableError, ReplicationError)):
+                self.setup.backend.report("unavailable", exc.reason)
+            raise
+
+    async def commit_failed(self) -> None:
+        """Commit for a request that failed: a sign-out holds whatever the response is.
+
+        The response will be a 500 that isn't ours, and tells the client nothing of its session.
+        """
+        state_of(self.session).request.late = True
+        try:
+            await self.commit(500)
+        except Exception as exc:  # noqa: BLE001 - the request's own exception is the one to raise
+            strip(exc)
+            logger.exception("sessions: what a failed request ended may not have ended")
+
+    # -- what the client is told
+
+    def start(self, message: Message, answer: Answer) -> Message:
+        """A response's first message, with what the client is told about its session."""
+        state, headers = state_of(self.session), self.headers
+        request = state.request
+        self.started = request.late = True
+        # What a token opened may also be read from the scope, which nothing notes.
+        if request.accessed or state.stored is not None or answer is not NOTHING:
+            add_vary(headers, self.setup.vary)
+        if answer is not NOTHING:
+            self._tell(answer, headers)
+        if state.status is UNAVAILABLE:
+            self._forbid_storing(headers)
+        if self.setup.hints and self._has_written(answer):
+            cookie = self._hint_cookie()
+            if cookie is not None:
+                headers.append(cookie.hint())
+        return {**message, "headers": headers}
+
+    def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
+        if answer.token is not None:
+            headers.append(self.transport.send(answer.token.value, answer.max_age))
+            self._warn_if_insecure()
+        elif answer.expire:
+            headers.append(self.transport.expire())
+        else:
+            return
+        self._forbid_storing(headers)
+
+    def _forbid_storing(self, headers: list[RawHeader]) -> None:
+        if forbid_storing(headers):
+            self.setup.backend.report("cache_control_replaced")
+
+    def _has_written(self, answer: Answer) -> bool:
+        """Whether a replica that lags would show this browser an older session."""
+        stored = state_of(self.session).stored
+        new = stored is not None and stored is not self.stored_before
+        return new and answer.outcome is not Outcome.TOUCH
+
+    @property
+    def transport(self) -> Transport:
+        """The one that answers: that brought the token which opened the session, or a token."""
+        if self.setup.transport is not None:
+            return self.setup.transport
+        session = self._session()
+        opened = () if session is None else state_of(session).request.tokens
+        return self.setup.transports.answering(self.scope, opened or self.tokens)
+
+    def _hint_cookie(self) -> CookieTransport | None:
+        """Where a browser says that it changed its session just now; None: it can't."""
+        transport = self.transport if self.setup.hints else None
+        return transport if isinstance(transport, CookieTransport) else None
+
+    def _warn_if_insecure(self) -> None:
+        if self.transport.secure and self.scope.get("scheme") in ("http", "ws"):
+            self.setup.backend.reporter.warn_once(
+                "insecure",
+                "a Secure session cookie was sent over plain http, where most clients don't "
+                "return it. In development write https_only=False; in tests "
+                'TestClient(app, base_url="https://testserver"); behind a proxy that ends '
+                "TLS, have the server trust its forwarded headers",
+            )
+
+
+Connections = dict[tuple[str, str], Connection]
+"""The sessions of one connection, by the keys of their transports; the innermost is the last."""
+
+
+def with_innermost(outer: Connections, innermost: Connection) -> Connections:
+    """These, and another one inside of them."""
+    inner = dict.fromkeys(innermost.setup.transports.keys, innermost)
+    return {**{k: other for k, other in outer.items() if k not in inner}, **inner}
+
+
+def send_outside(scope: Scope, before: Any, send: Send) -> Send:
+    """Let another session middleware around ours find its own session in the scope it shares."""
+
+    async def send_with_theirs(message: Message) -> None:
+        inside = scope.get("session")
+        restore(scope, before)
+        try:
+            await send(message)
+        finally:
+            restore(scope, inside)
+
+    return send_with_theirs
+
+
+def restore(scope: Scope, session: Any) -> None:
+    """Put another middleware's session back, or none."""
+    if session is None:
+        scope.pop("session", None)
+    else:
+        scope["session"] = session

@@ -1,0 +1,69 @@
+"""The errors of the library as HTTP knows them, with a status.
+
+A mounted application answers these with the right status, too. Its own ServerErrorMiddleware would
+make a 500 of anything that isn't an HTTPException.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from starlette.exceptions import HTTPException
+
+from redis_sessions.errors import (
+    ReplicationError,
+    SessionConflictError,
+    SessionError,
+    SessionGoneError,
+    StoreUnavailableError,
+)
+
+__all__ = ["HttpError", "as_http", "find_session_error"]
+
+_RETRY_AFTER: Final = {"Retry-After": "1"}
+
+
+class _UnavailableError(StoreUnavailableError, HTTPException):
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        HTTPException.__init__(self, 503, "The session store is unavailable", _RETRY_AFTER)
+
+
+class _UnreplicatedError(ReplicationError, HTTPException):
+    def __init__(self, result: Any) -> None:
+        self.result = result
+        HTTPException.__init__(self, 503, "The session isn't replicated yet", _RETRY_AFTER)
+
+
+class _ConflictError(SessionConflictError, HTTPException):
+    def __init__(self) -> None:
+        HTTPException.__init__(self, 409, "The session was changed elsewhere")
+
+
+class _GoneError(SessionGoneError, HTTPException):
+    def __init__(self) -> None:
+        HTTPException.__init__(self, 409, "The session has ended")
+
+
+HttpError = _UnavailableError | _UnreplicatedError | _ConflictError | _GoneError
+
+
+def as_http(error: SessionError) -> SessionError:
+    """The error as one that carries its status, if it has one."""
+    if isinstance(error, HttpError):
+        return error
+    if isinstance(error, StoreUnavailableError):
+        return _UnavailableError(error.reason)
+    if isinstance(error, ReplicationError):
+        return _UnreplicatedError(error.result)
+    if isinstance(error, SessionConflictError):
+        return _ConflictError()
+    return _GoneError() if isinstance(error, SessionGoneError) else error
+
+
+def find_session_error(exc: BaseException) -> SessionError | None:
+    """The exception if it is ours, also out of a task group; not what one of ours has caused."""
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return next(filter(None, map(find_session_error, group.exceptions)), None)
+    return exc if isinstance(exc, SessionError) else None

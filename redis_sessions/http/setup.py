@@ -1,0 +1,86 @@
+"""What all connections of one middleware have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from redis_sessions.errors import ConfigurationError
+from redis_sessions.http.binding import Binding
+from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.realms import same_records
+from redis_sessions.http.transports import Transport, Transports
+from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.manager import SessionManager
+
+__all__ = ["OnUnavailable", "Setup"]
+
+OnUnavailable = (
+    Literal["error", "anonymous"] | Callable[[HTTPConnection], Literal["error", "anonymous"]]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """The options of one middleware, checked."""
+
+    manager: SessionManager
+    backend: Backend
+    """The manager's."""
+    transports: Transports
+    transport: Transport | None
+    """The only transport. None: there are several."""
+    key: tuple[str, str]
+    """The first transport's."""
+    read: Callable[[Scope], list[str]]
+    """Finds the tokens that a request brings."""
+    vary: RawHeader
+    on_unavailable: OnUnavailable
+    binding: Binding | None
+    lazy: bool
+    hints: bool
+    """Whether a cookie tells which requests a replica may serve."""
+
+    def is_same_as(self, outer: Setup) -> bool:
+        """Whether the middleware around this one is the same, so that this one has nothing to do.
+
+        There are three cases:
+
+        1. They have one manager and the same transports. They are the same.
+        2. They share neither a transport nor a prefix. They are realms, with a session each.
+        3. Anything else is a `ConfigurationError`.
+        """
+        here, there, prefix = self.transports, outer.transports, self.manager.store.prefix
+        shared, same = set(here.keys) & set(there.keys), self.manager is outer.manager
+        if same and len(shared) == len(here.keys):
+            if self.binding is not None and outer.binding is None:
+                raise ConfigurationError(
+                    "binding= of the inner one of two SessionMiddlewares would bind nothing: give "
+                    "it to the outer one"
+                )
+            return True
+        if shared and not same:
+            names = " and ".join(f"the {kind} {name!r}" for kind, name in sorted(shared))
+            raise ConfigurationError(
+                f"two SessionMiddlewares with different managers share {names}: remove one of "
+                "them, give both the same manager=, or give one of them another name and another "
+                "prefix="
+            )
+        if prefix != outer.manager.store.prefix:
+            return False
+        if not same_records(self.manager, outer.manager):
+            raise ConfigurationError(
+                f"two SessionMiddlewares, with {there!r} and {here!r}, share the prefix "
+                f"{prefix!r}, so that nothing but their stores or secret keys keeps a token of one "
+                "from opening as one of the other: give one of them another prefix="
+            )
+        raise ConfigurationError(
+            f"two SessionMiddlewares, with {there!r} and {here!r}, share the prefix {prefix!r}, so "
+            "that a token of one opens as one of the other: give one of them another prefix=, or "
+            "write one middleware with transport=[CookieTransport(), HeaderTransport()] for one "
+            "session that browsers and other clients use"
+        )

@@ -1,0 +1,100 @@
+"""What all sessions of one manager work with: the store, the keys, the policy, the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from redis_sessions.events import EventHandler, Reporter
+from redis_sessions.lifecycle.index import Index
+from redis_sessions.lifecycle.key_notes import KeyNotes
+from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.policy import Policy
+from redis_sessions.session.record import Sealer, Stored
+from redis_sessions.session.session import Services
+from redis_sessions.session.state import State
+from redis_sessions.session.values import Values
+from redis_sessions.stores.protocols import Offset, Store, Timed
+
+__all__ = ["Backend"]
+
+_SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
+
+
+class _NoOffset:
+    offset = 0.0
+
+
+_NO_OFFSET: Final[Offset] = _NoOffset()
+
+
+class Backend:
+    """The parts of one manager. Whatever loads, writes or revokes sessions works with them.
+
+    `clock`, for tests, gives seconds since the epoch, and ages are measured by it, too. Without
+    it the store's servers say what time it is, and ages are measured by monotonic time.
+    """
+
+    services: Services
+    """What this manager's sessions ask for."""
+
+    def __init__(
+        self,
+        store: Store,
+        keyring: Keyring,
+        policy: Policy,
+        *,
+        on_event: EventHandler | None,
+        enc_hook: Callable[[Any], Any] | None,
+        dec_hook: Callable[[type, Any], Any] | None,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self.store = store
+        self.keyring = keyring
+        self.policy = policy
+        self.principal = policy.principal
+        self.values = Values(max_size=policy.max_size, enc_hook=enc_hook, dec_hook=dec_hook)
+        self.sealer = Sealer(keyring, store.prefix)
+        self.reporter = Reporter(on_event)
+        self.report = self.reporter.report
+        self.timer = time.monotonic if clock is None else clock
+        """Seconds since whenever, for ages."""
+        self._tick, self._server = clock or time.time, _NO_OFFSET
+        if clock is None and isinstance(store, Timed):
+            self._tick, self._server = time.monotonic, store.server_clock
+        self.index = Index(store, keyring, self.timer)
+        self.key_notes = KeyNotes(store, keyring, self.timer, self.reporter.warn_once)
+
+    def clock(self) -> float:
+        """Seconds since the epoch, by the store's clock, so that all processes agree."""
+        return self._tick() + self._server.offset
+
+    def now(self) -> int:
+        """Whole seconds since the epoch."""
+        return int(self.clock())
+
+    def ttl(self, stored: Stored) -> int:
+        """How long this lives unless it is touched, in milliseconds."""
+        return max(1, int((stored.ends - self.clock()) * 1000))
+
+    def touch_due(self, state: State) -> bool:
+        """Whether so much of the idle timeout has passed that it is renewed."""
+        stored = state.live
+        return stored is not None and self.clock() > stored.touch_at
+
+    def warn_of_suspects(self, data: Mapping[str, Any], principal: str | None) -> None:
+        """Warn once of data that look like a sign-in while no principal ever appears."""
+        warned = self.reporter.warned
+        if principal is not None:
+            warned.add("principal")
+        elif "principal" not in warned and (
+            suspects := _SUSPECTS.intersection(self.values.keyed(data))
+        ):
+            self.reporter.warn_once(
+                "principal",
+                "a session holds %s, but nobody is signed in by principal=%r: signing in gives a "
+                "new token only if the principal is set; name the key that identifies the user",
+                ", ".join(sorted(map(repr, suspects))),
+                self.principal.option,
+            )

@@ -1,0 +1,241 @@
+"""Which session a token opens, or why it opens none."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from redis_sessions.errors import ConfigurationError, SessionError, StoreError
+from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Stored, rotated_at
+from redis_sessions.session.session import Session, Unloaded, load_into, new_session, state_of
+from redis_sessions.session.state import (
+    ANYWHERE,
+    LIVE,
+    Bound,
+    Origins,
+    Request,
+    State,
+    Status,
+)
+from redis_sessions.session.token import SessionToken
+from redis_sessions.session.values import decode
+from redis_sessions.stores.protocols import Nearby
+
+__all__ = [
+    "MAX_TOKENS",
+    "Opened",
+    "anonymous",
+    "load",
+    "load_from_replica",
+    "load_unloaded",
+    "new",
+    "opened",
+    "reads_replicas",
+    "unloaded",
+    "unseal",
+]
+
+MAX_TOKENS: Final = 3
+"""How many cookies of our name are tried."""
+
+CLOCKS_DIFFER: Final = 3600
+"""By how many seconds a token may seem to be rotated in the future."""
+
+Opened = tuple[Stored | Reject, dict[Any, Any]]
+"""What is stored, or why it opens nothing; and its data decoded, or none."""
+
+Load = Callable[..., Awaitable[Session]]
+"""`SessionManager.load`, which a subclass may have replaced."""
+
+
+async def load(backend: Backend, texts: Sequence[str], bound: Bound) -> Session:
+    """The session that these tokens open, or a new, empty one.
+
+    There are three cases where several well-formed tokens came (a browser's several cookies):
+
+    1. One opens a session. It is this one.
+    2. More than one opens a session. None counts, since nobody knows which is meant.
+    3. None opens one. The session is new, and its status is that of a token that was replaced
+       or ended a moment ago, if there is one.
+    """
+    tokens = [token for token in map(SessionToken.parse, texts) if token is not None]
+    if len(tokens) < len(texts):
+        backend.report("rejected", "malformed token")
+    if not tokens:
+        return new(backend, bound)
+    found = list[Session]()
+    for token in tokens if len(tokens) == 1 else [*dict.fromkeys(tokens)][:MAX_TOKENS]:
+        found.append(opened(backend, token, await backend.store.load(token.id), bound))
+    return found[0] if len(texts) == 1 else _chosen(backend, found, bound)
+
+
+def _chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:
+    live = [session for session in found if state_of(session).status is LIVE]
+    if len(live) > 1:
+        backend.report("rejected", "several tokens open a session")
+        none = new(backend, bound, Status.STALE)
+        state_of(none).opened = tuple(map(state_of, live))
+        return none
+    if live:
+        state = state_of(live[0])
+        if state.stored is not None:
+            state.request.tokens = (state.stored.token.value,)
+        return live[0]
+    crossed = (Status.SUPERSEDED, Status.ROTATED)
+    return next((s for s in found if state_of(s).status in crossed), found[0])
+
+
+def opened(backend: Backend, token: SessionToken, sealed: bytes | None, bound: Bound) -> Session:
+    """The session that is stored as these bytes, or a new, empty one."""
+    stored, data = unseal(backend, token, sealed, bound)
+    request = Request(backend.timer(), bound)
+    if not isinstance(stored, Stored):
+        state = State(refuse(backend, stored, token, sealed), request, Origins())
+        if stored is Reject.TOMBSTONE:
+            state.tombstone_of = token.id
+        return new_session(data, state, backend.services)
+    try:
+        principal = backend.principal.find(data)
+    except ConfigurationError as exc:  # of whoever writes next, not of who reads
+        backend.reporter.warn_once("stored principal", "a stored session has no principal: %s", exc)
+        principal = None
+    if principal is not None:
+        backend.reporter.warned.add("principal")
+    state = State(
+        LIVE,
+        request,
+        Origins(data),
+        stored=stored,
+        base=stored.data,
+        principal=principal,
+        touch_at=stored.touch_at,
+    )
+    return new_session(data, state, backend.services)
+
+
+def unseal(backend: Backend, token: SessionToken, sealed: bytes | None, bound: Bound) -> Opened:
+    """What the token opens here and now, and its data, or why it doesn't."""
+    if sealed is None:
+        return Reject.UNKNOWN, {}
+    stored = backend.sealer.open(token, sealed)
+    if not isinstance(stored, Stored):
+        return stored, {}
+    if backend.clock() >= stored.ends:
+        return Reject.EXPIRED, {}
+    mark = stored.record.binding
+    if mark is not None and not _belongs(backend, mark, bound):
+        if backend.policy.on_binding_mismatch == "reject":
+            return Reject.BOUND, {}
+        backend.report("bound_elsewhere", None, token.id)
+    try:
+        return stored, decode(stored.data)
+    except ValueError:
+        return Reject.CONTENT, {}
+
+
+def refuse(backend: Backend, why: Reject, token: SessionToken, sealed: bytes | None) -> Status:
+    """Count and tell why a token opens nothing. Returns the session's status."""
+    backend.report("rejected", why, token.id)
+    status = _status(backend, why, sealed or b"")
+    if why in (Reject.KEY, Reject.FORMAT) and status is Status.SUPERSEDED:  # no dropped key's
+        backend.reporter.warn_once(
+            "foreign",
+            "sessions: a browser sent the token of a session that is stored under %r with "
+            "another secret key. Does another application on this host use the same cookie? "
+            "Cookies ignore ports: give one of them its own session_cookie= and prefix=. If "
+            "there is no other, give all processes of this one the same secret_key=",
+            backend.store.prefix,
+        )
+    return status
+
+
+def _status(backend: Backend, why: Reject, sealed: bytes) -> Status:
+    rotated = rotated_at(sealed)
+    if why is Reject.KEY and backend.keyring.is_dropped(sealed[1:5]):
+        return Status.STALE
+    # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
+    if why in (Reject.KEY, Reject.FORMAT) or (why is Reject.TOMBSTONE and rotated != 0):
+        return Status.SUPERSEDED
+    recent = -CLOCKS_DIFFER <= backend.clock() - rotated <= TOMBSTONE_TTL
+    return Status.ROTATED if why is Reject.SEAL and recent else Status.STALE
+
+
+def _belongs(backend: Backend, mark: bytes, bound: Bound) -> bool:
+    """Whether a session with this mark opens to who is bound to that."""
+    return bound is ANYWHERE or (isinstance(bound, str) and backend.keyring.bound(mark, bound))
+
+
+# -- from a replica
+
+
+def reads_replicas(backend: Backend) -> bool:
+    """Whether `load_from_replica` may save the primary a read."""
+    return isinstance(backend.store, Nearby) and backend.store.reads_replicas
+
+
+async def load_from_replica(
+    backend: Backend, load: Load, texts: Sequence[str], *, bound: Bound = None
+) -> Session:
+    """As `load`, but what was stored in the last 5 seconds may be missing.
+
+    Only a live session is taken from a replica. Whatever else it says, the primary is asked.
+    """
+    token = SessionToken.parse(texts[0]) if len(texts) == 1 else None
+    if token is not None and isinstance(backend.store, Nearby):
+        copy = backend.store.nearby(token.id)
+        try:
+            sealed = None if copy is None else await copy
+        except StoreError:
+            sealed = None
+        if sealed is not None and _fits(backend, token, sealed, bound):
+            return opened(backend, token, sealed, bound)
+    return await load(texts, bound=bound)
+
+
+def _fits(backend: Backend, token: SessionToken, sealed: bytes, bound: Bound) -> bool:
+    """Whether these bytes are a live session's, for this token and here; nothing is reported."""
+    stored = backend.sealer.open(token, sealed)
+    if not isinstance(stored, Stored) or backend.clock() >= stored.ends:
+        return False
+    mark = stored.record.binding
+    return mark is None or _belongs(backend, mark, bound)
+
+
+# -- what stands in for a session
+
+
+def new(backend: Backend, bound: Bound, status: Status = Status.NEW) -> Session:
+    """A new, empty session."""
+    state = State(status, Request(backend.timer(), bound), Origins())
+    return new_session({}, state, backend.services)
+
+
+def unloaded(
+    backend: Backend, tokens: Sequence[str], why: SessionError, bound: Bound = None
+) -> Session:
+    """A placeholder that raises `why` when used. Its `refresh()` loads."""
+    status = Status.UNAVAILABLE if isinstance(why, StoreError) else Status.UNLOADED
+    request = Request(backend.timer(), bound, tokens)
+    return Unloaded(State(status, request, Origins(), why=why), backend.services)
+
+
+def anonymous(backend: Backend, why: StoreError) -> Session:
+    """An empty session for when the store is away: to be read, not written."""
+    state = State(Status.UNAVAILABLE, Request(backend.timer()), Origins(), why=why)
+    return new_session({}, state, backend.services)
+
+
+async def load_unloaded(session: Session, load: Load) -> None:
+    """Turn a placeholder into the session that it stands for."""
+    state = state_of(session)
+    try:
+        loaded = await load(state.request.tokens, bound=state.request.bound)
+    except StoreError as exc:
+        state.why, state.status = exc, Status.UNAVAILABLE
+        raise
+    fresh = state_of(loaded)
+    before, request = state.request, fresh.request
+    request.context, request.late, request.began = before.context, before.late, before.began
+    request.revocations = before.revocations
+    load_into(session, loaded, fresh)

@@ -1,0 +1,132 @@
+"""What is known of one session and one response when it is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from redis_sessions.errors import ConfigurationError, SessionEncodeError
+from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.merging import adopt
+from redis_sessions.lifecycle.writer import Writer
+from redis_sessions.session.carryover import storable
+from redis_sessions.session.outcome import Answer, Facts, Outcome, decide, is_settled
+from redis_sessions.session.session import Session, Unloaded, state_of
+from redis_sessions.session.state import NOTHING_WANTED, Status
+from redis_sessions.session.values import EMPTY
+
+__all__ = ["PendingCommit", "is_unchanged", "storable_data"]
+
+
+def is_unchanged(backend: Backend, session: Session) -> bool:
+    """Whether a commit has nothing to do, whatever the response. Most requests end so."""
+    if session.__class__ is Unloaded:
+        return True
+    try:
+        encoded = backend.values.pack(session)
+    except Exception:  # noqa: BLE001 - such as for a type that a hook knows
+        try:
+            encoded = backend.values.encode(session)
+        except SessionEncodeError:
+            return False  # a commit says which
+    return is_settled(state_of(session), encoded, backend.clock())
+
+
+class PendingCommit:
+    """The facts about one session and one response, what is to be done, and who writes it."""
+
+    __slots__ = ("backend", "carried", "facts", "outcome", "owner", "state", "writer")
+
+    def __init__(
+        self, backend: Backend, session: Session, http_status: int, may_create: bool
+    ) -> None:
+        state = state_of(session)
+        # From 500 on no change of data is stored.
+        encoded = state.base if http_status >= 500 else backend.values.encode(session)
+        principal = _principal(backend, session, encoded, http_status)
+        self.backend = backend
+        self.state = state
+        self.writer = Writer(backend, session, encoded, principal)
+        self.carried = encoded
+        """What of the data goes along to a new id, encoded."""
+        self.owner: bytes | None = None
+        """Whose data a new anonymous session holds."""
+        self.facts = _gather(self.writer, http_status, may_create)
+        self.outcome = decide(self.facts)
+
+    @property
+    def needs_response(self) -> bool:
+        """Whether the browser's token changes, so that the commit belongs to a response."""
+        return self.facts.cleared or self.outcome is Outcome.LOSE or self.outcome.needs_token
+
+    def adopt(
+        self,
+        data: bytes,
+        before: Mapping[Any, bytes] | None = None,
+        rebased: Mapping[Any, bytes] | None = None,
+    ) -> None:
+        """Make the session's dict these data, as `merging.adopt` explains."""
+        writer = self.writer
+        writer.encoded = adopt(self.backend, writer.session, writer.encoded, data, before, rebased)
+
+    def answer(self, outcome: Outcome) -> Answer:
+        """The token that is stored now, and for how long the browser is to have it."""
+        at = self.writer.at
+        left = max(1, at.record.expires_at - self.writer.now)
+        return Answer(outcome, at.token, left if at.record.persistent else None)
+
+    def dropped(self, reason: str, id: str | None = None) -> Answer:
+        """Report a change that isn't stored."""
+        self.backend.report("dropped", reason, id)
+        return Answer(Outcome.DROP)
+
+
+def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
+    """The facts of one commit. `encoded` and `principal` are the writer's."""
+    state, backend, encoded = writer.state, writer.backend, writer.encoded
+    wanted, stored = state.wanted, state.live
+    rotates = False
+    if stored is None:
+        changed = encoded != EMPTY
+    else:
+        changed = encoded != state.base
+        if changed and state.rebased:
+            changed = bool(state.changes(encoded))
+        changed = changed or wanted.modified
+        if wanted.lifetime is not None:
+            record = stored.record
+            expires_at, _, persistent = writer.lifetime(record.persistent)
+            rotates = expires_at > record.expires_at or persistent != record.persistent
+            changed = changed or not rotates
+    asks = wanted is not NOTHING_WANTED and state.status is Status.UNAVAILABLE
+    return Facts(
+        status=state.status,
+        http_status=http_status,
+        was=state.principal,
+        now=writer.principal,
+        owned=not state.is_anothers(writer.principal, backend.keyring),
+        cleared=wanted.cleared,
+        changed=(changed or asks) and http_status < 500,
+        rotates=rotates or (wanted.rotate and stored is not None),
+        authenticates=wanted.authenticated and state.stored is not None,
+        touch_due=backend.touch_due(state),
+        may_create=may_create,
+    )
+
+
+def _principal(backend: Backend, session: Session, encoded: bytes, http_status: int) -> str | None:
+    """Who is signed in by the data as the commit sees them."""
+    state = state_of(session)
+    if http_status >= 500:
+        try:
+            return backend.principal.of(storable_data(backend, session))
+        except ConfigurationError:
+            return state.principal
+    if encoded == state.base and not state.wanted.cleared:
+        return state.principal
+    return backend.principal.of(encoded)
+
+
+def storable_data(backend: Backend, session: Session) -> bytes:
+    """The data of a request that failed, encoded."""
+    return storable(session, state_of(session).base, backend.values)

@@ -1,0 +1,84 @@
+"""What is decided once for all sessions of a manager: checked options, which don't change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from redis_sessions.errors import ConfigurationError, check_bound
+from redis_sessions.session.principal import Principal, PrincipalOption
+from redis_sessions.session.state import Duration, in_words, seconds
+
+__all__ = ["DEFAULT_MAX_AGE", "DEFAULT_MAX_SIZE", "Policy", "checked_policy"]
+
+DEFAULT_MAX_AGE: Final = 14 * 24 * 3600
+DEFAULT_IDLE: Final = 7 * 24 * 3600
+DEFAULT_MAX_SIZE: Final = 64 * 1024
+MAX_DEADLINE: Final = 10.0  # with what the store adds, below half a tombstone's life
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How long sessions live, who is signed in, and what is refused. Durations are in seconds."""
+
+    max_age: int
+    """The absolute lifetime."""
+    persistent: bool
+    """Whether cookies outlive the browser."""
+    idle_timeout: int
+    principal: Principal
+    max_sessions: int | None
+    """How many sessions a principal may have. None is no limit."""
+    on_conflict: Literal["merge", "error"]
+    on_binding_mismatch: Literal["reject", "report"]
+    max_size: int
+    """Of the encoded data, in bytes."""
+    deadline: float
+    """For all writes of one response."""
+
+
+def checked_policy(
+    *,
+    max_age: Duration | None,
+    idle_timeout: Duration | None,
+    principal: PrincipalOption,
+    max_sessions: int | None,
+    on_conflict: Literal["merge", "error"],
+    on_binding_mismatch: Literal["reject", "report"],
+    max_size: int,
+    deadline: float,
+) -> Policy:
+    """The policy that these options of a `SessionManager` describe; `ConfigurationError`."""
+    lifetime = DEFAULT_MAX_AGE if max_age is None else seconds(max_age, "max_age")
+    idle = (
+        min(DEFAULT_IDLE, lifetime)
+        if idle_timeout is None
+        else seconds(idle_timeout, "idle_timeout")
+    )
+    if idle > lifetime:
+        raise ConfigurationError(
+            f"idle_timeout ({in_words(idle)}) is longer than max_age ({in_words(lifetime)}), at "
+            "which a session ends however much it is used: lower idle_timeout=, or raise max_age="
+        )
+    if type(max_size) is not int or max_size < 1:
+        raise ConfigurationError(f"max_size={max_size!r}: write bytes, such as 65536")
+    check_bound(deadline, "deadline", MAX_DEADLINE)
+    if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
+        raise ConfigurationError(f"max_sessions={max_sessions!r}: write 1 or more, or None")
+    if on_conflict not in ("merge", "error"):
+        raise ConfigurationError(f"on_conflict={on_conflict!r}: write 'merge' or 'error'")
+    if on_binding_mismatch not in ("reject", "report"):
+        raise ConfigurationError(
+            f"on_binding_mismatch={on_binding_mismatch!r}: write 'reject' or 'report'"
+        )
+    return Policy(
+        max_age=lifetime,
+        persistent=max_age is not None,
+        idle_timeout=idle,
+        principal=Principal(principal),
+        max_sessions=max_sessions,
+        on_conflict=on_conflict,
+        on_binding_mismatch=on_binding_mismatch,
+        max_size=max_size,
+        deadline=deadline,
+    )
