@@ -40,7 +40,7 @@ def carry_over(
 ) -> dict[Any, Any]:
     """The data that stay at `sign_in()`. Notes in the state if a change is among the others."""
     kept = _kept(session, state, codec, path)
-    before = {} if state.wanted.cleared else state.before()
+    before = state.before()
     state.origins.left_changes |= any(
         not codec.encodes_to(value, before.get(_stored_key(key, codec), b""))
         for key, value in list(session.items())
@@ -120,7 +120,7 @@ class _RecordedObjects:
     """The objects that a record holds. They are searched for at the first comparison."""
 
     def __init__(self, state: State, codec: Values) -> None:
-        self._base = values.split(state.base)
+        self._stored = values.split(state.stored_data)
         self._loaded, self._held = state.origins.loaded, state.origins.held
         self._codec = codec
 
@@ -140,7 +140,7 @@ class _RecordedObjects:
 
     def removed_from(self, value: Any, path: Sequence[str]) -> Any:
         """The value of the principal's key, without the objects of the record in it."""
-        was = values.decode_value(self._base[path[0]]) if path[0] in self._base else None
+        was = values.decode_value(self._stored[path[0]]) if path[0] in self._stored else None
         return self._removed_from(value, was, path[1:])
 
     def _removed_from(self, value: Any, was: Any, path: Sequence[str]) -> Any:
@@ -162,7 +162,7 @@ class _RecordedObjects:
         """The objects by their ids, and the fingerprints of those that were taken out."""
         found, taken_out = dict[int, Any](), set[Any]()
         for key, value in self._loaded.items():
-            objects, raw = self._objects_in(value), self._base.get(key)
+            objects, raw = self._objects_in(value), self._stored.get(key)
             if raw is not None and not self._codec.encodes_to(value, raw):
                 objects, missing = self._compare(objects, raw)
                 taken_out |= missing

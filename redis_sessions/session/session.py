@@ -17,6 +17,7 @@ from typing import Any, Final, Never, Self, TypeVar, cast, overload
 from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
+from redis_sessions.session import values
 from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.principal import Principal
@@ -213,15 +214,12 @@ class Session(dict[str, Any]):
         codec, state = self._services.values, self._state
         converted = codec.convert(key, value, type)
         if converted is not value:
+            was, now = codec.encode_value(key, value), codec.encode_value(key, converted)
             if value is state.origins.loaded.get(key):  # then so does the object that it becomes
                 state.hold({key: converted})
-            base = {} if state.wanted.cleared else state.before()
-            unchanged = base.get(key) == codec.encode_value(key, value)
+            # What it is compared with is converted, too. If it was changed before, it stays so.
+            state.base = values.replace(state.base, key, was, now)
             _set_item(self, key, converted)  # unlike self[key] = …, this doesn't count as assigned
-            if unchanged:
-                rebased = state.rebased or {}
-                rebased[key] = codec.encode_value(key, converted)
-                state.rebased = rebased
         return converted
 
     # -- I/O

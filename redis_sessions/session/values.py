@@ -291,6 +291,15 @@ def join(parts: Mapping[Any, bytes]) -> bytes:
     return _pack({key: msgspec.Raw(value) for key, value in parts.items()})
 
 
+def replace(encoded: bytes, key: Any, was: bytes, now: bytes) -> bytes:
+    """The data with another value for this key, if its value is still `was`."""
+    parts = _split(encoded)
+    if was == now or key not in parts or bytes(parts[key]) != was:
+        return encoded
+    parts[key] = msgspec.Raw(now)
+    return _pack(parts)
+
+
 def changes(before: Mapping[Any, bytes], after: Mapping[Any, bytes]) -> Changes:
     """What leads from one `split` to another."""
     changed: Changes = {k: v for k, v in after.items() if before.get(k) != v}
