@@ -30,8 +30,7 @@ _set_item: Final = dict[Any, Any].__setitem__  # a call through super() takes tw
 class Session(dict[str, Any]):
     """The data of a session, as a dict.
 
-    Every change that a request makes, also inside of nested values, is stored when its response
-    starts.
+    Every change of a request, also inside of nested values, is stored when its response starts.
     """
 
     __slots__ = ("_state",)
@@ -87,13 +86,10 @@ class Session(dict[str, Any]):
 
             session.sign_in(user.id)  # after you have checked a password
 
-        If the data belong to the same user, or to nobody, they stay. If they belong to another
-        user, they are left behind: they are removed from this dict at once, except for what this
-        request has assigned.
-
-        Then the principal is written under its key, unless it is there already. For a dotted
-        path this assigns a new dict to the first key. `ConfigurationError` if `principal=` is a
-        callable.
+        Data of the same user, or of nobody, stay. Data of another user are left behind: they are
+        removed from this dict at once, except for what this request has assigned. Then the
+        principal is written under its key, or into a new dict for a dotted path, unless it is
+        there already. `ConfigurationError` if `principal=` is a callable.
         """
         path, state = self._state.backend.principal.path_for("sign_in"), self._state
         value: Any = state.backend.principal.as_stored(principal)
@@ -341,10 +337,7 @@ def new_session(data: Mapping[str, Any], state: State) -> Session:
 
 
 def load_into(session: Session, data: Mapping[str, Any], state: State) -> None:
-    """Turn a placeholder into the session that it stood for.
-
-    Whoever kept a reference to the placeholder has the session then.
-    """
+    """Turn a placeholder into the session. References to it are to the session then."""
     dict.clear(session)
     dict.update(session, data)
     session.__class__ = Session
