@@ -63,8 +63,7 @@ class Services:
 class Session(dict[str, Any]):
     """The data of a session, as a dict.
 
-    Every change that a request makes, also inside of nested values, is stored when its response
-    starts.
+    Every change of a request, also inside of nested values, is stored when its response starts.
     """
 
     __slots__ = ("_services", "_state")
@@ -121,13 +120,10 @@ class Session(dict[str, Any]):
 
             session.sign_in(user.id)  # after you have checked a password
 
-        If the data belong to the same user, or to nobody, they stay. If they belong to another
-        user, they are left behind: they are removed from this dict at once, except for what this
-        request has assigned.
-
-        Then the principal is written under its key, unless it is there already. For a dotted
-        path this assigns a new dict to the first key. `ConfigurationError` if `principal=` is a
-        callable.
+        Data of the same user, or of nobody, stay. Data of another user are left behind: they are
+        removed from this dict at once, except for what this request has assigned. Then the
+        principal is written under its key, or into a new dict for a dotted path, unless it is
+        there already. `ConfigurationError` if `principal=` is a callable.
         """
         services, state = self._services, self._state
         path = services.principal.path_for("sign_in")
@@ -374,10 +370,7 @@ def new_session(data: Mapping[str, Any], state: State, services: Services) -> Se
 
 
 def load_into(session: Session, data: Mapping[str, Any], state: State) -> None:
-    """Turn a placeholder into the session that it stood for.
-
-    Whoever kept a reference to the placeholder has the session then.
-    """
+    """Turn a placeholder into the session. References to it are to the session then."""
     dict.clear(session)
     dict.update(session, data)
     session.__class__ = Session
