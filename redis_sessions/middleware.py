@@ -174,11 +174,12 @@ class SessionMiddleware:
                     await self._pass_through(same, scope, receive, send)
                     return
             connection = Connection(self._setup, scope, send)
-            on_send, fail = response.on_send, response.fail
+            on_send: Send = connection.on_send
+            fail = response.fail
             if kind == "websocket":
                 connection.is_socket = True
                 connection.response_start = "websocket.http.response.start"
-                on_send, fail = websocket.on_send, websocket.fail
+                on_send, fail = partial(websocket.on_send, connection), websocket.fail
             if self._setup.lazy and connection.tokens:
                 connection.load_later()
             else:
@@ -188,8 +189,10 @@ class SessionMiddleware:
             around = serving.get()
             serving.set((*around, session))
             try:
-                await self.app(scope, receive, partial(on_send, connection))
-                await response.finish(connection)
+                await self.app(scope, receive, on_send)
+                late = connection.failure is not None or not connection.started
+                if late or not connection.is_settled():
+                    await response.finish(connection)
             except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
                 strip(exc)  # what it answers may be logged later
                 try:

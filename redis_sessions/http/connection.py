@@ -1,7 +1,12 @@
-"""One connection and its session: loaded, put into the scope, committed, and told to the client."""
+"""One connection and its session: loaded, put into the scope, committed, and told to the client.
+
+The response's start is held until the body begins, so that generators may still change the
+session. An event stream's start isn't held, since its body may begin much later.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Final
 
@@ -16,9 +21,9 @@ from redis_sessions.errors import (
     StoreUnavailableError,
 )
 from redis_sessions.events import logger
-from redis_sessions.http.cross_site import may_create
+from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
-from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing
+from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.http.replaced import carry_out_replacement
 from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import CookieTransport, Transport
@@ -82,13 +87,15 @@ class Connection:
     async def load(self) -> None:
         """Load the session, unless it is there. A store that is away is told on first use."""
         setup, session = self.setup, self._session()
+        load = self._replica_loader() if setup.hints else setup.manager.load
         try:
             if session is None:
-                session = await self._loader()(self.tokens, bound=self._bound())
+                bound = ANYWHERE if setup.binding is None else self._bound()
+                session = await load(self.tokens, bound=bound)
                 state_of(session).request.context = self
                 self.session = session
             elif isinstance(session, Unloaded):
-                await loading.load_unloaded(session, self._loader())
+                await loading.load_unloaded(session, load)
             else:
                 return
             if setup.hints:
@@ -105,7 +112,8 @@ class Connection:
             )
         )
 
-    def _loader(self) -> loading.Load:
+    def _replica_loader(self) -> loading.Load:
+        """Loads from a replica, unless the browser has just changed its session."""
         manager, cookie = self.setup.manager, self._hint_cookie()
         if cookie is None or cookie.hinted(self.scope):
             return manager.load
@@ -201,15 +209,19 @@ class Connection:
         session = self.session
         return self.scope.get("session") is session and is_unchanged(self.setup.backend, session)
 
-    async def commit(self, status: int) -> Answer:
+    def commit(self, status: int) -> Awaitable[Answer]:
         """Commit the session, for a response with this status."""
         if self.failure is None and self.scope.get("session") is not self.session:
             carry_out_replacement(self.scope, self.session, self.setup.backend)
-        create = not self.refused if self.is_socket else may_create(self.scope, self.transport)
-        return await self.setup.manager.commit(self.session, status=status, may_create=create)
+        create = not self.refused if self.is_socket else self._may_create()
+        return self.setup.manager.commit(self.session, status=status, may_create=create)
+
+    def _may_create(self) -> bool:
+        return is_same_site(self.scope) or self.transport.cross_site
 
     async def commit_before_start(self, status: int) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
+        state_of(self.session).request.answering = True
         try:
             return await self.commit(status)
         except SessionError as exc:
@@ -230,7 +242,35 @@ class Connection:
             strip(exc)
             logger.exception("sessions: what a failed request ended may not have ended")
 
-    # -- what the client is told
+    # -- the response
+
+    async def on_send(self, message: Message) -> None:
+        """What an application gets as its `send`: hold the start, or commit and pass it on."""
+        try:  # a decorator would cost each message another coroutine
+            if self.failure is not None:
+                raise self.failure  # the application goes on; its response can't
+            if not self.started:
+                if self.held is None and message["type"] == self.response_start:
+                    self.headers = headers = list(message.get("headers", ()))
+                    self.status = message["status"]
+                    self.held = message
+                    if is_event_stream(headers):
+                        await self.release()
+                    return
+                await self.release()
+            await self.send(message)
+        except BaseException as exc:
+            strip(exc)
+            raise
+
+    async def release(self) -> None:
+        """Commit, then let the start go, with what the client has to know."""
+        held, self.held = self.held, None
+        if held is not None:
+            answer = NOTHING
+            if not self.is_settled():
+                answer = await self.commit_before_start(self.status)
+            await self.send(self.start(held, answer))
 
     def start(self, message: Message, answer: Answer) -> Message:
         """A response's first message, with what the client is told about its session."""

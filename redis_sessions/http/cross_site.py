@@ -7,20 +7,18 @@ from typing import Final, cast
 from starlette.types import Scope
 
 from redis_sessions.http.headers import RawHeader
-from redis_sessions.http.transports import Transport
 
-__all__ = ["may_create"]
+__all__ = ["is_same_site"]
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
-def may_create(scope: Scope, transport: Transport) -> bool:
-    """Whether a new anonymous session may come of this request.
+def is_same_site(scope: Scope) -> bool:
+    """Whether a request is safe, or no other site has sent it.
 
-    It may not for a cross-site POST, as the browser says by `Sec-Fetch-Site` (Fetch Metadata),
-    unless the cookie is meant for other sites. A sign-in isn't asked.
+    Browsers tell by `Sec-Fetch-Site` (Fetch Metadata). Other clients don't send it.
     """
-    if scope.get("method", "GET") in _SAFE or transport.cross_site:
+    if scope.get("method", "GET") in _SAFE:
         return True
     headers = cast("list[RawHeader]", scope["headers"])
     return not any(name == b"sec-fetch-site" and site == b"cross-site" for name, site in headers)

@@ -19,7 +19,6 @@ from redis_sessions.events import logger
 from redis_sessions.http.connection import Connection
 from redis_sessions.http.errors import find_session_error
 from redis_sessions.http.response import answer_error, commit_or_raise
-from redis_sessions.http.response import on_send as on_send_response
 from redis_sessions.session.session import state_of
 from redis_sessions.tracebacks import stripped
 
@@ -52,7 +51,7 @@ async def on_send(connection: Connection, message: Message) -> None:
     ):
         await _close(connection, connection.raised)
         return
-    await on_send_response(connection, message)
+    await connection.on_send(message)
 
 
 async def _refuse(connection: Connection) -> None:

@@ -12,21 +12,14 @@ from redis_sessions.lifecycle.key_notes import KeyNotes
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Sealer, Stored
-from redis_sessions.session.session import Services
+from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
-from redis_sessions.stores.protocols import Offset, Store, Timed
+from redis_sessions.stores.protocols import Store, Timed
 
 __all__ = ["Backend"]
 
 _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
-
-
-class _NoOffset:
-    offset = 0.0
-
-
-_NO_OFFSET: Final[Offset] = _NoOffset()
 
 
 class Backend:
@@ -60,15 +53,10 @@ class Backend:
         self.report = self.reporter.report
         self.timer = time.monotonic if clock is None else clock
         """Seconds since whenever, for ages."""
-        self._tick, self._server = clock or time.time, _NO_OFFSET
-        if clock is None and isinstance(store, Timed):
-            self._tick, self._server = time.monotonic, store.server_clock
+        self.clock = _clock_of(store) if clock is None else clock
+        """Seconds since the epoch. By the store's clock all processes agree."""
         self.index = Index(store, keyring, self.timer)
         self.key_notes = KeyNotes(store, keyring, self.timer, self.reporter.warn_once)
-
-    def clock(self) -> float:
-        """Seconds since the epoch, by the store's clock, so that all processes agree."""
-        return self._tick() + self._server.offset
 
     def now(self) -> int:
         """Whole seconds since the epoch."""
@@ -82,6 +70,13 @@ class Backend:
         """Whether so much of the idle timeout has passed that it is renewed."""
         stored = state.live
         return stored is not None and self.clock() > stored.touch_at
+
+    def hold_all(self, session: Session) -> None:
+        """Note that the record holds all that the session has."""
+        state = state_of(session)
+        if not state.request.answering:
+            state.hold(self.values.keyed(session))
+        state.origins.assigned = None
 
     def warn_of_suspects(self, data: Mapping[str, Any], principal: str | None) -> None:
         """Warn once of data that look like a sign-in while no principal ever appears."""
@@ -98,3 +93,11 @@ class Backend:
                 ", ".join(sorted(map(repr, suspects))),
                 self.principal.option,
             )
+
+
+def _clock_of(store: Store) -> Callable[[], float]:
+    """The time of the store's servers, or of this machine for a store without any."""
+    if not isinstance(store, Timed):
+        return time.time
+    monotonic, server = time.monotonic, store.server_clock
+    return lambda: monotonic() + server.offset

@@ -6,6 +6,7 @@ about them, and one function for each row does it: in `in_place`, `new_id` or `e
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from redis_sessions.errors import (
@@ -40,7 +41,9 @@ async def commit(backend: Backend, session: Session, http_status: int, may_creat
     if is_unchanged(backend, session):
         return NOTHING
     state = state_of(session)
-    await state.begin_turn()
+    if state.turn is not None:
+        await state.others()
+    state.begin_turn()
     try:
         answer = await _run(PendingCommit(backend, session, http_status, may_create))
     finally:
@@ -55,7 +58,9 @@ async def save(backend: Backend, session: Session) -> None:
     state = state_of(session)
     if isinstance(session, Unloaded):
         raise state.missing()
-    await state.begin_turn()
+    if state.turn is not None:
+        await state.others()
+    state.begin_turn()
     deferred = None
     try:
         if not state.request.late:
@@ -66,7 +71,7 @@ async def save(backend: Backend, session: Session) -> None:
             return
         answer = await _run(pending)
     except StoreUnavailableError:  # it may be stored all the same
-        state.hold_all(backend.values.keyed(session))
+        backend.hold_all(session)
         raise
     finally:
         if deferred is not None:
@@ -98,36 +103,48 @@ async def _run(pending: PendingCommit) -> Answer:
     return answer
 
 
-async def _carry_out(pending: PendingCommit, outcome: Outcome) -> Answer:
-    """The rows of the table."""
-    state = pending.state
-    if outcome.needs_token and state.request.late:
+def _carry_out(pending: PendingCommit, outcome: Outcome) -> Awaitable[Answer]:
+    """The row of the table, begun."""
+    if pending.state.request.late and outcome.needs_token:
         raise SessionError(
             "the response has started, so the browser can't learn a new token "
             f"({outcome.value}): sign in, rotate or begin a session before it starts"
         )
     match outcome:
         case Outcome.CHANGE:
-            return await in_place.change(pending)
+            return in_place.change(pending)
         case Outcome.TOUCH:
-            return await in_place.touch(pending)
+            return in_place.touch(pending)
         case Outcome.ROTATE | Outcome.REAUTHENTICATE:
-            return await in_place.rotate(pending, outcome)
+            return in_place.rotate(pending, outcome)
         case Outcome.CREATE:
-            return await new_id.create(pending, outcome, pending.writer.encoded, pending.owner)
+            return new_id.create(pending, outcome, pending.writer.encoded, pending.owner)
         case Outcome.GAIN:
-            return await new_id.gain(pending)
+            return new_id.gain(pending)
         case Outcome.SWITCH:
-            return await new_id.switch(pending)
+            return new_id.switch(pending)
         case Outcome.LOSE:
-            return await ending.lose(pending)
+            return ending.lose(pending)
         case Outcome.REFUSE:
-            raise StoreUnavailableError(f"the session can't be stored: {state.why}") from state.why
+            return _refuse(pending)
         case Outcome.DROP:
-            anybodys = state.status in (Status.NEW, Status.STALE)
-            return pending.dropped("no session begins here" if anybodys else "superseded token")
+            return _drop(pending)
         case Outcome.NOTHING | Outcome.CLEAR:
-            return NOTHING
+            return _do_nothing()
+
+
+async def _refuse(pending: PendingCommit) -> Answer:
+    why = pending.state.why
+    raise StoreUnavailableError(f"the session can't be stored: {why}") from why
+
+
+async def _drop(pending: PendingCommit) -> Answer:
+    anybodys = pending.state.status in (Status.NEW, Status.STALE)
+    return pending.dropped("no session begins here" if anybodys else "superseded token")
+
+
+async def _do_nothing() -> Answer:
+    return NOTHING
 
 
 async def _clear(pending: PendingCommit) -> Answer:

@@ -105,7 +105,7 @@ async def _in_place(
         data = _merged(c, newest, at) if merged else writer.encoded
         record = newest.record.amended(data=data, **_amendments(c, newest.record, authenticated_at))
         new = backend.sealer.seal(token, record, rotated)
-        return writer.value(new)
+        return new.sealed, backend.ttl(new)
 
     if await writer.compare_and_set(at, changed) is None:
         state.gone()
@@ -115,7 +115,7 @@ async def _in_place(
     if merged:
         c.adopt(new.data, was, base)
         backend.report("merged", None, token.id)
-    state.hold_all(backend.values.keyed(writer.session))
+    backend.hold_all(writer.session)
     return True
 
 
@@ -136,7 +136,8 @@ def _amendments(
     c: PendingCommit, record: Record, authenticated_at: int | None
 ) -> dict[str, int | bool]:
     """The fields of the record that change besides the data."""
-    now, fields = c.writer.now, dict[str, int | bool]()
+    now = c.writer.now
+    fields: dict[str, int | bool] = {}
     if authenticated_at is not None:
         fields.update(authenticated_at=authenticated_at, expires_at=now + _length(c, record))
     if c.state.wanted.lifetime is not None:

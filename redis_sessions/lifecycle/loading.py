@@ -26,12 +26,13 @@ __all__ = [
     "MAX_TOKENS",
     "Opened",
     "anonymous",
-    "load",
+    "chosen",
     "load_from_replica",
     "load_unloaded",
     "new",
     "opened",
     "reads_replicas",
+    "tokens_in",
     "unloaded",
     "unseal",
 ]
@@ -49,28 +50,31 @@ Load = Callable[..., Awaitable[Session]]
 """`SessionManager.load`, which a subclass may have replaced."""
 
 
-async def load(backend: Backend, texts: Sequence[str], bound: Bound) -> Session:
-    """The session that these tokens open, or a new, empty one.
-
-    There are three cases where several well-formed tokens came (a browser's several cookies):
-
-    1. One opens a session. It is this one.
-    2. More than one opens a session. None counts, since nobody knows which is meant.
-    3. None opens one. The session is new, and its status is that of a token that was replaced
-       or ended a moment ago, if there is one.
-    """
-    tokens = [token for token in map(SessionToken.parse, texts) if token is not None]
+def tokens_in(backend: Backend, texts: Sequence[str]) -> Sequence[SessionToken]:
+    """The well-formed tokens among what a client sent, each once; a malformed one is reported."""
+    tokens: list[SessionToken] = []
+    for text in texts:
+        token = SessionToken.parse(text)
+        if token is not None:
+            tokens.append(token)
     if len(tokens) < len(texts):
         backend.report("rejected", "malformed token")
-    if not tokens:
+    return list(dict.fromkeys(tokens))[:MAX_TOKENS] if len(tokens) > 1 else tokens
+
+
+def chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:
+    """The session among those that the tokens led to.
+
+    There are four cases:
+
+    1. No token is well-formed. The session is new.
+    2. One token opens a session. It is this one.
+    3. More than one opens a session. None counts, since nobody knows which is meant.
+    4. None opens one. The session is new, and its status is that of a token that was replaced
+       or ended a moment ago, if there is one.
+    """
+    if not found:
         return new(backend, bound)
-    found = list[Session]()
-    for token in tokens if len(tokens) == 1 else [*dict.fromkeys(tokens)][:MAX_TOKENS]:
-        found.append(opened(backend, token, await backend.store.load(token.id), bound))
-    return found[0] if len(texts) == 1 else _chosen(backend, found, bound)
-
-
-def _chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:
     live = [session for session in found if state_of(session).status is LIVE]
     if len(live) > 1:
         backend.report("rejected", "several tokens open a session")

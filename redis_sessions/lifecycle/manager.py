@@ -141,10 +141,15 @@ class SessionManager:
                 if bound is not None:
                     raise TypeError("load(bound=…, check_binding=False): write one of them")
                 bound = ANYWHERE
-            texts = (token,) if isinstance(token, str) else token
-            if not token or not texts:
-                return loading.new(self._backend, bound)
-            return await loading.load(self._backend, texts, bound)
+            backend = self._backend
+            found: list[Session] = []
+            texts = (token,) if token and isinstance(token, str) else token or ()
+            for each in loading.tokens_in(backend, texts):
+                stored = await backend.store.load(each.id)
+                found.append(loading.opened(backend, each, stored, bound))
+            if len(found) == len(texts) == 1:
+                return found[0]
+            return loading.chosen(backend, found, bound)
         except BaseException as exc:
             strip(exc)
             raise
@@ -173,7 +178,8 @@ class SessionManager:
         `SessionConflictError` at the deadline, `StoreError`.
         """
         state = state_of(session)
-        await state.begin_turn()
+        await state.others()
+        state.begin_turn()
         try:
             return await merging.update(self._backend, session, function)
         except SessionError as exc:
@@ -216,7 +222,8 @@ class SessionManager:
 
     async def _refresh(self, session: Session) -> None:
         state, was_unloaded = state_of(session), isinstance(session, Unloaded)
-        await state.begin_turn()
+        await state.others()
+        state.begin_turn()
         try:
             if not was_unloaded:
                 await merging.reload(self._backend, session)

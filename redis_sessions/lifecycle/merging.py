@@ -111,7 +111,7 @@ async def update(backend: Backend, session: Session, function: Callable[[dict[st
         seen_at = writer.now if due else newest.record.seen_at
         new = writer.seal(newest, data=data, seen_at=seen_at)
         attempts.append((result, new))
-        return writer.value(new)
+        return new.sealed, backend.ttl(new)
 
     if await writer.compare_and_set(at, updated) is None:
         state.gone()

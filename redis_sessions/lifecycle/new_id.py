@@ -51,7 +51,7 @@ async def create(
     state.remember(new)
     state.principal = None if authenticated_at is None else writer.principal
     c.adopt(data)
-    state.hold_all(backend.values.keyed(writer.session))
+    backend.hold_all(writer.session)
     backend.report("created", outcome.name.lower(), token.id)
     return c.answer(outcome)
 

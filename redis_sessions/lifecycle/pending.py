@@ -7,7 +7,7 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.merging import adopt
 from redis_sessions.lifecycle.writer import Writer
 from redis_sessions.session.carryover import storable
-from redis_sessions.session.outcome import Answer, Facts, Outcome, decide, is_settled
+from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.session import Session, Unloaded, state_of
 from redis_sessions.session.state import NOTHING_WANTED, Status
 from redis_sessions.session.values import EMPTY
@@ -16,9 +16,15 @@ __all__ = ["PendingCommit", "is_unchanged", "storable_data"]
 
 
 def is_unchanged(backend: Backend, session: Session) -> bool:
-    """Whether a commit has nothing to do, whatever the response. Most requests end so."""
+    """The first row of the table, and that of most requests: nothing is asked, changed or due.
+
+    It is judged without gathering the facts, from which `decide` would say NOTHING, too.
+    """
     if session.__class__ is Unloaded:
         return True
+    state = state_of(session)
+    if state.wanted is not NOTHING_WANTED or backend.clock() > state.touch_at:
+        return False
     try:
         encoded = backend.values.pack(session)
     except Exception:  # noqa: BLE001 - such as for a type that a hook knows
@@ -26,7 +32,7 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
             encoded = backend.values.encode(session)
         except SessionEncodeError:
             return False  # a commit says which
-    return is_settled(state_of(session), encoded, backend.clock())
+    return encoded == state.base or encoded == state.settled  # noqa: PLR1714 - on each request
 
 
 class PendingCommit:
@@ -93,7 +99,8 @@ def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
         http_status=http_status,
         was=state.principal,
         now=writer.principal,
-        owned=not state.is_anothers(writer.principal, backend.keyring),
+        owned=writer.principal == state.principal
+        or not state.is_anothers(writer.principal, backend.keyring),
         cleared=wanted.cleared,
         changed=(changed or asks) and http_status < 500,
         rotates=rotates or (wanted.rotate and stored is not None),

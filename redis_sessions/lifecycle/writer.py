@@ -214,10 +214,6 @@ class Writer:
         """The record with other values for these fields, under the same token."""
         return self.backend.sealer.seal(at.token, at.record.amended(**fields), at.rotated_at)
 
-    def value(self, new: Stored) -> Value:
-        """A sealed record, and how long it lives."""
-        return new.sealed, self.backend.ttl(new)
-
     def lifetime(self, persistent: bool) -> tuple[int, int, bool]:
         """expires_at, idle, persistent: as `expire_in` asked, else the policy's."""
         policy, wish = self.backend.policy, self.state.wanted.lifetime

@@ -5,14 +5,17 @@ The rows of the table, the first that applies decides; `docs/concepts.md` explai
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from redis_sessions.session.state import NOTHING_WANTED, State, Status
+import msgspec
+from msgspec.structs import replace
+
+from redis_sessions.session.state import LIVE, UNAVAILABLE, Status
 from redis_sessions.session.token import SessionToken
 
-__all__ = ["NOTHING", "Answer", "Facts", "Outcome", "decide", "is_settled"]
+__all__ = ["NOTHING", "Answer", "Facts", "Outcome", "decide"]
 
 
 class Outcome(Enum):
@@ -42,8 +45,7 @@ _NEED_TOKEN = frozenset(
 )
 
 
-@dataclass(slots=True, kw_only=True)
-class Facts:
+class Facts(msgspec.Struct, kw_only=True):
     """All that the decision depends on."""
 
     status: Status
@@ -67,18 +69,6 @@ class Facts:
     """False for a cross-site unsafe request."""
 
 
-def is_settled(state: State, encoded: bytes, now: float) -> bool:
-    """The first row, which is that of most requests: nothing is asked for, changed or due.
-
-    It is judged without gathering `Facts`; `decide` would say NOTHING, too.
-    """
-    return (
-        (encoded == state.base or encoded == state.settled)  # noqa: PLR1714 - on every request
-        and state.wanted is NOTHING_WANTED
-        and now <= state.touch_at
-    )
-
-
 def decide(facts: Facts) -> Outcome:
     """What is done about a session; if it was cleared, about what was written after `clear()`."""
     return _judge(_as_new(facts) if facts.cleared else facts)
@@ -98,10 +88,10 @@ def _as_new(facts: Facts) -> Facts:
 
 
 def _judge(f: Facts) -> Outcome:
-    if f.status is Status.UNAVAILABLE:
+    if f.status is UNAVAILABLE:
         wanted = f.changed or f.cleared or f.rotates or f.authenticates
         return Outcome.REFUSE if wanted and f.http_status < 500 else Outcome.NOTHING
-    loaded = f.status in (Status.LIVE, Status.GONE)
+    loaded = f.status is LIVE or f.status is Status.GONE
     if f.was is not None and f.now is None and loaded:
         return Outcome.LOSE
     if f.now is not None and f.now != f.was:
@@ -110,7 +100,7 @@ def _judge(f: Facts) -> Outcome:
         return Outcome.GAIN if f.was is None and f.owned else Outcome.SWITCH
     if loaded and f.authenticates and f.now is not None and f.http_status < 400:
         return Outcome.REAUTHENTICATE
-    if f.status is not Status.LIVE:
+    if f.status is not LIVE:
         if not f.changed or f.http_status >= 500:
             return Outcome.NOTHING
         return Outcome.CREATE if f.status in _NOBODYS and f.may_create else Outcome.DROP

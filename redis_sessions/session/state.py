@@ -165,6 +165,8 @@ class Request(msgspec.Struct, eq=False):
     """The connection, as long as it lasts."""
     accessed: bool = False
     """Whether the response depends on the session (`Vary`)."""
+    answering: bool = False
+    """Whether the commit under way is the response's own, after which nobody can sign in."""
     late: bool = False
     """Whether the response has started, so that no token can be sent any more."""
     revocations: Mapping[str, Revoked] = _NO_REVOCATIONS
@@ -269,10 +271,13 @@ class State(msgspec.Struct, eq=False):
 
     # -- one commit, save or refresh at a time: a request's tasks may save at once
 
-    async def begin_turn(self) -> None:
-        """Wait until nobody else writes or reloads this session. `end_turn` ends it."""
+    async def others(self) -> None:
+        """Wait until nobody else writes or reloads this session."""
         while self.turn is not None:
             await asyncio.wait([self.turn])
+
+    def begin_turn(self) -> None:
+        """Let others wait, until `end_turn`."""
         self.turn = asyncio.get_running_loop().create_future()
 
     def end_turn(self) -> None:
@@ -297,14 +302,10 @@ class State(msgspec.Struct, eq=False):
         return values.changes(self.before(), values.split(encoded))
 
     def hold(self, data: Mapping[Any, Any]) -> None:
-        """Note that the record holds these objects."""
-        if not self.request.late:  # else nobody can sign in any more
+        """Note that the record holds these objects, as long as somebody may sign in over it."""
+        request = self.request
+        if not (request.late or request.answering):
             self.origins.hold(data)
-
-    def hold_all(self, data: Mapping[Any, Any]) -> None:
-        """Note that the record holds all that the session has."""
-        self.hold(data)
-        self.origins.assigned = None
 
     def is_anothers(self, principal: str | None, keyring: Keyring) -> bool:
         """Whether what the record holds isn't for this user."""
