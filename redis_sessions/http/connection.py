@@ -219,13 +219,13 @@ class Connection:
     def _may_create(self) -> bool:
         return is_same_site(self.scope) or self.transport.cross_site
 
-    async def commit_before_start(self, status: int) -> Answer:
+    async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
         state_of(self.session).request.answering = True
         try:
-            return await self.commit(status)
+            return await self.commit(self.status)
         except SessionError as exc:
-            self.failure = exc
+            self.held, self.failure = None, exc
             if isinstance(exc, (StoreUnavailableError, ReplicationError)):
                 self.setup.backend.report("unavailable", exc.reason)
             raise
@@ -251,29 +251,28 @@ class Connection:
                 raise self.failure  # the application goes on; its response can't
             if not self.started:
                 if self.held is None and message["type"] == self.response_start:
-                    self.headers = headers = list(message.get("headers", ()))
-                    self.status = message["status"]
-                    self.held = message
-                    if is_event_stream(headers):
-                        await self.release()
-                    return
-                await self.release()
+                    self.hold(message)
+                    if not is_event_stream(self.headers):
+                        return
+                if self.held is not None:
+                    answer = NOTHING if self.is_settled() else await self.commit_before_start()
+                    await self.send(self.start(answer))
+                    if message["type"] == self.response_start:
+                        return  # it was sent just now, with its headers
             await self.send(message)
         except BaseException as exc:
             strip(exc)
             raise
 
-    async def release(self) -> None:
-        """Commit, then let the start go, with what the client has to know."""
-        held, self.held = self.held, None
-        if held is not None:
-            answer = NOTHING
-            if not self.is_settled():
-                answer = await self.commit_before_start(self.status)
-            await self.send(self.start(held, answer))
+    def hold(self, message: Message) -> None:
+        """Keep the response's first message until the session is committed."""
+        self.held = message
+        self.headers = list(message.get("headers", ()))
+        self.status = message.get("status", 200)  # a WebSocket's acceptance has none
 
-    def start(self, message: Message, answer: Answer) -> Message:
-        """A response's first message, with what the client is told about its session."""
+    def start(self, answer: Answer) -> Message:
+        """The message that was held, with what the client is told about its session."""
+        held, self.held = self.held, None
         state, headers = state_of(self.session), self.headers
         request = state.request
         self.started = request.late = True
@@ -288,7 +287,7 @@ class Connection:
             cookie = self._hint_cookie()
             if cookie is not None:
                 headers.append(cookie.hint())
-        return {**message, "headers": headers}
+        return {**(held or {}), "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
         if answer.token is not None:

@@ -7,6 +7,7 @@ from typing import Final
 from redis_sessions.errors import StoreError
 from redis_sessions.http.connection import Connection
 from redis_sessions.http.errors import HttpError, as_http, find_session_error
+from redis_sessions.session.outcome import NOTHING
 
 __all__ = ["answer_error", "commit_or_raise", "fail", "finish"]
 
@@ -17,7 +18,9 @@ async def finish(connection: Connection) -> None:
     """The application has returned. Send what is held, and commit what changed since the start."""
     if connection.failure is not None:
         raise connection.failure  # the application has swallowed it
-    await connection.release()
+    if connection.held is not None:
+        answer = NOTHING if connection.is_settled() else await connection.commit_before_start()
+        await connection.send(connection.start(answer))
     if not connection.started:
         await connection.commit_failed()
     elif not connection.is_settled():

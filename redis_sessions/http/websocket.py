@@ -36,10 +36,10 @@ async def on_send(connection: Connection, message: Message) -> None:
     """What an application gets as its `send`."""
     kind = message["type"]
     if kind == "websocket.accept" and connection.failure is None:
-        connection.headers = list(message.get("headers", ()))
-        answer = await connection.commit_before_start(200)
-        connection.accepted, connection.status = True, 200
-        message = connection.start(message, answer)
+        connection.hold(message)
+        answer = await connection.commit_before_start()
+        connection.accepted = True
+        message = connection.start(answer)
     elif kind == "websocket.close" and connection.failure is None:
         if not connection.started and connection.held is None:
             await _refuse(connection)
@@ -59,7 +59,7 @@ async def _refuse(connection: Connection) -> None:
     connection.status = 403
     connection.refused = connection.started = True
     state_of(connection.session).request.late = True
-    await connection.commit_before_start(403)
+    await connection.commit_before_start()
 
 
 async def fail(connection: Connection, exc: Exception) -> None:

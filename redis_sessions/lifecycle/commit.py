@@ -21,6 +21,7 @@ from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.session import Session, Unloaded, state_of
 from redis_sessions.session.state import Status
+from redis_sessions.tracebacks import strip
 
 __all__ = ["commit", "save"]
 
@@ -38,18 +39,23 @@ _SENT_ALL_THE_SAME: Final = (
 
 async def commit(backend: Backend, session: Session, http_status: int, may_create: bool) -> Answer:
     """What `SessionManager.commit()` does."""
-    if is_unchanged(backend, session):
-        return NOTHING
-    state = state_of(session)
-    if state.turn is not None:
-        await state.others()
-    state.begin_turn()
     try:
-        answer = await _run(PendingCommit(backend, session, http_status, may_create))
-    finally:
-        state.end_turn()
-    if http_status < 500 and answer is not in_place.CHANGED:
-        await backend.key_notes.renew()  # never raises
+        if is_unchanged(backend, session):
+            return NOTHING
+        state = state_of(session)
+        if state.turn is not None:
+            await state.others()
+        state.begin_turn()
+        try:
+            pending = PendingCommit(backend, session, http_status, may_create)
+            answer = _conclude(pending, await _begin(pending))
+        finally:
+            state.end_turn()
+        if http_status < 500 and answer is not in_place.CHANGED:
+            await backend.key_notes.renew()  # never raises
+    except BaseException as exc:
+        strip(exc)
+        raise
     return answer
 
 
@@ -69,7 +75,7 @@ async def save(backend: Backend, session: Session) -> None:
         pending = PendingCommit(backend, session, 200, True)
         if deferred is not None and pending.needs_response:
             return
-        answer = await _run(pending)
+        answer = _conclude(pending, await _begin(pending))
     except StoreUnavailableError:  # it may be stored all the same
         backend.hold_all(session)
         raise
@@ -81,22 +87,25 @@ async def save(backend: Backend, session: Session) -> None:
         raise SessionGoneError("the session ended or was rotated elsewhere; nothing was saved")
 
 
-async def _run(pending: PendingCommit) -> Answer:
-    """Carry it out; afterwards the session is like one that was just loaded."""
+def _begin(pending: PendingCommit) -> Awaitable[Answer]:
+    """Check what is to be stored, and begin the row of the table. It waits nowhere."""
     state, writer, outcome = pending.state, pending.writer, pending.outcome
-    cleared = pending.facts.cleared
-    met = state.wanted
     if pending.facts.http_status < 500 and outcome not in (Outcome.NOTHING, Outcome.TOUCH):
         pending.backend.values.check(writer.encoded, state.stored_data)
         pending.backend.warn_of_suspects(writer.session, writer.principal)
-    answer = await (_clear(pending) if cleared else _carry_out(pending, outcome))
+    return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
+
+
+def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
+    """It is carried out; from now on the session is like one that was just loaded."""
+    state, writer, met = pending.state, pending.writer, pending.met
     state.settled = writer.encoded
     state.wanted = state.wanted.without(met)
     unmet = met.lifetime is not None and state.wanted.lifetime is None
     if unmet and state.status in (Status.NEW, Status.STALE):
         state.want(lifetime=met.lifetime)  # of a session that isn't there yet
     if writer.shortfall.error is not None:
-        if cleared or outcome not in _SENT_ALL_THE_SAME:
+        if pending.facts.cleared or pending.outcome not in _SENT_ALL_THE_SAME:
             writer.shortfall.tell(answer)
         logger.warning("sessions: %s", writer.shortfall.error)
         pending.backend.report("unavailable", "replication", writer.at.token.id)

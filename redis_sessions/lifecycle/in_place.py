@@ -30,9 +30,12 @@ async def change(c: PendingCommit) -> Answer:
     at = c.writer.at
     if c.facts.touch_due and await c.writer.renew_entry() is None:
         return c.dropped("revoked", at.token.id)
-    if await _in_place(c, at.token, at.rotated_at):
-        return CHANGED
-    return c.dropped("ended elsewhere", at.token.id)
+    change = _Change(c, at, at.token, at.rotated_at)
+    if await c.writer.compare_and_set(at, change) is None:
+        c.state.gone()
+        return c.dropped("ended elsewhere", at.token.id)
+    change.adopt()
+    return CHANGED
 
 
 async def touch(c: PendingCommit) -> Answer:
@@ -66,11 +69,14 @@ async def rotate(c: PendingCommit, outcome: Outcome) -> Answer:
         lives = await writer.renew_entry(wish[0] if wish else None) is not None
     token = SessionToken.generate(at.token.id)
     rotated = max(writer.now, at.rotated_at + 1)  # each differs: a store may go by it
-    if lives and await _in_place(c, token, rotated, authenticated_at):
+    change = _Change(c, at, token, rotated, authenticated_at)
+    if lives and await writer.compare_and_set(at, change) is not None:
+        change.adopt()
         if principal is not None and authenticated_at is not None:
             await writer.note_authentication(token.id, authenticated_at)
         c.backend.report("rotated", outcome.name.lower(), token.id)
         return c.answer(outcome)
+    state.gone()
     if outcome is Outcome.ROTATE:
         return c.dropped("ended elsewhere", token.id)
     # It ended, or was rotated, under a principal who has just proved who they are.
@@ -88,35 +94,48 @@ def _authenticated_at(c: PendingCommit, clock: float, at: Stored, principal: str
     )
 
 
-async def _in_place(
-    c: PendingCommit, token: SessionToken, rotated: int, authenticated_at: int | None = None
-) -> bool:
-    """Commit this request's changes under the session's id; False if it is gone.
+class _Change:
+    """What this request changed, as it is stored under the same id, on top of the newest version.
 
     `authenticated_at`: the principal proved again who they are, and the lifetime restarts.
     """
-    state, writer, backend = c.state, c.writer, c.backend
-    at = writer.at
-    new, merged = at, False
 
-    def changed(newest: Stored) -> Value:
-        nonlocal new, merged
-        merged = newest is not at
-        data = _merged(c, newest, at) if merged else writer.encoded
-        record = newest.record.amended(data=data, **_amendments(c, newest.record, authenticated_at))
-        new = backend.sealer.seal(token, record, rotated)
-        return new.sealed, backend.ttl(new)
+    __slots__ = ("at", "authenticated_at", "c", "new", "newest", "rotated", "token")
 
-    if await writer.compare_and_set(at, changed) is None:
-        state.gone()
-        return False
-    was, base = at.data, state.base
-    state.remember(new)
-    if merged:
-        c.adopt(new.data, was, base)
-        backend.report("merged", None, token.id)
-    backend.hold_all(writer.session)
-    return True
+    def __init__(
+        self,
+        c: PendingCommit,
+        at: Stored,
+        token: SessionToken,
+        rotated: int,
+        authenticated_at: int | None = None,
+    ) -> None:
+        self.c = c
+        self.at = self.newest = at
+        self.token = token
+        self.rotated = rotated
+        self.authenticated_at = authenticated_at
+        self.new = at
+
+    def __call__(self, newest: Stored) -> Value:
+        """The record, sealed, and for how long."""
+        c = self.c
+        data = c.writer.encoded if newest is self.at else _merged(c, newest, self.at)
+        fields = _amendments(c, newest.record, self.authenticated_at)
+        record = newest.record.amended(data=data, **fields)
+        self.newest = newest
+        self.new = c.backend.sealer.seal(self.token, record, self.rotated)
+        return self.new.sealed, c.backend.ttl(self.new)
+
+    def adopt(self) -> None:
+        """It is stored: the session is as if it was loaded just now."""
+        c, state, new = self.c, self.c.state, self.new
+        was, base = self.at.data, state.base
+        state.remember(new)
+        if self.newest is not self.at:
+            c.adopt(new.data, was, base)
+            c.backend.report("merged", None, self.token.id)
+        c.backend.hold_all(c.writer.session)
 
 
 def _merged(c: PendingCommit, newest: Stored, at: Stored) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
@@ -157,19 +157,15 @@ class SessionManager:
             strip(exc)
             raise
 
-    async def commit(
+    def commit(
         self, session: Session, *, status: int = 200, may_create: bool = True
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         """Carry out what the request did to its session, given its response's status.
 
         `may_create`: whether a new anonymous session may come into being. Raises
         `SessionEncodeError` before anything is stored, `StoreError`, `SessionConflictError`.
         """
-        try:
-            return await commit.commit(self._backend, session, status, may_create)
-        except BaseException as exc:
-            strip(exc)
-            raise
+        return commit.commit(self._backend, session, status, may_create)
 
     @stripped
     async def update(self, session: Session, function: Callable[[dict[str, Any]], T]) -> T:

@@ -9,7 +9,7 @@ from redis_sessions.lifecycle.writer import Writer
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.session import Session, Unloaded, state_of
-from redis_sessions.session.state import NOTHING_WANTED, Status
+from redis_sessions.session.state import NOTHING_WANTED, Status, Wanted
 from redis_sessions.session.values import EMPTY
 
 __all__ = ["PendingCommit", "is_unchanged", "storable_data"]
@@ -38,7 +38,7 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
 class PendingCommit:
     """The facts about one session and one response, what is to be done, and who writes it."""
 
-    __slots__ = ("backend", "carried", "facts", "outcome", "owner", "state", "writer")
+    __slots__ = ("backend", "carried", "facts", "met", "outcome", "owner", "state", "writer")
 
     def __init__(
         self, backend: Backend, session: Session, http_status: int, may_create: bool
@@ -52,6 +52,8 @@ class PendingCommit:
         self.writer = Writer(backend, session, encoded, principal)
         self.carried = encoded
         """What of the data goes along to a new id, encoded."""
+        self.met: Wanted = state.wanted
+        """What of the application's wishes is carried out. Its tasks may have more meanwhile."""
         self.owner: bytes | None = None
         """Whose data a new anonymous session holds."""
         self.facts = _gather(self.writer, http_status, may_create)

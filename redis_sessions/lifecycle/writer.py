@@ -91,7 +91,11 @@ class Writer:
         the session ended, or was rotated.
         """
         while True:
-            result = await self.commit(at.token.id, at.version, *value(at))
+            self.check_time()
+            try:
+                result = await self.backend.store.commit(at.token.id, at.version, *value(at))
+            except ReplicationError as exc:
+                self.shortfall.error, result = exc, Commit.STORED
             if result is Commit.STORED:
                 return at
             newest = await self._newest(at.token) if result is Commit.CONFLICT else None

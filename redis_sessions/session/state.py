@@ -227,7 +227,7 @@ class State(msgspec.Struct, eq=False):
     """The id of the session that had ended when the request came."""
     opened: tuple[State, ...] = ()
     """The sessions that several tokens opened. None of them counts."""
-    turn: asyncio.Future[None] | None = None
+    turn: list[asyncio.Future[None]] | None = None
     """Done when the commit, save or refresh that is under way is over. There is one at a time."""
     why: SessionError | None = None
     """Why it isn't loaded."""
@@ -274,17 +274,20 @@ class State(msgspec.Struct, eq=False):
     async def others(self) -> None:
         """Wait until nobody else writes or reloads this session."""
         while self.turn is not None:
-            await asyncio.wait([self.turn])
+            over = asyncio.get_running_loop().create_future()
+            self.turn.append(over)
+            await over
 
     def begin_turn(self) -> None:
         """Let others wait, until `end_turn`."""
-        self.turn = asyncio.get_running_loop().create_future()
+        self.turn = []
 
     def end_turn(self) -> None:
         """Let the next one begin."""
-        turn, self.turn = self.turn, None
-        if turn is not None:
-            turn.set_result(None)
+        waiting, self.turn = self.turn or (), None
+        for over in waiting:
+            if not over.done():
+                over.set_result(None)
 
     # -- changes
 
