@@ -13,9 +13,9 @@ from redis_sessions.session.values import EMPTY
 __all__ = ["end_what_was_loaded", "lose", "prepare_new_session"]
 
 
-async def lose(c: PendingCommit) -> Answer:
+async def lose(pending: PendingCommit) -> Answer:
     """Signed out: what is left goes on under a new id."""
-    state, writer = c.state, c.writer
+    state, writer = pending.state, pending.writer
     old, late = writer.at, state.request.late
     last = await writer.end_if_unchanged(old, "signed out")
     # Where it was rotated meanwhile, a sign-out holds all the same.
@@ -24,47 +24,49 @@ async def lose(c: PendingCommit) -> Answer:
     await writer.mark(old, state.principal)
     if last is None:
         state.gone()
-        return c.dropped("ended elsewhere")
-    left = _left(c, last.data)
+        return pending.dropped("ended elsewhere")
+    left = _left(pending, last.data)
     state.forget()
-    if c.facts.http_status < 500 and not late:
-        c.adopt(left)
+    if pending.facts.http_status < 500 and not late:
+        pending.adopt(left)
     if left == EMPTY:
         return Answer(Outcome.LOSE, expire=not late)
     if late:  # the browser can't learn the id under which it would go on
-        c.adopt(EMPTY)
-        c.dropped("signed out late")
+        pending.adopt(EMPTY)
+        pending.dropped("signed out late")
         return Answer(Outcome.LOSE)
-    return await create(c, Outcome.LOSE, left, old.record.owner)
+    return await create(pending, Outcome.LOSE, left, old.record.owner)
 
 
-def _left(c: PendingCommit, stored: bytes) -> bytes:
+def _left(pending: PendingCommit, stored: bytes) -> bytes:
     """What goes on without the principal: from 500 on, only its removal counts."""
-    state, principal = c.state, c.backend.principal
-    if c.facts.http_status < 500:
-        changed = state.changes(c.writer.encoded)
+    state, principal = pending.state, pending.backend.principal
+    if pending.facts.http_status < 500:
+        changed = state.changes(pending.writer.encoded)
     else:
-        changed = state.changes(storable_data(c.backend, c.writer.session))
+        changed = state.changes(storable_data(pending.backend, pending.writer.session))
         keys = principal.keys(changed)
         changed = {key: value for key, value in changed.items() if key in keys}
     left = values.apply(stored, changed)
     return EMPTY if principal.of(left) is not None else left
 
 
-def prepare_new_session(c: PendingCommit) -> None:
+def prepare_new_session(pending: PendingCommit) -> None:
     """Decide what of the data goes along if a new session comes after `clear()`.
 
     What was put back is still whose it was: it isn't for anybody else, now or later.
     """
-    state, writer = c.state, c.writer
-    if c.outcome is Outcome.GAIN and state.is_anothers(writer.principal, c.backend.keyring):
-        c.carried = assigned_data(c)
-    elif c.outcome is Outcome.CREATE and state.stored is not None:
-        theirs = holds_theirs(writer.session, state, c.backend.values)
-        c.owner = state.stored.record.owner if theirs else None
+    state, writer = pending.state, pending.writer
+    if pending.outcome is Outcome.GAIN and state.is_anothers(
+        writer.principal, pending.backend.keyring
+    ):
+        pending.carried = assigned_data(pending)
+    elif pending.outcome is Outcome.CREATE and state.stored is not None:
+        theirs = holds_theirs(writer.session, state, pending.backend.values)
+        pending.owner = state.stored.record.owner if theirs else None
 
 
-async def end_what_was_loaded(c: PendingCommit) -> bool | None:
+async def end_what_was_loaded(pending: PendingCommit) -> bool | None:
     """End it; whether the cookie expires. None: another request had ended it.
 
     There are five cases:
@@ -80,7 +82,7 @@ async def end_what_was_loaded(c: PendingCommit) -> bool | None:
     5. Nothing was loaded. The cookie expires if a rotation superseded its token, since the
        user asked to be signed out of this browser.
     """
-    state, writer = c.state, c.writer
+    state, writer = pending.state, pending.writer
     if state.status is Status.ENDED:
         state.forget()
         return True

@@ -25,19 +25,19 @@ CHANGED: Final = Answer(Outcome.CHANGE)
 _TOUCHED: Final = Answer(Outcome.TOUCH)
 
 
-async def change(c: PendingCommit) -> Answer:
+async def change(pending: PendingCommit) -> Answer:
     """The data changed."""
-    at = c.writer.at
-    if c.facts.touch_due and await c.writer.renew_entry() is None:
-        return c.dropped("revoked", at.token.id)
-    if await _in_place(c, at.token, at.rotated_at):
+    at = pending.writer.at
+    if pending.facts.touch_due and await pending.writer.renew_entry() is None:
+        return pending.dropped("revoked", at.token.id)
+    if await _in_place(pending, at.token, at.rotated_at):
         return CHANGED
-    return c.dropped("ended elsewhere", at.token.id)
+    return pending.dropped("ended elsewhere", at.token.id)
 
 
-async def touch(c: PendingCommit) -> Answer:
+async def touch(pending: PendingCommit) -> Answer:
     """Its time is renewed. Whatever comes of it, no request fails by it."""
-    state, writer = c.state, c.writer
+    state, writer = pending.state, pending.writer
     try:
         if await writer.renew_entry() is None:
             return NOTHING
@@ -45,7 +45,7 @@ async def touch(c: PendingCommit) -> Answer:
         new = writer.seal(at, seen_at=writer.now)
         if await writer.store(at.version, new) is Commit.STORED:
             state.stored, state.touch_at = new, new.touch_at
-            c.backend.report("touched", None, at.token.id)
+            pending.backend.report("touched", None, at.token.id)
             return _TOUCHED
     except StoreError as exc:
         logger.warning("a session's time was not renewed: %s", exc)
@@ -53,57 +53,61 @@ async def touch(c: PendingCommit) -> Answer:
     return NOTHING
 
 
-async def rotate(c: PendingCommit, outcome: Outcome) -> Answer:
+async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
     """A new token, and for REAUTHENTICATE a new lifetime."""
-    state, writer, at = c.state, c.writer, c.writer.at
+    state, writer, at = pending.state, pending.writer, pending.writer.at
     lives, principal, wish = state.live is not None, state.principal, state.wanted.lifetime
     authenticated_at: int | None = None
     if lives and outcome is Outcome.REAUTHENTICATE:
-        clock = await writer.renew_entry(wish[0] if wish else _length(c, at.record))
+        clock = await writer.renew_entry(wish[0] if wish else _length(pending, at.record))
         lives = clock is not None
-        authenticated_at = _authenticated_at(c, clock or 0, at, principal)
-    elif lives and (wish is not None or c.facts.touch_due):
+        authenticated_at = _authenticated_at(pending, clock or 0, at, principal)
+    elif lives and (wish is not None or pending.facts.touch_due):
         lives = await writer.renew_entry(wish[0] if wish else None) is not None
     token = SessionToken.generate(at.token.id)
     rotated = max(writer.now, at.rotated_at + 1)  # each differs: a store may go by it
-    if lives and await _in_place(c, token, rotated, authenticated_at):
+    if lives and await _in_place(pending, token, rotated, authenticated_at):
         if principal is not None and authenticated_at is not None:
             await writer.note_authentication(token.id, authenticated_at)
-        c.backend.report("rotated", outcome.name.lower(), token.id)
-        return c.answer(outcome)
+        pending.backend.report("rotated", outcome.name.lower(), token.id)
+        return pending.answer(outcome)
     if outcome is Outcome.ROTATE:
-        return c.dropped("ended elsewhere", token.id)
+        return pending.dropped("ended elsewhere", token.id)
     # It ended, or was rotated, under a principal who has just proved who they are.
-    return await enter_again(c)
+    return await enter_again(pending)
 
 
-def _authenticated_at(c: PendingCommit, clock: float, at: Stored, principal: str | None) -> int:
+def _authenticated_at(
+    pending: PendingCommit, clock: float, at: Stored, principal: str | None
+) -> int:
     """When the principal proved again who they are, by the index's clock."""
-    request = c.state.request
+    request = pending.state.request
     own = request.revocations.get(principal or "")
     return max(
-        int(clock - c.backend.index.age(request.began)),
+        int(clock - pending.backend.index.age(request.began)),
         int(max(own.values())) if own else 0,  # it excepted this one; what comes next ends it
         at.record.authenticated_at or 0,
     )
 
 
 async def _in_place(
-    c: PendingCommit, token: SessionToken, rotated: int, authenticated_at: int | None = None
+    pending: PendingCommit, token: SessionToken, rotated: int, authenticated_at: int | None = None
 ) -> bool:
     """Commit this request's changes under the session's id; False if it is gone.
 
     `authenticated_at`: the principal proved again who they are, and the lifetime restarts.
     """
-    state, writer, backend = c.state, c.writer, c.backend
+    state, writer, backend = pending.state, pending.writer, pending.backend
     at = writer.at
     new, merged = at, False
 
     def changed(newest: Stored) -> Value:
         nonlocal new, merged
         merged = newest is not at
-        data = _merged(c, newest, at) if merged else writer.encoded
-        record = newest.record.amended(data=data, **_amendments(c, newest.record, authenticated_at))
+        data = _merged(pending, newest, at) if merged else writer.encoded
+        record = newest.record.amended(
+            data=data, **_amendments(pending, newest.record, authenticated_at)
+        )
         new = backend.sealer.seal(token, record, rotated)
         return new.sealed, backend.ttl(new)
 
@@ -113,18 +117,18 @@ async def _in_place(
     base, rebased = state.base, state.rebased
     state.remember(new)
     if merged:
-        c.adopt(new.data, values.split(base), rebased)
+        pending.adopt(new.data, values.split(base), rebased)
         backend.report("merged", None, token.id)
     backend.hold_all(writer.session)
     return True
 
 
-def _merged(c: PendingCommit, newest: Stored, at: Stored) -> bytes:
+def _merged(pending: PendingCommit, newest: Stored, at: Stored) -> bytes:
     """What this request changed, on top of what another one has stored since."""
-    backend, writer = c.backend, c.writer
+    backend, writer = pending.backend, pending.writer
     if backend.policy.on_conflict == "error" and newest.data != at.data:
         raise SessionConflictError("the session was changed by another request")
-    data = values.apply(newest.data, c.state.changes(writer.encoded))
+    data = values.apply(newest.data, pending.state.changes(writer.encoded))
     backend.values.check(data, newest.data)
     if backend.principal.of(data) != writer.principal:
         # Each was right for itself; together they would change who an id belongs to.
@@ -133,21 +137,21 @@ def _merged(c: PendingCommit, newest: Stored, at: Stored) -> bytes:
 
 
 def _amendments(
-    c: PendingCommit, record: Record, authenticated_at: int | None
+    pending: PendingCommit, record: Record, authenticated_at: int | None
 ) -> dict[str, int | bool]:
     """The fields of the record that change besides the data."""
-    now = c.writer.now
+    now = pending.writer.now
     fields: dict[str, int | bool] = {}
     if authenticated_at is not None:
-        fields.update(authenticated_at=authenticated_at, expires_at=now + _length(c, record))
-    if c.state.wanted.lifetime is not None:
-        expires_at, idle, persistent = c.writer.lifetime(record.persistent)
+        fields.update(authenticated_at=authenticated_at, expires_at=now + _length(pending, record))
+    if pending.state.wanted.lifetime is not None:
+        expires_at, idle, persistent = pending.writer.lifetime(record.persistent)
         fields.update(expires_at=expires_at, idle=idle, persistent=persistent)
-    if fields or c.facts.touch_due:
+    if fields or pending.facts.touch_due:
         fields["seen_at"] = now
     return fields
 
 
-def _length(c: PendingCommit, record: Record) -> int:
+def _length(pending: PendingCommit, record: Record) -> int:
     """The lifetime that a renewed sign-in gets, in seconds: the policy's, or "remember me"."""
-    return max(c.backend.policy.max_age, record.idle)
+    return max(pending.backend.policy.max_age, record.idle)
