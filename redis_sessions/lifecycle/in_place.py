@@ -26,7 +26,7 @@ _TOUCHED: Final = Answer(Outcome.TOUCH)
 
 
 async def change(pending: PendingCommit) -> Answer:
-    """The data changed."""
+    """CHANGE: store the data under the same token."""
     at = pending.writer.at
     if pending.facts.touch_due and await pending.writer.renew_entry() is None:
         return pending.dropped("revoked", at.token.id)
@@ -36,7 +36,7 @@ async def change(pending: PendingCommit) -> Answer:
 
 
 async def touch(pending: PendingCommit) -> Answer:
-    """Its time is renewed. Whatever comes of it, no request fails by it."""
+    """TOUCH: renew the session's time. If that fails, it is logged, and the request goes on."""
     state, writer = pending.state, pending.writer
     try:
         if await writer.renew_entry() is None:
@@ -54,7 +54,10 @@ async def touch(pending: PendingCommit) -> Answer:
 
 
 async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
-    """A new token, and for REAUTHENTICATE a new lifetime."""
+    """ROTATE and REAUTHENTICATE: store the data under a new token of the same id.
+
+    REAUTHENTICATE restarts the lifetime as well.
+    """
     state, writer, at = pending.state, pending.writer, pending.writer.at
     lives, principal, wish = state.live is not None, state.principal, state.wanted.lifetime
     authenticated_at: int | None = None
@@ -65,7 +68,7 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
     elif lives and (wish is not None or pending.facts.touch_due):
         lives = await writer.renew_entry(wish[0] if wish else None) is not None
     token = SessionToken.generate(at.token.id)
-    rotated = max(writer.now, at.rotated_at + 1)  # each differs: a store may go by it
+    rotated = max(writer.now, at.rotated_at + 1)  # a store may compare them, so no two are equal
     if lives and await _in_place(pending, token, rotated, authenticated_at):
         if principal is not None and authenticated_at is not None:
             await writer.note_authentication(token.id, authenticated_at)
@@ -73,7 +76,7 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
         return pending.answer(outcome)
     if outcome is Outcome.ROTATE:
         return pending.dropped("ended elsewhere", token.id)
-    # It ended, or was rotated, under a principal who has just proved who they are.
+    # The session ended or was rotated, but the principal has just proved who they are.
     return await enter_again(pending)
 
 
@@ -85,7 +88,7 @@ def _authenticated_at(
     own = request.revocations.get(principal or "")
     return max(
         int(clock - pending.backend.index.age(request.began)),
-        int(max(own.values())) if own else 0,  # it excepted this one; what comes next ends it
+        int(max(own.values())) if own else 0,  # it spared this session; a later one doesn't
         at.record.authenticated_at or 0,
     )
 
@@ -93,9 +96,9 @@ def _authenticated_at(
 async def _in_place(
     pending: PendingCommit, token: SessionToken, rotated: int, authenticated_at: int | None = None
 ) -> bool:
-    """Commit this request's changes under the session's id; False if it is gone.
+    """Store this request's changes under the session's id. Returns False if the session is gone.
 
-    `authenticated_at`: the principal proved again who they are, and the lifetime restarts.
+    `authenticated_at`: when the principal proved again who they are. The lifetime restarts then.
     """
     state, writer, backend = pending.state, pending.writer, pending.backend
     at = writer.at
@@ -124,14 +127,17 @@ async def _in_place(
 
 
 def _merged(pending: PendingCommit, newest: Stored, at: Stored) -> bytes:
-    """What this request changed, on top of what another one has stored since."""
+    """The data that another request has stored since, with this request's changes on top.
+
+    A key that both have changed has this request's value, since it is stored later.
+    """
     backend, writer = pending.backend, pending.writer
     if backend.policy.on_conflict == "error" and newest.data != at.data:
         raise SessionConflictError("the session was changed by another request")
     data = values.apply(newest.data, pending.state.changes(writer.encoded))
     backend.values.check(data, newest.data)
     if backend.principal.of(data) != writer.principal:
-        # Each was right for itself; together they would change who an id belongs to.
+        # Each change is allowed alone. Together they would change whose session this id is.
         raise SessionConflictError(CROSSING)
     return data
 
@@ -153,5 +159,5 @@ def _amendments(
 
 
 def _length(pending: PendingCommit, record: Record) -> int:
-    """The lifetime that a renewed sign-in gets, in seconds: the policy's, or "remember me"."""
+    """The lifetime after a repeated sign-in, in seconds: the policy's, or an `expire_in()`'s."""
     return max(pending.backend.policy.max_age, record.idle)

@@ -1,6 +1,7 @@
-"""The rows of the table in which a session begins under a new id: first visits and sign-ins.
+"""The rows of the table in which a session begins under a new id: a first visit or a sign-in.
 
-The index is written first, the record second, and the response goes out last.
+A sign-in writes the principal's index first and the record second. The response is sent last. So
+no browser has the token of a session that the index doesn't know.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ async def create(
     token: SessionToken | None = None,
     authenticated_at: int | None = None,
 ) -> Answer:
-    """A new session with these data, under a new id. `owner`: whose data they are."""
+    """Store a new session with these data, under a new id.
+
+    `owner`: whose data they are. `token` and `authenticated_at`: for a sign-in, what the index has.
+    """
     token = SessionToken.generate() if token is None else token
     state, writer, backend = pending.state, pending.writer, pending.backend
     expires_at, idle, persistent = writer.lifetime(backend.policy.persistent)
@@ -57,7 +61,11 @@ async def create(
 
 
 async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer:
-    """A new session of the principal, with these data: entered in the index, then created."""
+    """Begin a new session of the principal, with these data.
+
+    It is entered in the principal's index, and then created. If the principal has too many
+    sessions, others end.
+    """
     backend, writer, request = pending.backend, pending.writer, pending.state.request
     principal, token = writer.principal or "", SessionToken.generate()
     writer.check_time()
@@ -85,7 +93,7 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
 
 
 async def gain(pending: PendingCommit) -> Answer:
-    """Signed in: all that the anonymous session holds goes along."""
+    """GAIN: somebody signed in. All that the anonymous session holds goes along, and it ends."""
     old, mine = pending.state.stored, set(pending.state.changes(pending.writer.encoded))
     answer = await enter(pending, Outcome.GAIN, pending.carried)
     if old is not None:
@@ -94,13 +102,13 @@ async def gain(pending: PendingCommit) -> Answer:
             theirs = values.changes(values.split(before.data), values.split(newest.data))
             await _merge_into_new(pending, {k: v for k, v in theirs.items() if k not in mine})
 
-        # If it was rotated or ended meanwhile, it is left alone.
+        # An anonymous session that was rotated or ended meanwhile is left alone.
         await pending.writer.end_if_unchanged(old, "signed in", merge)
     return answer
 
 
 async def _merge_into_new(pending: PendingCommit, theirs: Changes) -> None:
-    """What others changed in the anonymous session, into the one that took its place."""
+    """Store what others changed in the anonymous session in the one that takes its place."""
     if not theirs:
         return
     writer, backend, at = pending.writer, pending.backend, pending.writer.at
@@ -119,7 +127,10 @@ async def _merge_into_new(pending: PendingCommit, theirs: Changes) -> None:
 
 
 async def switch(pending: PendingCommit) -> Answer:
-    """Signed in over another's data: only what this request assigned goes along."""
+    """SWITCH: somebody signed in over another's data. Only what this request assigned goes along.
+
+    The old session ends.
+    """
     state, writer, old, was = pending.state, pending.writer, pending.state.stored, pending.facts.was
     if old is None:
         return await enter(pending, Outcome.SWITCH, pending.carried)
@@ -132,7 +143,7 @@ async def switch(pending: PendingCommit) -> Answer:
 
 
 def assigned_data(pending: PendingCommit) -> bytes:
-    """Only what this request assigned: what else is there belongs to somebody else."""
+    """The data that this request assigned, encoded. All other data belong to another user."""
     state, backend, writer = pending.state, pending.backend, pending.writer
     principal = backend.principal
     data = assigned(writer.session, writer.encoded, state, backend.values, principal.path)
@@ -150,7 +161,7 @@ def assigned_data(pending: PendingCommit) -> bytes:
 
 
 async def enter_again(pending: PendingCommit) -> Answer:
-    """A session that ended, of a principal who has just proved who they are, begins again.
+    """Begin a new session in the place of one that ended while its principal signed in again.
 
     Only the keys that this request set go along, and those that say who is signed in.
     """
@@ -160,5 +171,5 @@ async def enter_again(pending: PendingCommit) -> Answer:
     keys |= principal.keys(changed)
     written = values.join({key: value for key, value in now.items() if key in keys})
     if principal.of(written) != pending.writer.principal:
-        written = encoded  # a callable's keys aren't known; the data are their own
+        written = encoded  # a callable's keys aren't known, and all data are this principal's
     return await enter(pending, Outcome.GAIN, written)
