@@ -262,7 +262,7 @@ class Connection:
         """
         try:  # a decorator would cost each message another coroutine
             if self.failure is not None:
-                raise self.failure  # the application goes on; its response can't
+                raise self.failure  # the application may go on, but its response can't
             if not self.started:
                 if self.held is None and message["type"] == self.response_start:
                     self.headers = headers = list(message.get("headers", ()))

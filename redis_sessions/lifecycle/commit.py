@@ -24,10 +24,10 @@ from redis_sessions.session.state import Status
 
 __all__ = ["commit", "save"]
 
-# If too few replicas have a write, the answer is sent all the same in these rows. After a rotation
-# the old token opens nothing, so the browser has to get the new one. Of a sign-in only the end of
-# the anonymous session can be on too few. In all other rows the answer is a 503 that leaves the
-# cookie as it is, so that for example a sign-out can be tried again.
+# If too few replicas have a write, the answer is sent all the same in these rows. A touch may be
+# lost. After a rotation the old token opens nothing, so the browser has to get the new one. Of a
+# sign-in only the end of the anonymous session can be on too few. In all other rows the answer is a
+# 503 that leaves the cookie as it is, so that for example a sign-out can be tried again.
 _SENT_ALL_THE_SAME: Final = (
     Outcome.TOUCH,
     Outcome.ROTATE,

@@ -144,7 +144,7 @@ async def _keep_to(
     stored = await _stored(backend, [entry.id for entry in entries])
     newest = max(entry.seen for entry in entries)
 
-    def under_way(entry: Entry) -> bool:  # entered, and its record still to come, or never
+    def under_way(entry: Entry) -> bool:  # the record may still come
         return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
 
     def order(entry: Entry) -> tuple[bool, float]:

@@ -71,7 +71,7 @@ class Writer:
             return await self.backend.store.commit(id, version, value, ttl)
         except ReplicationError as exc:
             if version is None:
-                raise  # nobody has its token
+                raise  # a creation: the browser doesn't get its token
             self.shortfall.error = exc
             return Commit.STORED
 

@@ -212,7 +212,7 @@ class Origins(msgspec.Struct, eq=False):
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects. Another user who signs in gets none of them."""
         if self.loaded:
-            # The first are what was loaded, of which the handler may have kept anything.
+            # The first one is always kept: the handler may have any object of what was loaded.
             self.held = (*self.held[:1], *self.held[1:][2 - MAX_HELD :], self.loaded)
         self.loaded = {**self.loaded, **data}
         self.theirs = None
@@ -249,7 +249,7 @@ class State(msgspec.Struct, eq=False):
     """The error for those who use it, if it isn't loaded."""
 
     def __repr__(self) -> str:
-        # Not what it holds: reprs end in logs.
+        # Without data, since reprs are logged.
         return f"<State {self.status.name}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
