@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis_sessions.lifecycle.new_id import assigned_data, create
 from redis_sessions.lifecycle.pending import PendingCommit, storable_data
 from redis_sessions.session import values
-from redis_sessions.session.carryover import holds_theirs
+from redis_sessions.session.carryover import holds_recorded
 from redis_sessions.session.outcome import Answer, Outcome
 from redis_sessions.session.state import Status
 from redis_sessions.session.values import EMPTY
@@ -67,7 +67,7 @@ def prepare_new_session(pending: PendingCommit) -> None:
     ):
         pending.carried = assigned_data(pending)
     elif pending.outcome is Outcome.CREATE and state.stored is not None:
-        theirs = holds_theirs(writer.session, state, pending.backend.values)
+        theirs = holds_recorded(writer.session, state, pending.backend.values)
         pending.owner = state.stored.record.owner if theirs else None
 
 

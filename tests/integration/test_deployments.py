@@ -18,10 +18,10 @@ from redis_sessions import (
     SessionConflictError,
     StoreUnavailableError,
 )
+from redis_sessions.connect.wire import Wire
 from redis_sessions.session.record import HEADER_SIZE, tombstone
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
-from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
 from tests.deployments import until
 from tests.integration.apps import client_of, doing, manager_on, signed_in

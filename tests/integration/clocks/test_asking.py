@@ -13,7 +13,7 @@ from socket import create_connection, socket
 import pytest
 
 from redis_sessions import RedisStore
-from redis_sessions.stores import clock as clocks
+from redis_sessions.connect import clock as clocks
 from tests.integration.apps import Monitor
 from tests.support import Server, StartServer, as_owner
 
