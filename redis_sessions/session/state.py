@@ -265,7 +265,7 @@ class State(msgspec.Struct, eq=False):
         self.wanted = replace(self.wanted, **wishes)
 
     def want_again(self, deferred: Wanted) -> None:
-        """Note what was put aside again, besides what tasks asked for meanwhile."""
+        """Note once more what was put aside, besides what tasks asked for meanwhile."""
         self.wanted = self.wanted.besides(deferred)
 
     # -- the request
@@ -276,7 +276,7 @@ class State(msgspec.Struct, eq=False):
         return Peer() if context is None else context.peer()
 
     def missing(self) -> SessionError:
-        """The error for who uses it unloaded: a new one, since each raise adds to a traceback."""
+        """The error for whoever uses it unloaded. It is a new one, so that no traceback grows."""
         return afresh(self.why or SessionError("the session is not loaded"))
 
     def raise_as_seen(self, error: SessionError) -> NoReturn:
