@@ -153,7 +153,7 @@ class SessionMiddleware:
         try:
             kind = scope["type"]
             if self._wrong is not None:
-                # A new one each time: each raise adds to its traceback.
+                # A new error each time, since each raise adds to its traceback.
                 error = ConfigurationError(self._wrong)
                 if kind != "lifespan":
                     raise error
@@ -164,7 +164,7 @@ class SessionMiddleware:
                 else:
                     await self.app(scope, receive, send)
                 return
-            if not self._runs:  # the first request, where no lifespan has told
+            if not self._runs:  # the first request: perhaps there was no lifespan to check it
                 check_event_loop()
                 self._runs = True
             outer: Connections | None = scope.get(SCOPE_KEY)
@@ -198,12 +198,12 @@ class SessionMiddleware:
                 try:
                     await fail(connection, exc)
                 finally:
-                    scope["session"] = session  # error handlers outside of us show pages, too
+                    scope["session"] = session  # error handlers around us may show a page with it
             finally:
                 serving.set(around)
                 connection.leave()
-                # Else what is there stays: a mounted application that has put a session of its own
-                # there may read it long after the response, in its event handlers.
+                # Otherwise the session stays there. A mounted application may have put one of its
+                # own there, which its event handlers read long after the response.
                 if before is not None:
                     scope["session"] = before
                 if outer:
@@ -213,7 +213,7 @@ class SessionMiddleware:
             raise
 
     def _same_in(self, outer: Connections) -> Connection | None:
-        """The session of the same middleware around this one."""
+        """The connection of the same middleware around this one. None: there is no such one."""
         same = None
         for connection in outer.values():
             if not connection.over and self._setup.is_same_as(connection.setup):
@@ -223,7 +223,7 @@ class SessionMiddleware:
     async def _pass_through(
         self, connection: Connection, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """The same middleware around this one does everything. Only the scope is ours."""
+        """Run the application. The same middleware is around this one, and does everything else."""
         if not self._setup.lazy:
             await connection.load()
         before, outer = scope.get("session"), scope[SCOPE_KEY]

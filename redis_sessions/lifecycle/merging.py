@@ -1,4 +1,7 @@
-"""What several requests did to one session, together: key by key, the later one wins."""
+"""Several requests change one session at once: `refresh()`, `update()`, and how dicts are merged.
+
+It is merged by top-level keys. If two requests change the same key, the later commit wins.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def adopt(
 
 
 async def reload(backend: Backend, session: Session) -> None:
-    """Take what others stored; what was changed here stays changed."""
+    """What `await session.refresh()` does: take what others stored, and keep what changed here."""
     state, encoded = state_of(session), backend.values.encode(session)
     at = state.live
     if at is None:
@@ -74,7 +77,7 @@ async def reload(backend: Backend, session: Session) -> None:
         return  # there is nothing to load
     principal = backend.principal.of(encoded)
     if state.is_anothers(principal, backend.keyring):
-        return  # whoever signs in over it isn't to see it
+        return  # who signs in over it may not see it
     sealed = await backend.store.load(at.token.id)
     newest, _ = unseal(backend, at.token, sealed, state.request.bound)
     if isinstance(newest, Reject):
@@ -90,15 +93,15 @@ async def reload(backend: Backend, session: Session) -> None:
 
 
 async def update(backend: Backend, session: Session, function: Callable[[dict[str, Any]], T]) -> T:
-    """Apply the function to the newest data, and store them, until nobody was faster."""
+    """What `SessionManager.update()` does: apply a function to the newest data, and store them."""
     state, encoded = state_of(session), backend.values.encode(session)
     at = state.live
     if at is None:
         if state.stored is not None and not state.wanted.cleared:
             raise SessionGoneError(GONE)
-        return function(session)  # it is stored with the response, and nobody else has it
+        return function(session)  # nobody else has it, and the response stores it
     if state.is_anothers(backend.principal.of(encoded), backend.keyring):
-        return function(session)  # of a session that is still to come, too
+        return function(session)  # a sign-in over it is to come, which the response stores
     writer = Writer(backend, session, encoded, None)
     due = backend.touch_due(state)
     if due and await writer.renew_entry() is None:
@@ -126,9 +129,9 @@ async def update(backend: Backend, session: Session, function: Callable[[dict[st
 def _applied(
     backend: Backend, state: State, newest: Stored, function: Callable[[dict[str, Any]], T]
 ) -> tuple[T, bytes]:
-    """What the function returns for the newest data, and what it makes of them, encoded."""
+    """What the function returns for the newest data, and the data after it, encoded."""
     data = values.decode(newest.data)
-    state.hold(data)  # what the function takes out of them, and returns, is the record's
+    state.hold(data)  # the function may return objects out of them, which are the record's
     result = function(data)
     state.hold(data)
     encoded = backend.values.encode(data)
