@@ -20,8 +20,8 @@ from redis import Redis
 from redis_sessions.connect.embedded import find_server
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.testing import topology
-from tests.deployments import DEPLOYMENTS, Deployment
-from tests.support import (
+from tests.support.deployments import DEPLOYMENTS, Deployment
+from tests.support.servers import (
     DEFAULT_SERVER,
     EXPECTED_SERVERS,
     SERVERS,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
-from tests.support import as_owner
+from tests.support.servers import as_owner
 
 ARGUMENTS = [
     "--no-sandbox",  # root, in containers

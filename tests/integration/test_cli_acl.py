@@ -18,8 +18,10 @@ from redis_sessions.testing import (
 )
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from redis_sessions.testing.index_conformance import new_key
-from tests.integration.apps import manager_on
-from tests.support import DEFAULT_SERVER, Server
+from tests.support.apps import (
+    manager_on,
+)
+from tests.support.servers import DEFAULT_SERVER, Server
 
 PASSWORD = "correct-horse"
 

@@ -20,7 +20,8 @@ from redis_sessions import ConfigurationError, RedisStore
 from redis_sessions.cli.acl import Role, acl_line, rules
 from redis_sessions.cli.commands import app
 from redis_sessions.testing import topology as topologies
-from tests.support import ROOT, Server, StartServer, as_owner, as_user, free_port
+from tests.support import ROOT
+from tests.support.servers import Server, StartServer, as_owner, as_user, free_port
 
 SECRET = "a-password-of-ours"
 

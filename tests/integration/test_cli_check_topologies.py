@@ -17,7 +17,8 @@ from redis_sessions.testing.topology import (
     Topology,
 )
 from tests.integration.test_cli_check import SECRET, check, levels
-from tests.support import StartServer, eventually, free_port
+from tests.support import eventually
+from tests.support.servers import StartServer, free_port
 
 
 def test_replicas(replicas_topology: Topology, prefix: str) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from redis_sessions import HeaderTransport, SessionGoneError, get_session
-from tests.integration.apps import (
+from tests.support.apps import (
     BASE,
     COOKIE,
     KEY,

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from redis_sessions import RedisStore, SessionManager
-from tests.deployments import Deployment
-from tests.integration.apps import manager_on
 from tests.integration.lifecycle import test_concurrency as concurrency
 from tests.integration.lifecycle import test_late_changes as late_changes
 from tests.integration.lifecycle import test_many_sessions as many_sessions
 from tests.integration.lifecycle import test_revoking as revoking
+from tests.support.apps import (
+    manager_on,
+)
+from tests.support.deployments import Deployment
 
 test_64_increments = concurrency.test_64_increments
 test_64_keys = concurrency.test_64_keys

@@ -16,8 +16,15 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from redis_sessions import ConfigurationError, SessionMiddleware
-from tests.integration.apps import BASE, KEY, doing, manager_on, request_of, serve
-from tests.support import free_port
+from tests.support.apps import (
+    BASE,
+    KEY,
+    doing,
+    manager_on,
+    request_of,
+    serve,
+)
+from tests.support.servers import free_port
 
 APPLICATION = """
 from starlette.applications import Starlette

@@ -17,11 +17,18 @@ from redis_sessions.stores.nodes import SLOTS
 from redis_sessions.testing import read_session, topology
 from tests.chaos.border import Border
 from tests.chaos.faults import announce, put_behind
-from tests.deployments import until
-from tests.integration.apps import Wire, client_of, doing, manager_on, signed_in, token_in
-from tests.integration.test_deployments import slots_of
-from tests.proxy import HOST, Proxy
-from tests.support import SERVERS, StartServer, app_user, as_app
+from tests.integration.test_changing_deployments import slots_of
+from tests.support.apps import (
+    client_of,
+    doing,
+    manager_on,
+    signed_in,
+    token_in,
+)
+from tests.support.deployments import until
+from tests.support.proxy import HOST, Proxy
+from tests.support.redis_wire import Wire
+from tests.support.servers import SERVERS, StartServer, app_user, as_app
 
 FORTNIGHT: Final = 14 * 24 * 3600
 WAYS: Final = ["rotate=", "authenticated=", f"expire_in={2 * FORTNIGHT}"]

@@ -26,7 +26,7 @@ from redis_sessions import (
 from redis_sessions.fastapi import session_security
 from redis_sessions.http.transports import Transport
 from redis_sessions.testing import store_session
-from tests.integration.apps import (
+from tests.support.apps import (
     COOKIE,
     Events,
     client_of,

@@ -20,7 +20,7 @@ from tests.properties.harness import (
     plaintext,
     storable,
 )
-from tests.properties.vault import DAY, Vault
+from tests.properties.sealed_records import DAY, Vault
 
 NOW = time.time()
 DEEP = b"\x91" * 100_000 + b"\xc0"

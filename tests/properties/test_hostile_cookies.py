@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from redis_sessions import HeaderTransport, MemoryStore, RedisStore, Session, SessionToken
 from tests.properties.harness import COOKIE, Site, assert_rejected, cookie, examples
-from tests.support import StartServer, as_owner
+from tests.support.servers import StartServer, as_owner
 
 GOOD = "A" * 64
 FORM = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")

@@ -21,7 +21,7 @@ from redis_sessions import (
     SessionError,
 )
 from tests.properties.harness import Site, examples
-from tests.support import StartServer, as_owner
+from tests.support.servers import StartServer, as_owner
 
 
 class Text(str):

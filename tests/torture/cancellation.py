@@ -29,7 +29,7 @@ from redis_sessions import (
     get_session,
 )
 from tests.properties.harness import cookie
-from tests.support import as_owner
+from tests.support.servers import as_owner
 
 SESSIONS: Final = 64
 IN_FLIGHT: Final = 96

@@ -33,7 +33,7 @@ from redis_sessions import (
     get_session,
 )
 from tests.properties.harness import COOKIE, cookie
-from tests.support import as_owner
+from tests.support.servers import as_owner
 
 BROWSERS: Final = 64
 USERS: Final = 24

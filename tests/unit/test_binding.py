@@ -23,7 +23,13 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.http.binding import BindingOption, bind_to
-from tests.integration.apps import KEY, Events, doing, request_of, serve
+from tests.support.apps import (
+    KEY,
+    Events,
+    doing,
+    request_of,
+    serve,
+)
 
 Binding = Callable[[HTTPConnection], "str | None"]
 

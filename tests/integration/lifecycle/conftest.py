@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from redis_sessions import SessionManager
-from tests.integration.apps import Wire, manager_on
+from tests.support.apps import (
+    manager_on,
+)
+from tests.support.redis_wire import Wire
 
 
 @pytest.fixture

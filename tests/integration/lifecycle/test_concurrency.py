@@ -9,7 +9,13 @@ import pytest
 
 from redis_sessions import SessionConflictError, SessionManager
 from redis_sessions.testing import store_session
-from tests.integration.apps import Wire, client_of, doing, manager_on, token_in
+from tests.support.apps import (
+    client_of,
+    doing,
+    manager_on,
+    token_in,
+)
+from tests.support.redis_wire import Wire
 
 # -- many at once
 

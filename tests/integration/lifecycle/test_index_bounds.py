@@ -12,7 +12,7 @@ from redis_sessions import SessionManager, StoreUnavailableError
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import EntryStatus
 from redis_sessions.testing import store_session
-from tests.integration.apps import Wire
+from tests.support.redis_wire import Wire
 
 ALICE: Final = {"user_id": "alice"}
 HOUR: Final = 3_600_000

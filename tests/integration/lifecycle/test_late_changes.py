@@ -17,7 +17,15 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from redis_sessions import Session, SessionGoneError, SessionManager, get_session
-from tests.integration.apps import BASE, KEY, Events, client_of, doing, signed_in, token_in
+from tests.support.apps import (
+    BASE,
+    KEY,
+    Events,
+    client_of,
+    doing,
+    signed_in,
+    token_in,
+)
 
 SOCKET: Final = "wss://testserver/ws"
 

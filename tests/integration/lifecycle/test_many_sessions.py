@@ -11,9 +11,15 @@ import pytest
 from redis_sessions import SessionManager, StoreUnavailableError
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session
-from tests.deployments import until
-from tests.integration.apps import Wire, client_of, doing, manager_on, signed_in
-from tests.support import StartServer
+from tests.support.apps import (
+    client_of,
+    doing,
+    manager_on,
+    signed_in,
+)
+from tests.support.deployments import until
+from tests.support.redis_wire import Wire
+from tests.support.servers import StartServer
 
 HOUR: Final = 3_600_000
 

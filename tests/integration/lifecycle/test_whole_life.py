@@ -15,9 +15,17 @@ from redis_sessions import (
     StoreUnavailableError,
 )
 from redis_sessions.testing import store_session
-from tests.integration.apps import KEY, Events, client_of, doing, manager_on, token_in
 from tests.integration.lifecycle.test_concurrency import count
-from tests.support import ROOT, Server, StartServer
+from tests.support import ROOT
+from tests.support.apps import (
+    KEY,
+    Events,
+    client_of,
+    doing,
+    manager_on,
+    token_in,
+)
+from tests.support.servers import Server, StartServer
 
 # -- events
 

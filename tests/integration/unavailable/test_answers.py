@@ -16,8 +16,12 @@ from redis_sessions import (
     Event,
     SessionGoneError,
 )
-from tests.integration.apps import BASE, KEY, doing
-from tests.stores import Away
+from tests.support.apps import (
+    BASE,
+    KEY,
+    doing,
+)
+from tests.support.stores import Away
 
 
 def test_task_groups() -> None:

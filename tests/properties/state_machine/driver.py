@@ -36,7 +36,7 @@ from tests.properties.state_machine.visits import (
     clear,
     note_assignment,
 )
-from tests.support import as_owner
+from tests.support.servers import as_owner
 
 BROWSERS: Final = 3
 WORKERS: Final = 2

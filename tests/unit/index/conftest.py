@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.index.watching import Watching
+from tests.unit.index.watched_store import Watching
 
 
 @pytest.fixture

@@ -6,7 +6,14 @@ import pytest
 
 from redis_sessions import SessionGoneError
 from redis_sessions.session.outcome import Outcome
-from tests.unit.index.watching import Watching, changed, ids, lose_the_end, lose_the_entry, visited
+from tests.unit.index.watched_store import (
+    Watching,
+    changed,
+    ids,
+    lose_the_end,
+    lose_the_entry,
+    visited,
+)
 from tests.unit.setting import ALICE, DAY, DUE
 
 

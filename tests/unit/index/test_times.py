@@ -9,7 +9,7 @@ import pytest
 from redis_sessions import StoreUnavailableError
 from redis_sessions.session.state import LONGEST
 from redis_sessions.stores.protocols import EntryStatus
-from tests.unit.index.watching import Watching, ids, lose_the_end
+from tests.unit.index.watched_store import Watching, ids, lose_the_end
 from tests.unit.setting import ALICE, DAY, Setting, token_of
 
 # -- proving again who one is
