@@ -8,7 +8,7 @@ import pytest
 
 from redis_sessions import StoreError, StoreUnavailableError
 from redis_sessions.stores import coalescing
-from tests.unit.coalescing.recorded_batches import LONGEST, Sending, cancelled
+from tests.unit.coalescing.sending import LONGEST, Sending, cancelled
 
 # -- batches
 

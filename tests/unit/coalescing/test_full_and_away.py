@@ -12,7 +12,7 @@ import pytest
 
 from redis_sessions import StoreError, StoreUnavailableError
 from redis_sessions.stores import coalescing
-from tests.unit.coalescing.recorded_batches import Sending, cancelled
+from tests.unit.coalescing.sending import Sending, cancelled
 
 PATIENCE: Final = 0.01
 
