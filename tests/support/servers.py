@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
-import random
 import re
 import shutil
 import socket
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 from redis_sessions.cli.acl import Role, password_rule, rules
+from redis_sessions.testing.topologies.processes import reserve_port
 from tests.support import VENV
 
 
@@ -79,16 +80,24 @@ def as_owner(url: str) -> str:
 DEFAULT_SERVER: Final = "redis" if "redis" in SERVERS else "valkey"
 
 
+_reserved: Final[list[socket.socket]] = []
+
+
+@atexit.register
+def _release() -> None:
+    for each in _reserved:
+        each.close()
+
+
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    # Below the range of outgoing connections, so that a stopped server's port stays free;
-    # and a Cluster's bus takes this port + 10,000.
-    while True:
-        port = random.randrange(20_000, 30_000)  # noqa: S311  # nobody has to guess it
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+    """A port of this machine that nobody listens on, and that no other process of tests is given.
+
+    It is this process' own until that ends.
+    """
+    # Below the range of outgoing connections, so that a stopped server's port stays free.
+    port, reserved = reserve_port(range(20_000, 30_000))
+    _reserved.extend(reserved)
+    return port
 
 
 class Server:
