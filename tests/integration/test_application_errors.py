@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from redis_sessions import (
     MemoryStore,
@@ -19,8 +17,12 @@ from redis_sessions import (
 )
 from tests.support.apps import (
     BASE,
-    KEY,
     doing,
+)
+from tests.support.asgi import (
+    KEY,
+    ask,
+    scope_of,
 )
 
 
@@ -47,26 +49,13 @@ def test_error_pages_see_the_session() -> None:
 async def test_one_scope_served_twice() -> None:
     """A scope that was served already, by another attempt, gets a session of its own."""
     app = doing(store="memory://", secret_key=KEY)
-    sent: list[Message] = []
+    scope = scope_of("/do?set=a:1")
 
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    async def receive() -> Message:
-        return {"type": "http.request"}
-
-    scope: Scope = {
-        "type": "http", "method": "GET", "path": "/do", "query_string": b"set=a:1",
-        "headers": [], "scheme": "https",
-    }  # fmt: skip
-    for _ in range(2):
+    async def again(_: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
-    starts = [message for message in sent if message["type"] == "http.response.start"]
-    assert ["set-cookie" in dict(_text(start)) for start in starts] == [True, True]
 
-
-def _text(start: Message) -> list[tuple[str, str]]:
-    return [(name.decode(), value.decode()) for name, value in start["headers"]]
+    replies = [await ask(again) for _ in range(2)]
+    assert [len(reply.cookies) for reply in replies] == [1, 1]
 
 
 async def test_headers_that_can_be_read_once() -> None:
@@ -78,17 +67,10 @@ async def test_headers_that_can_be_read_once() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": pairs})
         await send({"type": "http.response.body", "body": b""})
 
-    middleware = SessionMiddleware(bare, store="memory://", secret_key=KEY)
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "scheme": "https"}
-    await middleware(scope, cast("Receive", None), send)
-    names = [name for name, _ in _text(sent[0])]
-    assert names[:2] == ["content-type", "x-mine"]
-    assert "set-cookie" in names
+    reply = await ask(SessionMiddleware(bare, store="memory://", secret_key=KEY))
+    names = [name for name, _ in reply.checked().headers]
+    assert names[:2] == [b"content-type", b"x-mine"]
+    assert b"set-cookie" in names
 
 
 def test_a_failing_task_after_a_sign_out() -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from secrets import token_bytes
 from typing import Any
 
 import pytest
-from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, TryAgainError
 
 from redis_sessions import (
@@ -24,6 +22,7 @@ from redis_sessions.stores import Commit
 from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
 from tests.integration.busy_browsers import Visitor, all_served, statuses, visitors, wrong
+from tests.integration.cluster_slots import MINUTE, id_in, loaded, record, slots_of
 from tests.support.apps import (
     client_of,
     doing,
@@ -33,25 +32,7 @@ from tests.support.apps import (
 from tests.support.deployments import until
 from tests.support.servers import Server, app_user, as_app, as_owner
 
-MINUTE = 60_000
 USERS = [f"user-{number}" for number in range(12)]
-
-
-def id_in(slots: range, prefix: str) -> str:
-    """An id whose record is in one of these slots."""
-    while True:
-        id = SessionToken.generate().id
-        if key_slot(f"{prefix}{id}".encode()) in slots:
-            return id
-
-
-def record() -> bytes:
-    return token_bytes(80)
-
-
-async def loaded(store: RedisStore, *ids: str) -> list[bytes | None]:
-    """What is stored under each of these ids; asked for at once."""
-    return list(await asyncio.gather(*map(store.load, ids)))
 
 
 async def left(store: RedisStore, tokens: list[str]) -> list[dict[Any, Any]]:
@@ -175,13 +156,6 @@ async def store(running: topology.ClusterTopology, prefix: str) -> AsyncIterator
     await store.connect()
     yield store
     await store.close()
-
-
-def slots_of(running: topology.ClusterTopology, node: topology.Node) -> range:
-    """A range of slots that a node has."""
-    ranges: list[Any] = node.ask("CLUSTER", "SLOTS")
-    first, last, *_ = next(each for each in ranges if each[2][1] == node.port)
-    return range(first, last + 1)
 
 
 async def test_moved_slots(running: topology.ClusterTopology, store: RedisStore) -> None:

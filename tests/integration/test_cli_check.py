@@ -14,35 +14,13 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from typer.testing import CliRunner, Result
 
 from redis_sessions import ConfigurationError, RedisStore
 from redis_sessions.cli.acl import Role, acl_line, rules
-from redis_sessions.cli.commands import app
 from redis_sessions.testing import topology as topologies
+from tests.integration.check_command import SECRET, check, levels
 from tests.support import ROOT
 from tests.support.servers import Server, StartServer, as_owner, as_user, free_port
-
-SECRET = "a-password-of-ours"
-
-
-def check(url: str, *args: str) -> Result:
-    return CliRunner().invoke(app, ["check", url, *args])
-
-
-def levels(url: str, *args: str, status: int | None = None) -> dict[str, dict[str, Any]]:
-    """Each check's worst finding, by name, from `--json`; the status goes with the worst."""
-    done = check(url, "--json", *args)
-    assert done.stderr == ""
-    found = json.loads(done.stdout)
-    order = ["unknown", "ok", "warn", "fail"]
-    assert found["status"] == ["ok", "warn", "fail"][done.exit_code]
-    if status is not None:
-        assert done.exit_code == status, done.stdout
-    worst: dict[str, dict[str, Any]] = {}
-    for finding in sorted(found["findings"], key=lambda one: order.index(one["level"])):
-        worst[finding["check"]] = finding
-    return worst
 
 
 def test_nothing_is_amiss(start_server: StartServer) -> None:

@@ -16,7 +16,7 @@ from redis_sessions.testing.topology import (
     TlsTopology,
     Topology,
 )
-from tests.integration.test_cli_check import SECRET, check, levels
+from tests.integration.check_command import SECRET, check, levels
 from tests.support import eventually
 from tests.support.servers import StartServer, free_port
 

@@ -20,11 +20,13 @@ from redis_sessions import SessionManager, get_session
 from tests.support import LOOPS
 from tests.support.apps import (
     BASE,
-    KEY,
     client_of,
     doing,
     manager_on,
     signed_in,
+)
+from tests.support.asgi import (
+    KEY,
 )
 from tests.support.redis_wire import Monitor, Wire
 from tests.support.servers import StartServer

@@ -14,10 +14,12 @@ from redis_sessions import RedisStore, SessionConflictError, get_session
 from redis_sessions.stores.commands import Script
 from redis_sessions.testing import store_session
 from tests.support.apps import (
-    COOKIE,
     client_of,
     doing,
     manager_on,
+)
+from tests.support.asgi import (
+    COOKIE,
 )
 from tests.support.deployments import Deployment
 from tests.support.redis_wire import Wire

@@ -15,12 +15,14 @@ from starlette.routing import Route
 
 from redis_sessions import SessionError, get_session
 from tests.support.apps import (
-    KEY,
     client_of,
     doing,
     serve,
     signed_in,
     token_in,
+)
+from tests.support.asgi import (
+    KEY,
 )
 from tests.support.redis_wire import Wire
 

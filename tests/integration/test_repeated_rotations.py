@@ -13,7 +13,7 @@ from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import AT_ONCE, LARGE, LIMIT, MAX_BYTES
 from redis_sessions.testing import read_session, store_session
-from tests.integration.test_changing_deployments import MINUTE
+from tests.integration.cluster_slots import MINUTE
 from tests.support.apps import (
     client_of,
     doing,

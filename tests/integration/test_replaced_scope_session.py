@@ -15,18 +15,20 @@ from starlette.middleware.sessions import SessionMiddleware as StarlettesOwn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
-from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from redis_sessions import SessionManager, SessionMiddleware
 from redis_sessions.errors import SessionError
 from tests.support.apps import (
-    COOKIE,
     client_of,
     doing,
     manager_on,
     signed_in,
     token_in,
+)
+from tests.support.asgi import (
+    ask,
+    cookie,
 )
 
 
@@ -117,18 +119,8 @@ async def test_replaced_on_a_websocket(manager: SessionManager) -> None:
     async with client_of(app) as browser:
         token = await signed_in(browser)
     # Not by the TestClient, which cancels the application once the socket is closed.
-    cookie = (b"cookie", f"{COOKIE}={token}".encode())
-    scope = {"type": "websocket", "path": "/socket", "headers": [cookie], "subprotocols": []}
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
+    reply = await ask(app, [(b"cookie", cookie(token))], path="/socket", kind="websocket")
+    assert reply.checked().kinds == ["websocket.accept", "websocket.close"]
     assert not await is_signed_in(manager, token)
 
 

@@ -17,7 +17,7 @@ from redis_sessions.stores.nodes import SLOTS
 from redis_sessions.testing import read_session, topology
 from tests.chaos.border import Border
 from tests.chaos.faults import announce, put_behind
-from tests.integration.test_changing_deployments import slots_of
+from tests.integration.cluster_slots import slots_of
 from tests.support.apps import (
     client_of,
     doing,

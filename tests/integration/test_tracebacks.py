@@ -17,9 +17,8 @@ from redis_sessions import (
     generate_key,
 )
 from tests.support.servers import StartServer
-from tests.unit.tracebacks.conftest import recorded_tokens
 from tests.unit.tracebacks.shown import ours, shown
-from tests.unit.tracebacks.troubled_request import MARK, check
+from tests.unit.tracebacks.troubled_request import MARK, check, recorded_tokens
 
 
 class Recording(RedisStore):

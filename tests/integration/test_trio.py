@@ -10,8 +10,10 @@ from starlette.types import Message
 
 from redis_sessions import ConfigurationError
 from tests.support.apps import (
-    KEY,
     doing,
+)
+from tests.support.asgi import (
+    KEY,
 )
 
 

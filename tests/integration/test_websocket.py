@@ -20,10 +20,12 @@ from redis_sessions import SessionError, SessionGoneError, SessionMiddleware, ge
 from redis_sessions.fastapi import PrincipalDep, SessionDep
 from tests.support.apps import (
     BASE,
-    KEY,
     app_of,
     serve,
     token_in,
+)
+from tests.support.asgi import (
+    KEY,
 )
 
 # A Secure cookie doesn't go over ws://, to which the client resolves a mere path.

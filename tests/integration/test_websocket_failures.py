@@ -20,8 +20,10 @@ from redis_sessions import (
 )
 from tests.support.apps import (
     BASE,
-    KEY,
     app_of,
+)
+from tests.support.asgi import (
+    KEY,
 )
 
 WSS = "wss://testserver/ws"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+from os import urandom
+from typing import Any
+
+import msgspec
+from nacl.bindings import crypto_secretbox
 from redis.asyncio import Redis
 
-from redis_sessions import Session, SessionToken
-from tests.properties.harness import Site, assert_rejected
+from redis_sessions import Keyring, Session, SessionToken
+from tests.support import sealing_key
+from tests.support.site import KEYRING, Site, assert_rejected
 
 HEADER = 33
 NAME = "the principal"  # with a space, which no token has
@@ -67,3 +74,35 @@ def flipped(stored: bytes, bit: int) -> bytes:
     altered = bytearray(stored)
     altered[bit // 8] ^= 1 << bit % 8
     return bytes(altered)
+
+
+def forge(
+    token: SessionToken,
+    plain: bytes,
+    *,
+    prefix: str = "session:",
+    keyring: Keyring = KEYRING,
+    rotated_at: int = 0,
+) -> bytes:
+    """A valid seal around any plaintext, made as the design says rather than by the library."""
+    context = b"\x01" + keyring.primary.id + rotated_at.to_bytes(4, "big")
+    salt = blake2b(prefix.encode(), digest_size=16, person=b"rs-prefix").digest()
+    nonce = urandom(24)
+    key = sealing_key(keyring.primary, context, token.value, salt)
+    return context + nonce + crypto_secretbox(plain, nonce, key)
+
+
+def plaintext(data: bytes, now: float, **fields: Any) -> bytes:
+    """A record's plaintext around these encoded data."""
+    values: dict[str, Any] = {
+        "created_at": int(now),
+        "authenticated_at": None,
+        "seen_at": int(now),
+        "expires_at": int(now) + 3600,
+        "idle": 3600,
+        "persistent": True,
+        "owner": None,
+        "binding": None,
+        **fields,
+    }
+    return msgspec.msgpack.encode([*values.values(), msgspec.Raw(data)])

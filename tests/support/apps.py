@@ -1,11 +1,11 @@
-"""What the integration tests share: applications, a real uvicorn, and eyes on a real Redis."""
+"""Applications to be asked over HTTP: by a client in this event loop, or through uvicorn."""
 
 from __future__ import annotations
 
 import logging
 import socket
 import threading
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
@@ -23,9 +23,8 @@ from redis_sessions.events import Event
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.stores import RedisStore
 from redis_sessions.stores.protocols import Store
+from tests.support.asgi import COOKIE, KEY
 
-KEY: Final = "a secret key of the tests, long enough"
-COOKIE: Final = "__Host-session"
 BASE: Final = "https://testserver"
 
 
@@ -169,35 +168,3 @@ def serve(app: ASGIApp, **config: Any) -> Generator[str, None, None]:
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
-
-
-# -- ASGI by hand, for what no client sends
-
-
-async def request_of(
-    app: ASGIApp,
-    path: str = "/",
-    headers: Sequence[tuple[bytes, bytes] | list[bytes]] = (),
-    **scope: Any,
-) -> tuple[int, Mapping[bytes, bytes]]:
-    """One request at the ASGI interface, a GET unless `method=` says otherwise: status, headers."""
-    told: dict[str, Any] = {}
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            told.update(message)
-
-    base: dict[str, Any] = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "headers": list(headers),
-    }
-    base |= {"scheme": "https", "path": path, "raw_path": path.encode(), "query_string": b""}
-    base |= {"root_path": "", "server": ("testserver", 443), "client": ("127.0.0.1", 1)}
-    await app({**base, **scope}, receive, send)
-    return told["status"], dict(told["headers"])

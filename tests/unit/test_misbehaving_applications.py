@@ -20,6 +20,7 @@ from redis_sessions import (
 from redis_sessions.session.session import state_of
 from redis_sessions.session.state import NEVER
 from redis_sessions.testing import Clock, store_session
+from tests.support.asgi import Reply, ask, cookie
 
 START: Final[Message] = {"type": "http.response.start", "status": 200, "headers": []}
 BODY: Final[Message] = {"type": "http.response.body", "body": b"ok"}
@@ -42,23 +43,13 @@ def manager(clock: Clock, events: list[Event]) -> SessionManager:
     )
 
 
-async def nothing() -> Message:
-    raise AssertionError("nobody reads the request")
-
-
 async def send_through(
     manager: SessionManager, app: ASGIApp, kind: str = "http", token: str | None = None
-) -> list[Message]:
+) -> Reply:
     """What the client gets of a request to this application."""
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    cookie = [] if token is None else [(b"cookie", f"__Host-session={token}".encode())]
-    scope: Scope = {"type": kind, "scheme": "https", "method": "GET", "headers": cookie}
-    await SessionMiddleware(app, manager=manager)(scope, nothing, send)
-    return sent
+    headers = [] if token is None else [(b"cookie", cookie(token))]
+    reply = await ask(SessionMiddleware(app, manager=manager), headers, kind=kind)
+    return reply.checked()
 
 
 def unencodable(after: Callable[[Send], object]) -> ASGIApp:
@@ -105,9 +96,9 @@ async def test_a_socket_that_changes_nothing_reports_nothing(
     session.clear()
     await manager.commit(session)
     events.clear()
-    sent = await send_through(manager, app, "websocket", answer.token.value)
+    reply = await send_through(manager, app, "websocket", answer.token.value)
     assert [event.name for event in events] == ["rejected"]
-    assert not sent[0]["headers"]
+    assert not reply.headers
 
 
 async def test_a_change_after_a_failed_touch_renews(manager: SessionManager, clock: Clock) -> None:
@@ -140,5 +131,5 @@ async def test_a_close_before_accept_whose_commit_fails(clock: Clock) -> None:
         scope["session"]["x"] = 1
         await send({"type": "websocket.close"})
 
-    sent = await send_through(manager, app, "websocket", token)
-    assert [message["type"] for message in sent] == ["websocket.close"]
+    reply = await send_through(manager, app, "websocket", token)
+    assert reply.kinds == ["websocket.close"]

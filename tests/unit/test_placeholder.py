@@ -36,7 +36,7 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.session.session import Unloaded
-from tests.properties.harness import COOKIE, ask
+from tests.support.asgi import COOKIE, ask
 from tests.unit.setting import WHY, stored
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import ConfigurationError, Keyring, RedisStore, SessionManager, generate_key
-from tests.integration.clocks.test_reading_the_time import OFF, error, set_wrong
+from tests.integration.clocks.wrong_time import OFF, error, set_wrong
 from tests.support.deployments import Deployment
 
 

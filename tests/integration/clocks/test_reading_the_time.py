@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socketserver
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from socket import create_connection, socket
@@ -14,22 +13,11 @@ import pytest
 
 from redis_sessions import RedisStore
 from redis_sessions.stores import clock as clocks
+from tests.integration.clocks.wrong_time import OFF, error, set_wrong
 from tests.support.redis_wire import Monitor
 from tests.support.servers import Server, StartServer, as_owner
 
 ID = "A" * 20
-OFF = 300.0
-
-
-def set_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set this process's wall clock, which the servers don't share."""
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + OFF)
-
-
-def error(store: RedisStore) -> float:
-    """By how much the store's time is that of this process, which is wrong by `OFF`."""
-    return store.server_clock.now() - (time.time() - OFF)
 
 
 async def test_the_first_reads_know_the_time(

@@ -99,6 +99,7 @@ async def test_every_key_has_an_end(manager: SessionManager, redis: Wire, prefix
     assert {key: redis.ask("PTTL", key) > 0 for key in keys} == dict.fromkeys(keys, True)
 
 
+@pytest.mark.everywhere
 async def test_revoking_an_id_of_ones_making(manager: SessionManager) -> None:
     """An id that a client sent is an id, not the name of another field of the index."""
     session = await manager.load()

@@ -29,12 +29,14 @@ from redis_sessions.testing import store_session, topology
 from tests.integration.replicas.lagging import Lagging, in_copy, see, wait_for_copies
 from tests.support.apps import (
     BASE,
-    COOKIE,
     client_of,
     doing,
     manager_on,
     signed_in,
     token_in,
+)
+from tests.support.asgi import (
+    COOKIE,
 )
 from tests.support.deployments import replicas_url, until
 from tests.support.servers import as_app

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from redis_sessions.testing import topology
 from redis_sessions.testing.topology import Certificates
-from tests.integration.test_cli_check import levels
+from tests.integration.check_command import levels
 from tests.integration.tls.refusals import (
     CUT_OFF,
     NO_TLS,

@@ -22,7 +22,7 @@ from redis_sessions.stores.coalescing import AWAY
 from redis_sessions.testing import topology
 from redis_sessions.testing.topologies.replication import SERVICE
 from redis_sessions.testing.topology import Certificates, Node
-from tests.integration.test_changing_deployments import id_in, loaded, record, slots_of
+from tests.integration.cluster_slots import id_in, loaded, record, slots_of
 from tests.integration.tls.refusals import (
     CUT_OFF,
     NO_TLS,

@@ -18,8 +18,10 @@ from redis_sessions import (
 )
 from tests.support.apps import (
     BASE,
-    KEY,
     doing,
+)
+from tests.support.asgi import (
+    KEY,
 )
 from tests.support.stores import Away
 

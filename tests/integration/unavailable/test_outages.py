@@ -24,11 +24,13 @@ from tests.integration.unavailable.outages import (
     resume,
 )
 from tests.support.apps import (
-    COOKIE,
     client_of,
     doing,
     manager_on,
     signed_in,
+)
+from tests.support.asgi import (
+    COOKIE,
 )
 from tests.support.servers import Server
 

@@ -18,10 +18,12 @@ from redis_sessions import ConfigurationError, RedisStore, SessionManager, Store
 from redis_sessions.stores import coalescing
 from tests.integration.unavailable.outages import TIMEOUT, assert_unavailable, hang, resume
 from tests.support.apps import (
-    COOKIE,
     client_of,
     doing,
     manager_on,
+)
+from tests.support.asgi import (
+    COOKIE,
 )
 from tests.support.servers import Server
 

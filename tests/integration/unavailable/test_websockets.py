@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx2
 import pytest
 from fastapi import FastAPI
@@ -15,10 +13,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from redis_sessions import SessionManager, get_session
 from tests.support.apps import (
-    COOKIE,
     doing,
     serve,
     token_in,
+)
+from tests.support.asgi import (
+    ask,
+    cookie,
 )
 from tests.support.servers import Server
 
@@ -110,17 +111,6 @@ async def test_a_server_without_denials(private: Server, manager: SessionManager
     """Where the server can't answer a handshake with a response, it is closed with 1013."""
     app = doing(WebSocketRoute("/early", _early), manager=manager)
     private.kill()
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    cookie = f"{COOKIE}={'x' * 64}".encode()
-    scope: dict[str, Any] = {"type": "websocket", "scheme": "wss", "path": "/early"}
-    scope |= {"root_path": "", "query_string": b"", "headers": [(b"cookie", cookie)]}
-    await app(scope, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.close"]
-    assert sent[0]["code"] == 1013
+    reply = await ask(app, [(b"cookie", cookie("x" * 64))], path="/early", kind="websocket")
+    (closed,) = reply.checked().messages
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1013)

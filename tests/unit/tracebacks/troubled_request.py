@@ -6,8 +6,9 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+import pytest
 from starlette.requests import HTTPConnection
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from redis_sessions import (
     Commit,
@@ -22,6 +23,7 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.testing import Clock, store_session
+from tests.support.asgi import ask, cookie
 from tests.unit.tracebacks.shown import ours, shown
 
 MARK: Final = "what-nobody-is-to-see"
@@ -119,28 +121,12 @@ class Visit:
                 self.catch(exc)
                 raise
 
-        async def answer(message: Message) -> None:
-            if client_is_gone:
-                raise OSError("the client is gone, says the test")
-
-        async def receive() -> Message:
-            return {"type": "http.request"}
-
-        header = (b"cookie", f"__Host-session={self.token}".encode())
-        scope = {
-            "type": kind,
-            "method": "GET",
-            "scheme": "https",
-            "path": "/",
-            "query_string": b"",
-            "headers": [header] if self.token else [],
-            "client": ("127.0.0.1", 1),
-        }
+        headers = [(b"cookie", cookie(self.token))] if self.token else []
+        served = SessionMiddleware(app, manager=self.manager, **middleware)
         self.store.failing = set(failing)
-        try:
-            await SessionMiddleware(app, manager=self.manager, **middleware)(scope, receive, answer)
-        except Exception as exc:  # noqa: BLE001 - whatever it is
-            self.catch(exc)
+        reply = await ask(served, headers, kind=kind, client_is_gone=client_is_gone)
+        if reply.error is not None:
+            self.catch(reply.error)
         self.store.failing = set()
 
     def check(self, tokens: Sequence[SessionToken]) -> None:
@@ -156,3 +142,16 @@ def check(seen: Sequence[str], tokens: Sequence[SessionToken], records: Sequence
     secrets += [json.dumps(secret)[1:-1] for secret in secrets]
     for line in "\n".join(seen).splitlines():
         assert not any(secret in line for secret in secrets), line
+
+
+def recorded_tokens(monkeypatch: pytest.MonkeyPatch) -> list[SessionToken]:
+    """A list to which each token that is drawn from now on is added."""
+    drawn: list[SessionToken] = []
+    generate = SessionToken.generate
+
+    def recorded(id: str | None = None) -> SessionToken:
+        drawn.append(generate(id))
+        return drawn[-1]
+
+    monkeypatch.setattr(SessionToken, "generate", recorded)
+    return drawn
