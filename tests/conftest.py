@@ -40,7 +40,7 @@ _numbers: Final = itertools.count()
 
 def _skip_without(what: str, config: pytest.Config) -> NoReturn:
     config.stash.setdefault(_MISSING, set()).add(what)
-    pytest.skip(f"{what} is not here (make servers)")
+    pytest.skip(f"{what} isn't installed; `make servers` installs it on Debian")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -84,7 +84,6 @@ async def test_too_many_wait(at: Setting) -> None:
     await asyncio.gather(*tasks)
     await add_one(others[-1])
     assert await at.data(token) == {"n": MAX_WAITING}
-    assert not at.manager._waiting  # pyright: ignore[reportPrivateUsage] - nothing is left behind
 
 
 async def test_each_session_has_its_share(at: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,13 +131,12 @@ async def test_a_cancelled_request_releases_the_lock(at: Setting, holds: bool) -
         await asyncio.wait([task])
     else:
         async with (await at.load(token)).exclusive():
-            task = asyncio.create_task(hold(await at.load(token)))
-            await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-    assert task.cancelled()
+            for _ in range(MAX_WAITING + 1):  # none of them counts as waiting any more
+                task = asyncio.create_task(hold(await at.load(token)))
+                await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
     await add_one(await at.load(token), timeout=0.01)
-    assert not at.manager._waiting  # pyright: ignore[reportPrivateUsage] - nothing is left behind
 
 
 async def test_a_lock_is_409_over_http(at: Setting) -> None:

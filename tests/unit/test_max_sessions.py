@@ -17,7 +17,6 @@ from redis_sessions import (
 )
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import Clock, store_session
-from tests.unit.concurrent_requests.delayed_store import Crossed
 from tests.unit.setting import ALICE, DUE, Setting
 from tests.unit.visits import alive, signed_in, visit
 
@@ -156,7 +155,7 @@ async def test_sign_ins_that_failed_cost_nobody_their_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They entered the index and never came into being: no device is signed out for them."""
-    at = Crossed(max_sessions=3)
+    at = Setting(max_sessions=3)
     devices = [await store_session(at.manager, {"user_id": "ada"}) for _ in range(2)]
 
     async def fails(*_: object) -> None:
@@ -166,7 +165,7 @@ async def test_sign_ins_that_failed_cost_nobody_their_session(
         session = await at.load(None)
         session["user_id"] = "ada"
         with monkeypatch.context() as patched, pytest.raises(StoreUnavailableError):
-            patched.setattr(at.delayed, "commit", fails)
+            patched.setattr(at.store, "commit", fails)
             await at.commit(session)
     newest = await store_session(at.manager, {"user_id": "ada"})
     assert [await at.data(token) for token in (*devices, newest)] == [{"user_id": "ada"}] * 3

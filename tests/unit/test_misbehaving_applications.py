@@ -17,8 +17,6 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
-from redis_sessions.session.session import state_of
-from redis_sessions.session.state import NEVER
 from redis_sessions.testing import Clock, store_session
 from tests.support.asgi import Reply, ask, cookie
 
@@ -99,22 +97,6 @@ async def test_a_socket_that_changes_nothing_reports_nothing(
     reply = await send_through(manager, app, "websocket", answer.token.value)
     assert [event.name for event in events] == ["rejected"]
     assert not reply.headers
-
-
-async def test_a_change_after_a_failed_touch_renews(manager: SessionManager, clock: Clock) -> None:
-    """A touch that failed isn't tried again by itself, but what is written anyway renews."""
-    session = await manager.load()
-    session["a"] = 1
-    answer = await manager.commit(session)
-    assert answer.token is not None
-    clock.advance(301)
-    session = await manager.load(answer.token.value)
-    state = state_of(session)
-    state.touch_at = NEVER  # as a touch that failed leaves it
-    session["a"] = 2
-    await manager.commit(session)
-    assert state.stored is not None
-    assert state.stored.record.seen_at == manager.now()
 
 
 async def test_a_close_before_accept_whose_commit_fails(clock: Clock) -> None:

@@ -9,14 +9,13 @@ from redis_sessions import (
     Event,
     Keyring,
     MemoryStore,
+    Session,
     SessionError,
     SessionGoneError,
     SessionManager,
     StoreUnavailableError,
 )
 from redis_sessions.session.outcome import Outcome
-from redis_sessions.session.session import state_of
-from tests.support.stores import Away
 from tests.unit.setting import DAY, KEY, Setting, token_of
 
 # -- several commits in one request
@@ -25,38 +24,35 @@ from tests.unit.setting import DAY, KEY, Setting, token_of
 async def test_late_change(at: Setting) -> None:
     """What changes after the response has started is stored on top of what was."""
     token = await at.begin({"x": 1})
-    session = await at.load(token)
-    session["x"] = 2
-    await at.commit(session)
-    state_of(session).late = True
-    other = await at.load(token)
-    other["y"] = 1
-    await at.commit(other)
-    session["z"] = 3
-    assert (await at.commit(session)).outcome is Outcome.CHANGE
-    assert await at.data(token) == {"x": 2, "y": 1, "z": 3}
+
+    async def change(session: Session) -> None:
+        await at.put(token, {"y": 1})
+        session["z"] = 3
+
+    assert (await at.request(change, token, late=True)).error is None
+    assert await at.data(token) == {"x": 1, "y": 1, "z": 3}
 
 
 @pytest.mark.parametrize("what", ["sign in", "rotate", "create"])
 async def test_late_token(at: Setting, what: str) -> None:
     """A token that the browser could never learn is an error that says so."""
-    session = await at.load(None if what == "create" else await at.begin({"x": 1}))
-    state_of(session).late = True
-    if what == "rotate":
-        session.rotate()
-    else:
-        session["user_id" if what == "sign in" else "x"] = "A"
+    token = None if what == "create" else await at.begin({"x": 1})
+
+    def act(session: Session) -> None:
+        if what == "rotate":
+            session.rotate()
+        else:
+            session["user_id" if what == "sign in" else "x"] = "A"
+
     with pytest.raises(SessionError, match="has started"):
-        await at.commit(session)
+        (await at.request(act, token, late=True)).checked()
 
 
 async def test_late_end(at: Setting) -> None:
     """Ending works late, too; nothing is left behind."""
     token = await at.begin({"user_id": "A", "x": 1})
-    session = await at.load(token)
-    state_of(session).late = True
-    del session["user_id"]
-    assert (await at.commit(session)).token is None
+    reply = await at.request(lambda session: session.pop("user_id"), token, late=True)
+    assert reply.checked().cookies == []
     assert await at.data(token) == {}
     assert at.reported("dropped") == ["signed out late"]
 
@@ -114,26 +110,37 @@ async def test_refresh_gone(at: Setting) -> None:
 
 async def test_touch_that_fails(at: Setting) -> None:
     """A read doesn't fail because its time can't be renewed."""
-    store = Away(clock=at.clock)
-    at.manager.store = store
     token = await at.begin({"x": 1})
     at.clock.advance(DAY)
     session = await at.load(token)
-    store.away = True
+    at.store.away = True
     assert await at.commit(session) == Answer(Outcome.NOTHING)
+
+
+async def test_change_after_a_touch_that_failed() -> None:
+    """A touch that failed isn't tried again by itself, but what is written anyway renews."""
+    at = Setting(idle_timeout=1800)
+    token = await at.begin({"a": 1})
+    at.clock.advance(600)
+    session = await at.load(token)
+    at.store.failing = {"commit"}
+    assert await at.commit(session) == Answer(Outcome.NOTHING)
+    at.store.failing = set()
+    session["a"] = 2
+    assert (await at.commit(session)).outcome is Outcome.CHANGE
+    at.clock.advance(1799)
+    assert await at.data(token) == {"a": 2}
 
 
 async def test_change_that_fails(at: Setting) -> None:
     """A change that can't be stored is an error, and may be tried again."""
-    store = Away(clock=at.clock)
-    at.manager.store = store
     token = await at.begin({"x": 1})
     session = await at.load(token)
     session["x"] = 2
-    store.away = True
+    at.store.away = True
     with pytest.raises(StoreUnavailableError):
         await at.commit(session)
-    store.away = False
+    at.store.away = False
     assert (await at.commit(session)).outcome is Outcome.CHANGE
     assert await at.data(token) == {"x": 2}
 

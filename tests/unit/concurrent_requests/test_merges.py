@@ -8,8 +8,8 @@ import pytest
 
 from redis_sessions import Answer, Commit, SessionConflictError
 from redis_sessions.session.outcome import Outcome
-from tests.unit.concurrent_requests.delayed_store import Crossed, either, second_factor
-from tests.unit.setting import token_of
+from tests.unit.concurrent_requests.principals import either, second_factor
+from tests.unit.setting import Setting, token_of
 
 
 @pytest.mark.parametrize("when", ["before", "between"])
@@ -31,19 +31,19 @@ async def test_the_keys_of_a_sign_in_win(
     when: str,
 ) -> None:
     """Another request's change of a key that the sign-in set doesn't take the principal away."""
-    at = Crossed(principal=principal)
+    at = Setting(principal=principal)
     token = await at.begin(begun)
     signing = await at.load(token)
     signing.update(signs_in)
 
     async def other(expected: bytes | None, result: Commit) -> None:
-        at.delayed.committed = None
+        at.store.committed = None
         await at.put(token, {**others, "y": 2})
 
     if when == "before":
         await other(None, Commit.STORED)
     else:
-        at.delayed.committed = other
+        at.store.committed = other
     answer = await at.commit(signing)
     assert answer.outcome is Outcome.GAIN
     signed_in = await at.load(token_of(answer))
@@ -53,7 +53,7 @@ async def test_the_keys_of_a_sign_in_win(
     assert await at.data(token) == {}
 
 
-async def test_other_keys_of_a_sign_in_win(at: Crossed) -> None:
+async def test_other_keys_of_a_sign_in_win(at: Setting) -> None:
     """The sign-in, which commits later, wins the keys that both changed."""
     token = await at.begin({"cart": 0})
     signing = await at.load(token)
@@ -68,7 +68,7 @@ async def test_other_keys_of_a_sign_in_win(at: Crossed) -> None:
 @pytest.mark.parametrize("user", ["B", None])
 async def test_no_place_after_the_sign_in(user: str | None) -> None:
     """Of an anonymous request's changes none that would sign in somebody else moves along."""
-    at = Crossed(principal=second_factor)
+    at = Setting(principal=second_factor)
     token = await at.begin({"user": "A"})
     signing = await at.load(token)
     signing["mfa"] = True
@@ -82,7 +82,7 @@ async def test_no_place_after_the_sign_in(user: str | None) -> None:
 
 async def test_no_room_after_the_sign_in() -> None:
     """What is too large together with the sign-in's data doesn't move along."""
-    at = Crossed(max_size=100)
+    at = Setting(max_size=100)
     token = await at.begin({"x": 1})
     signing = await at.load(token)
     signing.update(user_id="A", mine="m" * 50)
@@ -95,7 +95,7 @@ async def test_no_room_after_the_sign_in() -> None:
 @pytest.mark.parametrize("how", ["commit", "save", "rotate"])
 async def test_changes_that_together_sign_in(how: str) -> None:
     """Two anonymous changes that compose a principal don't sign in under the id they share."""
-    at = Crossed(principal=second_factor)
+    at = Setting(principal=second_factor)
     token = await at.begin({"x": 1})
     session = await at.load(token)
     session["mfa"] = True
@@ -111,7 +111,7 @@ async def test_changes_that_together_sign_in(how: str) -> None:
 
 async def test_changes_that_together_sign_out() -> None:
     """Two changes that each leave the principal don't take it away together."""
-    at = Crossed(principal=either)
+    at = Setting(principal=either)
     token = await at.begin({"user": "A", "guest": "A"})
     one, two = await at.load(token), await at.load(token)
     del one["user"], two["guest"]
@@ -135,7 +135,7 @@ async def test_changes_that_leave_the_principal_merge(
     principal: Any, begun: dict[str, Any], others: dict[str, Any]
 ) -> None:
     """Another request may change the keys of the principal, if it is the same afterwards."""
-    at = Crossed(principal=principal)
+    at = Setting(principal=principal)
     token = await at.begin(begun)
     session = await at.load(token)
     session["x"] = 1

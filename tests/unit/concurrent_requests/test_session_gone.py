@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from redis_sessions import Answer, Session, SessionGoneError, SessionMiddleware
 from redis_sessions.session.outcome import Outcome
-from tests.unit.concurrent_requests.delayed_store import Crossed, either
+from tests.unit.concurrent_requests.principals import either
 from tests.unit.setting import Setting, token_of
 
 
@@ -52,7 +52,7 @@ async def found_gone(
     return Gone(session, token_of(answer) if rotated else None)
 
 
-async def test_clear_after_a_rotation(at: Crossed, first: str) -> None:
+async def test_clear_after_a_rotation(at: Setting, first: str) -> None:
     """clear() signs out though save() or refresh() has found the session rotated."""
     gone = await found_gone(at, first, rotated=True)
     gone.session.clear()
@@ -61,7 +61,7 @@ async def test_clear_after_a_rotation(at: Crossed, first: str) -> None:
     assert await at.data(gone.elsewhere) == {}
 
 
-async def test_clear_after_an_end(at: Crossed, first: str) -> None:
+async def test_clear_after_an_end(at: Setting, first: str) -> None:
     """clear() of a session that another request has ended leaves the browser to that request."""
     gone = await found_gone(at, first, rotated=False)
     gone.session.clear()
@@ -69,7 +69,7 @@ async def test_clear_after_an_end(at: Crossed, first: str) -> None:
     assert at.reported("ended") == []
 
 
-async def test_removed_principal_after_a_rotation(at: Crossed, first: str) -> None:
+async def test_removed_principal_after_a_rotation(at: Setting, first: str) -> None:
     """Removing the principal signs out though save() or refresh() has found it rotated."""
     gone = await found_gone(at, first, rotated=True)
     del gone.session["user_id"]
@@ -81,7 +81,7 @@ async def test_removed_principal_after_a_rotation(at: Crossed, first: str) -> No
     assert await at.data(gone.elsewhere) == {}
 
 
-async def test_removed_principal_after_an_end(at: Crossed, first: str) -> None:
+async def test_removed_principal_after_an_end(at: Setting, first: str) -> None:
     """Removing the principal of what another request has ended keeps nothing."""
     gone = await found_gone(at, first, rotated=False)
     del gone.session["user_id"]
@@ -104,7 +104,7 @@ async def test_authenticated_after_gone(
     principal: Any, data: dict[str, Any], first: str, rotated: bool
 ) -> None:
     """Who proves who they are in a session that was found gone is signed in to a new one."""
-    at = Crossed(principal=principal)
+    at = Setting(principal=principal)
     gone = await found_gone(at, first, rotated=rotated, data=data)
     gone.session.authenticated()
     answer = await at.commit(gone.session)
@@ -116,7 +116,7 @@ async def test_authenticated_after_gone(
 
 
 @pytest.mark.parametrize("rotated", [True, False], ids=["rotated", "ended"])
-async def test_somebody_else_after_gone(at: Crossed, first: str, rotated: bool) -> None:
+async def test_somebody_else_after_gone(at: Setting, first: str, rotated: bool) -> None:
     """A sign-in of another over a session that was found gone ends it, wherever it lives on."""
     gone = await found_gone(at, first, rotated=rotated)
     gone.session["user_id"] = "B"
@@ -127,7 +127,7 @@ async def test_somebody_else_after_gone(at: Crossed, first: str, rotated: bool) 
 
 
 @pytest.mark.parametrize("rotated", [True, False], ids=["rotated", "ended"])
-async def test_gone_stays_gone(at: Crossed, first: str, rotated: bool) -> None:
+async def test_gone_stays_gone(at: Setting, first: str, rotated: bool) -> None:
     """Each further save() of changes and each refresh() of a session found gone says so again."""
     gone = await found_gone(at, first, rotated=rotated)
     with pytest.raises(SessionGoneError):
@@ -139,7 +139,7 @@ async def test_gone_stays_gone(at: Crossed, first: str, rotated: bool) -> None:
     assert at.reported("created") == []
 
 
-async def test_sign_out_page_after_a_rotation(at: Crossed) -> None:
+async def test_sign_out_page_after_a_rotation(at: Setting) -> None:
     """A browser whose sign-out crossed a rotation, and whose page saves first, is signed out."""
     arrived, rotated = asyncio.Event(), asyncio.Event()
 

@@ -10,20 +10,17 @@ from redis_sessions import (
     Answer,
     Commit,
     Keyring,
-    MemoryStore,
+    Session,
     SessionManager,
-    StoreUnavailableError,
 )
 from redis_sessions.session.outcome import Outcome
-from redis_sessions.session.session import state_of
 from redis_sessions.testing import Clock
-from tests.unit.concurrent_requests.delayed_store import Crossed
 from tests.unit.setting import DAY, KEY, Setting, token_of
 
 # -- tasks that share a session
 
 
-async def test_two_saves_at_once(at: Crossed) -> None:
+async def test_two_saves_at_once(at: Setting) -> None:
     """Two tasks that save one session at once lose nothing of another request's."""
     token = await at.begin({"x": 0})
     session = await at.load(token)
@@ -39,7 +36,7 @@ async def test_two_saves_at_once(at: Crossed) -> None:
         elif len(results) == 3:  # the second task learns what it met after the first is done
             await asyncio.wait([one])
 
-    at.delayed.committed = committed
+    at.store.committed = committed
     session["a"] = 1
     one = asyncio.create_task(session.save())
     await merged.wait()
@@ -51,18 +48,18 @@ async def test_two_saves_at_once(at: Crossed) -> None:
     assert results == [Commit.CONFLICT, Commit.STORED, Commit.STORED]
 
 
-async def test_save_during_refresh(at: Crossed) -> None:
+async def test_save_during_refresh(at: Setting) -> None:
     """A save() while a refresh() is under way takes nothing back, and loses nothing."""
     token = await at.begin({"x": 0})
     session = await at.load(token)
     read, go_on = asyncio.Event(), asyncio.Event()
 
     async def loaded() -> None:
-        at.delayed.loaded = None
+        at.store.loaded = None
         read.set()
         await go_on.wait()
 
-    at.delayed.loaded = loaded
+    at.store.loaded = loaded
     refreshing = asyncio.create_task(session.refresh())
     await read.wait()
     await at.put(token, {"other": 1})
@@ -77,7 +74,7 @@ async def test_save_during_refresh(at: Crossed) -> None:
     assert await at.data(token) == {"x": 0, "other": 1, "a": 1, "b": 2}
 
 
-async def test_refresh_during_save(at: Crossed) -> None:
+async def test_refresh_during_save(at: Setting) -> None:
     """A refresh() while a save() is under way loses nothing of either."""
     token = await at.begin({"x": 0})
     session = await at.load(token)
@@ -86,11 +83,11 @@ async def test_refresh_during_save(at: Crossed) -> None:
 
     async def committed(expected: bytes | None, result: Commit) -> None:
         if result is Commit.STORED:
-            at.delayed.committed = None
+            at.store.committed = None
             stored.set()
             await go_on.wait()
 
-    at.delayed.committed = committed
+    at.store.committed = committed
     session["a"] = 1
     saving = asyncio.create_task(session.save())
     await stored.wait()
@@ -107,7 +104,7 @@ async def test_refresh_during_save(at: Crossed) -> None:
 # -- several commits in one request
 
 
-async def test_change_back_after_refresh(at: Crossed) -> None:
+async def test_change_back_after_refresh(at: Setting) -> None:
     """A change back to what this request saved before, over another's, is stored."""
     token = await at.begin({"n": 0})
     session = await at.load(token)
@@ -121,7 +118,7 @@ async def test_change_back_after_refresh(at: Crossed) -> None:
     assert await at.data(token) == {"n": 1}
 
 
-async def test_wished_lifetime_of_a_new_session(at: Crossed) -> None:
+async def test_wished_lifetime_of_a_new_session(at: Setting) -> None:
     """expire_in() before a save() that waits for the response holds at the sign-in."""
     session = await at.load(None)
     session.expire_in(30 * DAY, persistent=True)
@@ -133,20 +130,22 @@ async def test_wished_lifetime_of_a_new_session(at: Crossed) -> None:
     assert await at.data(token_of(answer)) == {"user_id": "A"}
 
 
-async def test_late_sign_out_that_leaves_data(at: Crossed) -> None:
+async def test_late_sign_out_that_leaves_data(at: Setting) -> None:
     """save() of a late sign-out signs out, and isn't an error, though data are left."""
     token = await at.begin({"user_id": "A", "x": 1})
-    session = await at.load(token)
-    state_of(session).late = True
-    del session["user_id"]
-    await session.save()
-    assert dict(session) == {}
+
+    async def sign_out(session: Session) -> None:
+        del session["user_id"]
+        await session.save()
+        assert dict(session) == {}
+
+    assert (await at.request(sign_out, token, late=True)).error is None
     assert at.reported("ended") == ["signed out"]
     assert at.reported("dropped") == ["signed out late"]
     assert await at.data(token) == {}
 
 
-async def test_double_sign_in(at: Crossed) -> None:
+async def test_double_sign_in(at: Setting) -> None:
     """The later of two sign-ins from one anonymous session doesn't report its end again."""
     token = await at.begin({"x": 1})
     one, two = await at.load(token), await at.load(token)
@@ -159,40 +158,30 @@ async def test_double_sign_in(at: Crossed) -> None:
 # -- time
 
 
-class Refusing(MemoryStore):
-    """A store that can refuse to write."""
-
-    refuses = False
-
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        if self.refuses:
-            raise StoreUnavailableError("out of memory", reason="server")
-        return await super().commit(id, expected, value, ttl)
-
-
 @pytest.mark.parametrize("why", ["conflict", "refused"])
 async def test_busy_socket_after_a_failed_touch(why: str) -> None:
     """A socket that saves changes regularly stays alive, though a touch of its failed once."""
     at = Setting(idle_timeout=1800)
-    store = at.store = at.manager.store = Refusing(clock=at.clock)
     token = await at.begin({"user_id": "A", "n": 0})
-    socket = await at.load(token)
-    state_of(socket).late = True
-    at.clock.advance(200)
-    if why == "conflict":
-        assert await at.commit(await at.load(token)) == Answer(Outcome.TOUCH)
-    store.refuses = why == "refused"
-    await socket.save()
-    store.refuses = False
-    for n in range(1, 15):
+
+    async def work(socket: Session) -> None:
         at.clock.advance(200)
-        socket["n"] = n
+        if why == "conflict":
+            assert await at.commit(await at.load(token)) == Answer(Outcome.TOUCH)
+        at.store.failing = {"commit"} if why == "refused" else set()
         await socket.save()
+        at.store.failing = set()
+        for n in range(1, 15):
+            at.clock.advance(200)
+            socket["n"] = n
+            await socket.save()
+
+    assert (await at.request(work, token, late=True)).error is None
     assert await at.data(token) == {"user_id": "A", "n": 14}
 
 
 @pytest.mark.parametrize("ahead", [40, -40])
-async def test_tombstone_under_clocks_that_differ(at: Crossed, ahead: int) -> None:
+async def test_tombstone_under_clocks_that_differ(at: Setting, ahead: int) -> None:
     """A tombstone counts on a server whose clock differs by more than the tombstone lives."""
     other = SessionManager(at.store, Keyring(KEY), clock=Clock(at.clock.now + ahead))
     token = await at.begin({"user_id": "A"})

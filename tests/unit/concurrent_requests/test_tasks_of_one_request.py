@@ -10,12 +10,10 @@ import pytest
 
 from redis_sessions import Commit, Session, SessionError, StoreUnavailableError
 from redis_sessions.session.outcome import Outcome
-from redis_sessions.session.session import state_of
-from tests.unit.concurrent_requests.delayed_store import Crossed
-from tests.unit.setting import DAY, token_of
+from tests.unit.setting import DAY, Setting, token_of
 
 
-class Held(Crossed):
+class Held(Setting):
     """The answer to the first change waits until it is let go, or is an error."""
 
     def __init__(self, **options: Any) -> None:
@@ -23,7 +21,7 @@ class Held(Crossed):
         self.stored, self.go_on = asyncio.Event(), asyncio.Event()
         self.results = list[Commit]()
         self.error: Exception | None = None
-        self.delayed.committed = self.committed
+        self.store.committed = self.committed
 
     async def committed(self, expected: bytes | None, result: Commit) -> None:
         self.results.append(result)
@@ -79,7 +77,7 @@ async def test_wait_for_a_plain_change(act: Act, after: dict[str, int]) -> None:
     await asyncio.gather(committing, acting)
     assert at.results == [Commit.STORED] * len(at.results)
     assert await at.data(token) == dict(session) == after
-    assert state_of(session).busy is None
+    await session.refresh()  # whose turn it is now
 
 
 async def test_change_that_fails_gives_its_turn_up() -> None:
@@ -105,7 +103,7 @@ async def test_change_that_is_cancelled_gives_its_turn_up() -> None:
         await committing
     await acting
     assert await at.data(token) == dict(session) == {"x": 0, "a": 1, "b": 2}
-    assert state_of(session).busy is None
+    await session.refresh()  # whose turn it is now
 
 
 async def test_waiting_for_a_turn_may_be_cancelled() -> None:
@@ -167,7 +165,7 @@ async def test_wishes_during_a_save(wish: Callable[[Session], None], outcome: Ou
 
 async def test_clear_during_a_refresh() -> None:
     """What others stored in the session that ended doesn't show in the one that comes after."""
-    at = Crossed()
+    at = Setting()
     token = await at.begin({"x": 0})
     session = await at.load(token)
     await at.put(token, {"others": 1})
@@ -175,7 +173,7 @@ async def test_clear_during_a_refresh() -> None:
     async def cleared() -> None:
         session.clear()
 
-    at.delayed.loaded = cleared
+    at.store.loaded = cleared
     await session.refresh()
     assert session == {}
     session["y"] = 1
@@ -185,21 +183,21 @@ async def test_clear_during_a_refresh() -> None:
 
 async def test_signing_in_during_a_refresh() -> None:
     """No request crosses itself: what is loaded is compared with what there was before."""
-    at = Crossed()
+    at = Setting()
     session = await at.load(await at.begin({"x": 0}))
 
     async def signed_in() -> None:
         session["user_id"] = "A"
 
-    at.delayed.loaded = signed_in
+    at.store.loaded = signed_in
     await session.refresh()
-    at.delayed.loaded = None
+    at.store.loaded = None
     assert (await at.commit(session)).outcome is Outcome.GAIN
 
 
 async def test_two_first_loads() -> None:
     """A session that isn't loaded yet is loaded once: what a task then changes stays."""
-    at, began, answers = Crossed(), asyncio.Event(), [asyncio.Event(), asyncio.Event()]
+    at, began, answers = Setting(), asyncio.Event(), [asyncio.Event(), asyncio.Event()]
     session = at.manager.unloaded([await at.begin({"x": 0})], SessionError("not loaded yet"))
     waiting = iter(answers)
 
@@ -207,7 +205,7 @@ async def test_two_first_loads() -> None:
         began.set()
         await next(waiting).wait()
 
-    at.delayed.loaded = loaded
+    at.store.loaded = loaded
     first = asyncio.create_task(session.refresh())
     await began.wait()
     second = asyncio.create_task(session.refresh())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from redis_sessions import Answer, Commit, MemoryStore, Session, SessionConflictError
+from redis_sessions import Answer, Commit, Session, SessionConflictError
 from redis_sessions.session.outcome import Outcome
+from tests.support.stores import UnreliableStore
 from tests.unit.setting import Setting, token_of
 
 
@@ -121,7 +122,7 @@ async def test_second_sign_out_keeps_quiet(at: Setting) -> None:
 async def test_sign_in_crossing_a_change(at: Setting) -> None:
     """What changes in the anonymous session during a sign-in is in the signed-in one."""
 
-    class Late(MemoryStore):
+    class Late(UnreliableStore):
         """Lets a change in between the sign-in's two commits."""
 
         async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
@@ -181,7 +182,7 @@ async def test_authenticated_of_an_ended_session(at: Setting) -> None:
 async def test_endless_conflict() -> None:
     """Conflicts are resolved until the deadline, and then told."""
 
-    class Contended(MemoryStore):
+    class Contended(UnreliableStore):
         """Somebody else is always faster."""
 
         async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:

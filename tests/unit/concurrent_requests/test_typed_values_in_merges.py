@@ -9,8 +9,7 @@ import pytest
 
 from redis_sessions import Answer, Session
 from redis_sessions.session.outcome import Outcome
-from tests.unit.concurrent_requests.delayed_store import Crossed
-from tests.unit.setting import token_of
+from tests.unit.setting import Setting, token_of
 
 
 class User(msgspec.Struct, rename="camel"):
@@ -53,7 +52,7 @@ TYPED: Final = pytest.mark.parametrize(
 @TYPED
 async def test_typed_sign_in(options: dict[str, Any], stored: Any, value: object) -> None:
     """A sign-in with a typed value counts by what is stored of it: it gives a new id."""
-    at = Crossed(**options)
+    at = Setting(**options)
     token = await at.begin({"x": 1})
     session = await at.load(token)
     session["user"] = value
@@ -69,7 +68,7 @@ async def test_typed_read_signs_nobody_out(
     options: dict[str, Any], stored: Any, value: object
 ) -> None:
     """Reading the principal's value with get_as, and changing another key, changes just that."""
-    at = Crossed(**options)
+    at = Setting(**options)
     token = token_of(await at.put(await at.begin({"n": 0}), {"user": stored}))
     session = await at.load(token)
     assert session.get_as("user", type(value)) is not None
@@ -85,7 +84,7 @@ async def test_principal_of_a_typed_value(
     options: dict[str, Any], stored: Any, value: object
 ) -> None:
     """session.principal is the same before and after get_as converts its value."""
-    at = Crossed(**options)
+    at = Setting(**options)
     session = await at.load(await at.begin({"user": stored}))
     assert session.principal == "A"
     session.get_as("user", type(value))
@@ -106,7 +105,7 @@ async def cart_in(session: Session) -> Cart:
 
 
 @pytest.mark.parametrize("how", ["merged save", "refresh", "merging refresh", "all"])
-async def test_converted_values_survive(at: Crossed, how: str) -> None:
+async def test_converted_values_survive(at: Setting, how: str) -> None:
     """An object of get_as stays the session's, and unchanged, over a merged save() or refresh()."""
     token = await at.begin({"cart": {"items": ["a"]}, "x": 0})
     session = await at.load(token)
@@ -128,7 +127,7 @@ async def test_converted_values_survive(at: Crossed, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["save", "refresh"])
-async def test_converted_value_that_others_changed(at: Crossed, how: str) -> None:
+async def test_converted_value_that_others_changed(at: Setting, how: str) -> None:
     """An unchanged object of get_as gives way to what another request stored."""
     token = await at.begin({"cart": {"items": ["a"]}, "x": 0})
     session = await at.load(token)
@@ -142,7 +141,7 @@ async def test_converted_value_that_others_changed(at: Crossed, how: str) -> Non
 
 
 @pytest.mark.parametrize("how", ["save", "refresh"])
-async def test_converted_value_that_was_changed_here(at: Crossed, how: str) -> None:
+async def test_converted_value_that_was_changed_here(at: Setting, how: str) -> None:
     """A changed object of get_as is a change like any other over a merged save() or refresh()."""
     token = await at.begin({"cart": {"items": ["a"]}})
     session = await at.load(token)

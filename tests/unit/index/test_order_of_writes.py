@@ -8,8 +8,12 @@ import pytest
 
 from redis_sessions import StoreUnavailableError
 from redis_sessions.session.outcome import Outcome
-from tests.unit.index.watched_store import Watching, changed, ids, visited
-from tests.unit.setting import ALICE, DUE, token_of
+from tests.unit.index.losses import (
+    changed,
+    ids,
+    visited,
+)
+from tests.unit.setting import ALICE, DUE, Setting, token_of
 
 # -- index first, record second
 
@@ -26,11 +30,11 @@ from tests.unit.setting import ALICE, DUE, token_of
     ],
     ids=["switch", "sign out", "clear", "authenticated", "touch", "change"],
 )
-async def test_order(at: Watching, act: dict[str, Any], asked: list[str]) -> None:
+async def test_order(at: Setting, act: dict[str, Any], asked: list[str]) -> None:
     """A sign-in and a touch write the index first; an end comes before its mark."""
     token = await at.begin(ALICE)
-    assert at.watched.asked == ["enter", "commit"]
-    at.watched.asked.clear()
+    assert at.store.asked == ["enter", "commit"]
+    at.store.asked.clear()
     if act.get("due"):
         at.clock.advance(DUE)
     session = await at.load(token)
@@ -45,10 +49,10 @@ async def test_order(at: Watching, act: dict[str, Any], asked: list[str]) -> Non
     if "authenticated" in act:
         session.authenticated()
     await at.commit(session)
-    assert at.watched.asked == asked
+    assert at.store.asked == asked
 
 
-async def test_nobody_has_no_index(at: Watching) -> None:
+async def test_nobody_has_no_index(at: Setting) -> None:
     """An anonymous session is written, touched, rotated and ended without an index."""
     token = await at.begin({"cart": 1})
     at.clock.advance(DUE)
@@ -59,55 +63,55 @@ async def test_nobody_has_no_index(at: Watching) -> None:
     session = await at.load(token)
     session.clear()
     await at.commit(session)
-    assert set(at.watched.asked) == {"commit", "end"}
+    assert set(at.store.asked) == {"commit", "end"}
 
 
 @pytest.mark.parametrize("away", ["enter", "commit"])
-async def test_a_sign_in_that_failed_leaves_the_cart(at: Watching, away: str) -> None:
+async def test_a_sign_in_that_failed_leaves_the_cart(at: Setting, away: str) -> None:
     """Where the index or the record can't be written, nobody is signed in; the cart is intact."""
     token = await at.begin({"cart": 1})
-    at.watched.away.add(away)
+    at.store.failing.add(away)
     with pytest.raises(StoreUnavailableError):
         await changed(at, token, user_id="alice")
-    at.watched.away.clear()
+    at.store.failing.clear()
     assert await at.data(token) == {"cart": 1}
     assert await ids(at) == set()
 
 
 @pytest.mark.parametrize("away", ["end", "mark"])
-async def test_a_sign_out_that_failed_can_be_repeated(at: Watching, away: str) -> None:
+async def test_a_sign_out_that_failed_can_be_repeated(at: Setting, away: str) -> None:
     """Where the end or the mark can't be written the answer is an error; again, it holds."""
     token = await at.begin(ALICE)
     for _ in range(2):
         session = await at.load(token)
         session.clear()
-        if away in at.watched.asked:
+        if away in at.store.asked:
             await at.commit(session)
             break
-        at.watched.away.add(away)
+        at.store.failing.add(away)
         with pytest.raises(StoreUnavailableError):
             await at.commit(session)
-        at.watched.away.clear()
-        at.watched.asked.append(away)
+        at.store.failing.clear()
+        at.store.asked.append(away)
     assert await ids(at) == set()
     assert await at.data(token) == {}
 
 
-async def test_a_touch_that_fails_fails_no_read(at: Watching) -> None:
+async def test_a_touch_that_fails_fails_no_read(at: Setting) -> None:
     """Reading works while the index is away, and the session isn't renewed past it."""
     token = await at.begin(ALICE)
     at.clock.advance(DUE)
-    at.watched.away.add("touch")
+    at.store.failing.add("touch")
     assert (await visited(at, token)).outcome is Outcome.NOTHING
-    assert at.watched.asked == ["enter", "commit"]
+    assert at.store.asked == ["enter", "commit"]
     assert await at.data(token) == ALICE
 
 
-async def test_a_change_whose_touch_fails_is_unknown(at: Watching) -> None:
+async def test_a_change_whose_touch_fails_is_unknown(at: Setting) -> None:
     """A change that would renew the session isn't stored where the index can't be asked."""
     token = await at.begin(ALICE)
     at.clock.advance(DUE)
-    at.watched.away.add("touch")
+    at.store.failing.add("touch")
     with pytest.raises(StoreUnavailableError):
         await changed(at, token, a=1)
     assert await at.data(token) == ALICE
@@ -117,7 +121,7 @@ async def test_a_change_whose_touch_fails_is_unknown(at: Watching) -> None:
 
 
 @pytest.mark.parametrize("cart", [True, False], ids=["with a cart", "without"])
-async def test_a_sign_in_that_was_overtaken_is_refused(at: Watching, cart: bool) -> None:
+async def test_a_sign_in_that_was_overtaken_is_refused(at: Setting, cart: bool) -> None:
     """revoke_all while a sign-in is under way: 503, an event, no session, the cart intact."""
     token = await at.begin({"cart": 1}) if cart else None
     session = await at.load(token)
@@ -135,7 +139,7 @@ async def test_a_sign_in_that_was_overtaken_is_refused(at: Watching, cart: bool)
     assert await at.data(token_of(again)) == {**({"cart": 1} if cart else {}), "user_id": "alice"}
 
 
-async def test_a_sign_in_of_somebody_else_is_not_refused(at: Watching) -> None:
+async def test_a_sign_in_of_somebody_else_is_not_refused(at: Setting) -> None:
     """Alice's revocation is nothing to Bob."""
     session = await at.load(None)
     session["user_id"] = "bob"

@@ -152,7 +152,7 @@ async def test_an_end_that_fails_is_logged_without_our_frames(
     assert exc is not None
     assert traceback is exc.__traceback__
     assert "end fails" in str(exc)
-    assert set(frames(exc)) == {"tests.unit.tracebacks.troubled_request"}
+    assert set(frames(exc)) == {"tests.support.stores"}
     assert not ours(exc)
 
 

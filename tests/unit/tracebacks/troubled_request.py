@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
@@ -11,19 +11,17 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from redis_sessions import (
-    Commit,
     Keyring,
-    MemoryStore,
     Session,
     SessionManager,
     SessionMiddleware,
     SessionToken,
-    StoreUnavailableError,
     generate_key,
     get_session,
 )
 from redis_sessions.testing import Clock, store_session
 from tests.support.asgi import ask, cookie
+from tests.support.stores import UnreliableStore
 from tests.unit.tracebacks.shown import ours, shown
 
 MARK: Final = "what-nobody-is-to-see"
@@ -32,54 +30,12 @@ KEY: Final = generate_key()
 Act = Callable[[Session], Any]
 
 
-class Trouble(MemoryStore):
-    """A store whose methods fail when they are told to. `seen`: all records that it was given."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock=clock)
-        self.failing: set[str] = set()
-        self.meanwhile: Callable[[], Awaitable[None]] | None = None
-        self.seen: list[bytes] = []
-
-    async def _may_fail(self, method: str) -> None:
-        if self.meanwhile is not None:
-            meanwhile, self.meanwhile = self.meanwhile, None
-            await meanwhile()
-        if method in self.failing:
-            raise StoreUnavailableError(f"{method} fails, says the test")
-
-    async def load(self, id: str) -> bytes | None:
-        await self._may_fail("load")
-        return await super().load(id)
-
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        self.seen.append(bytes(value))
-        await self._may_fail("commit")
-        return await super().commit(id, expected, value, ttl)
-
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
-        await self._may_fail("end")
-        return await super().end(id, tombstone, ttl)
-
-    async def enter(self, *args: Any, **options: Any) -> Any:
-        await self._may_fail("enter")
-        return await super().enter(*args, **options)
-
-    async def touch(self, *args: Any, **options: Any) -> Any:
-        await self._may_fail("touch")
-        return await super().touch(*args, **options)
-
-    async def mark(self, *args: Any, **options: Any) -> Any:
-        await self._may_fail("mark")
-        return await super().mark(*args, **options)
-
-
 class Visit:
     """A stored session and a request that brings its token."""
 
     def __init__(self, **policy: Any) -> None:
         self.clock = Clock()
-        self.store = Trouble(self.clock)
+        self.store = UnreliableStore(clock=self.clock)
         self.manager = SessionManager(self.store, Keyring(KEY), clock=self.clock, **policy)
         self.caught: list[BaseException] = []
         self.seen: list[str] = []
@@ -132,7 +88,7 @@ class Visit:
     def check(self, tokens: Sequence[SessionToken]) -> None:
         """Something was raised, and none of it shows a token, a record or what was in it."""
         assert self.caught
-        check([*self.seen, *map(shown, self.caught)], tokens, self.store.seen)
+        check([*self.seen, *map(shown, self.caught)], tokens, self.store.given)
 
 
 def check(seen: Sequence[str], tokens: Sequence[SessionToken], records: Sequence[bytes]) -> None:
