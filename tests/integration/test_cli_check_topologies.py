@@ -169,7 +169,7 @@ def test_nodes_without_the_names_that_they_prefer(
     """They are where the node is that was asked, as for a store."""
     option = "cluster-preferred-endpoint-type"
     if not cluster_topology.nodes[0].ask("CONFIG", "GET", option):
-        pytest.skip("Sentinels of Redis 6.2 can't tell names, only addresses")
+        pytest.skip("a Cluster of Redis 6.2 knows its nodes by addresses only")
     try:
         for node in cluster_topology.nodes:
             node.ask("CONFIG", "SET", option, "hostname")

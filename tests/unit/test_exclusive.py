@@ -129,6 +129,7 @@ async def test_a_cancelled_request_releases_the_lock(at: Setting, holds: bool) -
         await inside.wait()
         task.cancel()
         await asyncio.wait([task])
+        assert task.cancelled()
     else:
         async with (await at.load(token)).exclusive():
             for _ in range(MAX_WAITING + 1):  # none of them counts as waiting any more
@@ -136,6 +137,7 @@ async def test_a_cancelled_request_releases_the_lock(at: Setting, holds: bool) -
                 await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.wait([task])
+                assert task.cancelled()
     await add_one(await at.load(token), timeout=0.01)
 
 
