@@ -30,11 +30,7 @@ from tests.support.apps import (
     signed_in,
     token_in,
 )
-from tests.support.asgi import (
-    COOKIE,
-    KEY,
-    ask,
-)
+from tests.support.asgi import COOKIE, KEY, ask
 
 # -- headers
 

@@ -22,14 +22,8 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.http.binding import BindingOption, bind_to
-from tests.support.apps import (
-    Events,
-    doing,
-)
-from tests.support.asgi import (
-    KEY,
-    ask,
-)
+from tests.support.apps import Events, doing
+from tests.support.asgi import KEY, ask
 
 Binding = Callable[[HTTPConnection], "str | None"]
 

@@ -9,12 +9,7 @@ import pytest
 
 from redis_sessions import Commit, RedisStore, SessionConflictError, SessionManager, SessionToken
 from redis_sessions.testing import store_session
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    token_in,
-)
+from tests.support.apps import client_of, doing, manager_on, token_in
 from tests.support.redis_wire import Wire
 
 # -- many at once
