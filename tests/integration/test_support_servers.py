@@ -6,6 +6,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from redis_sessions.testing.topologies.processes import reserve_port
 from tests.support import LOOPS
 from tests.support.servers import Server, StartServer, as_owner, as_user
 
@@ -60,3 +61,23 @@ def test_prefixes_differ(prefix: str, seen: set[str], again: bool) -> None:
 @pytest.fixture(scope="module")
 def seen() -> set[str]:
     return set()
+
+
+def test_a_reserved_port_is_nobody_elses() -> None:
+    """Until it is let go, the port of a server that doesn't run is given to no other one."""
+    first, first_held = reserve_port(range(20_000, 30_000))
+    second, second_held = reserve_port(range(20_000, 30_000))
+    assert first != second
+    for held in second_held:
+        held.close()
+    assert [reserved(first, second) for _ in range(20)] == [second] * 20
+    for held in first_held:
+        held.close()
+
+
+def reserved(*ports: int) -> int:
+    """Which of these can be had."""
+    port, held = reserve_port(ports)
+    for each in held:
+        each.close()
+    return port
