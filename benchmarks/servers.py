@@ -11,8 +11,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
-from redis_sessions.testing.topology import cluster
+from redis_sessions.testing.topology import cluster, single
 
 __all__ = [
     "CLUSTER",
@@ -109,19 +106,10 @@ def serving(kind: str) -> Generator[Server]:
         with clustered(3) as server:
             yield server
         return
-    binary = _needed(kind)
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="rs-bench-") as directory:
-        command = [binary, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
-        command += ["--port", str(port), "--dir", directory, "--tcp-backlog", BACKLOG]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            client = Redis(host="127.0.0.1", port=port)
-            try:
-                _await_start(client, process)
-                yield Server(kind, f"redis://127.0.0.1:{port}/0", (client,))
-            finally:
-                client.close()
-                process.kill()
+    with single(server=_needed(kind), options={"tcp-backlog": BACKLOG}) as topology:
+        (node,) = topology.nodes
+        with node.connect() as client:
+            yield Server(kind, topology.url, (client,))
 
 
 @contextmanager
@@ -146,16 +134,3 @@ def _needed(kind: str) -> str:
     if binary is None:
         raise RuntimeError(f"{kind}-server isn't here: `make servers`, or install it")
     return binary
-
-
-def _await_start(client: Redis, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 15
-    while True:
-        try:
-            if client.info("server")["process_id"] == process.pid:
-                return
-        except RedisConnectionError:
-            pass
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the server didn't start: {process.args!r}")
-        time.sleep(0.01)

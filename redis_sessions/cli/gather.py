@@ -25,14 +25,14 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
-from redis_sessions.connect.connector import Connector, discreet, shown
-from redis_sessions.connect.tls import own
-from redis_sessions.connect.urls import Address, Deployment
+from redis_sessions.connect.connector import Connector, deployment_of, safe_on_connect
+from redis_sessions.connect.deployment import Address, Deployment, shown
+from redis_sessions.connect.nodes import SLOTS, slot_of, tags
+from redis_sessions.connect.tls import tls_class
+from redis_sessions.connect.wire import NO_DATABASE
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.session.record import tombstone
-from redis_sessions.stores.nodes import SLOTS, slot_of, tags
 from redis_sessions.stores.redis import RedisStore
-from redis_sessions.stores.wire import NO_DATABASE
 
 __all__ = ["gather"]
 
@@ -51,7 +51,7 @@ async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> F
     `timeout`, in seconds, is for each question.
     """
     store = RedisStore(url, prefix=prefix, timeout=timeout)  # refuses what can't work
-    deployment = Deployment.of(url)
+    deployment = deployment_of(url)
     found = Facts(deployment.kind, deployment.tls, verified=_verified(deployment.arguments))
     asker = _Asker(deployment, timeout, prefix, pings)
     try:
@@ -138,8 +138,10 @@ class _Asker:
         """What it says of the primary, of the replicas, and of the other Sentinels."""
         host, port = address
         given: dict[str, Any] = {**self._deployment.sentinel_arguments, "decode_responses": True}
-        given["redis_connect_func"] = discreet()
-        pool = ConnectionPool(own(self._deployment.sentinel_class), host=host, port=port, **given)
+        given["redis_connect_func"] = safe_on_connect()
+        pool = ConnectionPool(
+            tls_class(self._deployment.sentinel_class), host=host, port=port, **given
+        )
         async with Redis.from_pool(pool) as client, asyncio.timeout(self._timeout):
             state: Any = await client.sentinel_masters()
             name = self._deployment.name

@@ -1,1 +1,1 @@
-"""How a Redis is reached: URLs, credentials, TLS, and the connections themselves."""
+"""How a Redis is reached: URLs, pools, connections, and what is known of the servers."""

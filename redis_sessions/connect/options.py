@@ -1,4 +1,4 @@
-"""The options in a URL's query: a closed set, each with its type. Nothing else is passed on."""
+"""The options in a URL's query: which there are, and the type of each. Others are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OURS: Final = (
     *("replicas", "password_file", "password_env", "username_env"),
     *(f"sentinel_{name}" for name in _SENTINELS),
 )
-"""Those that redis-py doesn't have."""
+"""Options that redis-py doesn't have."""
 
 
 def _number(text: str) -> int:
@@ -93,7 +93,7 @@ KNOWN: Final = frozenset((*OURS, *_TYPES))
 
 
 def parsed(found: Mapping[str, str]) -> dict[str, Any]:
-    """redis-py's arguments among the options. No value is shown: it may be a secret."""
+    """redis-py's arguments, from the options. An error shows no value, since it may be a secret."""
     arguments = dict[str, Any]()
     for name, text in found.items():
         if name not in OURS:
@@ -106,7 +106,7 @@ def parsed(found: Mapping[str, str]) -> dict[str, Any]:
 
 
 def tls_arguments(given: dict[str, Any], *, tls: bool) -> dict[str, Any]:
-    """Those of TLS, taken out of what was given."""
+    """The arguments of TLS, which are removed from `given`."""
     found = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
     if not tls:
         if found:

@@ -1,30 +1,22 @@
-"""What a URL, or a ready redis-py client, says about a deployment; nothing is connected here."""
+"""What a URL says about a deployment."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from ipaddress import IPv6Address
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster
-from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import AuthenticationError
 
 from redis_sessions.connect.credentials import Credentials
+from redis_sessions.connect.deployment import Address, Deployment, Kind
 from redis_sessions.connect.options import KNOWN, OURS, parsed, tls_arguments
-from redis_sessions.connect.tls import strict
 from redis_sessions.errors import ConfigurationError
 
-__all__ = ["SCHEMES", "Address", "Client", "Deployment"]
-
-Address = tuple[str, int]
-Client = Redis | RedisCluster
-Kind = Literal["server", "sentinel", "cluster", "embedded"]
+__all__ = ["SCHEMES", "deployment_from_url"]
 
 SCHEMES: Final = (
     *("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"),
@@ -45,54 +37,12 @@ _CONNECTIONS: Final[Mapping[str, Any]] = {
     "unix": UnixDomainSocketConnection,
 }
 
-# What redis-py adds to the arguments of a client's connections for the client's own use.
-_OF_THE_CLIENT: Final = (
-    *("himport_registry", "event_dispatcher", "parser_class", "encoder_class", "connection_pool"),
-    *("response_callbacks", "max_connections", "host", "port"),
-)
-_OF_MAINTENANCE: Final = ("maint_", "orig_", "maintenance_", "oss_cluster_")
 
+def deployment_from_url(url: str) -> Deployment:
+    """The deployment that a URL names; `ConfigurationError` says what to write instead.
 
-@dataclass(frozen=True)
-class Deployment:
-    """Where to connect, and how. `arguments` are those of redis-py's connections.
-
-    A client that is passed in stays its owner's: its settings are used, not its connections,
-    since those belong to one event loop.
+    Examples are in `_EXAMPLES`. No message repeats a part of the URL that may be a password.
     """
-
-    kind: Kind
-    hosts: tuple[Address, ...] = ()
-    """Servers (the primary first), Sentinels, or some nodes of a Cluster."""
-    name: str = ""
-    """Of what the Sentinels watch, or of the embedded server."""
-    connection_class: Any = Connection
-    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
-    sentinel_class: Any = Connection
-    sentinel_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
-    sentinel_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Of redis-py's `Sentinel` itself."""
-    remap: Callable[[Address], Address] | None = None
-    """Where a node is that a Cluster names."""
-    max_connections: int | None = None
-    reads_replicas: bool = False
-    timeout: float | None = None
-    """Seconds for a batch of commands, if the URL says so."""
-
-    @property
-    def tls(self) -> bool:
-        return issubclass(self.connection_class, SSLConnection)
-
-    @classmethod
-    def of(cls, source: str | Client) -> Deployment:
-        """What a URL or a client says; `ConfigurationError` says what to write instead."""
-        return _of_url(source) if isinstance(source, str) else _of_client(source)
-
-
-# -- URLs
-
-
-def _of_url(url: str) -> Deployment:
     scheme, rest = _scheme(url.strip())
     base, _, named = scheme.partition("+")
     kind = cast("Kind", named or ("embedded" if base == "embedded" else "server"))
@@ -154,7 +104,7 @@ def _scheme(url: str) -> tuple[str, str]:
 
 
 def _unreadable(example: str) -> ConfigurationError:
-    # Not its text, nor the chain: a password may be what couldn't be read.
+    # The message has neither the URL's text nor a cause: what couldn't be read may be a password.
     hint = ", with spaces, @, ? and # percent-encoded"
     if "password" in example:
         hint = ", user and password once, with what isn't a letter or digit in them percent-encoded"
@@ -164,8 +114,9 @@ def _unreadable(example: str) -> ConfigurationError:
 def _split(rest: str, example: str) -> tuple[str, str, str, str]:
     """User and password, hosts, path and query, as they are written.
 
-    By hand: urlsplit drops and refuses other things in each Python. What is left of a password
-    that wasn't encoded is in the path or the query, before an @.
+    Python's `urlsplit` isn't used, since each version of Python drops and refuses other
+    characters. A password that wasn't percent-encoded leaves an @ in the path or the query, which
+    the pattern doesn't accept.
     """
     parts = re.fullmatch(r"(?:([^@,/?#]*)@)?([^@/?#]*)(/[^@?#]*)?(?:\?([^#]*))?", rest)
     if parts is None or re.search(r"[\x00-\x20\x7f]", rest):
@@ -183,7 +134,7 @@ def _decoded(text: str, example: str) -> str:
 
 def _options(query: str, example: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    # Names are shown once it is certain that they aren't the rest of a password.
+    # An error shows names only if they can't be the rest of a password.
     names = [name for name, _, _ in pairs]
     unknown = [name for name in names if name not in KNOWN]
     if not all(re.fullmatch("[a-z_]+", name) for name in names) or (unknown and "@" in query):
@@ -237,7 +188,7 @@ def _hosts(netloc: str, kind: Kind) -> tuple[Address, ...]:
         inner, name, port = parts.groups(default="")
         try:
             host = str(IPv6Address(unquote(inner))) if inner else name
-            host.encode("idna")  # as connecting does: labels that are empty, or too long
+            host.encode("idna")  # refuses empty and too long labels, as connecting would
         except ValueError:
             raise _unreadable(_EXAMPLES[kind]) from None
         number = int(port or default)
@@ -249,7 +200,7 @@ def _hosts(netloc: str, kind: Kind) -> tuple[Address, ...]:
 
 
 def _path(path: str, kind: Kind) -> tuple[str, str]:
-    """The name that the Sentinels know, and the database."""
+    """The name by which the Sentinels know the primary, and the database. Both may be empty."""
     name, database = "", path.removeprefix("/").removesuffix("/")
     if kind == "sentinel":
         name, _, database = database.partition("/")
@@ -259,7 +210,7 @@ def _path(path: str, kind: Kind) -> tuple[str, str]:
                 f"write {_EXAMPLES[kind]}"
             )
     if database and not re.fullmatch(r"[0-9]{1,9}", database):
-        # Not its text: it may be the rest of a password.
+        # The message doesn't repeat it, since it may be the rest of a password.
         raise ConfigurationError(
             f"the store's URL: the database, after the last /, is a number: write "
             f"{_EXAMPLES[kind]}, or leave it out"
@@ -273,8 +224,8 @@ def _replicas(ours: Mapping[str, str], kind: Kind, hosts: tuple[Address, ...]) -
         raise ConfigurationError("replicas=: write replicas=read, or leave it out")
     if kind == "server" and wish is not None and len(hosts) < 2:
         raise ConfigurationError(
-            "replicas=read needs to know them: write redis://primary:6379,replica:6379/0, or use "
-            "redis+sentinel:// or redis+cluster://"
+            "replicas=read needs to know the replicas: write "
+            "redis://primary:6379,replica:6379/0, or use redis+sentinel:// or redis+cluster://"
         )
     if kind == "server" and wish is None and len(hosts) > 1:
         raise ConfigurationError(
@@ -285,7 +236,10 @@ def _replicas(ours: Mapping[str, str], kind: Kind, hosts: tuple[Address, ...]) -
 
 
 def _with_secrets(given: Mapping[str, Any], ours: Mapping[str, str], prefix: str) -> dict[str, Any]:
-    """The arguments, with a provider of credentials if they are to be found elsewhere."""
+    """The arguments of connections, with a provider if a file or the environment has credentials.
+
+    `prefix` is that of the options' names: "" for the servers, "sentinel_" for the Sentinels.
+    """
     given = {**given, **{n: ours[n] for n in ("username", "password") if prefix and n in ours}}
     path, variable, user = (
         ours.get(name) for name in ("password_file", "password_env", "username_env")
@@ -299,7 +253,8 @@ def _with_secrets(given: Mapping[str, Any], ours: Mapping[str, str], prefix: str
         )
         if there
     ]
-    # A server's user may have none (nopass). A Sentinel's would do what nobody needs a name for.
+    # A server's user may have no password (`nopass`). A Sentinel's user without one isn't accepted:
+    # it may do no more than a client without a name.
     needed = user is not None or (prefix != "" and "username" in given)
     if len(sources) > 1 or (needed and not sources):
         option = f"{prefix}username_env=" if user is not None else f"{prefix}username="
@@ -324,77 +279,3 @@ def _with_secrets(given: Mapping[str, Any], ours: Mapping[str, str], prefix: str
     except AuthenticationError as exc:
         raise ConfigurationError(f"the store's URL: {exc}") from None
     return {**given, "credential_provider": provider}
-
-
-# -- clients
-
-
-def _of_client(client: object) -> Deployment:
-    if isinstance(client, RedisCluster):
-        given = _arguments(client.connection_kwargs)
-        kind = given.pop("connection_class", Connection)
-        given.pop("redis_connect_func", None)  # its own, for replicas
-        return Deployment(
-            "cluster",
-            tuple((node.host, int(node.port)) for node in client.startup_nodes),
-            connection_class=kind,
-            arguments=_strict(kind, given),
-            remap=client.nodes_manager.address_remap,
-            max_connections=client.connection_kwargs.get("max_connections"),
-            reads_replicas=bool(client.read_from_replicas or client.load_balancing_strategy),
-        )
-    pool: Any = None
-    if isinstance(client, Redis) and not isinstance(client, Pipeline):
-        pool = client.connection_pool
-    managed = cast("object", pool)
-    if isinstance(managed, SentinelConnectionPool) and managed.is_master:
-        manager: Any = pool.sentinel_manager
-        watchers: list[Any] = [client.connection_pool for client in manager.sentinels]
-        kind = _plain(pool.connection_class)
-        watching = watchers[0].connection_class
-        return Deployment(
-            "sentinel",
-            tuple((w.connection_kwargs["host"], w.connection_kwargs["port"]) for w in watchers),
-            name=str(pool.service_name),
-            connection_class=kind,
-            arguments=_strict(kind, _arguments(pool.connection_kwargs)),
-            sentinel_class=watching,
-            sentinel_arguments=_strict(watching, _arguments(watchers[0].connection_kwargs)),
-            sentinel_options={
-                "min_other_sentinels": manager.min_other_sentinels,
-                "force_master_ip": vars(manager).get("_force_master_ip"),
-            },
-            max_connections=pool.max_connections,
-        )
-    if type(pool) not in (ConnectionPool, BlockingConnectionPool):
-        raise ConfigurationError(
-            f"store={type(client).__name__} can't be used: pass a URL, a redis.asyncio.Redis, or "
-            "one of Sentinel.master_for(), a RedisCluster, or an object with the methods of "
-            "SessionStore"
-        )
-    given = dict(pool.connection_kwargs)
-    host = given.get("host", "localhost"), given.get("port", 6379)
-    return Deployment(
-        "server",
-        () if "path" in given else (host,),
-        connection_class=pool.connection_class,
-        arguments=_strict(pool.connection_class, _arguments(given)),
-        max_connections=pool.max_connections,
-    )
-
-
-def _plain(managed: type[Any]) -> Any:
-    """Of a Sentinel's connections: that of connections to a host that is known."""
-    return SSLConnection if issubclass(managed, SSLConnection) else Connection
-
-
-def _strict(kind: type[Any], given: dict[str, Any]) -> dict[str, Any]:
-    return strict(given) if issubclass(kind, SSLConnection) else given
-
-
-def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in given.items()
-        if name not in _OF_THE_CLIENT and not name.startswith(_OF_MAINTENANCE)
-    }

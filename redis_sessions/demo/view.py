@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis_sessions import Session, SessionInfo
-from redis_sessions.session.record import HEADER_SIZE, rotated_at
+from redis_sessions.session.record import layout, version
 
 __all__ = ["device_view", "dump", "record_view", "session_view"]
 
@@ -41,21 +41,23 @@ def device_view(info: SessionInfo) -> dict[str, Any]:
 
 def record_view(key: str, stored: bytes) -> dict[str, Any]:
     """What Redis has under `key`, ready for JSON: the header's fields, and the rest in hex."""
-    rotated = rotated_at(stored)
+    parts = layout(stored)
+    rotated = datetime.fromtimestamp(parts.rotated_at, UTC) if parts.rotated_at else None
     return {
         "key": key,
         "size": len(stored),
-        "format": stored[0],
-        "key_id": stored[1:5].hex(),
-        "rotated_at": _text(datetime.fromtimestamp(rotated, UTC)) if rotated else None,
-        "nonce": stored[9:HEADER_SIZE].hex(),
-        "sealed": stored[HEADER_SIZE:].hex(),
+        "format": parts.format,
+        "key_id": parts.key_id.hex(),
+        "rotated_at": _text(rotated),
+        "nonce": parts.nonce.hex(),
+        "sealed": parts.box.hex(),
     }
 
 
 def dump(stored: bytes) -> Iterator[str]:
     """Lines of what follows the header: offset, hex, and whatever of it is printable ASCII."""
-    for start in range(HEADER_SIZE, len(stored), _PER_LINE):
+    header = len(version(stored))
+    for start in range(header, len(stored), _PER_LINE):
         part = stored[start : start + _PER_LINE]
         printable = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in part)
         yield f"{start:04x}  {part.hex(' '):<{3 * _PER_LINE - 1}}  {printable}"

@@ -11,7 +11,7 @@ from typing import Final
 
 from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailableError
 from redis_sessions.session.keyring import Keyring
-from redis_sessions.stores.protocols import Noting, Store
+from redis_sessions.stores.protocols import KeyNoting, Store
 
 __all__ = ["KeyNotes"]
 
@@ -83,7 +83,7 @@ class KeyNotes:
         return sorted(id for id in ids if self._keyring.get(bytes.fromhex(id)) is None)
 
     async def _noted(self, note: str | None = None) -> Mapping[str, float]:
-        if not isinstance(self._store, Noting):
+        if not isinstance(self._store, KeyNoting):
             return {}
         try:
             return await self._store.key_ids(note)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from redis_sessions.errors import ConfigurationError, SessionError, StoreError
 from redis_sessions.lifecycle.backend import Backend
-from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Stored, rotated_at
+from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Stored, key_id, rotated_at
 from redis_sessions.session.session import Session, Unloaded, load_into, new_session, state_of
 from redis_sessions.session.state import (
     ANYWHERE,
@@ -20,7 +20,7 @@ from redis_sessions.session.state import (
 )
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import decode
-from redis_sessions.stores.protocols import Nearby
+from redis_sessions.stores.protocols import ReplicaReads
 
 __all__ = [
     "MAX_TOKENS",
@@ -156,7 +156,7 @@ def refuse(backend: Backend, why: Reject, token: SessionToken, sealed: bytes | N
 
 def _status(backend: Backend, why: Reject, sealed: bytes) -> Status:
     rotated = rotated_at(sealed)
-    if why is Reject.KEY and backend.keyring.is_dropped(sealed[1:5]):
+    if why is Reject.KEY and backend.keyring.is_dropped(key_id(sealed)):
         return Status.STALE
     # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
     if why in (Reject.KEY, Reject.FORMAT) or (why is Reject.TOMBSTONE and rotated != 0):
@@ -175,7 +175,7 @@ def _belongs(backend: Backend, mark: bytes, bound: Bound) -> bool:
 
 def reads_replicas(backend: Backend) -> bool:
     """Whether `load_from_replica` may save the primary a read."""
-    return isinstance(backend.store, Nearby) and backend.store.reads_replicas
+    return isinstance(backend.store, ReplicaReads) and backend.store.reads_replicas
 
 
 async def load_from_replica(
@@ -186,8 +186,8 @@ async def load_from_replica(
     Only a live session is taken from a replica. Whatever else it says, the primary is asked.
     """
     token = SessionToken.parse(texts[0]) if len(texts) == 1 else None
-    if token is not None and isinstance(backend.store, Nearby):
-        copy = backend.store.nearby(token.id)
+    if token is not None and isinstance(backend.store, ReplicaReads):
+        copy = backend.store.load_from_replica(token.id)
         try:
             sealed = None if copy is None else await copy
         except StoreError:

@@ -21,6 +21,7 @@ from redis_sessions.session.principal import PrincipalOption
 from redis_sessions.session.session import Services, Session, Unloaded, state_of
 from redis_sessions.session.state import ANYWHERE, Bound, Duration
 from redis_sessions.stores import StoreOption, open_store
+from redis_sessions.stores.deadline import check_deadline
 from redis_sessions.stores.protocols import Store
 from redis_sessions.tracebacks import strip, stripped
 
@@ -65,8 +66,10 @@ class SessionManager:
         dec_hook: Callable[[type, Any], Any] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        store = open_store(store)
+        check_deadline(deadline, store)
         self._backend = backend = Backend(
-            open_store(store),
+            store,
             keyring_of(keyring),
             checked_policy(
                 max_age=max_age,

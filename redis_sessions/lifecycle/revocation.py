@@ -14,7 +14,7 @@ from uuid import UUID
 from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.events import logger
 from redis_sessions.lifecycle.backend import Backend
-from redis_sessions.session.record import HEADER_SIZE, TOMBSTONE_TTL, tombstone
+from redis_sessions.session.record import TOMBSTONE_TTL, is_record, tombstone
 from redis_sessions.session.session import Session, services_of, serving, state_of
 from redis_sessions.session.state import Status
 from redis_sessions.session.token import is_id
@@ -62,7 +62,7 @@ async def sessions_of(backend: Backend, principal: AnyPrincipal) -> list[Session
     async for name, entries in backend.index.pages(backend.principal.canonical(principal)):
         empty = False
         stored = await _stored(backend, [entry.id for entry in entries])
-        shown += [_info(backend, name, e, e.id in mine) for e in entries if _lives(stored[e.id])]
+        shown += [_info(backend, name, e, e.id in mine) for e in entries if is_record(stored[e.id])]
     if empty:
         await backend.key_notes.check()
     return sorted(shown, key=lambda info: info.last_seen_at, reverse=True)
@@ -78,14 +78,14 @@ async def revoke(backend: Backend, id: str, principal: AnyPrincipal) -> bool:
     known = EntryStatus.LIVE if id in _mine(backend, who) else await backend.index.ask(who, id)
     # A mark may be that of an id which isn't theirs, if this was asked before: its end is
     # repeated, and what lives in spite of it ends at its touch, if it is theirs.
-    over = known is EntryStatus.ENDED and not _lives(await backend.store.load(id))
+    over = known is EntryStatus.ENDED and not is_record(await backend.store.load(id))
     if known is EntryStatus.LIVE or over:
         ended = await short.of(_end_ids(backend, [id])) == 1
         await short.of(backend.index.mark(who, id))
     else:
         ended = False
         await backend.key_notes.check()
-        if _lives(await backend.store.load(id)):
+        if is_record(await backend.store.load(id)):
             await short.of(backend.index.mark(who, id))
     short.tell(ended)
     return ended
@@ -147,7 +147,7 @@ async def _keep_to(
         return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
 
     def order(entry: Entry) -> tuple[bool, float]:
-        return _lives(stored[entry.id]), entry.seen
+        return is_record(stored[entry.id]), entry.seen
 
     # Sign-ins at once agree on this order; each sees to this once its record is there.
     there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
@@ -235,10 +235,6 @@ def _info(backend: Backend, name: str, entry: Entry, current: bool) -> SessionIn
         address=descriptor.address if descriptor else None,
         user_agent=descriptor.user_agent if descriptor else None,
     )
-
-
-def _lives(stored: bytes | None) -> bool:
-    return stored is not None and len(stored) > HEADER_SIZE
 
 
 def _batches(ids: Sequence[str]) -> Iterable[Sequence[str]]:

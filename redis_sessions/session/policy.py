@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from redis_sessions.errors import ConfigurationError, check_bound
+from redis_sessions.errors import ConfigurationError
 from redis_sessions.session.principal import Principal, PrincipalOption
 from redis_sessions.session.state import Duration, in_words, seconds
 
@@ -14,7 +14,6 @@ __all__ = ["DEFAULT_MAX_AGE", "DEFAULT_MAX_SIZE", "Policy", "checked_policy"]
 DEFAULT_MAX_AGE: Final = 14 * 24 * 3600
 DEFAULT_IDLE: Final = 7 * 24 * 3600
 DEFAULT_MAX_SIZE: Final = 64 * 1024
-MAX_DEADLINE: Final = 10.0  # with what the store adds, below half a tombstone's life
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,6 @@ def checked_policy(
         )
     if type(max_size) is not int or max_size < 1:
         raise ConfigurationError(f"max_size={max_size!r}: write bytes, such as 65536")
-    check_bound(deadline, "deadline", MAX_DEADLINE)
     if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
         raise ConfigurationError(f"max_sessions={max_sessions!r}: write 1 or more, or None")
     if on_conflict not in ("merge", "error"):

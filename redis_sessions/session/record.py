@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import StrEnum
 from hashlib import blake2b
 from os import urandom
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import msgspec.structs
@@ -33,9 +33,15 @@ __all__ = [
     "Reject",
     "Sealer",
     "Stored",
+    "is_change",
+    "is_record",
     "is_tombstone",
+    "key_id",
+    "layout",
+    "other_tombstone",
     "rotated_at",
     "tombstone",
+    "version",
 ]
 
 FORMAT: Final = b"\x01"
@@ -223,11 +229,59 @@ def tombstone(rotated_at: int) -> bytes:
     return FORMAT + _NO_KEY + rotated_at.to_bytes(4, "big") + urandom(24)
 
 
+# -- the layout of stored bytes, for other modules: none of them counts bytes itself
+
+
 def is_tombstone(stored: bytes) -> bool:
     """Whether these bytes are a tombstone, of any format."""
     return len(stored) == HEADER_SIZE
 
 
+def is_record(stored: bytes | None) -> bool:
+    """Whether there are any bytes, and they are a record rather than a tombstone."""
+    return stored is not None and len(stored) > HEADER_SIZE
+
+
+def is_change(new: bytes, old: bytes) -> bool:
+    """Whether `new` is a record under the same token as `old`.
+
+    It isn't if `new` is a tombstone or the first record after a rotation. `old` may be a version.
+    """
+    return len(new) > HEADER_SIZE and new[5:9] == old[5:9]
+
+
+def other_tombstone(like: bytes) -> bytes:
+    """A tombstone that says the same, with another version."""
+    return like[:-1] + bytes([(like[-1] + 1) % 256])
+
+
+def version(stored: bytes) -> bytes:
+    """The header, which no other record or tombstone has."""
+    return stored[:HEADER_SIZE]
+
+
+def key_id(stored: bytes) -> bytes:
+    """The id of the secret key under which a record is sealed."""
+    return stored[1:5]
+
+
 def rotated_at(stored: bytes) -> int:
     """When the token of this record (or tombstone) replaced another; 0 if it didn't."""
     return int.from_bytes(stored[5:9], "big")
+
+
+class Layout(NamedTuple):
+    """The parts of stored bytes."""
+
+    format: int
+    key_id: bytes
+    rotated_at: int
+    nonce: bytes
+    box: bytes
+    """Empty in a tombstone."""
+
+
+def layout(stored: bytes) -> Layout:
+    """The parts of a record or a tombstone."""
+    nonce, box = stored[9:HEADER_SIZE], stored[HEADER_SIZE:]
+    return Layout(stored[0], key_id(stored), rotated_at(stored), nonce, box)

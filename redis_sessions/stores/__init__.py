@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from redis_sessions.connect.urls import Client
+from redis_sessions.connect.deployment import Client
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.events import logger
 from redis_sessions.stores.memory import MemoryStore
@@ -36,9 +36,9 @@ StoreOption = str | Client | Store
 
 
 def open_store(store: StoreOption | None, *, prefix: str | None = None) -> Store:
-    """The store that a URL, a redis-py client or a ready store stands for.
+    """The store for a URL, a redis-py client or a ready store; `ConfigurationError`.
 
-    `prefix` is for what is opened here; a ready store has its own.
+    `prefix` is for a store that is made here. A ready store has its own.
     """
     if store is None:
         raise ConfigurationError(
@@ -48,7 +48,7 @@ def open_store(store: StoreOption | None, *, prefix: str | None = None) -> Store
     if isinstance(store, str) and store.split(":", 1)[0] == "memory":
         if store != "memory://":
             raise ConfigurationError("store='memory:…': write memory://, and no more")
-        _tell_of_memory()
+        _warn_of_memory()
         return MemoryStore(prefix="session:" if prefix is None else prefix)
     if isinstance(store, Store):
         if prefix is not None and prefix != store.prefix:
@@ -59,8 +59,8 @@ def open_store(store: StoreOption | None, *, prefix: str | None = None) -> Store
     return RedisStore(store, prefix="session:" if prefix is None else prefix)
 
 
-@cache  # once for a process
-def _tell_of_memory() -> None:
+@cache  # once in a process
+def _warn_of_memory() -> None:
     logger.warning(
         "sessions: memory:// keeps sessions in this process alone: other workers don't see them, "
         "and a restart ends them. It is for tests; for development write store='embedded://', in "

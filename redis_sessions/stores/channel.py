@@ -1,4 +1,4 @@
-"""One server, as one event loop sees it: a wire, and the queues before it."""
+"""One server, as one event loop sees it: its connections, and the queues before them."""
 
 from __future__ import annotations
 
@@ -9,49 +9,41 @@ from typing import Any, Final, cast
 
 from redis import exceptions as errors
 
+from redis_sessions.connect.clock import Measurement, ServerClock
 from redis_sessions.connect.connector import Connector
+from redis_sessions.connect.deployment import Address
+from redis_sessions.connect.nodes import NodeHealth
+from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command, Script
+from redis_sessions.connect.wire import Wire
 from redis_sessions.errors import StoreError
-from redis_sessions.stores.clock import Measurement, ServerClock
-from redis_sessions.stores.coalescing import Batcher, Health
+from redis_sessions.stores.batching import Batcher
 from redis_sessions.stores.commands import (
     COMMIT,
-    NONSENSE,
-    Command,
+    IndexCommand,
     Item,
-    Question,
-    Script,
     Write,
     answer_of,
     command_of,
     commit_of,
     verdict,
 )
+from redis_sessions.stores.dialects import ONE_SERVER, Dialect
 from redis_sessions.stores.durability import Durability
-from redis_sessions.stores.nodes import NodeHealth
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import Repeats
 from redis_sessions.stores.replicas import Replicas
-from redis_sessions.stores.wire import Wire
 
-__all__ = ["REDIRECTS", "Channel"]
+__all__ = ["Channel"]
 
-REDIRECTS: Final = (
-    *(errors.AskError, errors.TryAgainError),  # MOVED is an ASK
-    *(errors.ClusterDownError, errors.ReadOnlyError),
-)
-"""What a Cluster's node says of one item, for whoever knows the other nodes."""
-
-
-# WAIT's answer where the primary is one no more: since before, or while it waited.
-_NO_PRIMARY: Final = ("WAIT cannot be used with replica", "UNBLOCKED")
+# WAIT answers so where the server is a replica, or became one while WAIT waited.
+_NOT_PRIMARY: Final = ("WAIT cannot be used with replica", "UNBLOCKED")
 
 
 class Channel:
-    """Sends what arrives together together: as few commands as the server allows.
+    """Sends together what arrives together, in as few commands as the server allows.
 
-    `sharded`: it is a Cluster's node, where each item is a command of its own, and its failure
-    may be one of `REDIRECTS`. What has to wait for replicas has queues of its own, since the
-    wait holds up what comes after it on its connection.
+    There are five queues. Writes that wait for replicas have queues of their own
+    (`replicated_…`), since WAIT holds up everything after it on its connection.
     """
 
     def __init__(
@@ -60,61 +52,75 @@ class Channel:
         timeout: float,
         scripts: Sequence[Script],
         clock: ServerClock,
-        waits: Durability | None = None,
-        *,
-        sharded: bool = False,
+        durability: Durability | None = None,
+        dialect: Dialect = ONE_SERVER,
     ) -> None:
         self.connector = connector
-        self.repeats = repeats = Repeats(sharded=sharded)
+        self.repeats = repeats = Repeats(dialect)
         self._measurement = measurement = Measurement(clock, connector.where)
 
-        async def greet(connection: Any) -> None:  # not a method: pools mustn't keep a channel
-            measurement.greet()
-            await repeats.greet(connection)
+        async def on_connect(connection: Any) -> None:  # no method: a pool mustn't hold a channel
+            measurement.on_connect()
+            await repeats.on_connect(connection)
 
-        self.wire = Wire(connector.greeted(greet), timeout, [COMMIT, *scripts])
-        self.health = health = NodeHealth(connector.where) if sharded else Health()
-        self._waits = waits
-        self._sharded = sharded
-        get, write, ask = (
-            (self._each, self._each, self._each)
-            if sharded
-            else (self._get_all, self._write_all, self._ask_all)
+        connector_here = connector.with_on_connect(on_connect)
+        self.wire = Wire(connector_here, timeout, [COMMIT, *scripts])
+        self.health = health = dialect.new_health(connector.where)
+        self._durability = durability
+        self._redirects = dialect.redirects
+        load, write, write_replicated = (
+            (self._each, self._each, self._each_replicated)
+            if dialect.one_key_a_command
+            else (self._load_all, self._write_all, self._write_all_replicated)
         )
-        self.loads = Batcher[str, "bytes | None"](get, health, timeout)
+        self.loads = Batcher[str, "bytes | None"](load, health, timeout)
         self.writes = Batcher[Write, Commit](write, health, timeout)
-        self.questions = Batcher[Question, Any](ask, health, timeout)
-        self.sure_writes, self.sure_questions = self.writes, self.questions
-        self.asks = Batcher[Item, Any](self._each_asking, health, timeout) if sharded else None
-        """For slots that are on their way to this node."""
+        self.index_commands = Batcher[IndexCommand, Any](self._each, health, timeout)
+        self.replicated_writes = self.writes
+        self.replicated_index_commands = self.index_commands
+        self.asking = Batcher[Item, Any](self._each_asking, health, timeout)
+        """For keys that are on their way to this node of a Cluster."""
         here = connector.deployment
         self.replicas: Replicas | None = None
         if here.reads_replicas:
             known = here.hosts[1:] if here.kind == "server" else ()
-            self.replicas = Replicas(connector, self.wire, timeout, known, sharded=sharded)
-        if waits is not None:
-            patience = timeout + waits.timeout
-            surely = self._each_surely if sharded else self._write_surely
-            self.sure_writes = Batcher(surely, health, patience)
-            self.sure_questions = Batcher(self._each_surely, health, patience)
+            self.replicas = Replicas(connector, self.wire, timeout, dialect, known)
+        if durability is not None:
+            patience = timeout + durability.timeout
+            self.replicated_writes = Batcher(write_replicated, health, patience)
+            self.replicated_index_commands = Batcher(self._each_replicated, health, patience)
 
-    def nearby(self, key: str) -> Awaitable[bytes | None] | None:
-        """A replica's copy, or nothing; None if no replica may be asked now."""
+    def load_from_replica(self, key: str) -> Awaitable[bytes | None] | None:
+        """A replica's value of a key; None if no replica may be asked now."""
         return None if self.replicas is None else self.replicas.load(key)
 
     async def info(self, section: str) -> list[bytes]:
-        """What each server says of itself; `StoreError`."""
-        said = await self.questions.submit(Question("", ("INFO", section)), 512)
+        """A section of INFO, for each server; here there is one. Raises `StoreError`."""
+        said = await self.index_commands.submit(IndexCommand("", ("INFO", section)), 512)
         if not isinstance(said, bytes):
-            raise self.wire.nonsense()
+            raise self.wire.unexpected_reply()
         return [said]
 
     async def tags(self, prefix: str) -> list[str]:
-        """A part of a key for each server that has some: here one."""
+        """A part of a key for each server, by which the key is on that server; here one."""
         return [token_hex(8)]
 
-    async def tell(self) -> None:
-        """Send what is due, without anything else; what fails stays due."""
+    @property
+    def node_health(self) -> NodeHealth:
+        """Its health as that of a Cluster's node, by `CLUSTER_NODE`."""
+        return cast("NodeHealth", self.health)
+
+    def note_replicas(self, addresses: Sequence[Address]) -> None:
+        """Note which replicas the Cluster's map names for this node."""
+        if self.replicas is not None:
+            self.replicas.addresses = addresses
+
+    def log_trouble(self, enabled: bool) -> None:
+        """Whether new trouble is logged. It needn't be while somebody else reports it."""
+        self.health.quiet = not enabled
+
+    async def repeat(self) -> None:
+        """Send the repeats that are due, without anything else. What fails stays due."""
         with suppress(StoreError):
             await self._send([("PING",)])
 
@@ -126,38 +132,43 @@ class Channel:
         await self.wire.close()
 
     def _send(self, commands: Sequence[Command], longer: float = 0) -> Awaitable[list[Any]]:
-        """Each command's reply. What is due goes ahead of them."""
+        """Each command's reply. What is due is sent before them."""
         if self.repeats.due or self._measurement.due:
             return self._send_due(commands, longer)
         return self.wire.send(commands, longer)
 
     async def _send_due(self, commands: Sequence[Command], longer: float) -> list[Any]:
-        """In as many pieces as it takes, as long as the server does some of it."""
+        """Send what is due, then the commands.
+
+        Repeats are sent in several pieces if they are many. If the server refuses all of a piece,
+        the rest waits for the next time.
+        """
         if self._measurement.due:
             await self._measurement.ask(self.wire)
         if not self.repeats.due:
             return await self.wire.send(commands, longer)
-        while len(some := self.repeats.some_due()) < len(self.repeats.due):
-            if not self.repeats.heard(some, await self.wire.send(self.repeats.commands(some))):
+        while len(some := self.repeats.next_due()) < len(self.repeats.due):
+            replies = await self.wire.send(self.repeats.commands(some))
+            if not self.repeats.note_replies(some, replies):
                 return await self.wire.send(commands, longer)
         ahead = self.repeats.commands(some)
         replies = await self.wire.send([*ahead, *commands], longer)
         try:
-            self.repeats.heard(some, replies[: len(ahead)])
-        except NONSENSE as exc:
-            raise self.wire.nonsense() from exc
+            self.repeats.note_replies(some, replies[: len(ahead)])
+        except UNEXPECTED_REPLY as exc:
+            raise self.wire.unexpected_reply() from exc
         return replies[len(ahead) :]
 
-    # -- one server: few commands
+    # -- one server that has every key: one command for all of a batch
 
-    async def _get_all(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+    async def _load_all(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         unique = keys if len(keys) == 1 else list(dict.fromkeys(keys))
         (values,) = await self._send([("MGET", *unique)])
         if isinstance(values, errors.RedisError):
-            raise self.wire.translated(values) from values
+            raise self.wire.translate(values) from values
         if values.__class__ is not list or len(values) != len(unique):
-            raise self.wire.nonsense()
-        self._note(values)
+            raise self.wire.unexpected_reply()
+        self._note_sizes(values)
         if len(unique) == len(keys):
             return cast("list[bytes | None]", values)
         found: dict[str, bytes | None] = dict(zip(unique, values, strict=True))
@@ -167,72 +178,68 @@ class Channel:
         (reply,) = await self._send([commit_of(writes)])
         return self._verdicts(writes, reply)
 
-    async def _ask_all(self, questions: Sequence[Question]) -> list[Any]:
-        replies = await self._send([question.command for question in questions])
-        return [self.wire.translated(r) if isinstance(r, errors.RedisError) else r for r in replies]
-
-    async def _write_surely(self, writes: Sequence[Write]) -> list[Commit | Exception]:
-        (reply,), confirmed = await self._and_wait([commit_of(writes)])
+    async def _write_all_replicated(self, writes: Sequence[Write]) -> list[Commit | Exception]:
+        (reply,), confirmed = await self._send_and_wait([commit_of(writes)])
         return self._judge(writes, self._verdicts(writes, reply), confirmed)
 
-    # -- a Cluster's node: a command for each
+    # -- a command for each item
 
     async def _each(self, items: Sequence[Item]) -> list[Any]:
         replies = await self._send([command_of(item) for item in items])
         if isinstance(items[0], str):
-            self._note([reply for reply in replies if isinstance(reply, bytes)])
+            self._note_sizes([reply for reply in replies if isinstance(reply, bytes)])
         return self._answers(items, replies)
 
-    async def _each_surely(self, items: Sequence[Item]) -> list[Any]:
-        replies, confirmed = await self._and_wait([command_of(item) for item in items])
+    async def _each_replicated(self, items: Sequence[Item]) -> list[Any]:
+        replies, confirmed = await self._send_and_wait([command_of(item) for item in items])
         return self._judge(items, self._answers(items, replies), confirmed)
 
     async def _each_asking(self, items: Sequence[Item]) -> list[Any]:
         commands = [part for item in items for part in (("ASKING",), command_of(item))]
-        waits = self._waits
-        if waits is None or not any(map(waits.concerns, items)):
+        durability = self._durability
+        if durability is None or not any(map(durability.concerns, items)):
             return self._answers(items, (await self._send(commands))[1::2])
-        replies, confirmed = await self._and_wait(commands)
+        replies, confirmed = await self._send_and_wait(commands)
         return self._judge(items, self._answers(items, replies[1::2]), confirmed)
 
     # -- replies
 
-    def _note(self, records: Sequence[bytes | None]) -> None:
-        """Records are as large as they were lately: that is how many fit into a batch."""
+    def _note_sizes(self, records: Sequence[bytes | None]) -> None:
+        """Note how large records were lately, by which the next batch of reads is bounded."""
         total = 0
         for record in records:
             if isinstance(record, bytes):
                 total += len(record)
-            elif record is not None:  # pyright: ignore[reportUnnecessaryComparison] - it lies
-                raise self.wire.nonsense()
+            elif record is not None:  # pyright: ignore[reportUnnecessaryComparison] - not sure
+                raise self.wire.unexpected_reply()
         mean = total // max(1, len(records))
         self.loads.reply_size += (mean - self.loads.reply_size) // 4
 
-    async def _and_wait(self, commands: Sequence[Command]) -> tuple[list[Any], Any]:
-        assert self._waits is not None
-        longer = self._waits.timeout
-        *replies, confirmed = await self._send([*commands, self._waits.command], longer)
+    async def _send_and_wait(self, commands: Sequence[Command]) -> tuple[list[Any], Any]:
+        assert self._durability is not None
+        longer = self._durability.timeout
+        *replies, confirmed = await self._send([*commands, self._durability.command], longer)
         return replies, confirmed
 
     def _judge(self, items: Sequence[Item], answers: list[Any], confirmed: Any) -> list[Any]:
-        assert self._waits is not None
+        assert self._durability is not None
         if isinstance(confirmed, errors.RedisError):
-            if not any(words in str(confirmed) for words in _NO_PRIMARY):
-                raise self.wire.translated(confirmed) from confirmed
-            confirmed = 0  # it was demoted in between
+            if not any(words in str(confirmed) for words in _NOT_PRIMARY):
+                raise self.wire.translate(confirmed) from confirmed
+            confirmed = 0  # the server is no primary any more: no replica has the writes
         if not isinstance(confirmed, int):
-            raise self.wire.nonsense()
-        return self._waits.judge(items, answers, confirmed)
+            raise self.wire.unexpected_reply()
+        return self._durability.judge(items, answers, confirmed)
 
     def _verdicts(self, writes: Sequence[Write], reply: Any) -> list[Commit | Exception]:
         if isinstance(reply, errors.RedisError):
-            raise self.wire.translated(reply) from reply
+            raise self.wire.translate(reply) from reply
         try:
             verdicts = [verdict(answer) for _, answer in zip(writes, reply, strict=True)]
-        except NONSENSE as exc:
-            raise self.wire.nonsense() from exc
+        except UNEXPECTED_REPLY as exc:
+            raise self.wire.unexpected_reply() from exc
         answers: list[Commit | Exception] = [
-            v if isinstance(v, Commit) else self.wire.translated(v) for v in verdicts
+            v if isinstance(v, Commit) else self.wire.translate(v) for v in verdicts
         ]
         self.repeats.note(writes, answers)
         return answers
@@ -246,9 +253,8 @@ class Channel:
     def _answer(self, item: Item, reply: Any) -> Any:
         try:
             answer = answer_of(item, reply)
-        except NONSENSE:
-            return self.wire.nonsense()
-        if not isinstance(answer, errors.RedisError):
-            return answer
-        redirected = self._sharded and isinstance(answer, REDIRECTS)
-        return answer if redirected else self.wire.translated(answer)
+        except UNEXPECTED_REPLY:
+            return self.wire.unexpected_reply()
+        if isinstance(answer, errors.RedisError) and not isinstance(answer, self._redirects):
+            return self.wire.translate(answer)
+        return answer

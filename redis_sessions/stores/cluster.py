@@ -1,7 +1,8 @@
-"""A Cluster: which node has a key, a channel to each node, and what to do when they disagree.
+"""A Cluster: a channel to each node, and what to do when the nodes disagree.
 
-The slot map is our own. An item goes to its slot's node in that node's next batch, and is sent
-again, alone, where a node names another one: within one deadline, and to nobody else's cost.
+An item goes to the node that has its slot, in that node's next batch. If the node names another
+one, the item is sent again, alone. All of this is bounded by one time-out, and other items don't
+wait for it.
 """
 
 from __future__ import annotations
@@ -9,54 +10,55 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Sequence
-from contextvars import Context
-from typing import Any, Final, Generic, Literal, TypeVar, cast
+from functools import partial
+from typing import Any, Final, Literal
 
 from redis import exceptions as errors
 from redis.crc import key_slot
 
+from redis_sessions.connect.clock import ServerClock
 from redis_sessions.connect.connector import Connector
-from redis_sessions.connect.urls import Address
+from redis_sessions.connect.deployment import Address
+from redis_sessions.connect.health import AWAY
+from redis_sessions.connect.nodes import tags
+from redis_sessions.connect.resp import Script
+from redis_sessions.connect.slots import SlotMap
 from redis_sessions.errors import ReplicationError, StoreError, StoreUnavailableError
 from redis_sessions.stores.channel import Channel
-from redis_sessions.stores.clock import ServerClock
-from redis_sessions.stores.coalescing import AWAY
-from redis_sessions.stores.commands import NONSENSE, Item, Question, Script, Write
+from redis_sessions.stores.commands import Item
+from redis_sessions.stores.dialects import CLUSTER_NODE
 from redis_sessions.stores.durability import Durability
-from redis_sessions.stores.nodes import SLOTS, NodeHealth, tags
-from redis_sessions.stores.protocols import Commit
 
 __all__ = ["Cluster"]
 
-T = TypeVar("T")
-Sent = TypeVar("Sent", bound=Item)
-
-_REFRESH_EVERY: Final = 0.1  # seconds
-_ASKED: Final = 8  # nodes, for one map
-_PAUSE: Final = 0.01  # seconds at most before it is tried again, and each time twice that
+_PAUSE: Final = 0.01
+"""Seconds before the second retry, at most. Each further pause may be twice as long."""
 _LONGEST_PAUSE: Final = 0.3
 
-_LATER: Final = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
-_DOWN: Final = 0.25  # of the timeout: then requests no longer wait for a Cluster that is down
+_RETRY: Final = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
+_DOWN: Final = 0.25
+"""The part of the time-out for which an answer CLUSTERDOWN is believed to pass."""
 
-Queue = Literal["loads", "writes", "questions", "sure_writes", "sure_questions"]
+Queue = Literal[
+    "loads", "writes", "index_commands", "replicated_writes", "replicated_index_commands"
+]
 
 
-class _Lane(Generic[Sent, T]):
-    """One kind of item, to whichever node has it: what a channel's queue is to one server."""
+class _ClusterQueue:
+    """A queue of all nodes: each item goes to that queue of the node which has its key."""
 
     def __init__(self, cluster: Cluster, queue: Queue) -> None:
         self._cluster = cluster
         self._queue: Queue = queue
 
-    def ask(self, item: Sent, size: int) -> Awaitable[T]:
+    def submit(self, item: Item, size: int) -> Awaitable[Any]:
         return self._cluster.run(self._queue, item, size)
 
-    submit = ask
+    ask = submit
 
 
 class Cluster:
-    """The nodes of one Cluster, as one event loop sees them. It has what a `Channel` has."""
+    """The nodes of one Cluster, as one event loop sees them."""
 
     def __init__(
         self,
@@ -64,65 +66,74 @@ class Cluster:
         timeout: float,
         scripts: Sequence[Script],
         clock: ServerClock,
-        waits: Durability | None = None,
+        durability: Durability | None = None,
     ) -> None:
         self._connector = connector
         self._timeout = timeout
         self._scripts = scripts
         self._clock = clock
-        self._waits = waits
+        self._durability = durability
         self._loop = asyncio.get_running_loop()
-        self._nodes: dict[Address, Channel] = {}
-        self._slots: list[Channel | None] = [None] * SLOTS
-        self._refreshing: asyncio.Task[None] | None = None
-        self._refreshed = float("-inf")
-        self._trouble: StoreError | None = None  # why there is no map
-        self._telling: set[asyncio.Task[None]] = set()
-        self.loads = _Lane[str, "bytes | None"](self, "loads")
-        self.writes = _Lane[Write, Commit](self, "writes")
-        self.questions = _Lane[Question, Any](self, "questions")
-        self.sure_writes = _Lane[Write, Commit](self, "sure_writes")
-        self.sure_questions = _Lane[Question, Any](self, "sure_questions")
+        self._map = SlotMap[Channel](
+            connector, timeout, self._new_node, self._pass_on_repeats, self._forget
+        )
+        self._repeating: set[asyncio.Task[None]] = set()
+        self.loads = _ClusterQueue(self, "loads")
+        self.writes = _ClusterQueue(self, "writes")
+        self.index_commands = _ClusterQueue(self, "index_commands")
+        self.replicated_writes = _ClusterQueue(self, "replicated_writes")
+        self.replicated_index_commands = _ClusterQueue(self, "replicated_index_commands")
 
     async def run(self, queue: Queue, item: Item, size: int) -> Any:
-        """One item's answer, from the node that has its key; `StoreError`."""
+        """One item's answer, from the node that has its key; `StoreError`.
+
+        There are five cases for what the node does:
+
+        1. It answers. The answer counts, unless the node has lost the slot meanwhile.
+        2. It names another node for the whole slot (MOVED). The slot map is corrected, and the
+           item goes there.
+        3. It names another node for this key alone (ASK), since the slot is on its way there. The
+           item goes there once, after ASKING. The slot map stays.
+        4. It says that the Cluster is down, or that the item is to be tried again. The slot map is
+           fetched, and the item is tried again, unless the Cluster has been down for a while.
+        5. It is away, or too few replicas have the write. The item is tried again if another node
+           has the slot by now. Otherwise the error is raised.
+
+        All attempts together take one time-out; the answer to the last one may take longer.
+        """
         slot = key_slot((item if isinstance(item, str) else item.key).encode())
         ends = self._loop.time() + self._timeout
         attempt = 0
         while True:
-            node = self._slots[slot] or await self._find(slot, ends)
+            node = self._map.owners[slot] or await self._map.find(slot, ends)
             try:
                 answer = await self._submit(node, queue, item, size)
             except errors.MovedError as exc:
                 trouble: Exception = exc
-                self._slots[slot] = named = self._named_by(exc, node)
-                _health(named).belongs(True)
-                self._refresh()
-            except (*_LATER, errors.AskError) as exc:
+                self._map.correct(slot, exc, node)
+            except errors.AskError as exc:
                 trouble = exc
-                if isinstance(exc, errors.AskError):  # still the map's node, but not for this key
-                    target = self._named_by(exc, node)
-                    try:
-                        self._check(ends, node, trouble)
-                        assert target.asks is not None
-                        return await target.asks.submit(item, size)
-                    except (*_LATER, errors.AskError) as told:
-                        trouble = told
-                else:
-                    self._refresh()
-                    self._check_down(node, queue, exc)
+                target = self._map.named_by(exc, node)
+                self._check_time(ends, node, trouble)
+                try:
+                    return await target.asking.submit(item, size)
+                except (*_RETRY, errors.AskError) as again:
+                    trouble = again
+            except _RETRY as exc:
+                trouble = exc
+                self._map.refresh()
+                self._check_down(node, queue, exc)
             except StoreUnavailableError as exc:
                 trouble = exc
-                # All that is sent may be repeated, but it is of use elsewhere only.
-                if exc.reason not in AWAY or not await self._moved(slot, node, ends):
+                if exc.reason not in AWAY or not await self._map.has_moved(slot, node, ends):
                     raise
             except ReplicationError as exc:
                 trouble = exc
-                if self._has(node, slot):
+                if self._map.has_slot(node, slot):
                     raise
             else:
-                _health(node).serves(queue)
-                if self._has(node, slot):
+                node.node_health.note_answer(queue)
+                if self._map.has_slot(node, slot):
                     return answer
                 where = node.connector.where
                 trouble = StoreUnavailableError(f"{where} was left meanwhile", reason="server")
@@ -130,201 +141,93 @@ class Cluster:
             if attempt > 1:
                 pause = min(_PAUSE * 2**attempt, _LONGEST_PAUSE)
                 await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - to spread them
-            self._check(ends, node, trouble)
+            self._check_time(ends, node, trouble)
 
-    def _has(self, node: Channel, slot: int) -> bool:
-        """Whether it counts what the node answered: it may have lost the slot in between."""
-        return self._slots[slot] in (node, None)
-
-    def _check(self, ends: float, node: Channel, trouble: Exception) -> None:
-        """Nothing is sent on after the deadline: a late write must find the tombstone."""
+    def _check_time(self, ends: float, node: Channel, trouble: Exception) -> None:
+        """Raise if the time is over. No write may be sent later, as `stores.deadline` says."""
         if self._loop.time() > ends:
-            raise _translated(node, trouble) from trouble
+            raise _translate(node, trouble) from trouble
 
     def _check_down(self, node: Channel, queue: Queue, trouble: Exception) -> None:
-        """A failover may pass quickly; a Cluster that stays down isn't waited for."""
+        """Raise if the node has said CLUSTERDOWN for a while. A failover takes less than that."""
         if isinstance(trouble, errors.ClusterDownError):
-            told = _translated(node, trouble)
-            if _health(node).is_down(queue, told, self._loop.time(), self._timeout * _DOWN):
-                raise told from trouble
+            error = _translate(node, trouble)
+            now, patience = self._loop.time(), self._timeout * _DOWN
+            if node.node_health.note_down(queue, error, now, patience):
+                raise error from trouble
 
     async def _submit(self, node: Channel, queue: Queue, item: Item, size: int) -> Any:
-        lane: Any = getattr(node, queue)
-        return await lane.submit(item, size)
+        of_node: Any = getattr(node, queue)
+        return await of_node.submit(item, size)
 
-    def nearby(self, key: str) -> Awaitable[bytes | None] | None:
-        """A replica's copy, or nothing; None if no replica may be asked now."""
-        node = self._slots[key_slot(key.encode())]
-        return None if node is None else node.nearby(key)
+    def load_from_replica(self, key: str) -> Awaitable[bytes | None] | None:
+        """A replica's value of a key; None if no replica may be asked now."""
+        node = self._map.owner_of(key)
+        return None if node is None else node.load_from_replica(key)
 
     async def info(self, section: str) -> list[bytes]:
-        """What each primary says of itself; `StoreError`."""
-        await self._find(0, self._loop.time() + self._timeout)
-        nodes = {id(node): node for node in self._slots if node is not None}
-        return [text for node in nodes.values() for text in await node.info(section)]
+        """A section of INFO, for each primary; `StoreError`."""
+        await self._map.find(0, self._loop.time() + self._timeout)
+        nodes = dict.fromkeys(node for node in self._map.owners if node is not None)
+        return [text for node in nodes for text in await node.info(section)]
 
     async def tags(self, prefix: str) -> list[str]:
-        """A part of a key for each primary, which makes it one of this primary's."""
-        await self._refreshed_within(self._timeout)
-        if not any(self._slots):
-            await self._find(0, self._loop.time())  # it says why
-        return tags(prefix, self._slots)
+        """A part of a key for each primary, by which the key is on that primary."""
+        await self._map.refreshed_within(self._timeout)
+        if not any(self._map.owners):
+            await self._map.find(0, self._loop.time())  # raises the error that says why
+        return tags(prefix, self._map.owners)
+
+    def log_trouble(self, enabled: bool) -> None:
+        """Has no effect: the trouble of a single node is logged in any case."""
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
-        tasks = [task for task in (self._refreshing, *self._telling) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        await self._map.stop()
+        if tasks := list(self._repeating):
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
-        nodes = list(self._nodes.values())
-        self._nodes.clear()
-        self._slots = [None] * SLOTS
-        for node in nodes:
-            await node.close()
+        await self._map.close()
 
-    # -- the map
-
-    async def _find(self, slot: int, ends: float) -> Channel:
-        """The slot's node by a map that is fetched first."""
-        if self._slots[slot] is None:
-            await self._refreshed_within(ends - self._loop.time())
-        node = self._slots[slot]
-        if node is not None:
-            return node
-        where = self._connector.where
-        raise self._trouble or StoreUnavailableError(
-            f"{where} has no node for slot {slot}", reason="server"
+    def _new_node(self, address: Address) -> Channel:
+        return Channel(
+            self._connector.to(address),
+            self._timeout,
+            self._scripts,
+            self._clock,
+            self._durability,
+            CLUSTER_NODE,
         )
 
-    async def _moved(self, slot: int, node: Channel, ends: float) -> bool:
-        """Whether another node than the one that is away has the slot by now."""
-        await self._refreshed_within(ends - self._loop.time())
-        return self._slots[slot] not in (node, None)
+    def _forget(self, node: Channel) -> None:
+        self._clock.forget(node.connector.where)
 
-    async def _refreshed_within(self, seconds: float) -> None:
-        running = self._refreshing is not None and not self._refreshing.done()
-        if running and self._trouble is not None:
-            return  # while no node answers one request waits for them, and the others don't
-        refresh = self._refresh()
-        if refresh is not None and seconds > 0:
-            await asyncio.wait([refresh], timeout=seconds)
+    def _has_left(self, node: Channel, key: str) -> bool:
+        return self._map.owner_of(key) not in (node, None)
 
-    def _refresh(self) -> asyncio.Task[None] | None:
-        """Fetch the map again, unless that has just been done: one at a time, for all."""
-        running = self._refreshing
-        if running is not None and not running.done():
-            return running
-        if self._loop.time() < self._refreshed + _REFRESH_EVERY:
-            return None
-        self._refreshing = task = self._loop.create_task(self._fetch(), context=Context())
-        return task
+    def _pass_on_repeats(self, nodes: Sequence[Channel]) -> None:
+        """Give the repeats of slots that a node has lost to the nodes that have them now.
 
-    async def _fetch(self) -> None:
-        trouble: StoreError | None = None
-        for node in self._to_ask():
-            try:
-                async with asyncio.timeout(self._timeout / 4):
-                    reply = await node.wire.send_one("CLUSTER", "SLOTS")
-                await self._adopt(reply, node)
-            except TimeoutError:
-                where = node.connector.where
-                trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
-            except StoreError as exc:
-                trouble = exc
-            except NONSENSE:
-                trouble = node.wire.nonsense()
-            else:
-                trouble = None
-                break
-        self._trouble, self._refreshed = trouble, self._loop.time()
-
-    def _to_ask(self) -> list[Channel]:
-        """Those that seem well first, the URL's among them."""
-        seeds = [self._node(address) for address in self._connector.deployment.hosts]
-        nodes = [*{id(n): n for n in (*self._nodes.values(), *seeds)}.values()]
-        random.shuffle(nodes)
-        return sorted(nodes, key=lambda node: node.health.trouble is not None)[:_ASKED]
-
-    async def _adopt(self, reply: Any, asked: Channel) -> None:
-        """CLUSTER SLOTS: [first, last, primary, replica ...] for each range of slots."""
-        slots: list[Channel | None] = [None] * SLOTS
-        for first, last, primary, *replicas in reply:
-            if not 0 <= first <= last < SLOTS:
-                raise ValueError(reply)
-            node = self._node(_address(primary[0], primary[1], asked))
-            if node.replicas is not None:
-                node.replicas.addresses = [_address(r[0], r[1], asked) for r in replicas]
-            slots[first : last + 1] = [node] * (last - first + 1)
-        if not any(slots):
-            raise StoreUnavailableError(
-                f"{asked.connector.where} knows of no slots that are served", reason="server"
-            )
-        before, self._slots = set(self._slots), slots
-        kept = set(slots)
-        for known in before | kept:
-            if known is not None:
-                _health(known).belongs(known in kept)
-        for known in self._nodes.values():
-            self._repeat(known)
-        seeds = self._connector.deployment.hosts
-        for address, node in list(self._nodes.items()):
-            if node not in kept and address not in seeds:
-                del self._nodes[address]
-                self._clock.forget(node.connector.where)
-                await node.close()
-
-    def _repeat(self, node: Channel) -> None:
-        """Who has another's slots now hears what was answered there: it may have lost that."""
-        owners = set[Channel]()
-        for repeat in node.repeats.take(lambda key: self._slot_owner(key) not in (node, None)):
-            owner = self._slot_owner(repeat.write.key)
-            assert owner is not None
-            owner.repeats.add(repeat)
-            owners.add(owner)
-        for owner in owners:  # which may be sent nothing else for long
-            telling = self._loop.create_task(owner.tell())
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
-
-    def _slot_owner(self, key: str) -> Channel | None:
-        return self._slots[key_slot(key.encode())]
-
-    def _named_by(self, told: errors.AskError, by: Channel) -> Channel:
-        named: Any = told
-        return self._node(_address(named.host, named.port, by))
-
-    def _node(self, address: Address) -> Channel:
-        node = self._nodes.get(address)
-        if node is None:
-            node = self._nodes[address] = Channel(
-                self._connector.to(address),
-                self._timeout,
-                self._scripts,
-                self._clock,
-                self._waits,
-                sharded=True,
-            )
-        return node
+        Such a node may have taken over without the last writes.
+        """
+        owners = dict[Channel, None]()
+        for node in nodes:
+            for repeat in node.repeats.pop(partial(self._has_left, node)):
+                owner = self._map.owner_of(repeat.write.key)
+                assert owner is not None
+                owner.repeats.add(repeat)
+                owners[owner] = None
+        for owner in owners:  # at once, since it may be sent nothing else for long
+            repeating = self._loop.create_task(owner.repeat())
+            self._repeating.add(repeating)
+            repeating.add_done_callback(self._repeating.discard)
 
 
-def _health(node: Channel) -> NodeHealth:
-    return cast("NodeHealth", node.health)
-
-
-def _address(host: str | bytes | None, port: int, asked: Channel) -> Address:
-    """A node's; a host that it doesn't know is the one that was asked."""
-    name = host.decode() if isinstance(host, bytes) else host
-    if not name or name == "?":
-        name = asked.connector.address[0]
-    remap = asked.connector.deployment.remap
-    return remap((name, int(port))) if remap else (name, int(port))
-
-
-def _translated(node: Channel, trouble: Exception) -> StoreError:
+def _translate(node: Channel, trouble: Exception) -> StoreError:
     if isinstance(trouble, StoreError):
         return trouble
     if isinstance(trouble, errors.AskError):
         where = node.connector.where
         return StoreUnavailableError(f"{where} sends its clients on, in circles", reason="server")
-    return node.wire.translated(trouble)
+    return node.wire.translate(trouble)

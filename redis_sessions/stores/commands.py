@@ -1,15 +1,14 @@
-"""What a store asks a server: reads, compare-and-sets, and questions to an index."""
+"""What a store sends to a server: reads, compare-and-sets, and commands to an index."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from hashlib import sha1
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple
 
-import hiredis
 from redis.exceptions import RedisError, ResponseError
 
+from redis_sessions.connect.resp import Command, Script
 from redis_sessions.stores.protocols import Commit
 
 __all__ = [
@@ -17,57 +16,41 @@ __all__ = [
     "COMMIT",
     "EARLIER",
     "END",
-    "NONSENSE",
-    "ROTATED_AT",
-    "VERSION",
-    "Command",
+    "INDEX",
+    "LOCK",
+    "IndexCommand",
     "Item",
-    "Question",
-    "Script",
     "Weight",
     "Write",
     "answer_of",
     "command_of",
     "commit_of",
-    "packed",
-    "reply_of",
+    "script",
     "verdict",
 ]
 
-Command = tuple[Any, ...]
 Weight = Literal["read", "touch", "lifecycle"]
+"""What a failover would lose with a command: nothing, a touch, or a sign-in or revocation."""
 
 ABSENT: Final = b""
+"""In the place of an expected version: nothing must be stored."""
 END: Final = b"*"
+"""In the place of an expected version: whatever is stored ends."""
 EARLIER: Final = b"<"
-NONSENSE: Final = (AttributeError, LookupError, TypeError, ValueError)
-"""What reading a reply raises that is of another form than its command's."""
-
-VERSION: Final = 33
-"""Bytes of a record's header, and of a whole tombstone."""
-ROTATED_AT: Final = slice(5, 9)
-"""Where a header says when its token replaced another."""
-
-# Its stub says one argument.
-_pack: Final = cast("Callable[[Command], bytes]", getattr(hiredis, "pack_command"))  # noqa: B009
+"""In the place of an expected version: a record must be stored that was rotated earlier."""
 
 # Calling the enum costs five times as much.
 _COMMITS: Final = {commit.value: commit for commit in Commit}
 
 
-class Script:
-    """A Lua script; a command that calls it."""
-
-    def __init__(self, file: str) -> None:
-        self.text = (files("redis_sessions.stores") / file).read_bytes()
-        self.sha = sha1(self.text, usedforsecurity=False).hexdigest()
-
-    def call(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
-        """The command that runs it by name; a server that doesn't know the name is told."""
-        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+def script(file: str) -> Script:
+    """A script of this package."""
+    return Script((files("redis_sessions.stores") / file).read_bytes())
 
 
-COMMIT: Final = Script("commit.lua")
+COMMIT: Final = script("commit.lua")
+INDEX: Final = script("index.lua")
+LOCK: Final = script("lock.lua")
 
 
 class Write(NamedTuple):
@@ -75,45 +58,45 @@ class Write(NamedTuple):
 
     key: str
     expected: bytes
-    """The version that must be there; `ABSENT`, `END`, or `EARLIER`."""
+    """The version that must be stored; or `ABSENT`, `END` or `EARLIER`."""
     value: bytes
     ttl: int
+    """Milliseconds."""
 
 
-class Question(NamedTuple):
-    """A command to one index, or other key."""
+class IndexCommand(NamedTuple):
+    """A command to one index, or to another key that isn't a record's: a lock, the key notes."""
 
     key: str
     command: Command
     weight: Weight = "read"
-    """What a failover would lose with it."""
 
 
-Item = str | Write | Question
-"""A key to read, or one of the others."""
+Item = str | Write | IndexCommand
+"""What a queue holds: a key to read, or one of the others."""
 
 
 def command_of(item: Item) -> Command:
-    """The command that is about this item alone."""
+    """The command for this item alone."""
     if isinstance(item, str):
         return "GET", item
-    return item.command if isinstance(item, Question) else COMMIT.call([item.key], item[1:])
+    return item.command if isinstance(item, IndexCommand) else COMMIT.call([item.key], item[1:])
 
 
 def commit_of(writes: Sequence[Write]) -> Command:
-    """The command that is about all of them."""
+    """The command for several writes."""
     items = [part for write in writes for part in write[1:]]
     return COMMIT.call([write.key for write in writes], items)
 
 
 def answer_of(item: Item, reply: Any) -> Any:
-    """What that command's reply is for who asked: an answer, or an error of redis-py.
+    """The answer to an item, from the reply to its own command; or an error of redis-py.
 
-    Raises one of `NONSENSE`.
+    Raises one of `UNEXPECTED_REPLY` if the reply is of another form than the command's.
     """
     if isinstance(reply, RedisError):
         if isinstance(item, str) and isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
-            return None  # as MGET has it: it is no record
+            return None  # as MGET has it: such a key is no record
         return reply
     if isinstance(item, Write):
         (answer,) = reply
@@ -124,20 +107,7 @@ def answer_of(item: Item, reply: Any) -> Any:
 
 
 def verdict(answer: int | bytes) -> Commit | ResponseError:
-    """What the commit script says of one item."""
+    """What the commit script's answer to one item means."""
     if isinstance(answer, int):
         return _COMMITS[answer]
     return ResponseError(answer.decode(errors="replace"))
-
-
-def packed(commands: Sequence[Command]) -> bytes:
-    """What a connection sends."""
-    return _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
-
-
-async def reply_of(connection: Any) -> Any:
-    """The next reply that a connection reads, also if it is the error of one command."""
-    try:
-        return await connection.read_response()
-    except ResponseError as exc:
-        return exc

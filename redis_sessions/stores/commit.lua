@@ -1,15 +1,20 @@
--- Compare-and-set of many records. For KEYS[i], three arguments:
---   expected   the version (33 bytes) that must be stored; "" nothing must be; "*" end it;
---              "<" a record must be that was rotated earlier than the new one
---   value      the new record, or a tombstone (33 bytes, a version alone)
+-- Compare-and-set of many records. Each of KEYS has three arguments:
+--   expected   the version that must be stored. Or one of:
+--              ""  nothing must be stored
+--              "*" whatever is stored ends
+--              "<" a record must be stored that was rotated earlier than the new one
+--   value      the new record, or a tombstone
 --   ttl        milliseconds
--- Answers, for each: 1 stored (or ended), 0 conflict, -1 gone (or ended before), or an error's text.
--- No `#!lua` line: with it Redis 7 refuses the whole script where one item would fail.
+-- The reply has for each key: 1 stored (or ended), 0 conflict, -1 gone (or ended before), or the text
+-- of an error.
+-- There is no `#!lua` line. With it Redis 7 refuses the whole script if one item would fail.
 
+-- The layout of stored bytes is that of redis_sessions/session/record.py: the first 33 bytes are the
+-- version, and a tombstone is a version alone. Bytes 6 to 9, as Lua counts, are `rotated_at`.
 local VERSION = 33
 
 local function rotated_at(header)
-  -- Not by `<` on strings, which goes by the server's locale.
+  -- Lua's `<` on strings isn't used, since it goes by the server's locale.
   local a, b, c, d = string.byte(header, 6, 9)
   return ((a * 256 + b) * 256 + c) * 256 + d
 end
@@ -36,14 +41,13 @@ local function commit(key, expected, value, ttl)
   end
 
   if (#value == VERSION and head ~= '') or expected == '<' then
-    -- A tombstone is smaller than what it replaces, and a sign-out must not fail for want of
-    -- memory, nor a rotation that is repeated: a script that has written already is past the
-    -- server's check.
+    -- A sign-out must not fail for want of memory, nor must a rotation that is repeated. The server
+    -- checks its memory only until a script has written something, which this command does.
     redis.pcall('PEXPIRE', key, ttl)
   end
   local missing = expected == '*' and head == ''
   if missing then
-    -- One that differs in a random byte: to a retry it is another's, so that it answers the same.
+    -- A retry must answer the same. So the tombstone that is stored isn't the one that was sent.
     local last = (string.byte(value, VERSION) + 1) % 256
     value = string.sub(value, 1, VERSION - 1) .. string.char(last)
   end
@@ -56,7 +60,7 @@ local answers = {}
 for i, key in ipairs(KEYS) do
   local answer = commit(key, ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i])
   if type(answer) == 'table' then
-    -- A demoted primary: the client has to hear of it, not the item.
+    -- This server is a primary no more. The client has to know it, rather than the item.
     if string.find(answer.err, 'READONLY', 1, true) then return answer end
     answer = answer.err
   end

@@ -1,4 +1,4 @@
-"""Which writes wait for replicas, and what becomes of one that too few replicas have in time."""
+"""Which writes wait for replicas (`WAIT`), and what happens if too few have one in time."""
 
 from __future__ import annotations
 
@@ -6,76 +6,73 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from redis_sessions.connect.resp import Command
 from redis_sessions.errors import ConfigurationError, ReplicationError, check_bound
 from redis_sessions.events import logger
-from redis_sessions.stores.commands import (
-    ABSENT,
-    END,
-    ROTATED_AT,
-    VERSION,
-    Command,
-    Item,
-    Question,
-    Write,
-)
+from redis_sessions.session.record import is_change
+from redis_sessions.stores.commands import END, IndexCommand, Item, Write
 from redis_sessions.stores.protocols import Commit
 
-__all__ = ["Durability", "OnTooFew", "WaitFor", "durability"]
+__all__ = ["MAX_WAIT", "Durability", "OnTooFew", "WaitFor", "durability"]
 
 WaitFor = Literal["lifecycle", "all"]
 OnTooFew = Literal["error", "warn"]
 
 MAX_WAIT: Final = 2.5
+"""Seconds. `stores.deadline` says what depends on it."""
 
 
 @dataclass
 class Durability:
-    """`WAIT` for so many replicas, `timeout` seconds at most."""
+    """Writes wait for so many replicas, and for `timeout` seconds at most."""
 
     replicas: int
     timeout: float
     every: bool
-    """Ordinary changes and touches wait, too."""
+    """Whether changes and touches wait as well."""
     strict: bool
-    _short: bool = field(default=False, init=False)  # too few, the last time
+    """Whether too few replicas are an error; else they are a warning in the log."""
+    _short: bool = field(default=False, init=False)  # whether there were too few the last time
 
     @property
     def command(self) -> Command:
+        """The command that follows the writes on their connection."""
         return "WAIT", self.replicas, max(1, int(self.timeout * 1000))
 
     def concerns(self, item: Item) -> bool:
-        """Whether this write waits. What it is, its headers say."""
+        """Whether this item is a write that waits.
+
+        A write of a record waits if it creates, rotates or ends a session.
+        """
         if isinstance(item, str):
             return False
-        if isinstance(item, Question):
+        if isinstance(item, IndexCommand):
             return item.weight == "lifecycle" or (self.every and item.weight == "touch")
-        if self.every or item.expected in (ABSENT, END) or len(item.value) == VERSION:
-            return True
-        return item.value[ROTATED_AT] != item.expected[ROTATED_AT]
+        return self.every or not is_change(item.value, item.expected)
 
     def judge(self, items: Sequence[Item], answers: Sequence[Any], confirmed: int) -> list[Any]:
-        """The answers, or `ReplicationError` for what was written to too few."""
+        """The answers, with `ReplicationError` in the place of those that too few replicas have."""
         written = [
             self.concerns(item) and _has_written(item, answer)
             for item, answer in zip(items, answers, strict=True)
         ]
         if not any(written):
-            return list(answers)  # then the number says nothing
+            return list(answers)  # the number of replicas concerns no write
         short = confirmed < self.replicas
         if not self.strict and short != self._short:
             if short:
-                logger.warning("sessions: %s", self._told(confirmed))
+                logger.warning("sessions: %s", self._message(confirmed))
             else:
                 logger.warning("sessions: %d replicas confirm writes again", self.replicas)
         self._short = short
         if not short or not self.strict:
             return list(answers)
         return [
-            ReplicationError(self._told(confirmed), result=answer) if wrote else answer
+            ReplicationError(self._message(confirmed), result=answer) if wrote else answer
             for wrote, answer in zip(written, answers, strict=True)
         ]
 
-    def _told(self, confirmed: int) -> str:
+    def _message(self, confirmed: int) -> str:
         return (
             f"a write is stored on the primary, but within {self.timeout:g} s {confirmed} of "
             f"{self.replicas} replicas confirmed it; a failover may lose it"
@@ -99,6 +96,10 @@ def durability(replicas: int, timeout: float, wait_for: str, on_too_few: str) ->
 def _has_written(item: Item, answer: object) -> bool:
     if isinstance(answer, Exception):
         return False
-    # An end that found nothing, or a tombstone, has renewed or set one.
+    # An end that found nothing, or a tombstone, has written a tombstone or its TTL.
     ends = isinstance(item, Write) and item.expected == END
-    return isinstance(item, Question) or answer is Commit.STORED or (ends and answer is Commit.GONE)
+    return (
+        isinstance(item, IndexCommand)
+        or answer is Commit.STORED
+        or (ends and answer is Commit.GONE)
+    )

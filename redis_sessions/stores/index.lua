@@ -1,28 +1,30 @@
--- The index of one principal: KEYS[1] is a hash. ARGV[1] names the operation, the rest are its arguments.
+-- The index of one principal: KEYS[1] is a hash. ARGV[1] names the operation; the rest are its arguments.
 --
 --   field         holds
---   a session's   "L authenticated seen expires descriptor": a session that signed in
---   marks         for each session that ended lately, oldest first: id (20), expires (13), marked (17 characters)
+--   an id         "L authenticated seen expires descriptor": the entry of a session that signed in
+--   marks         a mark for each session that ended lately, the oldest first. A mark is an id (20 characters),
+--                 when the session would have expired (13), and when it was marked (17)
 --   meta          "revoked happened before floor last keep":
---                 revoked  when all sessions of before were ended, -1: never; later than each time in here
---                 happened  that moment on the server's clock alone, by which sign-ins under way are refused
---                 keep     the session that was excepted then, and
---                 before   the `revoked` of before, from which it isn't excepted
---                 floor    the latest time at which one of the marks that had to go was made, -1: none had to
---                 last     the latest time that this index has given out
+--                 revoked   when all sessions were revoked, later than each time before; -1 if never
+--                 happened  the same moment on the server's clock alone, by which sign-ins under way are refused
+--                 keep      the session that this revocation excepted
+--                 before    the `revoked` of before, which holds for `keep`
+--                 floor     when the last of the marks was made that had to be removed; -1 if none was
+--                 last      the latest time that this index has given
 --
--- Times are milliseconds on this server's own clock, with microseconds behind the point; no two that an index
--- gives out are the same. Ages are counted back from the clock itself. No operation works on more than some hundred fields, however many there are.
+-- Times are milliseconds on this server's own clock, with microseconds behind the point. An index never gives
+-- the same time twice. Ages are counted back from the clock itself. An operation works on some hundred
+-- fields at most, however many there are.
 
 local MARKS, WIDTH = 256, 50
-local SAMPLE = 8           -- fields that a write looks at, so that those whose time is over go
-local DEADLINE = 30000     -- the writes of one request are over by then
+local SAMPLE = 8           -- fields that each write looks at, to remove those that have expired
+local DEADLINE = 30000     -- after so many milliseconds the writes of a request are over
 
 local key, what = KEYS[1], ARGV[1]
 
 local found = redis.pcall('HMGET', key, 'meta', 'marks')
 if found.err then
-  -- Another type of key has an index's name: nobody can be signed in as long as it stands there.
+  -- A key of another type has the name of this index. It is removed, since it would prevent sign-ins.
   if not string.find(found.err, 'WRONGTYPE', 1, true) then return found end
   redis.call('PEXPIRE', key, 0)
   found = {false, false}
@@ -34,7 +36,7 @@ local revoked, happened, before, floor, last, keep = string.match(found[1] or ''
 revoked, happened, before = tonumber(revoked or -1), tonumber(happened or -1), tonumber(before or -1)
 floor, last, keep = tonumber(floor or -1), tonumber(last or 0), keep or ''
 
--- After a failover the clock may be behind: what comes later has a later time all the same.
+-- After a failover the clock may be behind. What comes later has a later time all the same.
 local time = redis.call('TIME')
 local clock = time[1] * 1000 + time[2] / 1000
 local now = math.max(clock, last + 0.001)
@@ -54,7 +56,7 @@ local function get(id)
 end
 
 local function put(id, authenticated, seen, expires, descriptor)
-  now = math.max(now, authenticated)  -- so that a revocation which comes next has a later time
+  now = math.max(now, authenticated)  -- a revocation that comes next has a later time
   local times = 'L ' .. whole(authenticated) .. ' ' .. seen .. ' ' .. whole(expires)
   redis.call('HSET', key, id, times .. ' ' .. descriptor)
 end
@@ -84,12 +86,12 @@ local function is_marked(id)
   return false
 end
 
--- A sign-out must not fail for want of memory: a script that has sent a write is past the server's check.
+-- A sign-out must not fail for want of memory. The server checks its memory only until a script has written.
 local function pass_memory_check()
   redis.call('PEXPIRE', key, math.max(1, redis.call('PTTL', key)))
 end
 
--- What this index says of a session that was authenticated at that time.
+-- The status of a session that was authenticated at this time.
 local function status(id, authenticated, entry)
   local overtaken = authenticated <= (id == keep and before or revoked)
   if overtaken or is_marked(id) then return 'ended' end
@@ -104,7 +106,7 @@ if what == 'enter' then
   local at = math.max(clock - ARGV[3], own + 0.001)
   if is_marked(id) then return {'ended', '0', 0, '-1'} end
   if revoked > own and (own >= 0 or happened >= at) then return {'refused', '0', 0, '-1'} end
-  -- A record has whole milliseconds: the next one, so that no revocation of before ends it.
+  -- A record has whole milliseconds. The next one is taken, so that no revocation of before ends the session.
   local authenticated = math.max(math.ceil(at), math.floor(math.max(revoked, own)) + 1)
   local expires = now + ARGV[5]
   put(id, authenticated, exact(now), expires, ARGV[6])
@@ -118,7 +120,7 @@ elseif what == 'ask' then
   return status(ARGV[2], tonumber(ARGV[3]), get(ARGV[2]))
 
 elseif what == 'touch' then
-  -- id, authenticated, ttl, descriptor, what the other keys say -> {status, this server's clock}
+  -- id, authenticated, ttl, descriptor, the status under the other secret keys -> {status, this server's clock}
   local id, authenticated, elsewhere = ARGV[2], tonumber(ARGV[3]), ARGV[6]
   local entry = get(id)
   local here = status(id, authenticated, entry)
@@ -137,7 +139,7 @@ elseif what == 'touch' then
   return {'live', exact(clock)}
 
 elseif what == 'authenticated' then
-  -- id, authenticated: the time of an entry goes forward only
+  -- id, authenticated -> 1. The time of an entry goes forward only.
   local id, entry = ARGV[2], get(ARGV[2])
   if entry then
     local latest = math.max(entry.authenticated, tonumber(ARGV[3]))
@@ -148,7 +150,8 @@ elseif what == 'authenticated' then
 
 elseif what == 'mark' then
   -- id, ttl -> 1 if it had an entry
-  pass_memory_check()  -- first of all: whoever asks again must not be confirmed what nobody wrote
+  -- This comes first, so that it also writes if the mark is there: WAIT needs a write to wait for.
+  pass_memory_check()
   local id = ARGV[2]
   if is_marked(id) then return 0 end
   local entry = get(id)
@@ -167,7 +170,7 @@ elseif what == 'mark' then
   return entry and 1 or 0
 
 elseif what == 'revoke' then
-  -- id to keep (''), how long to remember -> the time: all of before, with an entry or without, is over
+  -- the id to keep (or ''), how long to remember -> the time. All sessions of before have ended by it.
   pass_memory_check()
   if ARGV[2] == '' or ARGV[2] ~= keep then before = revoked end
   revoked, happened, keep = now, clock, ARGV[2]
@@ -176,7 +179,7 @@ elseif what == 'revoke' then
   return exact(now)
 
 elseif what == 'remove' then
-  -- until, id ...: entries of what a revocation at that time has ended
+  -- until, id ... -> 1. The entries go that a revocation at this time has ended.
   for i = 3, #ARGV do
     local entry = get(ARGV[i])
     if entry and entry.authenticated <= tonumber(ARGV[2]) then redis.call('HDEL', key, ARGV[i]) end

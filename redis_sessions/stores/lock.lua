@@ -1,7 +1,7 @@
--- A lock: KEYS[1] holds the value of whoever has it. ARGV: a value, and milliseconds.
--- Takes it for so long, if it is free; gives it back, if the milliseconds are 0.
--- Answers 1 if it is this value's, or was until now; also to a repeated call, whose first answer
--- may have been lost.
+-- A lock: KEYS[1] holds the value of whoever has it. ARGV is a value, and milliseconds.
+-- If the milliseconds are 0, the lock is released. Otherwise it is acquired for so long, if it is free.
+-- The reply is 1 if the lock is this value's, or was until now. The script may be repeated, since the
+-- first reply may have been lost: an acquisition then answers the same.
 
 local held = redis.call('GET', KEYS[1])
 if ARGV[2] == '0' then

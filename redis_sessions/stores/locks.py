@@ -1,7 +1,7 @@
-"""Locks that are waited for in turn: the first in line asks for all, and nobody holds a connection.
+"""Locks that requests wait for in turn. Nobody holds a connection while it waits.
 
-Those who want one lock in one event loop stand in one line. Only the first of them asks the store;
-when it gives the lock back, the next one asks at once. Other processes ask now and then.
+The requests of one event loop that want one lock form a queue. Only the first of them asks the
+store. When it releases the lock, the next one asks at once. Other processes ask now and then.
 """
 
 from __future__ import annotations
@@ -17,68 +17,72 @@ from typing import Any, Final
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.events import logger
 
-__all__ = ["Ask", "Locks"]
+__all__ = ["Locks", "SetLock"]
 
-Ask = Callable[[str, str, int], Awaitable[bool]]
-"""`ask(name, value, milliseconds)` takes the lock for this value, or gives it back (0).
+SetLock = Callable[[str, str, int], Awaitable[bool]]
+"""`set_lock(name, value, milliseconds)` acquires the lock for this value, or releases it (0 ms).
 
-Whether it is this value's. It may be repeated.
+True if the lock is this value's, or was until now. It may be repeated.
 """
 
 _POLL: Final = 0.02
-"""Seconds between two questions of one line about a lock that another process has."""
+"""Seconds between two attempts of one queue to get a lock that another process has."""
 _EACH: Final = 0.001
-"""Seconds that each further line adds: all lines of a loop together ask 1,000 times a second."""
+"""Seconds that each further queue adds. All queues make 1,000 attempts a second at most."""
 _IN_A_ROW: Final = 0.1
-"""Seconds after which a line leaves the lock free for `_LEFT` seconds, for other processes."""
-_LEFT: Final = 2 * _POLL
+"""Seconds after which a queue leaves the lock free for `_FREE` seconds, for other processes."""
+_FREE: Final = 2 * _POLL
 
 
 @dataclass(eq=False)
-class _Line:
-    """Those of one event loop who want one lock."""
+class _Queue:
+    """The requests of one event loop that want one lock."""
 
     since: float
-    """Since when this line has had the lock without a break."""
+    """Since when this queue has had the lock without a break."""
     count: int = 0
+    """How many requests are in it."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """First come, first served."""
+    """Who holds it is the first in the queue."""
 
 
 class _Claim:
-    """One of them."""
+    """One request that wants a lock."""
 
-    def __init__(self, name: str, line: _Line) -> None:
+    def __init__(self, name: str, queue: _Queue) -> None:
         self.name = name
-        self.line = line
+        self.queue = queue
         self.value = token_hex(16)
         self.first = False
-        self.lapse: asyncio.TimerHandle | None = None
-        self.asked: asyncio.Future[bool] | None = None
-        """By which the store may have given it the lock."""
+        """Whether it is the first in the queue."""
+        self.expiry: asyncio.TimerHandle | None = None
+        self.attempt: asyncio.Future[bool] | None = None
+        """The attempt by which the store has given it the lock, or may have."""
 
-    def step_back(self) -> None:
-        """Let the next one be first."""
-        if self.lapse is not None:
-            self.lapse.cancel()
+    def end_turn(self) -> None:
+        """Let the next one be the first."""
+        if self.expiry is not None:
+            self.expiry.cancel()
         if self.first:
             self.first = False
-            self.line.turn.release()
+            self.queue.turn.release()
 
 
 class Locks:
     """The locks of one store, as one event loop sees them.
 
-    `close`: once `leave()` was called, what to do when nobody is left in any line.
+    `close` is called when no request is in any queue, if `close_when_unused` was called before.
     """
 
-    def __init__(self, ask: Ask, close: Callable[[], Awaitable[None]] | None = None) -> None:
-        self._ask = ask
+    def __init__(
+        self, set_lock: SetLock, close: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._set_lock = set_lock
         self._close = close
         self._loop = asyncio.get_running_loop()
-        self._lines: dict[str, _Line] = {}
+        self._queues: dict[str, _Queue] = {}
         self._polling = 0
-        self._left = False
+        self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -87,45 +91,48 @@ class Locks:
 
         `SessionConflictError` if it isn't free within `wait` seconds, or `StoreError`.
         """
-        line = self._lines.setdefault(name, _Line(self._loop.time()))
-        line.count += 1
-        claim = _Claim(name, line)
+        queue = self._queues.setdefault(name, _Queue(self._loop.time()))
+        queue.count += 1
+        claim = _Claim(name, queue)
         try:
-            if not await self._take(claim, self._loop.time() + wait, hold):
+            if not await self._acquire(claim, self._loop.time() + wait, hold):
                 raise SessionConflictError(f"another request locked the session for {wait:g} s")
             yield
         finally:
-            if claim.asked is None:
-                self._end(claim)
-            else:  # in a task of its own: it goes on when this one is cancelled again
-                await asyncio.shield(self._keep(self._give_back(claim)))
+            if claim.attempt is None:
+                self._leave_queue(claim)
+            else:  # in a task of its own, which goes on if this one is cancelled again
+                await asyncio.shield(self._start(self._release(claim)))
 
-    def leave(self) -> None:
-        """The store is closed: who has a lock, or waits, goes on, and then it is closed again."""
-        self._left = True
+    def close_when_unused(self) -> None:
+        """Have `close` called once no request has a lock or waits for one.
 
-    async def _take(self, claim: _Claim, ends: float, hold: float) -> bool:
-        line, polls = claim.line, 0
+        The store was closed then. Such a request has opened connections again.
+        """
+        self._closing = True
+
+    async def _acquire(self, claim: _Claim, ends: float, hold: float) -> bool:
+        queue, polls = claim.queue, 0
         try:
             async with asyncio.timeout_at(ends):
-                await line.turn.acquire()
+                await queue.turn.acquire()
         except TimeoutError:
             return False
         claim.first = True
-        if self._loop.time() - line.since > _IN_A_ROW:
-            await self._sleep(_LEFT, ends)
-            line.since = self._loop.time()
+        if self._loop.time() - queue.since > _IN_A_ROW:
+            await self._sleep(_FREE, ends)
+            queue.since = self._loop.time()
         try:
             while True:
-                asked = self._ask(claim.name, claim.value, max(1, int(hold * 1000)))
-                claim.asked = asyncio.ensure_future(asked)
-                if await asyncio.shield(claim.asked):
-                    # Later the lock is anybody's, and so is the turn.
-                    claim.lapse = self._loop.call_later(hold, claim.step_back)
+                attempt = self._set_lock(claim.name, claim.value, max(1, int(hold * 1000)))
+                claim.attempt = asyncio.ensure_future(attempt)
+                if await asyncio.shield(claim.attempt):
+                    # Then the lock has expired, and it is the next one's turn.
+                    claim.expiry = self._loop.call_later(hold, claim.end_turn)
                     return True
-                claim.asked = None  # it isn't ours, for certain
-                line.since = self._loop.time()
-                if line.since >= ends:
+                claim.attempt = None  # the store has answered that it isn't ours
+                queue.since = self._loop.time()
+                if queue.since >= ends:
                     return False
                 if not polls:
                     polls = 1
@@ -138,26 +145,26 @@ class Locks:
     async def _sleep(self, seconds: float, ends: float) -> None:
         await asyncio.sleep(min(seconds, max(0, ends - self._loop.time())))
 
-    async def _give_back(self, claim: _Claim) -> None:
-        assert claim.asked is not None
+    async def _release(self, claim: _Claim) -> None:
+        assert claim.attempt is not None
         try:
-            # Whoever was cancelled while it asked is answered first: its end must not come before.
-            await asyncio.gather(claim.asked, return_exceptions=True)
-            await self._ask(claim.name, claim.value, 0)
+            # If the request was cancelled during an attempt, the release must not arrive before it.
+            await asyncio.gather(claim.attempt, return_exceptions=True)
+            await self._set_lock(claim.name, claim.value, 0)
         except StoreError as exc:
-            logger.warning("sessions: a lock wasn't given back, and lapses by itself: %s", exc)
+            logger.warning("sessions: a lock wasn't released, and expires by itself: %s", exc)
         finally:
-            self._end(claim)
-        if self._left and not self._lines and self._close is not None:
+            self._leave_queue(claim)
+        if self._closing and not self._queues and self._close is not None:
             await self._close()
 
-    def _end(self, claim: _Claim) -> None:
-        claim.step_back()
-        claim.line.count -= 1
-        if not claim.line.count:
-            del self._lines[claim.name]
+    def _leave_queue(self, claim: _Claim) -> None:
+        claim.end_turn()
+        claim.queue.count -= 1
+        if not claim.queue.count:
+            del self._queues[claim.name]
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""Records and indexes in this process: for tests and development, as the Redis store has them."""
+"""Records and indexes in this process, for tests. They behave as in the Redis store."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from math import ceil, inf
 from threading import Lock
 from typing import Final
 
-from redis_sessions.session.record import HEADER_SIZE
+from redis_sessions.connect.loops import PerLoop
+from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, other_tombstone, version
 from redis_sessions.stores.locks import Locks
-from redis_sessions.stores.loops import PerLoop
 from redis_sessions.stores.protocols import (
     Commit,
     Entered,
@@ -24,38 +24,42 @@ from redis_sessions.stores.protocols import (
 
 __all__ = ["MemoryStore"]
 
-_SWEEP: Final = 20  # entries looked at by each write, so that expired ones go
+_SWEEP: Final = 20
+"""The records that each write looks at, to remove those that have expired."""
 _MARKS: Final = 256
-_DEADLINE: Final = 30_000
-"""Milliseconds: the writes of one request are over by then."""
+_DEADLINE: Final = TOMBSTONE_TTL * 1000
+"""Milliseconds after which the writes of a request are over."""
 
 
 @dataclass(slots=True)
 class _Index:
-    """One principal's. Times in milliseconds."""
+    """The index of one principal. Times are in milliseconds."""
 
     live: dict[str, Entry] = field(default_factory=dict[str, Entry])
     marks: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
-    """When the session would have expired, and when it was marked; the oldest mark first."""
+    """When each session would have expired, and when it was marked; the oldest mark first."""
     revoked: float = -1
-    """Later than each time in here."""
+    """When all sessions were revoked; -1 if never. It is later than each time before."""
     happened: float = -1
-    """The moment of that on the clock alone."""
+    """The same moment on the clock alone."""
     keep: str | None = None
+    """The session that the revocation excepted."""
     before: float = -1
-    """The revocation before the one that excepted `keep`."""
+    """The `revoked` of before, which holds for `keep`."""
     floor: float = -1
+    """When the last mark was made that had to be removed; -1 if none was."""
     last: float = 0
+    """The latest time that the index has given."""
 
     def advance(self, now: float) -> float:
-        """The time, later than all before; what is over at this time goes."""
+        """The time, later than all before; entries and marks that have expired are removed."""
         self.last = now = max(now, self.last + 0.001)
         self.live = {id: entry for id, entry in self.live.items() if entry.expires > now}
         self.marks = {id: mark for id, mark in self.marks.items() if mark[0] > now}
         return now
 
     def status(self, id: str, authenticated: int, now: float) -> EntryStatus:
-        """What it says of a session that was authenticated then."""
+        """The status of a session that was authenticated at this time."""
         entry = self.live.get(id)
         revoked = self.before if id == self.keep else self.revoked
         if id in self.marks or authenticated <= revoked:
@@ -78,7 +82,7 @@ class MemoryStore:
         self._records: dict[str, tuple[bytes, float]] = {}
         self._indexes: dict[str, _Index] = {}
         self._locks: dict[str, tuple[str, float]] = {}
-        self._lines = PerLoop(lambda: Locks(self._ask_for))
+        self._waiting = PerLoop(lambda: Locks(self._set_lock))
 
     # -- records
 
@@ -89,15 +93,14 @@ class MemoryStore:
     async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
         with self._lock:
             found = self._get(id)
-            version = None if found is None else found[:HEADER_SIZE]
-            if version == value[:HEADER_SIZE]:
-                pass  # our own write, repeated
-            elif found is None:
+            if found is None:
                 if expected is not None:
                     return Commit.GONE
-            elif len(found) == HEADER_SIZE:
+            elif version(found) == version(value):
+                pass  # our own write, repeated
+            elif is_tombstone(found):
                 return Commit.GONE
-            elif version != expected:
+            elif version(found) != expected:
                 return Commit.CONFLICT
             self._put(id, value, ttl)
             return Commit.STORED
@@ -105,17 +108,19 @@ class MemoryStore:
     async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
         with self._lock:
             found = self._get(id)
-            standing = found is not None and len(found) == HEADER_SIZE
-            if found is None:  # to a retry it is another's, so that it answers the same
-                self._put(id, tombstone[:-1] + bytes([(tombstone[-1] + 1) % 256]), ttl)
-            else:
-                self._put(id, found if standing else tombstone, ttl)
-            return found is not None and (not standing or found == tombstone)
+            if found is None:
+                self._put(id, other_tombstone(tombstone), ttl)  # so that a retry answers the same
+                return False
+            if is_tombstone(found):
+                self._put(id, found, ttl)
+                return found == tombstone
+            self._put(id, tombstone, ttl)
+            return True
 
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
-        return self._lines.get().lock(id, wait=wait, hold=hold)
+        return self._waiting.get().lock(id, wait=wait, hold=hold)
 
-    async def _ask_for(self, id: str, value: str, milliseconds: int) -> bool:
+    async def _set_lock(self, id: str, value: str, milliseconds: int) -> bool:
         with self._lock:
             now = time.monotonic()
             holder, until = self._locks.get(id, ("", 0.0))
@@ -141,7 +146,7 @@ class MemoryStore:
             if revoked > own and (own >= 0 or index.happened >= at):
                 return Entered(EntryStatus.REFUSED, 0, 0, inf)
             authenticated = max(ceil(at), int(max(revoked, own)) + 1)
-            # So that a revocation which comes next has a later time.
+            # A revocation that comes next has a later time.
             index.last = now = max(now, authenticated)
             index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
             since = clock - index.happened if revoked > own else inf
@@ -245,7 +250,7 @@ class MemoryStore:
 
     def _put(self, id: str, value: bytes, ttl: int) -> None:
         self._sweep(_SWEEP)
-        # Last in, last out: the sweep always looks at the longest untouched.
+        # What is written goes to the end, so that the sweep looks at what was written longest ago.
         self._records.pop(id, None)
         self._records[id] = (value, self._clock() + ttl / 1000)
 

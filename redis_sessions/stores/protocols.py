@@ -15,9 +15,9 @@ __all__ = [
     "Entered",
     "Entry",
     "EntryStatus",
-    "Nearby",
-    "Noting",
+    "KeyNoting",
     "Offset",
+    "ReplicaReads",
     "SessionIndex",
     "SessionStore",
     "Store",
@@ -41,70 +41,78 @@ class SessionStore(Protocol):
 
     Every operation is atomic, and may be repeated after a lost reply. Each raises
     `StoreUnavailableError` when its outcome is unknown. A value's first 33 bytes are its
-    version; a value of exactly 33 bytes is a tombstone.
+    version; a value of exactly 33 bytes is a tombstone (`redis_sessions.session.record` has
+    functions for both).
     """
 
     prefix: str
-    """Before each id; records are bound to it."""
+    """What a key begins with, before the id. A record opens under its own prefix only."""
 
     def load(self, id: str) -> Awaitable[bytes | None]:
-        """The stored bytes, or None. An `async def` will do."""
+        """The stored bytes, or None. An implementation may be an `async def`."""
         ...
 
     def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Awaitable[Commit]:
         """Store `value` for `ttl` milliseconds if the stored version is `expected`.
 
-        `expected=None`: if there is nothing. STORED also if the stored version already is
-        `value`'s (a retry), after renewing the TTL. GONE: a tombstone, or nothing where
-        something was expected. CONFLICT: another version, which stays.
+        `expected=None` means that nothing must be stored. There are three results:
+
+        1. STORED: it is stored. If the stored version already was that of `value`, this is a
+           retry, and the TTL is renewed.
+        2. GONE: there is a tombstone, or nothing where something was expected.
+        3. CONFLICT: there is another version, which stays.
         """
         ...
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
-        """Put `tombstone` where a record is, or nothing, for `ttl` milliseconds.
+        """End an id: whatever is stored, there is a tombstone afterwards, for `ttl` milliseconds.
 
-        A tombstone that is there already stays, its TTL renewed. True if a record was ended,
-        by this call or by an earlier attempt with the same tombstone. A retry answers what the
-        first attempt did: over nothing, a tombstone with another last byte will do.
+        There are three cases:
+
+        1. A record is stored: `tombstone` takes its place. The result is True.
+        2. A tombstone is stored: it stays, and its TTL is renewed. The result is True if it is
+           the same one, since this is a retry of the first case then.
+        3. Nothing is stored: a tombstone is, which must not be the same as `tombstone`, so that a
+           retry gives the same result. The result is False.
         """
         ...
 
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
-        """Hold a session's lock, for `hold` seconds at most.
+        """A context manager that holds a session's lock, for `hold` seconds at most.
 
         `SessionConflictError` if it isn't free within `wait` seconds.
         """
         ...
 
     async def connect(self) -> None:
-        """Check that the store can be reached and used, and get ready."""
+        """Check that the store can be reached and used."""
         ...
 
     async def close(self) -> None:
-        """Close what this event loop holds open. The store may be used again afterwards."""
+        """Close the connections of this event loop. The store may be used again afterwards."""
         ...
 
 
 @runtime_checkable
-class Nearby(Protocol):
+class ReplicaReads(Protocol):
     """What a store adds that can read from replicas."""
 
     @property
     def reads_replicas(self) -> bool:
-        """Whether it is set up to."""
+        """Whether it is configured to read from replicas."""
         ...
 
-    def nearby(self, id: str) -> Awaitable[bytes | None] | None:
-        """As `load`, but what was stored in the last 5 seconds may be missing.
+    def load_from_replica(self, id: str) -> Awaitable[bytes | None] | None:
+        """As `load`, but a write of the last 5 seconds may be missing.
 
-        None if the newest has to be loaded. So it has if this gives None, or what isn't a
-        session: nobody is signed out by a replica.
+        None if no replica may be read now. The caller uses `load` then, and also if what a
+        replica has opens no session: so a replica signs nobody out.
         """
         ...
 
 
 class Offset(Protocol):
-    """What a store keeps up to date for those who ask for the time."""
+    """A number that a store keeps up to date, from which the servers' time is computed."""
 
     @property
     def offset(self) -> float:
@@ -114,20 +122,20 @@ class Offset(Protocol):
 
 @runtime_checkable
 class Timed(Protocol):
-    """What a store adds whose servers have clocks of their own, by which all processes go."""
+    """What a store adds whose servers have a clock that all processes go by."""
 
     @property
     def server_clock(self) -> Offset: ...
 
 
 @runtime_checkable
-class Noting(Protocol):
-    """What a store adds that other processes use, too."""
+class KeyNoting(Protocol):
+    """What a store adds in which processes note the secret keys that they use."""
 
     async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
-        """The secret keys that were noted in the last day: their ids, and seconds since.
+        """The ids of the secret keys that were noted in the last day, and how many seconds ago.
 
-        `note`: an id, 8 hexadecimal digits, to be noted as well.
+        `note` is an id (8 hexadecimal digits) that is to be noted first.
         """
         ...
 
@@ -136,17 +144,18 @@ class EntryStatus(Enum):
     """What an index says of a session."""
 
     LIVE = "live"
-    """It has an entry."""
+    """It has an entry, and nothing speaks against it."""
     ENDED = "ended"
-    """It was marked as ended, or all sessions of its time were revoked."""
+    """It was marked as ended, or all sessions of before a later time were revoked."""
     OUTDATED = "outdated"
-    """Its entry has a later sign-in, of more than 30 seconds ago: the record is an older one."""
+    """Its entry has a later sign-in, of more than 30 seconds ago. So the record is an older one,
+    which a failover brought back."""
     UNSURE = "unsure"
-    """It has no entry, and its mark may be one of those that had to make room."""
+    """It has no entry, and may have had one of the marks that were removed to make room."""
     MISSING = "missing"
     """It has no entry, and nothing speaks against it."""
     REFUSED = "refused"
-    """A revocation came between the beginning of this sign-in's request and now."""
+    """All sessions were revoked after the request of this sign-in had begun."""
 
 
 class Entered(NamedTuple):
@@ -155,10 +164,11 @@ class Entered(NamedTuple):
     status: EntryStatus
     """LIVE, ENDED or REFUSED."""
     authenticated: int
+    """The time of the sign-in."""
     size: int
-    """How many entries there are, at most."""
+    """The number of entries; some of them may have expired."""
     since_revoked: float
-    """How long ago all sessions were revoked, in milliseconds; infinite: never, or by oneself."""
+    """Milliseconds since all sessions were revoked; infinite if never, or by the same request."""
 
 
 class Touched(NamedTuple):
@@ -167,7 +177,7 @@ class Touched(NamedTuple):
     status: EntryStatus
     """LIVE, ENDED or OUTDATED."""
     clock: float
-    """The time on the server's clock."""
+    """The time on the index's clock, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +189,20 @@ class Entry:
     seen: float
     expires: int
     descriptor: bytes
-    """Sealed: only the manager reads it."""
+    """What a list of devices shows of the session. It is sealed: only the manager can read it."""
 
 
 @runtime_checkable
 class SessionIndex(Protocol):
-    """Which sessions a principal has, and which of them have ended: one `key` a principal.
+    """Which sessions a principal has, and which of them have ended. Each principal has one `key`.
 
     Every operation is atomic on one key, works on a bounded number of entries, and may be
     repeated. Times are milliseconds on the index's own clock, which never gives the same time
-    twice and never goes back; durations are milliseconds, too. So no two clocks are compared.
+    twice and never goes back. Durations are milliseconds as well. So no two clocks are compared.
 
-    At most 256 marks of ended sessions are kept. The oldest go first, and raise a `floor` to the
-    time at which they were made: a session without an entry, authenticated before, is UNSURE.
+    At most 256 marks of ended sessions are kept. If one more comes, the oldest is removed, and
+    `floor` becomes the time at which that mark was made. A session that has no entry and was
+    authenticated before `floor` is UNSURE.
     """
 
     async def enter(
@@ -199,13 +210,14 @@ class SessionIndex(Protocol):
     ) -> Entered:
         """Enter a sign-in whose request began `age` ms ago.
 
-        `own`: the time of a revocation by the same request, or -1; the sign-in comes after it.
-        ENDED: the id was marked. REFUSED: another revocation came since the request began.
+        `own` is the time of a revocation by the same request, or -1; the sign-in comes after it.
+        The answer is ENDED if the id is marked, and REFUSED if there was another revocation since
+        the request began. `ttl` is in milliseconds.
         """
         ...
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
-        """What the index says of a session that was authenticated at this time; writes nothing."""
+        """The status of a session that was authenticated at this time. Nothing is written."""
         ...
 
     async def touch(
@@ -220,49 +232,55 @@ class SessionIndex(Protocol):
     ) -> Touched:
         """Renew an entry, or write it again if it is missing and nothing speaks against it.
 
-        `elsewhere`: what the principal's indexes under other keys say: LIVE, UNSURE or MISSING.
-        An empty descriptor leaves the one that is there.
+        `elsewhere` is what the principal's indexes under other secret keys say: LIVE, UNSURE or
+        MISSING. If the entry is missing here, there are three cases:
+
+        1. `elsewhere` is LIVE: the entry is written here as well.
+        2. Here or elsewhere it is UNSURE: the answer is ENDED.
+        3. It is MISSING everywhere: the entry is written again.
+
+        An empty `descriptor` leaves the one that is there.
         """
         ...
 
     async def authenticated(self, key: str, id: str, *, at: int) -> None:
-        """Set an entry's time to a later one; an earlier one, or a missing entry, is left alone."""
+        """Set an entry's time to a later one. An earlier time, or no entry, changes nothing."""
         ...
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        """Put a mark in the place of an entry; whether there was one.
+        """Mark a session as ended, and remove its entry. True if there was an entry.
 
-        `ttl`: how long the session could have lived, if there is no entry.
+        The mark is kept as long as the entry would have been; without an entry, for `ttl`.
         """
         ...
 
     async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
-        """End all sessions of before but `keep`, with an entry or without; returns the time.
+        """Note that all sessions of before have ended, except `keep`; returns the time.
 
-        It is remembered for `memory` ms. `keep` isn't excepted from earlier revocations, unless
-        they excepted it, too.
+        A session ends by it even if it has no entry. The time is kept for `memory` ms. Earlier
+        revocations still hold for `keep`, unless they excepted it as well.
         """
         ...
 
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
-        """Some of the entries, and the cursor for the next ones: 0 when there are no more.
+        """The cursor for the next call (0 if there are no more entries), and some entries.
 
-        What is there all the time is returned at least once.
+        An entry that is there during all of the calls is returned at least once.
         """
         ...
 
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
-        """Remove the entries of what a revocation at `until` has ended: at most 1,000 of them."""
+        """Remove the entries that a revocation at `until` has ended, of at most 1,000 `ids`."""
         ...
 
 
 @runtime_checkable
 class Store(SessionStore, SessionIndex, Protocol):
-    """Records and indexes: what a manager works on."""
+    """Records and indexes: what a manager needs."""
 
 
 def checked_prefix(prefix: str) -> str:
-    """The prefix, or a `ConfigurationError` that says what to write."""
+    """The prefix, if it can be used; `ConfigurationError` says what to write."""
     given = cast("object", prefix)
     if not isinstance(given, str) or not prefix or not prefix.isascii() or not prefix.isprintable():
         raise ConfigurationError(

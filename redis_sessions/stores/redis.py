@@ -1,4 +1,4 @@
-"""Records and indexes in Redis: what arrives together leaves together, in few commands."""
+"""Records and indexes in Redis. What arrives together leaves together, in few commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 
+from redis_sessions.connect.clock import ServerClock
 from redis_sessions.connect.connector import connector_of
+from redis_sessions.connect.loops import PerLoop
+from redis_sessions.connect.resp import UNEXPECTED_REPLY
+from redis_sessions.connect.wire import CREDENTIALS
 from redis_sessions.errors import (
     ConfigurationError,
     ReplicationError,
@@ -23,12 +27,19 @@ from redis_sessions.events import logger
 from redis_sessions.session.record import tombstone
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.channel import Channel
-from redis_sessions.stores.clock import ServerClock
 from redis_sessions.stores.cluster import Cluster
-from redis_sessions.stores.commands import ABSENT, END, NONSENSE, Question, Script, Weight, Write
+from redis_sessions.stores.commands import (
+    ABSENT,
+    END,
+    INDEX,
+    LOCK,
+    IndexCommand,
+    Weight,
+    Write,
+)
+from redis_sessions.stores.deadline import longest_write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
 from redis_sessions.stores.locks import Locks
-from redis_sessions.stores.loops import PerLoop
 from redis_sessions.stores.protocols import (
     Commit,
     Entered,
@@ -37,38 +48,40 @@ from redis_sessions.stores.protocols import (
     Touched,
     checked_prefix,
 )
+from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.shortfall import Shortfall
-from redis_sessions.stores.wire import CREDENTIALS
 from redis_sessions.tracebacks import stripped
 
 __all__ = ["RedisStore"]
 
 T = TypeVar("T")
 
-_INDEX: Final = Script("index.lua")
-_LOCK: Final = Script("lock.lua")
 _LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}\.?\d{0,3}) (\d{1,15}) ")
 _STATUSES: Final = {status.value.encode(): status for status in EntryStatus}
 
 _PAGE: Final = 500
-"""Entries that one command looks at."""
+"""The fields of an index that one HSCAN looks at, roughly."""
 _KEY_ID: Final = re.compile(rb"[0-9a-f]{8}\Z")
 _SECONDS: Final = re.compile(rb"\d{1,12}\Z")
 _MOST_KEYS: Final = 32
+"""The most secret keys that are noted."""
 _DAY: Final = 24 * 3600
 
 
 class RedisStore:
-    """Sealed records and indexes in Redis (or Valkey, 6.2 and later), however it is deployed.
+    """Sealed records and indexes in Redis 6.2 or later, or in Valkey, however it is deployed.
 
-    `url_or_client`: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`
-    with options of their own, `embedded://`; or a redis-py asyncio client, whose settings are
-    used for connections of the store's own. `timeout`, in seconds (the URL's `socket_timeout`,
-    else 2), bounds connecting, each batch of commands, and the wait for a batch.
+    For example: `RedisStore("redis://localhost:6379/0", wait_replicas=1)`.
 
-    `wait_replicas`: a sign-in, rotation, sign-out or revocation (with `wait_for="all"` every
-    write) is answered once so many replicas have it, or after `wait_timeout` seconds with
-    `ReplicationError`, or a warning in the log.
+    - `url_or_client` is a URL (`redis://`, `rediss://`, `unix://`, `redis+sentinel://`,
+      `redis+cluster://`, `embedded://`), or a redis-py asyncio client. The store uses a client's
+      settings, and opens connections of its own.
+    - `timeout`, in seconds, bounds connecting, each batch of commands, and the wait for a batch. If
+      it isn't given, it is the URL's `socket_timeout`, else 2.
+    - `wait_replicas` is the number of replicas that must have a sign-in, rotation, sign-out or
+      revocation before it is answered; with `wait_for="all"` that holds for every write. If fewer
+      have it after `wait_timeout` seconds, that is a `ReplicationError`, or a warning in the log
+      with `on_too_few="warn"`.
     """
 
     @stripped
@@ -86,39 +99,45 @@ class RedisStore:
         self.prefix = checked_prefix(prefix)
         self._connector = connector_of(url_or_client, timeout=timeout)
         self.timeout = self._connector.timeout
-        self._waits = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
+        self._durability = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
         self.server_clock = ServerClock()
-        self._channels = PerLoop(self._new_channel)
+        self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
         self._warned = False
 
     @property
     def reads_replicas(self) -> bool:
-        """Whether `nearby` is of use."""
+        """Whether `replicas=read` is in the URL, so that `load_from_replica` is of use."""
         return self._connector.deployment.reads_replicas
+
+    @property
+    def longest_write(self) -> float:
+        """Seconds after which a write that was begun is over, whatever became of it."""
+        waits = self._durability
+        return longest_write(self.timeout, 0 if waits is None else waits.timeout)
 
     # -- records
 
     def load(self, id: str) -> Awaitable[bytes | None]:
-        return self._channels.get().loads.ask(self.prefix + id, 64)
+        return self._servers.get().loads.ask(self.prefix + id, 64)
 
-    def nearby(self, id: str) -> Awaitable[bytes | None] | None:
-        """A replica's copy, which lacks nothing from more than 5 seconds ago, or nothing.
+    def load_from_replica(self, id: str) -> Awaitable[bytes | None] | None:
+        """What a replica has. A write of the last 5 seconds may be missing.
 
-        None if the primary must be asked, also because `replicas=read` isn't in the URL.
+        None if no replica may be read now, and always without `replicas=read` in the URL.
         """
-        return self._channels.get().nearby(self.prefix + id)
+        return self._servers.get().load_from_replica(self.prefix + id)
 
     def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Awaitable[Commit]:
         write = Write(self.prefix + id, ABSENT if expected is None else expected, value, ttl)
-        channel, waits = self._channels.get(), self._waits
-        lane = channel.sure_writes if waits and waits.concerns(write) else channel.writes
-        return lane.submit(write, len(value) + 128)
+        servers, waits = self._servers.get(), self._durability
+        queue = servers.replicated_writes if waits and waits.concerns(write) else servers.writes
+        return queue.submit(write, len(value) + 128)
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
         write = Write(self.prefix + id, END, tombstone, ttl)
         try:
-            return await self._channels.get().sure_writes.submit(write, 256) is Commit.STORED
+            return await self._servers.get().replicated_writes.submit(write, 256) is Commit.STORED
         except ReplicationError as exc:
             exc.result = exc.result is Commit.STORED
             raise
@@ -132,10 +151,10 @@ class RedisStore:
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Entered:
         times = f"{age:.3f}", f"{own:.3f}", ttl
-        return _entered(await self._write(key, "enter", id, *times, descriptor))
+        return _entered(await self._call("lifecycle", key, "enter", id, *times, descriptor))
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
-        return _status(await self._ask("read", key, "ask", id, authenticated))
+        return _status(await self._call("read", key, "ask", id, authenticated))
 
     async def touch(
         self,
@@ -149,46 +168,45 @@ class RedisStore:
     ) -> Touched:
         touch = ("touch", id, authenticated, ttl, descriptor, elsewhere.value)
         try:
-            return _touched(await self._ask("touch", key, *touch))
+            return _touched(await self._call("touch", key, *touch))
         except ReplicationError as exc:
             exc.result = _touched(exc.result)
             raise
 
     async def authenticated(self, key: str, id: str, *, at: int) -> None:
-        await self._ask("touch", key, "authenticated", id, at)
+        await self._call("touch", key, "authenticated", id, at)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        return _flag(await self._write(key, "mark", id, ttl))
+        return _flag(await self._call("lifecycle", key, "mark", id, ttl))
 
     async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
         try:
-            return _moment(await self._write(key, "revoke", keep or "", memory))
+            return _moment(await self._call("lifecycle", key, "revoke", keep or "", memory))
         except ReplicationError as exc:
             exc.result = _moment(exc.result)
             raise
 
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         name = self._index_key(key)
-        question = Question(name, ("HSCAN", name, cursor, "COUNT", _PAGE))
+        command = IndexCommand(name, ("HSCAN", name, cursor, "COUNT", _PAGE))
         try:
-            return _entries(await self._channels.get().questions.submit(question, 512))
+            return _entries(await self._servers.get().index_commands.submit(command, 512))
         except StoreError as exc:
             if "WRONGTYPE" not in str(exc):
                 raise
-            return 0, []  # the next write makes an index of it
+            return 0, []  # the next write to the index replaces what has its name
 
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
-        await self._ask("touch", key, "remove", f"{until:.3f}", *ids)
+        await self._call("touch", key, "remove", f"{until:.3f}", *ids)
 
-    def _write(self, key: str, *arguments: Any) -> Awaitable[Any]:
-        return self._ask("lifecycle", key, *arguments)
-
-    def _ask(self, weight: Weight, key: str, *arguments: Any) -> Awaitable[Any]:
+    def _call(self, weight: Weight, key: str, *arguments: Any) -> Awaitable[Any]:
+        """The reply of the index's script; the first of the arguments names the operation."""
         name = self._index_key(key)
-        question = Question(name, _INDEX.call([name], arguments), weight)
-        channel, waits = self._channels.get(), self._waits
-        lane = channel.sure_questions if waits and waits.concerns(question) else channel.questions
-        return lane.submit(question, 512)
+        command = IndexCommand(name, INDEX.call([name], arguments), weight)
+        servers, waits = self._servers.get(), self._durability
+        if waits and waits.concerns(command):
+            return servers.replicated_index_commands.submit(command, 512)
+        return servers.index_commands.submit(command, 512)
 
     def _index_key(self, key: str) -> str:
         return f"{self.prefix}of:{key}"
@@ -198,9 +216,9 @@ class RedisStore:
     async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
         name, now = f"{self.prefix}keys", self.server_clock.now()
         if note is not None:
-            await self._put(name, "HSET", note, int(now))
-            await self._put(name, "PEXPIRE", _DAY * 1000)
-        _, fields = await self._put(name, "HSCAN", 0, "COUNT", 2 * _MOST_KEYS)
+            await self._send(name, "HSET", note, int(now))
+            await self._send(name, "PEXPIRE", _DAY * 1000)
+        _, fields = await self._send(name, "HSCAN", 0, "COUNT", 2 * _MOST_KEYS)
         ages = {
             id.decode(): max(0.0, now - int(at))
             for id, at in zip(fields[::2], fields[1::2], strict=True)
@@ -209,32 +227,30 @@ class RedisStore:
         newest = sorted(ages, key=ages.__getitem__)[:_MOST_KEYS]
         kept = {id: ages[id] for id in newest if ages[id] <= _DAY}
         if note is not None and len(kept) < len(ages):
-            await self._put(name, "HDEL", *(ages.keys() - kept.keys()))
+            await self._send(name, "HDEL", *(ages.keys() - kept.keys()))
         return kept
 
-    def _put(self, key: str, command: str, *arguments: Any) -> Awaitable[Any]:
-        question = Question(key, (command, key, *arguments))
-        return self._channels.get().questions.submit(question, 512)
+    def _send(self, key: str, name: str, *arguments: Any) -> Awaitable[Any]:
+        command = IndexCommand(key, (name, key, *arguments))
+        return self._servers.get().index_commands.submit(command, 512)
 
     # -- the connection
 
     async def connect(self) -> None:
         """Write and read once, on every primary; `ConfigurationError` if rights don't suffice."""
-        channel = self._channels.get()
-        if isinstance(channel, Channel):  # who connects is told, and needn't read it in the log
-            channel.health.quiet = True
+        servers = self._servers.get()
+        servers.log_trouble(False)  # the errors are raised here
         try:
             troubles = await self._try_out()
         finally:
-            if isinstance(channel, Channel):
-                channel.health.quiet = False
+            servers.log_trouble(True)
         refused = [t for t in troubles if getattr(t, "reason", None) == "refused"]
         if refused:
-            told = "; ".join(map(str, refused))
+            reasons = "; ".join(map(str, refused))
             advice = "give the user the rights it needs"
-            if any(word in told for word in CREDENTIALS):
+            if any(word in reasons for word in CREDENTIALS):
                 advice = "correct the user and password in the URL"
-            raise ConfigurationError(f"{told}; {advice}") from refused[0]
+            raise ConfigurationError(f"{reasons}; {advice}") from refused[0]
         for trouble in troubles:
             if isinstance(trouble, StoreUnavailableError) and trouble.reason != "protocol":
                 raise trouble
@@ -244,8 +260,9 @@ class RedisStore:
         await self._warn_of_eviction()
 
     async def _try_out(self) -> list[StoreError]:
+        """Write and read once on each primary; the errors."""
         try:
-            parts = await self._channels.get().tags(self.prefix)
+            parts = await self._servers.get().tags(self.prefix)
         except StoreError as exc:
             return [exc]
         found = await asyncio.gather(*(self._try_one(f"connect:{part}") for part in parts))
@@ -263,33 +280,34 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the running loop's connections."""
-        locks, channel = self._locks.pop(), self._channels.pop()
+        locks, servers = self._locks.pop(), self._servers.pop()
         if locks is not None:
-            locks.leave()
-        if channel is not None:
-            await channel.close()
+            locks.close_when_unused()
+        if servers is not None:
+            await servers.close()
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._connector.where} prefix={self.prefix!r}>"
 
-    def _new_channel(self) -> Channel | Cluster:
-        of = Cluster if self._connector.deployment.kind == "cluster" else Channel
-        return of(self._connector, self.timeout, [_INDEX, _LOCK], self.server_clock, self._waits)
+    def _new_servers(self) -> Servers:
+        kind = Cluster if self._connector.deployment.kind == "cluster" else Channel
+        scripts = [INDEX, LOCK]
+        return kind(self._connector, self.timeout, scripts, self.server_clock, self._durability)
 
     def _new_locks(self) -> Locks:
-        channel = self._channels.get()
+        servers = self._servers.get()
 
-        async def ask(name: str, value: str, milliseconds: int) -> bool:
-            question = Question(name, _LOCK.call([name], (value, milliseconds)))
-            return _flag(await channel.questions.submit(question, 256))
+        async def set_lock(name: str, value: str, milliseconds: int) -> bool:
+            command = IndexCommand(name, LOCK.call([name], (value, milliseconds)))
+            return _flag(await servers.index_commands.submit(command, 256))
 
-        return Locks(ask, channel.close)
+        return Locks(set_lock, servers.close)
 
     async def _warn_of_eviction(self) -> None:
         try:
-            replies = await self._channels.get().info("memory")
+            replies = await self._servers.get().info("memory")
         except StoreError:
-            return  # a user that may not ask needn't be told
+            return  # the user may not ask, which is no reason to complain
         for reply in replies:
             lines = reply.decode(errors="replace").splitlines()
             info = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -306,52 +324,52 @@ class RedisStore:
                 )
 
 
-def _reading(read: Callable[[Any], T]) -> Callable[[Any], T]:
-    """A reply's reading, which says so if the reply can't be one of Redis."""
+def _checked(read: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Decorate what reads a reply: `StoreUnavailableError` if no Redis gives such a reply."""
 
     @wraps(read)
-    def reading(reply: Any) -> T:
+    def checked(reply: Any) -> T:
         try:
             return read(reply)
-        except NONSENSE as exc:
+        except UNEXPECTED_REPLY as exc:
             raise StoreUnavailableError(
                 "the store answered what no Redis does: see whether something else listens at "
                 "its address",
                 reason="protocol",
             ) from exc
 
-    return reading
+    return checked
 
 
-@_reading
+@_checked
 def _flag(reply: Any) -> bool:
     return {0: False, 1: True}[reply]
 
 
-@_reading
+@_checked
 def _moment(reply: Any) -> float:
     return float(reply)
 
 
-@_reading
+@_checked
 def _status(reply: Any) -> EntryStatus:
     return _STATUSES[reply]
 
 
-@_reading
+@_checked
 def _entered(reply: Any) -> Entered:
     status, at, size, since = reply
     ago = float(since)
     return Entered(_STATUSES[status], int(at), int(size), inf if ago < 0 else ago)
 
 
-@_reading
+@_checked
 def _touched(reply: Any) -> Touched:
     status, clock = reply
     return Touched(_STATUSES[status], float(clock))
 
 
-@_reading
+@_checked
 def _entries(reply: Any) -> tuple[int, list[Entry]]:
     after, fields = reply
     pairs = zip(fields[::2], fields[1::2], strict=True)
@@ -362,6 +380,6 @@ def _entry(id: bytes, value: bytes) -> Entry | None:
     form = _LIVE.match(value)
     name = id.decode("latin-1")
     if form is None or not is_id(name):
-        return None  # the marks, the times, or a field that isn't ours
+        return None  # the field of the marks or of the times, or one that isn't ours
     authenticated, seen, expires = form.groups()
     return Entry(name, int(authenticated), float(seen), int(expires), value[form.end() :])

@@ -1,4 +1,4 @@
-"""What was answered here lately, and is said again wherever a server may have lost it."""
+"""Ends and rotations that a server acknowledged lately, and may have lost since: sent once more."""
 
 from __future__ import annotations
 
@@ -7,82 +7,81 @@ from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import RedisError
-
-from redis_sessions.session.record import TOMBSTONE_TTL, rotated_at, tombstone
-from redis_sessions.stores.commands import (
-    COMMIT,
-    EARLIER,
-    END,
-    ROTATED_AT,
-    VERSION,
-    Command,
-    Item,
-    Write,
-    command_of,
-    commit_of,
-    packed,
-    reply_of,
+from redis_sessions.connect.resp import Command, pack, read_reply
+from redis_sessions.session.record import (
+    TOMBSTONE_TTL,
+    is_change,
+    is_tombstone,
+    rotated_at,
+    tombstone,
 )
+from redis_sessions.stores.commands import COMMIT, EARLIER, END, Item, Write
+from redis_sessions.stores.dialects import Dialect
 from redis_sessions.stores.protocols import Commit
 
 __all__ = ["Repeat", "Repeats"]
 
 LIMIT: Final = 512
+"""The most ends and rotations that are kept."""
 MAX_BYTES: Final = 1024 * 1024
-"""Of all records that are kept."""
+"""The most bytes of all records that are kept."""
 LARGE: Final = 16 * 1024
-"""Bytes of a record above which it isn't kept."""
+"""The most bytes of one record that is kept."""
 AT_ONCE: Final = 128 * 1024
-"""Bytes of what is due that go ahead of a batch in one piece: all ends, if there are only ends."""
+"""The most bytes that are sent in one piece before a batch. 512 ends fit into one piece."""
 
-_STORED: Final = Commit.STORED  # which takes longer to look up than the rest of `note`
+_STORED: Final = Commit.STORED  # looking it up in the enum takes longer than the rest of `note`
 _GONE: Final = Commit.GONE
 
 
 class Repeat(NamedTuple):
-    """An end, or a rotation with its record; or a rotation that ends the id instead."""
+    """A write that is to be repeated: an end, a rotation with its record, or one without it."""
 
     write: Write
-    lapses: float = inf
-    """When the record's time is over, on `time.monotonic`."""
+    expires: float = inf
+    """When the record expires, on `time.monotonic`; infinite without a record."""
 
-    def now(self) -> Write:
-        """What is to be sent now: a record with what is left of its TTL."""
-        if self.lapses == inf:
+    def to_send(self) -> Write:
+        """The write as it is to be sent now: a record has what is left of its TTL."""
+        if self.expires == inf:
             return self.write
-        left = int((self.lapses - monotonic()) * 1000)
+        left = int((self.expires - monotonic()) * 1000)
         return self.write._replace(ttl=left) if left > 0 else self.without_record().write
 
     def without_record(self) -> Repeat:
-        """The same rotation, which ends the id: the replaced token must not open in any case."""
-        grave = tombstone(rotated_at(self.write.value))
-        return Repeat(Write(self.write.key, EARLIER, grave, TOMBSTONE_TTL * 1000))
+        """The same rotation, but one that ends the id.
+
+        The token that was replaced must not open the session in any case.
+        """
+        value = tombstone(rotated_at(self.write.value))
+        return Repeat(Write(self.write.key, EARLIER, value, TOMBSTONE_TTL * 1000))
 
 
 class Repeats:
     """The last ends and rotations that one server acknowledged to one event loop.
 
-    A failover could undo them. A server that took over, or came back with older data, hears them
-    first of all, on each new connection. What it refuses then (it waits for replicas, or for room
-    on its disk) is `due`, ahead of all that it is sent. There are two kinds:
+    A failover could undo them. So each new connection, which may lead to a server that took over
+    or that came back with older data, is sent all of them first. Those that the server refuses
+    then (because it waits for replicas, or for room on its disk) are `due`: they are sent before
+    the next batch. There are three cases:
 
-    1. An end. An id that ended never lives again, so that to end it once more is always right.
-    2. A rotation. Its record, as this process wrote it last, takes the place of a record that was
-       rotated earlier; nothing else is changed by it. Where the record isn't kept (it is too
-       large, or too many came after it, or its time is over) the id ends instead.
+    1. An end. An id that ended never lives again, so it is always right to end it once more.
+    2. A rotation whose record is kept, as this process wrote it last. The record takes the place
+       of a record that was rotated earlier, and changes nothing else.
+    3. A rotation whose record isn't kept: it is too large, too many came after it, or it has
+       expired. The id ends where a record is stored that was rotated earlier.
     """
 
-    def __init__(self, *, sharded: bool) -> None:
-        self._sharded = sharded
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
         self._kept: dict[str, Repeat] = {}
-        self._sizes: dict[str, int] = {}  # of those with a record
+        self._sizes: dict[str, int] = {}  # of the records, by key
         self._bytes = 0
         self.due: dict[str, None] = {}
-        """The keys of those that the server has yet to hear of."""
+        """The keys of those that are still to be sent, in this order."""
 
     def note(self, items: Sequence[Item], answers: Sequence[Any]) -> None:
-        """Remember those of the items that are ends or rotations, and done."""
+        """Keep those of the items that are ends or rotations, and that the server carried out."""
         kept = self._kept
         for item, answer in zip(items, answers, strict=True):
             if not isinstance(item, Write):
@@ -90,18 +89,22 @@ class Repeats:
             key, expected, value, ttl = item
             if not expected:  # a new session
                 continue
-            if len(value) == VERSION:
+            if is_change(value, expected):
+                # It belongs to a rotation that is kept, and keeps that one's place in the order.
+                if kept and key in kept and answer is _STORED:
+                    self._put_record(key, value, ttl, in_place=True)
+            elif is_tombstone(value):
                 if answer is _STORED or (expected == END and answer is _GONE):
                     self._put(Repeat(item._replace(expected=END)))
             elif answer is _STORED:
-                rotates = value[ROTATED_AT] != expected[ROTATED_AT]
-                # A change under the token that is kept is as old as its rotation.
-                if rotates or (kept and key in kept):
-                    lapses = monotonic() + ttl / 1000
-                    self._put(Repeat(Write(key, EARLIER, value, ttl), lapses), in_place=not rotates)
+                self._put_record(key, value, ttl)
+
+    def _put_record(self, key: str, value: bytes, ttl: int, *, in_place: bool = False) -> None:
+        expires = monotonic() + ttl / 1000
+        self._put(Repeat(Write(key, EARLIER, value, ttl), expires), in_place=in_place)
 
     def add(self, repeat: Repeat) -> None:
-        """Remember what another server had acknowledged: this one has yet to hear of it."""
+        """Keep what another server had acknowledged; it is due here."""
         key = repeat.write.key
         before = self._kept.get(key)
         if before is None or _rank(repeat.write) > _rank(before.write):
@@ -112,7 +115,7 @@ class Repeats:
         key, before = repeat.write.key, self._kept.get(repeat.write.key)
         if before is not None and _rank(repeat.write) < _rank(before.write):
             return
-        size = 0 if repeat.lapses == inf else len(repeat.write.value)
+        size = 0 if repeat.expires == inf else len(repeat.write.value)
         if size > LARGE:
             repeat, size = repeat.without_record(), 0
         if in_place:
@@ -135,27 +138,27 @@ class Repeats:
         self._bytes -= self._sizes.pop(key, 0)
         return self._kept.pop(key, None)
 
-    def take(self, gone: Callable[[str], bool]) -> Iterator[Repeat]:
-        """Forget those with such a key: another server has it."""
-        for key in [key for key in self._kept if gone(key)]:
+    def pop(self, has_left: Callable[[str], bool]) -> Iterator[Repeat]:
+        """Remove those whose key another server has now."""
+        for key in [key for key in self._kept if has_left(key)]:
             if (repeat := self._forget(key)) is not None:
                 yield repeat
 
-    async def greet(self, connection: Any) -> None:
-        """Say all of them again, on a connection that is new."""
+    async def on_connect(self, connection: Any) -> None:
+        """Send all of them on a new connection."""
         if not self._kept:
             return
-        writes = [repeat.now() for repeat in self._kept.values()]
+        writes = [repeat.to_send() for repeat in self._kept.values()]
         commands = [("SCRIPT", "LOAD", COMMIT.text), *self.commands(writes)]
-        await connection.send_packed_command(packed(commands))
-        _, *replies = [await reply_of(connection) for _ in commands]
-        self.heard(writes, replies)
+        await connection.send_packed_command(pack(commands))
+        _, *replies = [await read_reply(connection) for _ in commands]
+        self.note_replies(writes, replies)
 
-    def some_due(self) -> list[Write]:
-        """What of that which is due goes ahead next."""
+    def next_due(self) -> list[Write]:
+        """The first of those that are due, as many as are sent in one piece."""
         writes, size = list[Write](), 0
         for key in self.due:
-            write = self._kept[key].now()
+            write = self._kept[key].to_send()
             size += len(write.key) + len(write.value) + 128
             if writes and size > AT_ONCE:
                 break
@@ -163,20 +166,12 @@ class Repeats:
         return writes
 
     def commands(self, writes: Sequence[Write]) -> list[Command]:
-        """What says them again."""
-        if self._sharded:
-            return [command_of(write) for write in writes]
-        return [commit_of(writes)] if writes else []
+        """The commands that carry out these writes."""
+        return self._dialect.writes(writes)
 
-    def heard(self, writes: Sequence[Write], replies: Sequence[Any]) -> int:
-        """Note which of them are still due, by the replies to their commands; how many aren't."""
-        if not writes:
-            return 0
-        if self._sharded:
-            answers = [r if isinstance(r, RedisError) else r[0] for r in replies]
-        else:
-            (reply,) = replies
-            answers = [reply] * len(writes) if isinstance(reply, RedisError) else reply
+    def note_replies(self, writes: Sequence[Write], replies: Sequence[Any]) -> int:
+        """Note which writes are still due, by the replies to `commands`; how many aren't."""
+        answers = self._dialect.outcomes(writes, replies)
         done = 0
         for write, answer in zip(writes, answers, strict=True):
             self.due.pop(write.key, None)
@@ -188,5 +183,5 @@ class Repeats:
 
 
 def _rank(write: Write) -> int:
-    """Of two repeats of one id the greater replaces the other: an end, or the later rotation."""
+    """Of two repeats of one id the greater is kept: an end, else the later rotation."""
     return 1 << 32 if write.expected == END else rotated_at(write.value)

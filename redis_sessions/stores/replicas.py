@@ -1,9 +1,10 @@
-"""Reads from replicas: only from those that are known to have all that is older than a bound.
+"""Reads from replicas: only from those that are known to have every write of before 5 seconds ago.
 
-No two clocks are compared. The primary is asked how far its stream of writes is, at a moment of
-our own clock; a replica that has got as far has everything from before that moment. What it
-answers is taken while that moment is less than `MAX_LAG` seconds ago, and the primary is asked
-otherwise.
+No two clocks are compared. An example:
+
+1. At 10:00:00 of our own clock the primary is asked how long its stream of writes is: 7,000 bytes.
+2. A replica says that it has 7,100 bytes. So it has every write from before 10:00:00.
+3. Until 10:00:05 it is read. Later the primary is, unless a newer sample proves more.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from contextvars import Context
 from typing import Any, Final
 
 from redis_sessions.connect.connector import Connector
-from redis_sessions.connect.urls import Address
+from redis_sessions.connect.deployment import Address
+from redis_sessions.connect.health import Health
+from redis_sessions.connect.resp import UNEXPECTED_REPLY
+from redis_sessions.connect.wire import Wire
 from redis_sessions.errors import StoreError
-from redis_sessions.stores.coalescing import Batcher, Health
-from redis_sessions.stores.commands import NONSENSE
-from redis_sessions.stores.wire import Wire
+from redis_sessions.stores.batching import Batcher
+from redis_sessions.stores.dialects import Dialect
 
 __all__ = ["MAX_LAG", "Replicas"]
 
 MAX_LAG: Final = 5.0
-"""Seconds: nothing is taken from a replica that lacks a write from longer ago."""
+"""Seconds: a replica that may lack a write from longer ago isn't read."""
 
 _SAMPLE_EVERY: Final = 1.0
 _SAMPLES: Final = 8
@@ -38,7 +41,7 @@ _REPLICA: Final = re.compile(r"slave\d+")
 class Replicas:
     """The replicas of one primary, as one event loop sees them.
 
-    `addresses`: which they are; without, the primary says it. `sharded`: in a Cluster.
+    `addresses` says which they are. If it is empty, the primary says it.
     """
 
     def __init__(
@@ -46,32 +49,32 @@ class Replicas:
         connector: Connector,
         primary: Wire,
         timeout: float,
+        dialect: Dialect,
         addresses: Sequence[Address] = (),
-        *,
-        sharded: bool = False,
     ) -> None:
         self._connector = connector
         self._primary = primary
         self._timeout = timeout / 4  # a replica that hangs must not cost much
-        self._sharded = sharded
+        self._dialect = dialect
         self.addresses = addresses
         self._loop = asyncio.get_running_loop()
         self._all: dict[Address, _Replica] = {}
         self._chosen: _Replica | None = None
-        self._stream = ""  # whose offsets the samples are
+        self._stream = ""  # the id of the stream of writes that the samples are of
+        # When the primary was asked, and the length of its stream of writes then.
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
         self._sampled = _NEVER
         self._sampling: asyncio.Task[None] | None = None
 
     def load(self, key: str) -> Awaitable[bytes | None] | None:
-        """A copy, or nothing; None if no replica may be asked now."""
+        """A replica's value of a key; None if no replica may be asked now."""
         now = self._loop.time()
         if now - self._sampled >= _SAMPLE_EVERY:
             self._sample_soon(now)
         chosen = self._chosen
         if chosen is None or not chosen.is_fresh(now):
             fresh = [replica for replica in self._all.values() if replica.is_fresh(now)]
-            # One for all until the next sample: what arrives together leaves together.
+            # All reads until the next sample go to the same replica, so that they share batches.
             self._chosen = chosen = random.choice(fresh) if fresh else None  # noqa: S311
         return None if chosen is None else chosen.load(key)
 
@@ -92,7 +95,9 @@ class Replicas:
             self._sampling = self._loop.create_task(self._sample(), context=Context())
 
     async def _sample(self) -> None:
-        with suppress(StoreError, *NONSENSE):  # those who need the primary are told
+        with suppress(
+            StoreError, *UNEXPECTED_REPLY
+        ):  # requests that ask the primary see its errors
             await self._compare()
 
     async def _compare(self) -> None:
@@ -105,10 +110,10 @@ class Replicas:
             self._stream = said.get("master_replid", "")
             self._samples.clear()
         self._samples.append((began, int(said["master_repl_offset"])))
-        # A Cluster's map may leave them out (a cached CLUSTER SLOTS), but their primary has them.
+        # A Cluster's map may lack the replicas (if CLUSTER SLOTS is cached). Their primary doesn't.
         await self._keep(self.addresses or self._named(said))
         replicas = self._all.values()
-        await asyncio.gather(*(r.judge(self._stream, self._samples) for r in replicas))
+        await asyncio.gather(*(r.measure(self._stream, self._samples) for r in replicas))
         self._chosen = None
 
     def _named(self, said: dict[str, str]) -> list[Address]:
@@ -122,100 +127,100 @@ class Replicas:
         for address in wanted:
             if address not in self._all:
                 self._all[address] = _Replica(
-                    self._connector, address, self._timeout, self._sharded
+                    self._connector, address, self._timeout, self._dialect
                 )
 
 
-class _Trust:
-    """What is known of one replica; its connections, which may outlive it, know no more."""
+class _Knowledge:
+    """What is known of one replica.
 
-    def __init__(self, sharded: bool) -> None:
-        self.sharded = sharded
+    It is an object of its own, since the replica's connections may outlive the replica here.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._setup = dialect.replica_setup
         self.as_of = _NEVER
-        """It has everything from before this moment."""
+        """The replica has every write from before this moment of the loop's clock."""
         self.connects = 0
         self.mixed = False
-        """Not all connections lead to the same process."""
+        """Whether connections lead to more than one process: after a restart, or by a balancer."""
         self._process = ""
 
-    async def greet(self, connection: Any) -> None:
-        """A new connection: the replica may have started anew, from old data."""
+    async def on_connect(self, connection: Any) -> None:
+        """Note a new connection: the replica may have started anew, with old data."""
         self.connects += 1
         self.as_of = _NEVER
         await connection.send_command("INFO", "server")
         process = _fields(await connection.read_response()).get("run_id", "")
         self.mixed = self.mixed or self._process not in ("", process)
         self._process = process
-        if self.sharded:
-            await connection.send_command("READONLY")
+        for command in self._setup:
+            await connection.send_command(*command)
             await connection.read_response()
 
 
 class _Replica:
-    """One of them."""
+    """One replica: its connections, its queue, and what is known of it."""
 
     def __init__(
-        self, connector: Connector, address: Address, timeout: float, sharded: bool
+        self, connector: Connector, address: Address, timeout: float, dialect: Dialect
     ) -> None:
-        self._trust = trust = _Trust(sharded)
-        self.wire = Wire(connector.to(address, trust.greet), timeout, [])
+        self._known = known = _Knowledge(dialect)
+        self._dialect = dialect
+        self.wire = Wire(connector.to(address, known.on_connect), timeout, [])
         self._loop = asyncio.get_running_loop()
         self._loads = Batcher[str, "bytes | None"](self._get, Health(), timeout)
         self._size = 512
 
     def is_fresh(self, now: float) -> bool:
-        """Whether it has all that is older than the bound."""
-        return now - self._trust.as_of <= MAX_LAG and not self._trust.mixed
+        """Whether it has every write from before `MAX_LAG` seconds ago."""
+        return now - self._known.as_of <= MAX_LAG and not self._known.mixed
 
     async def load(self, key: str) -> bytes | None:
-        """What it has, if it still can be relied on when the reply is there."""
-        connects = self._trust.connects
+        """Its value of a key; None also if it is no longer fresh when the reply is there."""
+        connects = self._known.connects
         value = await self._loads.ask(key, self._size)
-        relied_on = connects == self._trust.connects and self.is_fresh(self._loop.time())
-        return value if relied_on else None
+        still_fresh = connects == self._known.connects and self.is_fresh(self._loop.time())
+        return value if still_fresh else None
 
-    async def judge(self, stream: str, samples: Sequence[tuple[float, int]]) -> None:
-        """Find the latest moment from before which it has everything."""
-        for _ in range(2):  # the first time it may have to connect
-            connects = self._trust.connects
+    async def measure(self, stream: str, samples: Sequence[tuple[float, int]]) -> None:
+        """Find the latest sample whose writes it all has."""
+        for _ in range(2):  # a new connection makes the first answer worthless
+            connects = self._known.connects
             try:
                 said = await _replication(self.wire)
-            except (StoreError, *NONSENSE):
-                return  # what was known of it grows old
-            if connects == self._trust.connects:
+            except (StoreError, *UNEXPECTED_REPLY):
+                return  # what is known of it remains, and grows old
+            if connects == self._known.connects:
                 break
         else:
             return
-        if await self._leave_if_mixed():
+        if await self._reconnect_if_mixed():
             return
         follows = said.get("role") == "slave" and said.get("master_link_status") == "up"
         if not follows or said.get("master_replid") != stream:
             return
         offset = int(said["slave_repl_offset"])
         moments = [began for began, at in samples if at <= offset]
-        self._trust.as_of = max([self._trust.as_of, *moments])
+        self._known.as_of = max([self._known.as_of, *moments])
 
-    async def _leave_if_mixed(self) -> bool:
-        """Connect anew if connections lead to several processes, by a restart or by a balancer."""
-        if not self._trust.mixed:
+    async def _reconnect_if_mixed(self) -> bool:
+        """Disconnect if connections lead to several processes; whether they did."""
+        if not self._known.mixed:
             return False
         await self.wire.close()
-        self._trust.mixed = False
+        self._known.mixed = False
         return True
 
     async def _get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        replies: Sequence[Any]
         try:
-            if self._trust.sharded:
-                replies = await self.wire.send([("GET", key) for key in keys])
-            else:
-                replies = await self.wire.send_one("MGET", *keys)
-            pairs = zip(keys, replies, strict=True)
-            found = [reply if isinstance(reply, bytes) else None for _, reply in pairs]
-        except (StoreError, *NONSENSE):
-            self._trust.as_of = _NEVER  # until it answers again
+            replies = await self.wire.send(self._dialect.reads(keys))
+            pairs = zip(keys, self._dialect.values(replies), strict=True)
+            found = [value if isinstance(value, bytes) else None for _, value in pairs]
+        except (StoreError, *UNEXPECTED_REPLY):
+            self._known.as_of = _NEVER  # until it answers again
             return [None] * len(keys)
-        if await self._leave_if_mixed():
+        if await self._reconnect_if_mixed():
             return [None] * len(keys)
         self._size = sum(len(value or b"") for value in found) // len(found) + 64
         return found
@@ -231,7 +236,7 @@ def _fields(text: bytes) -> dict[str, str]:
 
 
 def _named(said: dict[str, str]) -> list[Address]:
-    """The replicas that a primary names, if they follow it."""
+    """The replicas that a primary names, if they are in step with it."""
     found: list[Address] = []
     for name, text in said.items():
         if _REPLICA.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Writes that too few replicas have: the rest is carried out first, then it is told."""
+"""Several writes: if too few replicas have one, the others are made before the error is raised."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ T = TypeVar("T")
 
 
 class Shortfall:
-    """What came of several writes. A half-done sign-out would be worse than an unsure one."""
+    """Collects the `ReplicationError` of several writes, so that the later ones are still made.
+
+    A sign-out that was carried out in part would be worse than one that a failover may lose.
+    """
 
     def __init__(self) -> None:
         self.error: ReplicationError | None = None
 
     async def of(self, write: Awaitable[T]) -> T:
-        """The result of a write, also if too few replicas have it."""
+        """The result of a write, even if too few replicas have it; then the error is kept."""
         try:
             return await write
         except ReplicationError as exc:
@@ -28,6 +31,6 @@ class Shortfall:
             return result
 
     def tell(self, result: Any = None) -> None:
-        """Raise `ReplicationError` if there was one; with what is returned otherwise."""
+        """Raise `ReplicationError` if one was kept. Its `result` is the caller's."""
         if self.error is not None:
             raise ReplicationError(str(self.error), result=result) from self.error

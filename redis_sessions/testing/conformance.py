@@ -14,7 +14,7 @@ import time
 from secrets import token_bytes
 from typing import Final
 
-from redis_sessions.session.record import HEADER_SIZE, tombstone
+from redis_sessions.session.record import HEADER_SIZE, tombstone, version
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit, SessionStore
 
@@ -31,11 +31,6 @@ def new_id() -> str:
 def new_record(size: int = 100) -> bytes:
     """Bytes that a store may take for a record, of a version of their own."""
     return token_bytes(HEADER_SIZE + size)
-
-
-def version(value: bytes) -> bytes:
-    """What identifies a stored value."""
-    return value[:HEADER_SIZE]
 
 
 class StoreConformance:

@@ -16,10 +16,10 @@ from redis_sessions import (
     SessionConflictError,
     StoreUnavailableError,
 )
+from redis_sessions.connect.wire import Wire
 from redis_sessions.session.record import HEADER_SIZE, tombstone
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
-from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
 from tests.integration.busy_browsers import Visitor, all_served, statuses, visitors, wrong
 from tests.integration.cluster_slots import MINUTE, id_in, loaded, record, slots_of

@@ -13,10 +13,10 @@ from redis.crc import key_slot
 from redis.exceptions import TryAgainError
 
 from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
+from redis_sessions.connect.wire import Wire
 from redis_sessions.session.record import HEADER_SIZE, tombstone
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
-from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
 from redis_sessions.testing.topology import Node
 from tests.integration.check_command import levels
@@ -294,7 +294,7 @@ async def test_a_node_that_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was under way at it is answered by the next one, and nobody is told of trouble."""
-    monkeypatch.setattr("redis_sessions.stores.cluster._REFRESH_EVERY", 0)
+    monkeypatch.setattr("redis_sessions.connect.slots._REFRESH_EVERY", 0)
     seed, before = running.nodes[:2]
     after = running.replicas_of(before)[0]
     store = RedisStore(as_app(f"redis+cluster://{seed.address}"), prefix=prefix, timeout=2.5)

@@ -129,7 +129,7 @@ async def test_a_connection_that_stayed_behind(
 
     To ask the Sentinels again would tell nothing: they name whom that one was led to.
     """
-    monkeypatch.setattr("redis_sessions.stores.wire._LOOK_EVERY", float("inf"))
+    monkeypatch.setattr("redis_sessions.connect.wire._CHECK_EVERY", float("inf"))
     options = app_user(replicas=True)
     with topology.sentinel(replicas=1, server=server_binary, options=options) as running:
         store = RedisStore(as_app(running.url), timeout=1.0)

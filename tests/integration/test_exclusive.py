@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from redis_sessions import RedisStore, SessionConflictError, get_session
-from redis_sessions.stores.commands import Script
+from redis_sessions.stores.commands import LOCK
 from redis_sessions.testing import store_session
 from tests.support.apps import client_of, doing, manager_on
 from tests.support.asgi import COOKIE
@@ -146,7 +146,7 @@ async def test_a_process_that_ended_while_it_held(redis_url: str, prefix: str) -
 
 def test_an_answer_that_was_lost(redis_url: str, prefix: str) -> None:
     """Whoever asks again for the lock that it was given has it; nobody else does."""
-    script = Script("lock.lua").text
+    script = LOCK.text
 
     with Wire.of(redis_url) as redis:
 

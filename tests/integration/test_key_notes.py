@@ -246,7 +246,7 @@ async def test_memory_is_told_once_for_a_process(
     """Other workers don't see it, and a counter would jump."""
     from redis_sessions import stores
 
-    stores._tell_of_memory.cache_clear()  # pyright: ignore[reportPrivateUsage] - as a new process
+    stores._warn_of_memory.cache_clear()  # pyright: ignore[reportPrivateUsage] - as a new process
     for _ in range(2):
         SessionMiddleware(doing(store="memory://", secret_key=OLD), OLD, store="memory://")
     (message,) = caplog.messages

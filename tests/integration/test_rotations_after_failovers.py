@@ -14,7 +14,7 @@ import pytest
 from redis.crc import key_slot
 
 from redis_sessions import SessionManager
-from redis_sessions.stores.nodes import SLOTS
+from redis_sessions.connect.nodes import SLOTS
 from redis_sessions.testing import read_session, topology
 from tests.chaos.border import Border
 from tests.chaos.faults import announce, put_behind

@@ -45,7 +45,7 @@ def questions(store: RedisStore) -> list[Callable[[], Awaitable[Any]]]:
                 raise found
 
     async def near() -> None:
-        copy = store.nearby(ID)
+        copy = store.load_from_replica(ID)
         if copy is not None:
             await copy
 

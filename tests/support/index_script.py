@@ -8,7 +8,7 @@ from hashlib import sha1
 from unittest import mock
 
 from redis_sessions.stores import redis as redis_store
-from redis_sessions.stores.wire import Script
+from redis_sessions.stores.commands import script as script_of
 
 __all__ = ["index_script", "marks_are"]
 
@@ -21,11 +21,11 @@ def marks_are(number: int) -> tuple[str, str]:
 @contextmanager
 def index_script(replaced: Iterable[tuple[str, str]]) -> Generator[None]:
     """Let the Redis store run its index's script with these replacements."""
-    script = Script("index.lua")
+    script = script_of("index.lua")
     for old, new in replaced:
         if script.text.count(old.encode()) != 1:
             raise AssertionError(f"the index's script has {old!r} not once")
         script.text = script.text.replace(old.encode(), new.encode())
     script.sha = sha1(script.text, usedforsecurity=False).hexdigest()
-    with mock.patch.object(redis_store, "_INDEX", script):
+    with mock.patch.object(redis_store, "INDEX", script):
         yield

@@ -10,12 +10,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, Self
 
 from redis_sessions.cli.acl import Role, password_rule, rules
+from redis_sessions.connect.launch import launch
 from redis_sessions.testing.topologies.processes import reserve_port
 from tests.support import VENV
 
@@ -141,16 +141,7 @@ class Server:
 
     def start(self) -> Self:
         """Start it, or start it again on the same port; return once it answers."""
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + 15
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                msg = f"{self.kind} didn't start:\n{self._log.read_text()}"
-                raise RuntimeError(msg)
-            time.sleep(0.005)
+        self.process = launch(self._command, self._log, self._answers)
         return self
 
     def stop(self) -> None:
@@ -181,7 +172,7 @@ class Server:
         try:
             return self.start()
         except BaseException:
-            self.close()
+            shutil.rmtree(self.dir)  # `launch` has ended the process
             raise
 
     def __exit__(self, *_: object) -> None:

@@ -235,12 +235,12 @@ async def _all_work(site: Site) -> int:
 
 def _pool(store: RedisStore) -> dict[str, int]:
     """How many of its connections are used, and how many are open and idle."""
-    channels: Any = vars(store)["_channels"]
-    wire: object = channels.get().wire
-    line: Any = vars(wire)["_line"]
-    sets = cast("dict[str, Any]", vars(line.pool))
+    servers: Any = vars(store)["_servers"]
+    wire: object = servers.get().wire
+    connections: Any = vars(wire)["_connections"]
+    sets = cast("dict[str, Any]", vars(connections.pool))
     held, available = (
-        cast("list[Any]", line.idle),
+        cast("list[Any]", connections.idle),
         cast("list[Any]", sets["_available_connections"]),
     )
     pooled = sum(bool(connection.is_connected) for connection in available)

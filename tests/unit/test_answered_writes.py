@@ -9,6 +9,7 @@ import pytest
 
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.commands import ABSENT, EARLIER, END, Write
+from redis_sessions.stores.dialects import ONE_SERVER
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import LARGE, LIMIT, Repeat, Repeats
 
@@ -26,7 +27,7 @@ def end(key: str = "k") -> Write:
 
 
 def noted(*writes: Write, answer: Any = Commit.STORED) -> Repeats:
-    repeats = Repeats(sharded=False)
+    repeats = Repeats(ONE_SERVER)
     for write in writes:
         repeats.note([write], [answer])
     return repeats
@@ -34,7 +35,7 @@ def noted(*writes: Write, answer: Any = Commit.STORED) -> Repeats:
 
 def kept(repeats: Repeats) -> Sequence[Write]:
     """All that would be said to another server."""
-    return [repeat.write for repeat in repeats.take(lambda _: True)]
+    return [repeat.write for repeat in repeats.pop(lambda _: True)]
 
 
 @pytest.mark.parametrize(

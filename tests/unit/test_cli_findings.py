@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.cli.finding import Finding, Level, merged
 from redis_sessions.cli.findings import find, is_local
-from redis_sessions.stores.nodes import slot_of
+from redis_sessions.connect.nodes import slot_of
 
 MIB = 1024 * 1024
 INFO = {

@@ -6,7 +6,7 @@ import pytest
 from redis.crc import key_slot
 
 from redis_sessions import StoreUnavailableError
-from redis_sessions.stores.nodes import SLOTS, NodeHealth, tags
+from redis_sessions.connect.nodes import SLOTS, NodeHealth, tags
 
 DOWN = StoreUnavailableError("a/0 can't serve now: The cluster is down", reason="server")
 
@@ -47,38 +47,38 @@ def test_nobody_has_any() -> None:
 def test_a_node_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
     """It is waited for at first, each kind of command by itself; told once, and once it is over."""
     health = NodeHealth("a/0")
-    assert [health.is_down("writes", DOWN, now, 0.5) for now in (10.0, 10.4, 10.5, 11.0)] == [
+    assert [health.note_down("writes", DOWN, now, 0.5) for now in (10.0, 10.4, 10.5, 11.0)] == [
         *(False, False),
         *(True, True),
     ]
-    health.serves("loads")
-    assert health.is_down("writes", DOWN, 11.1, 0.5)
-    assert not health.is_down("loads", DOWN, 11.1, 0.5)
+    health.note_answer("loads")
+    assert health.note_down("writes", DOWN, 11.1, 0.5)
+    assert not health.note_down("loads", DOWN, 11.1, 0.5)
     assert [record.message for record in caplog.records] == [
         f"sessions: {DOWN}; requests that ask it get 503"
     ]
     caplog.clear()
-    health.serves("writes")
+    health.note_answer("writes")
     assert not caplog.records
-    health.serves("loads")
+    health.note_answer("loads")
     assert [record.message for record in caplog.records] == ["sessions: a/0 serves again"]
-    assert not health.is_down("writes", DOWN, 12.0, 0.5)
-    assert health.is_down("writes", DOWN, 12.6, 0.5)
-    assert not health.is_down("writes", DOWN, 60.0, 0.5)  # another time
+    assert not health.note_down("writes", DOWN, 12.0, 0.5)
+    assert health.note_down("writes", DOWN, 12.6, 0.5)
+    assert not health.note_down("writes", DOWN, 60.0, 0.5)  # another time
 
 
 def test_a_node_that_others_replace(caplog: pytest.LogCaptureFixture) -> None:
     """It is told if it was in trouble, and when it has slots again nothing is known of it."""
     health = NodeHealth("a/0")
-    health.belongs(False)
-    health.belongs(True)
+    health.note_map(False)
+    health.note_map(True)
     assert not caplog.records
     health.trouble, health.away = "connection", StoreUnavailableError("it died")
     for known in (True, False, False):
-        health.belongs(known)
+        health.note_map(known)
     assert [record.message for record in caplog.records] == [
         "sessions: other nodes serve the slots of a/0"
     ]
     assert health.trouble == "connection"
-    health.belongs(True)
+    health.note_map(True)
     assert [health.trouble, health.away] == [None, None]

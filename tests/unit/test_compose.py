@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import generate_key
-from redis_sessions.connect.urls import Deployment
+from redis_sessions.connect.connector import deployment_of
 from tests.support import ROOT
 
 PROFILES = ["single", "sentinel", "cluster", "tls"]
@@ -85,7 +85,7 @@ def test_profile_has_an_application(config: Config, profile: str) -> None:
 def test_store_is_one(config: Config, profile: str, kind: str) -> None:
     """The store takes the URL, and knows what it leads to."""
     environment = config(profile)["services"][f"{profile}-app"]["environment"]
-    assert Deployment.of(environment["SESSION_STORE"]).kind == kind
+    assert deployment_of(environment["SESSION_STORE"]).kind == kind
 
 
 def test_nothing_is_reachable_from_elsewhere(config: Config) -> None:

@@ -15,8 +15,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from redis_sessions import ConfigurationError, RedisStore
-from redis_sessions.connect.connector import connector_of
-from redis_sessions.connect.urls import Deployment
+from redis_sessions.connect.connector import connector_of, deployment_of
 
 
 @pytest.fixture
@@ -29,18 +28,18 @@ def authority(tmp_path: Path) -> Path:
 def test_clients() -> None:
     """A ready client's settings are a deployment's; those for its own use are left out."""
     provider = UsernamePasswordCredentialProvider("u", "p")
-    one = Deployment.of(Redis(host="h", port=1, db=2, credential_provider=provider))
+    one = deployment_of(Redis(host="h", port=1, db=2, credential_provider=provider))
     assert (one.kind, one.hosts, one.arguments["db"]) == ("server", (("h", 1),), 2)
     assert one.arguments["credential_provider"] is provider
 
     watchers = Sentinel([("a", 1), ("b", 2)], sentinel_kwargs={"password": "w"}, password="s")
-    behind = Deployment.of(watchers.master_for("main", db=3))
+    behind = deployment_of(watchers.master_for("main", db=3))
     assert (behind.kind, behind.hosts, behind.name) == ("sentinel", (("a", 1), ("b", 2)), "main")
     assert (behind.arguments["password"], behind.arguments["db"]) == ("s", 3)
     assert behind.sentinel_arguments["password"] == "w"
     assert behind.connection_class is Connection
 
-    cluster = Deployment.of(RedisCluster(host="h", port=7000, password="p"))
+    cluster = deployment_of(RedisCluster(host="h", port=7000, password="p"))
     assert (cluster.kind, cluster.hosts) == ("cluster", (("h", 7000),))
     assert cluster.arguments["password"] == "p"
     for deployment in (one, behind, cluster):
@@ -57,11 +56,11 @@ def test_a_client_with_tls(authority: Path) -> None:
         watchers.master_for("main"),
         RedisCluster(host="h", port=1, **tls),
     ):
-        found = Deployment.of(client)
+        found = deployment_of(client)
         assert found.tls
         assert found.arguments["ssl_ca_certs"] == str(authority)
         RedisStore(client)
-    assert Deployment.of(watchers.master_for("main")).sentinel_class is SSLConnection
+    assert deployment_of(watchers.master_for("main")).sentinel_class is SSLConnection
 
 
 async def test_tls_of_a_client_is_judged_as_that_of_a_url(caplog: pytest.LogCaptureFixture) -> None:
@@ -90,13 +89,13 @@ async def test_tls_of_a_client_is_judged_as_that_of_a_url(caplog: pytest.LogCapt
 
 def test_a_clients_limit_is_used() -> None:
     """Of connections; one that is too low is refused as a URL's is."""
-    assert Deployment.of(Redis(max_connections=12)).max_connections == 12
+    assert deployment_of(Redis(max_connections=12)).max_connections == 12
     pool = BlockingConnectionPool(max_connections=13)
-    assert Deployment.of(Redis(connection_pool=pool)).max_connections == 13
+    assert deployment_of(Redis(connection_pool=pool)).max_connections == 13
     watched = Sentinel([("a", 1)]).master_for("main", max_connections=14)
-    assert Deployment.of(watched).max_connections == 14
+    assert deployment_of(watched).max_connections == 14
     cluster = RedisCluster(host="h", port=1, max_connections=15)
-    assert Deployment.of(cluster).max_connections == 15
+    assert deployment_of(cluster).max_connections == 15
     with pytest.raises(ConfigurationError, match="write 8 or more"):
         RedisStore(Redis(max_connections=3))
 

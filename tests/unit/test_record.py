@@ -19,9 +19,15 @@ from redis_sessions.session.record import (
     Reject,
     Sealer,
     Stored,
+    is_change,
+    is_record,
     is_tombstone,
+    key_id,
+    layout,
+    other_tombstone,
     rotated_at,
     tombstone,
+    version,
 )
 from tests.support import sealing_key
 
@@ -165,6 +171,46 @@ def test_a_tombstone_is_a_header_alone() -> None:
     assert tombstone(0x0A0B0C0D) != grave
     assert not is_tombstone(grave + b"x")
     assert not is_tombstone(grave[:-1])
+
+
+def test_the_parts_of_a_record() -> None:
+    """Other modules ask for a part of stored bytes by its name, and put none of them together."""
+    record = Sealer(KEYRING, "app:").seal(TOKEN, make(), 7).sealed
+
+    parts = layout(record)
+    assert (parts.format, parts.key_id, parts.rotated_at) == (1, KEYRING.primary.id, 7)
+    assert version(record) + parts.box == record
+    assert version(record).endswith(parts.nonce)
+    assert key_id(record) == KEYRING.primary.id
+    assert layout(tombstone(7)).box == b""
+
+
+def test_a_record_a_tombstone_or_nothing() -> None:
+    """Only a record may open."""
+    record = Sealer(KEYRING, "app:").seal(TOKEN, make(), 7).sealed
+    assert [is_record(stored) for stored in (record, tombstone(7), None)] == [True, False, False]
+
+
+def test_a_change_keeps_the_token() -> None:
+    """A rotation, an end and a new session are no changes."""
+    sealer = Sealer(KEYRING, "app:")
+    before, same, rotated = (sealer.seal(TOKEN, make(), at).sealed for at in (7, 7, 8))
+
+    assert is_change(same, before)
+    assert is_change(same, version(before))
+    assert not is_change(rotated, version(before))
+    assert not is_change(tombstone(7), version(before))
+    assert not is_change(same, b"")
+
+
+def test_another_tombstone_that_says_the_same() -> None:
+    """It has another version, the same time, and takes any last byte."""
+    for last in (b"\0", b"\xff"):
+        one = tombstone(7)[:-1] + last
+        other = other_tombstone(one)
+        assert is_tombstone(other)
+        assert other != one
+        assert rotated_at(other) == 7
 
 
 @pytest.mark.parametrize("size", [0, 1, 4, 8, 9, 32])

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from redis_sessions import Keyring, MemoryStore, SessionManager, generate_key
+from redis_sessions.connect.clock import ServerClock
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.stores.clock import ServerClock
 from redis_sessions.testing import Clock
 
 AHEAD = 1000.0
@@ -20,7 +20,7 @@ def heard(*answers: tuple[str, float, float, float]) -> float:
     """The offset after answers of servers: name, their clock's lead, seconds there and back."""
     clock, sent = ServerClock(), 50.0
     for server, ahead, there, back in answers:
-        clock.hear(server, sent + there + ahead, sent, sent + there + back)
+        clock.note(server, sent + there + ahead, sent, sent + there + back)
         sent += 100
     return clock.offset
 
@@ -61,8 +61,8 @@ def test_a_node_that_left_counts_no_more() -> None:
     """A Cluster whose nodes with a wrong clock were replaced has the time of the others."""
     clock, now = ServerClock(), time.monotonic()
     for name in ("a", "b"):
-        clock.hear(name, now + AHEAD + 3600, now, now)
-    clock.hear("c", now + AHEAD, now, now)
+        clock.note(name, now + AHEAD + 3600, now, now)
+    clock.note("c", now + AHEAD, now, now)
     for name in ("a", "b", "never heard of"):
         clock.forget(name)
     assert clock.now() - time.monotonic() == pytest.approx(AHEAD, abs=0.01)
@@ -74,18 +74,18 @@ def test_a_server_that_says_nothing_leaves_the_wall_clock(monkeypatch: pytest.Mo
     """Also after that was set."""
     clock, real = ServerClock(), time.time
     monkeypatch.setattr(time, "time", lambda: real() + 300)
-    clock.hear_nothing()
+    clock.note_silence()
     assert clock.now() == pytest.approx(real() + 300, abs=1)
 
 
 def test_a_late_answer_is_no_reason_to_complain(caplog: pytest.LogCaptureFixture) -> None:
     """What is told is a difference that is certain; and it is told once."""
     clock, wall, now = ServerClock(), time.time(), time.monotonic()
-    clock.hear("here", wall - 7, now - 5, now)
-    clock.hear("here", wall + 4, now, now)
+    clock.note("here", wall - 7, now - 5, now)
+    clock.note("here", wall + 4, now, now)
     assert caplog.messages == []
     for ahead in (-6, -6, 6):
-        clock.hear("here", wall + ahead, now, now)
+        clock.note("here", wall + ahead, now, now)
     (message,) = caplog.messages
     assert "NTP" in message
     assert "here" in message

@@ -20,12 +20,12 @@ from redis.asyncio.connection import SSLConnection
 from redis.credentials import CredentialProvider
 
 from redis_sessions import ConfigurationError, RedisStore
-from redis_sessions.connect.connector import connector_of
-from redis_sessions.connect.urls import Deployment
+from redis_sessions.connect.connector import connector_of, deployment_of
+from redis_sessions.connect.deployment import Deployment
 
 
 def of(url: str) -> Deployment:
-    return Deployment.of(url)
+    return deployment_of(url)
 
 
 def credentials(deployment: Deployment) -> tuple[str] | tuple[str, str]:
@@ -125,7 +125,7 @@ BAD = [
     ("redis://a,b/0", "redis+sentinel:// or redis+cluster://"),
     ("redis://a/0?replicas=read", "write redis://primary:6379,replica:6379/0"),
     ("redis://a,b/0?replicas=yes", "write replicas=read"),
-    ("unix:///s?replicas=read", "replicas=read needs to know them"),
+    ("unix:///s?replicas=read", "replicas=read needs to know the replicas"),
     ("redis://a,/0?replicas=read", "can't be read"),
     ("redis://a,b:port/0?replicas=read", "can't be read"),
     ("redis+sentinel://a", "what the Sentinels call the primary"),

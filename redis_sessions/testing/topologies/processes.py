@@ -27,6 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from redis_sessions.connect.embedded import find_server
+from redis_sessions.connect.launch import LaunchError, start, wait_until_it_answers
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.testing.topologies.certificates import Certificates
 
@@ -269,19 +270,16 @@ class Node:
     def launch(self) -> None:
         """Start the process, or start it again; `wait_started` tells when it answers."""
         self.paused = False
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=self._group,
-            )
+        self._process = start(
+            self._command, self._log, cwd=self.directory, process_group=self._group
+        )
 
     def wait_started(self) -> None:
         """Return once it answers; `TopologyError` with the end of its log if it ended."""
-        wait_until(self._not_started)
+        try:
+            wait_until_it_answers(self.name, self._log, self._answers, lambda: self.running)
+        except LaunchError as exc:
+            raise TopologyError(str(exc)) from None
         if self._setup:
             with suppress(ResponseError):
                 self.ask(*self._setup)
@@ -291,13 +289,12 @@ class Node:
         self.launch()
         self.wait_started()
 
-    def _not_started(self) -> str:
-        if not self.running:
-            lines = self._log.read_text(errors="replace").splitlines()
-            raise TopologyError("\n".join([f"{self.name} didn't start:", *lines[-10:]]))
-        with self.connect() as client:  # on its port somebody else might answer
-            stranger = client.info("server")["process_id"] != self.pid
-        return f"{self.address} is somebody else's" if stranger else ""
+    def _answers(self) -> bool:
+        try:
+            with self.connect() as client:  # another process might answer on this port
+                return bool(client.info("server")["process_id"] == self.pid)
+        except RedisError:
+            return False
 
     @property
     def _log(self) -> Path:

@@ -12,7 +12,7 @@ from socket import create_connection, socket
 import pytest
 
 from redis_sessions import RedisStore
-from redis_sessions.stores import clock as clocks
+from redis_sessions.connect import clock as clocks
 from tests.integration.clocks.wrong_time import OFF, error, set_wrong
 from tests.support.redis_wire import Monitor
 from tests.support.servers import Server, StartServer, as_owner

@@ -56,7 +56,7 @@ async def wait_for_copies(manager: SessionManager) -> None:
     assert isinstance(store, RedisStore)
 
     async def offered() -> bool:
-        copy = store.nearby(SessionToken.generate().id)
+        copy = store.load_from_replica(SessionToken.generate().id)
         if copy is not None:
             await copy  # the connection is there, and was judged, too
         return copy is not None
@@ -69,7 +69,7 @@ async def in_copy(manager: SessionManager, token: str) -> bool:
     """Whether the replica has this session."""
     store = manager.store
     assert isinstance(store, RedisStore)
-    copy = store.nearby(token[:20])
+    copy = store.load_from_replica(token[:20])
     return copy is not None and await copy is not None
 
 

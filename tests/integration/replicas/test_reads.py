@@ -58,7 +58,7 @@ async def test_without_replicas(lagging: Lagging, prefix: str) -> None:
     manager = manager_on(as_app(lagging.primary.url), prefix)
     assert not reads_replicas(backend_of(manager))
     assert isinstance(manager.store, RedisStore)
-    assert manager.store.nearby(SessionToken.generate().id) is None
+    assert manager.store.load_from_replica(SessionToken.generate().id) is None
     async with client_of(doing(manager=manager)) as browser:
         assert hints(await browser.get("/do?set=a:1")) == []
     await manager.close()

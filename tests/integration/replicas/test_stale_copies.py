@@ -11,11 +11,12 @@ import pytest
 
 from redis_sessions import RedisStore, SessionManager
 from redis_sessions.connect.connector import connector_of
+from redis_sessions.connect.wire import Wire
 from redis_sessions.lifecycle.loading import load_from_replica
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.stores import replicas as replicas_module
+from redis_sessions.stores.dialects import ONE_SERVER
 from redis_sessions.stores.replicas import Replicas
-from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import store_session, topology
 from tests.integration.replicas.lagging import Lagging, follows, in_copy, see, wait_for_copies
 from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
@@ -90,7 +91,7 @@ async def test_a_replica_that_hangs(
         for _ in range(3):
             assert (await see(manager, token)).status_code == 200
         assert isinstance(manager.store, RedisStore)
-        assert manager.store.nearby(token[:20]) is None
+        assert manager.store.load_from_replica(token[:20]) is None
     finally:
         lagging.replica.resume()
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
@@ -189,7 +190,7 @@ async def test_several_replicas_behind_one_address(
         primary.ask("SET", "k", "new")
         connector = connector_of(primary.url, timeout=1)
         wire = Wire(connector, 1, [])
-        replicas = Replicas(connector, wire, 1, [("127.0.0.1", balancer.port)])
+        replicas = Replicas(connector, wire, 1, ONE_SERVER, [("127.0.0.1", balancer.port)])
 
         async def read() -> bytes | None:
             copy = replicas.load("k")

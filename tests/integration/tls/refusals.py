@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import RedisStore, StoreUnavailableError
-from redis_sessions.stores.coalescing import AWAY
+from redis_sessions.connect.health import AWAY
 from redis_sessions.testing.topology import Node
 
 STANDARD = pytest.mark.standard(31, "ASVS 12.3.1", "ASVS 12.3.2", "ASVS 12.3.3", "ASVS 12.3.4")

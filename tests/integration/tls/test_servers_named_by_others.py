@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel
 
 from redis_sessions import RedisStore, StoreError, StoreUnavailableError
+from redis_sessions.connect.health import AWAY
 from redis_sessions.session.record import tombstone
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
-from redis_sessions.stores.coalescing import AWAY
 from redis_sessions.testing import topology
 from redis_sessions.testing.topologies.replication import SERVICE
 from redis_sessions.testing.topology import Certificates, Node
@@ -202,7 +202,7 @@ async def test_replicas_are_checked(tls_cluster_topology: Shards, prefix: str) -
 
 async def copies(store: RedisStore, ids: list[str]) -> list[bytes | None]:
     """What the replicas have, as far as they may be asked."""
-    asked = [store.nearby(id) for id in ids]
+    asked = [store.load_from_replica(id) for id in ids]
     return [None if copy is None else await copy for copy in asked]
 
 

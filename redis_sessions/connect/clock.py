@@ -1,6 +1,7 @@
-"""The time of the servers, as their answers to TIME show it: all processes go by the same.
+"""The time of the servers, which all processes of an application go by.
 
-A request asks no server for it: it adds an offset to `time.monotonic()`, which nobody sets.
+The servers are asked for it (`TIME`) in the background. A request asks nobody: it adds an offset to
+`time.monotonic()`, which nobody can set.
 """
 
 from __future__ import annotations
@@ -15,49 +16,55 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
+from redis_sessions.connect.wire import Wire
 from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.events import logger
-from redis_sessions.stores.wire import Wire
 
 __all__ = ["Measurement", "ServerClock"]
 
 TOLERATED: Final = 5.0
-"""Seconds by which this machine's clock may be off before it is told."""
+"""Seconds by which this machine's clock may be wrong before a warning is logged."""
 
-_EVERY: Final = 60.0  # seconds
-_ANEW: Final = 1.0  # ... and this long after it was asked, a new connection is reason enough
+_EVERY: Final = 60.0
+"""Seconds between two questions to a server."""
+_BUSY_FOR: Final = 1.0
+"""Seconds after an answer during which a new connection is no reason to ask again."""
 
 
 class ServerClock:
     """`time.monotonic() + offset` is the servers' time, in seconds since the epoch.
 
-    Of a Cluster's nodes it is the median's. Until a server has answered, and where none may be
-    asked, it is this machine's wall clock.
+    There are three cases:
+
+    1. One server has answered: it is the time of that server.
+    2. Several nodes of a Cluster have answered: it is the median of their times.
+    3. None has answered yet, or none may be asked: it is the time of this machine.
     """
 
-    __slots__ = ("_servers", "_told", "offset")
+    __slots__ = ("_servers", "_warned", "offset")
 
     def __init__(self) -> None:
         self._servers: dict[str, float] = {}
-        self._told = False
+        self._warned = False
         self.offset = _wall()
 
     def now(self) -> float:
         """Seconds since the epoch."""
         return time.monotonic() + self.offset
 
-    def hear(self, server: str, said: float, sent: float, got: float) -> None:
-        """Take in that a server said this, between these two moments of `time.monotonic()`.
+    def note(self, server: str, said: float, sent: float, got: float) -> None:
+        """Note a server's time. `sent` and `got` are when it was asked, and when it had answered.
 
-        The offset moves as far as the answer proves it wrong, and no further: so a late one, whose
-        moments lie far apart, hardly moves it, and it needs no choice among samples.
+        An answer only proves that the offset lies between `said - got` and `said - sent`. The
+        server's offset moves into this range, and no further. So a late answer, whose range is
+        wide, hardly moves it, and no choice among several samples is needed.
         """
         low, high = said - got, said - sent
         known = self._servers.get(server, (low + high) / 2)
         self._servers[server] = min(max(known, low), high)
         self.offset = median_low(list(self._servers.values()))
-        if not self._told and not low - TOLERATED < _wall() < high + TOLERATED:
-            self._told = True
+        if not self._warned and not low - TOLERATED < _wall() < high + TOLERATED:
+            self._warned = True
             logger.warning(
                 "sessions: this machine's clock says %s, and that of %s says %s, which sessions "
                 "go by: have both machines follow NTP",
@@ -67,14 +74,14 @@ class ServerClock:
             )
 
     def forget(self, server: str) -> None:
-        """A node has left its Cluster."""
+        """Forget a node that has left its Cluster."""
         if self._servers.pop(server, None) is not None and self._servers:
             self.offset = median_low(list(self._servers.values()))
 
-    def hear_nothing(self) -> None:
-        """Take in that a server doesn't tell its time."""
+    def note_silence(self) -> None:
+        """Note that a server didn't answer, or may not be asked."""
         if not self._servers:
-            self.offset = _wall()  # which may have been set meanwhile
+            self.offset = _wall()  # this machine's clock may have been set meanwhile
 
 
 def _wall() -> float:
@@ -86,9 +93,9 @@ def _shown(seconds: float) -> str:
 
 
 class Measurement:
-    """Asks one server for its time: before all else, on each new connection, and every minute.
+    """Asks one server for its time: before all else, after each new connection, and every minute.
 
-    It asks by itself, so that nobody's command is lost where a proxy hangs up on TIME.
+    TIME is sent alone. So no command is lost where a proxy closes the connection at TIME.
     """
 
     def __init__(self, clock: ServerClock, server: str) -> None:
@@ -98,20 +105,21 @@ class Measurement:
         self._asking: asyncio.Task[StoreError | None] | None = None
         self._asked = False
         self._finished = float("-inf")
-        self._greeted = 0
+        self._connects = 0
         self._refused = False
         self.due = True
+        """Whether the server is to be asked before the next command."""
 
-    def greet(self) -> None:
-        """Note a new connection: it may lead to another server."""
-        self._greeted += 1
-        if not self._refused and time.monotonic() - self._finished > _ANEW:
+    def on_connect(self) -> None:
+        """Note a new connection, which may lead to another server."""
+        self._connects += 1
+        if not self._refused and time.monotonic() - self._finished > _BUSY_FOR:
             self.due = True
 
     async def ask(self, wire: Wire) -> None:
-        """Ask, as it is due. Only the first time the answer is waited for.
+        """Ask in the background. Only the first answer is waited for.
 
-        Raises the `StoreError` that anything else would meet now.
+        Raises the `StoreError` of a server that can't be reached, as the next command would.
         """
         if self._asking is None:
             # In the background, and in no request's context.
@@ -124,20 +132,22 @@ class Measurement:
                 raise trouble
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
 
     async def _ask(self, wire: Wire) -> StoreError | None:
-        greeted = self._greeted
+        connects = self._connects
         try:
-            # The first may have to connect, and says little.
+            # The first question may have to connect, which takes time: its answer proves little.
             self._refused = not (await self._ask_once(wire) and await self._ask_once(wire))
         except StoreError as exc:
-            self._clock.hear_nothing()
+            self._clock.note_silence()
             lost = isinstance(exc, StoreUnavailableError) and exc.reason == "connection"
-            self._refused = lost and self._greeted != greeted  # it let us in, and then hung up
+            self._refused = (
+                lost and self._connects != connects
+            )  # it closed a new connection at TIME
             return exc
         else:
             self._asked = True
@@ -154,9 +164,9 @@ class Measurement:
         (reply,) = await wire.send([("TIME",)])
         said = _seconds(reply)
         if said is None:
-            self._clock.hear_nothing()
+            self._clock.note_silence()
         else:
-            self._clock.hear(self._server, said, sent, time.monotonic())
+            self._clock.note(self._server, said, sent, time.monotonic())
         return said is not None
 
 
@@ -166,7 +176,7 @@ def _be_due(measurement: weakref.ref[Measurement]) -> None:
 
 
 def _seconds(reply: Any) -> float | None:
-    """What TIME says; None if it isn't told."""
+    """The seconds in a reply to TIME; None if it is an error, or no time."""
     if isinstance(reply, RedisError):
         return None
     try:

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from redis_sessions import StoreError, StoreUnavailableError
-from redis_sessions.stores import coalescing
-from tests.unit.coalescing.sending import LONGEST, Sending, cancelled
+from redis_sessions.stores import batching
+from tests.unit.batching.sending import LONGEST, Sending, cancelled
 
 # -- batches
 
@@ -53,7 +53,7 @@ async def test_a_second_batch_leaves_beside_a_slow_one(
     at: Sending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is slow holds up what came with it, and not what comes later; two at most."""
-    monkeypatch.setattr(coalescing, "SLOW", -1.0)
+    monkeypatch.setattr(batching, "SLOW", -1.0)
     slow = await at.hold_up("a")
     at.sent.clear()
     later = [at.batcher.submit(item, 1) for item in "bcd"]
@@ -70,8 +70,8 @@ async def test_the_size_of_replies_bounds_a_batch_alone(
     at: Sending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large replies make small batches; what waits is only as large as what is asked."""
-    monkeypatch.setattr(coalescing, "CAPACITY_BYTES", 1_000)
-    at.batcher.reply_size = coalescing.MAX_BYTES // 2
+    monkeypatch.setattr(batching, "CAPACITY_BYTES", 1_000)
+    at.batcher.reply_size = batching.MAX_BYTES // 2
     first = await at.hold_up("a")
     rest = [at.batcher.submit(item, 64) for item in "bcdefgh"]
     at.go_on.set()

@@ -1,4 +1,4 @@
-"""What an event loop has of its own, in a process that may have forked."""
+"""Objects that belong to one event loop of one process, which may have forked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    """One thing for each event loop of each process, made when it is asked for."""
+    """One object for each event loop of each process, made when it is first asked for."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -21,14 +21,14 @@ class PerLoop(Generic[T]):
         self._last: tuple[asyncio.AbstractEventLoop, int, T] | None = None
 
     def get(self) -> T:
-        """The running loop's."""
+        """The running loop's object."""
         loop, last = asyncio.get_running_loop(), self._last
         if last is not None and last[0] is loop and last[1] == _forks:
             return last[2]
         return self._find(loop)
 
     def pop(self) -> T | None:
-        """The running loop's, which forgets it; None if it has none, or its parent made it."""
+        """Remove the running loop's object; None if there is none, or a parent process made it."""
         self._last = None
         made, value = self._all.pop(asyncio.get_running_loop(), (0, None))
         if value is not None and made != _forks:
@@ -49,9 +49,11 @@ class PerLoop(Generic[T]):
         return value
 
 
-# A forked child must not touch its parent's sockets, not even by letting them be collected.
+# A forked child must not touch its parent's sockets. What it inherited is kept here, since even
+# collecting it would close them.
 _inherited: list[object] = []
-_forks = 0  # how many lie between the first process and this one: cheaper to ask than a pid
+# How many forks lie between the first process and this one. Reading it costs less than `os.getpid`.
+_forks = 0
 
 
 def _note_fork() -> None:

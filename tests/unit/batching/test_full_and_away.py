@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 
 from redis_sessions import StoreError, StoreUnavailableError
-from redis_sessions.stores import coalescing
-from tests.unit.coalescing.sending import Sending, cancelled
+from redis_sessions.stores import batching
+from tests.unit.batching.sending import Sending, cancelled
 
 PATIENCE: Final = 0.01
 
@@ -25,7 +25,7 @@ async def test_a_full_queue(
     at: Sending, bound: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A full queue refuses what comes; that isn't away, and who waits in it is served."""
-    monkeypatch.setattr(coalescing, bound, 2)
+    monkeypatch.setattr(batching, bound, 2)
     first = await at.hold_up("a")
     rest = [at.batcher.submit(item, 1) for item in "bc"]
     with pytest.raises(StoreUnavailableError, match="2 operations wait") as refused:
@@ -40,7 +40,7 @@ async def test_a_full_queue(
 
 async def test_a_full_queue_while_away(at: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is too much while the store is away is no probe: the next one is."""
-    monkeypatch.setattr(coalescing, "CAPACITY_BYTES", 10)
+    monkeypatch.setattr(batching, "CAPACITY_BYTES", 10)
     await at.go_away()
     with pytest.raises(StoreUnavailableError, match="too much load") as refused:
         await at.batcher.submit("x" * 11, 11)
@@ -52,7 +52,7 @@ async def test_a_full_queue_while_away(at: Sending, monkeypatch: pytest.MonkeyPa
 
 async def test_the_capacity_that_was_freed(at: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was failed or cancelled in the queue takes no capacity any more."""
-    monkeypatch.setattr(coalescing, "CAPACITY_BYTES", 10)
+    monkeypatch.setattr(batching, "CAPACITY_BYTES", 10)
     first = await at.hold_up("a")
     behind = at.batcher.submit("b", 10)
     at.fails = StoreUnavailableError("away")

@@ -1,4 +1,4 @@
-"""Group commit for commands: what arrives while a batch is under way leaves in the next one."""
+"""Batches: what arrives in one tick of the loop, or while a batch is under way, leaves together."""
 
 from __future__ import annotations
 
@@ -8,78 +8,46 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Final, Generic, TypeVar
 
+from redis_sessions.connect.health import Health
 from redis_sessions.errors import StoreError, StoreUnavailableError
-from redis_sessions.events import logger
 from redis_sessions.tracebacks import strip
 
-__all__ = ["Batcher", "Health"]
+__all__ = ["Batcher"]
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
 MAX_ITEMS: Final = 128
+"""The most items of one batch."""
 MAX_BYTES: Final = 256 * 1024
+"""The most bytes of one batch, roughly."""
 MAX_RUNS: Final = 2
+"""The most batches of one queue that are under way."""
 SLOW: Final = 0.005
-"""Seconds after which a batch counts as slow."""
+"""Seconds after which a batch counts as slow, so that a second one may leave beside it."""
+
+CAPACITY_ITEMS: Final = 16 * 1024
+"""The most items that wait in one queue."""
+CAPACITY_BYTES: Final = 64 * 1024 * 1024
+"""The most bytes that wait in one queue."""
 
 NOBODY: Final = float("-inf")
 
-CAPACITY_ITEMS: Final = 16 * 1024
-CAPACITY_BYTES: Final = 64 * 1024 * 1024
-
-AWAY: Final = frozenset({"connection", "timeout", "protocol"})
-"""Reasons that mean that Redis is away, rather than that it refused."""
-
-
-class Health:
-    """Whether the store is away, as the batchers of one event loop saw it last."""
-
-    __slots__ = ("_whose", "away", "probing", "quiet", "trouble")
-
-    def __init__(self) -> None:
-        self.away: StoreError | None = None
-        self.trouble: str | None = None  # the last failure's reason, until `seen` ends it
-        self.probing = False
-        self.quiet = False
-        """Whether somebody else tells of trouble that begins now."""
-        self._whose: object = None
-
-    def seen(self, trouble: StoreError | None, by: object = None) -> None:
-        """Note what became of a batch; trouble is logged when it begins, changes and ends.
-
-        Whatever is answered shows that the store isn't away. But writes that are refused are
-        so until one isn't, though reading goes on: `by` is which kind of batch it was.
-        """
-        reason = trouble.reason if isinstance(trouble, StoreUnavailableError) else None
-        if reason is None and self.away is None and by is not self._whose:
-            return
-        self._whose = by
-        self.away = trouble if reason in AWAY else None
-        before, self.trouble = self.trouble, reason
-        if reason is not None and reason != before:
-            if not self.quiet:
-                self.begins(trouble)
-        elif reason is None and before is not None:
-            self.ends()
-
-    def begins(self, trouble: StoreError | None) -> None:
-        """Log that there is trouble, or another one."""
-        logger.error("sessions: %s; requests that need one get 503", trouble)
-
-    def ends(self) -> None:
-        """Log that there is none any more."""
-        logger.warning("sessions: the store serves again")
-
 
 class Batcher(Generic[Item, Reply]):
-    """Queues items of one event loop and sends them in batches, one batch at a time.
+    """Queues the items of one event loop and sends them in batches.
 
-    `send(items)` answers with one reply, or exception, per item; what it raises is every
-    item's. It runs in a task of its own: a cancelled request stops waiting, and no more.
-    An item waits `patience` seconds at most before it is sent. While the store is away one batch
-    at a time probes it, and the rest fails at once. Where a batch takes long, a second one leaves
-    beside it, so that what is slow doesn't hold up the rest.
+    `send(items)` returns a reply or an exception for each item; an exception that it raises is
+    each item's. It runs in a task of its own: if a request is cancelled, it no longer waits, and
+    its item is sent all the same. An item waits `patience` seconds at most before it is sent.
+
+    There are three cases for an item that arrives:
+
+    1. No batch is under way, or the one that is takes long: a new batch leaves at the end of this
+       tick of the loop. A slow batch doesn't hold up the others.
+    2. A batch is under way: the item leaves with the next one.
+    3. The store is away: one batch at a time finds out whether it is back, and all other items
+       fail at once.
     """
 
     __slots__ = (
@@ -97,25 +65,25 @@ class Batcher(Generic[Item, Reply]):
         self._health = health
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        # Each item, its bytes, the future of its reply, since when it waits.
+        # Of each item: the item, its bytes, the future of its reply, and since when it waits.
         self._queue: deque[tuple[Item, int, asyncio.Future[Reply], float]] = deque()
         self._bytes = 0
-        self._probes = False
+        self._probes = False  # whether it is a batch of this queue that finds out
         self._runs: set[asyncio.Task[None]] = set()
         self._left = 0.0  # when the last batch left
         self._size = 0  # how many were in it
         self.reply_size = 0
-        """Bytes of a reply, as far as is known: they bound a batch, not what may wait."""
-        self._alone = NOBODY  # since when an item is under way without a queue
+        """Bytes of a reply, roughly. They count for the size of a batch, not of the queue."""
+        self._alone = NOBODY  # since when an item is under way that didn't queue
 
     def ask(self, item: Item, size: int) -> Awaitable[Reply]:
-        """As `submit`; but where requests come one by one, this one needn't queue.
+        """As `submit`, but faster if requests come one by one: then the item doesn't queue.
 
         What is returned runs in the caller's task, and must be awaited.
         """
         if self._size == 1 and not self._runs and self._health.trouble is None:
             now = self._loop.time()
-            # One at a time; a coroutine that was never awaited counts no longer than it could last.
+            # One at a time. If such a coroutine is never awaited, it counts until it would be over.
             if now - self._alone > 2 * self._patience:
                 self._alone = now
                 return self._send_alone(item)
@@ -130,7 +98,7 @@ class Batcher(Generic[Item, Reply]):
             return future
         if self._health.away is not None and not self._may_probe():
             away = StoreUnavailableError(f"still away: {self._health.away}")
-            # Not that error itself: who met it first has raised it, and its traceback is theirs.
+            # Not that error itself: it has the traceback of the request that it was raised in.
             away.__cause__ = self._health.away.__cause__
             future.set_exception(away)
             return future
@@ -138,7 +106,8 @@ class Batcher(Generic[Item, Reply]):
         now = loop.time()
         queue.append((item, size, future, now))
         if not self._runs or (now - self._left > SLOW and len(self._runs) < MAX_RUNS):
-            # Not eager, and in no request's context: the batch leaves at the end of the tick.
+            # The task isn't eager, so that the batch leaves at the end of the tick; and it has no
+            # request's context.
             run = asyncio.Task(self._run(), loop=loop, context=Context())
             self._left = now
             self._runs.add(run)
@@ -155,7 +124,7 @@ class Batcher(Generic[Item, Reply]):
         try:
             (reply,) = await self._send([item])
         except StoreError as exc:
-            self._health.seen(exc, self)
+            self._health.note(exc, self)
             raise
         finally:
             self._alone = NOBODY
@@ -165,12 +134,12 @@ class Batcher(Generic[Item, Reply]):
 
     async def _run(self) -> None:
         while self._queue:
-            await self._flush(self._take())
+            await self._flush(self._next_batch())
         if (this := asyncio.current_task()) is not None:
-            self._end_run(this)  # at once: what comes now needs another task
+            self._end_run(this)  # now: an item that comes before `_finish` needs another task
 
     def _finish(self, run: asyncio.Task[None]) -> None:
-        if run in self._runs:  # cancelled, perhaps before its first step
+        if run in self._runs:  # it was cancelled, perhaps before its first step
             for _, _, future, _ in self._queue:
                 future.cancel()
             self._queue.clear()
@@ -182,7 +151,7 @@ class Batcher(Generic[Item, Reply]):
         if self._probes and not self._runs:
             self._health.probing = self._probes = False
 
-    def _take(self) -> tuple[list[Item], list[asyncio.Future[Reply]]]:
+    def _next_batch(self) -> tuple[list[Item], list[asyncio.Future[Reply]]]:
         queue, total = self._queue, 0
         items: list[Item] = []
         futures: list[asyncio.Future[Reply]] = []
@@ -213,20 +182,20 @@ class Batcher(Generic[Item, Reply]):
                 raise StoreError(f"{len(replies)} replies to {len(items)} operations")
             refused = next((r for r in replies if isinstance(r, StoreUnavailableError)), None)
             if refused is not None or self._health.trouble is not None:
-                self._health.seen(refused, self)
+                self._health.note(refused, self)
         except asyncio.CancelledError:
             for future in futures:
                 future.cancel()
             raise
         except StoreError as exc:
-            strip(exc)  # it is told to many, and to the log where nobody waits any more
-            self._health.seen(exc, self)
+            strip(exc)  # many requests raise it, and asyncio logs it if no request waits any more
+            self._health.note(exc, self)
             if self._health.away is not None:
                 futures.extend(future for _, _, future, _ in self._queue)
                 self._queue.clear()
                 self._bytes = 0
             replies = [exc] * len(futures)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, those who wait get it
+        except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
             strip(exc)
             replies = [exc] * len(futures)
         for future, reply in zip(futures, replies, strict=True):

@@ -9,7 +9,8 @@ from typing import Final
 import pytest
 
 from redis_sessions import StoreUnavailableError
-from redis_sessions.stores.coalescing import Batcher, Health
+from redis_sessions.connect.health import Health
+from redis_sessions.stores.batching import Batcher
 
 LONGEST: Final = 5.0  # what a reply that never comes is waited for
 

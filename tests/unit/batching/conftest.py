@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.coalescing.sending import Sending
+from tests.unit.batching.sending import Sending
 
 
 @pytest.fixture

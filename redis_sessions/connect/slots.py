@@ -1,0 +1,222 @@
+"""The slot map of a Cluster: which node has which slot, as one event loop knows it.
+
+A key belongs to one of 16,384 slots, and each slot to one node. The map is fetched from any node
+(`CLUSTER SLOTS`), and fetched again when a node contradicts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from redis import exceptions as errors
+from redis.crc import key_slot
+
+from redis_sessions.connect.connector import Connector
+from redis_sessions.connect.deployment import Address
+from redis_sessions.connect.nodes import SLOTS, NodeHealth
+from redis_sessions.connect.resp import UNEXPECTED_REPLY
+from redis_sessions.connect.wire import Wire
+from redis_sessions.errors import StoreError, StoreUnavailableError
+
+__all__ = ["MappedNode", "SlotMap"]
+
+_REFRESH_EVERY: Final = 0.1
+"""Seconds between two fetches of the map."""
+_MOST_ASKED: Final = 8
+"""Nodes that are asked for one map, if those before don't answer."""
+
+
+class MappedNode(Protocol):
+    """What the map needs of a node."""
+
+    @property
+    def connector(self) -> Connector: ...
+    @property
+    def wire(self) -> Wire: ...
+    @property
+    def node_health(self) -> NodeHealth: ...
+
+    def note_replicas(self, addresses: Sequence[Address]) -> None:
+        """Note which replicas the map names for this node."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect."""
+        ...
+
+
+Node = TypeVar("Node", bound=MappedNode)
+
+
+class SlotMap(Generic[Node]):
+    """The nodes of a Cluster and their slots.
+
+    `new_node` makes a node for an address. `on_new_map` is called after each fetch, and
+    `on_removed` with each node that has left the Cluster.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        timeout: float,
+        new_node: Callable[[Address], Node],
+        on_new_map: Callable[[Sequence[Node]], None],
+        on_removed: Callable[[Node], None],
+    ) -> None:
+        self._connector = connector
+        self._timeout = timeout
+        self._new_node = new_node
+        self._on_new_map = on_new_map
+        self._on_removed = on_removed
+        self._loop = asyncio.get_running_loop()
+        self._nodes: dict[Address, Node] = {}
+        self.owners: list[Node | None] = [None] * SLOTS
+        """The node of each slot; None where it isn't known."""
+        self._fetching: asyncio.Task[None] | None = None
+        self._fetched = float("-inf")
+        self._trouble: StoreError | None = None
+        """Why there is no map."""
+
+    def owner_of(self, key: str) -> Node | None:
+        """The node that has a key; None if it isn't known."""
+        return self.owners[key_slot(key.encode())]
+
+    def has_slot(self, node: Node, slot: int) -> bool:
+        """Whether the map gives a slot to this node, or to none."""
+        return self.owners[slot] in (node, None)
+
+    async def find(self, slot: int, ends: float) -> Node:
+        """A slot's node. If it isn't known, the map is fetched; `StoreError` if that fails."""
+        if self.owners[slot] is None:
+            await self.refreshed_within(ends - self._loop.time())
+        node = self.owners[slot]
+        if node is not None:
+            return node
+        where = self._connector.where
+        raise self._trouble or StoreUnavailableError(
+            f"{where} has no node for slot {slot}", reason="server"
+        )
+
+    async def has_moved(self, slot: int, node: Node, ends: float) -> bool:
+        """Whether another node has the slot, by a map that is fetched first."""
+        await self.refreshed_within(ends - self._loop.time())
+        return not self.has_slot(node, slot)
+
+    async def refreshed_within(self, seconds: float) -> None:
+        """Fetch the map, and wait for it so long at most."""
+        running = self._fetching is not None and not self._fetching.done()
+        if running and self._trouble is not None:
+            return  # no node answers: one request waits for the map, and the others don't
+        fetching = self.refresh()
+        if fetching is not None and seconds > 0:
+            await asyncio.wait([fetching], timeout=seconds)
+
+    def refresh(self) -> asyncio.Task[None] | None:
+        """The task that fetches the map, one at a time; None if it has just been fetched."""
+        running = self._fetching
+        if running is not None and not running.done():
+            return running
+        if self._loop.time() < self._fetched + _REFRESH_EVERY:
+            return None
+        self._fetching = task = self._loop.create_task(self._fetch(), context=Context())
+        return task
+
+    def named_by(self, redirection: errors.AskError, by: Node) -> Node:
+        """The node to which another one sends its client on, by ASK or MOVED."""
+        named: Any = redirection
+        return self._node(_address(named.host, named.port, by))
+
+    def correct(self, slot: int, redirection: errors.MovedError, by: Node) -> None:
+        """Give a slot to the node that MOVED names, and fetch the map for the others."""
+        self.owners[slot] = named = self.named_by(redirection, by)
+        named.node_health.note_map(known=True)
+        self.refresh()
+
+    async def stop(self) -> None:
+        """Stop fetching the map, if it is being fetched."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+
+    async def close(self) -> None:
+        """Disconnect all nodes, and forget the map. A later command begins again."""
+        await self.stop()
+        nodes = list(self._nodes.values())
+        self._nodes.clear()
+        self.owners = [None] * SLOTS
+        for node in nodes:
+            await node.close()
+
+    async def _fetch(self) -> None:
+        trouble: StoreError | None = None
+        for node in self._to_ask():
+            try:
+                async with asyncio.timeout(self._timeout / 4):
+                    reply = await node.wire.send_one("CLUSTER", "SLOTS")
+                await self._adopt(reply, node)
+            except TimeoutError:
+                where = node.connector.where
+                trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
+            except StoreError as exc:
+                trouble = exc
+            except UNEXPECTED_REPLY:
+                trouble = node.wire.unexpected_reply()
+            else:
+                trouble = None
+                break
+        self._trouble, self._fetched = trouble, self._loop.time()
+
+    def _to_ask(self) -> list[Node]:
+        """Some nodes, those of the URL among them; nodes without trouble come first."""
+        seeds = [self._node(address) for address in self._connector.deployment.hosts]
+        nodes = [*{id(n): n for n in (*self._nodes.values(), *seeds)}.values()]
+        random.shuffle(nodes)
+        return sorted(nodes, key=lambda node: node.node_health.trouble is not None)[:_MOST_ASKED]
+
+    async def _adopt(self, reply: Any, asked: Node) -> None:
+        """Take over a map.
+
+        The reply to CLUSTER SLOTS is `[first, last, primary, replica ...]` for each range of slots.
+        """
+        owners: list[Node | None] = [None] * SLOTS
+        for first, last, primary, *replicas in reply:
+            if not 0 <= first <= last < SLOTS:
+                raise ValueError(reply)
+            node = self._node(_address(primary[0], primary[1], asked))
+            node.note_replicas([_address(r[0], r[1], asked) for r in replicas])
+            owners[first : last + 1] = [node] * (last - first + 1)
+        if not any(owners):
+            raise StoreUnavailableError(
+                f"{asked.connector.where} knows of no slots that are served", reason="server"
+            )
+        before, self.owners = set(self.owners), owners
+        kept = set(owners)
+        for known in before | kept:
+            if known is not None:
+                known.node_health.note_map(known in kept)
+        self._on_new_map(list(self._nodes.values()))
+        seeds = self._connector.deployment.hosts
+        for address, node in list(self._nodes.items()):
+            if node not in kept and address not in seeds:
+                del self._nodes[address]
+                self._on_removed(node)
+                await node.close()
+
+    def _node(self, address: Address) -> Node:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = self._new_node(address)
+        return node
+
+
+def _address(host: str | bytes | None, port: int, asked: MappedNode) -> Address:
+    """The address of a node. A node that doesn't know its host is the one that was asked."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if not name or name == "?":
+        name = asked.connector.address[0]
+    remap = asked.connector.deployment.remap
+    return remap((name, int(port))) if remap else (name, int(port))

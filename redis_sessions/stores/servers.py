@@ -1,0 +1,65 @@
+"""The servers of a deployment, as a store uses them: one server, or the nodes of a Cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Protocol, TypeVar
+
+from redis_sessions.stores.commands import IndexCommand, Write
+from redis_sessions.stores.protocols import Commit
+
+__all__ = ["Queue", "Servers"]
+
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Reply_co = TypeVar("Reply_co", covariant=True)
+
+
+class Queue(Protocol[Item_contra, Reply_co]):
+    """Takes items that leave in batches."""
+
+    def submit(self, item: Item_contra, size: int) -> Awaitable[Reply_co]:
+        """An item's reply, or `StoreError`. `size` is its number of bytes, roughly."""
+        ...
+
+    def ask(self, item: Item_contra, size: int) -> Awaitable[Reply_co]:
+        """As `submit`, but what is returned must be awaited. It may be faster."""
+        ...
+
+
+class Servers(Protocol):
+    """What a `Channel` and a `Cluster` have in common.
+
+    It belongs to one event loop. `replicated_writes` and `replicated_index_commands` are for what
+    waits for replicas.
+    """
+
+    @property
+    def loads(self) -> Queue[str, bytes | None]: ...
+    @property
+    def writes(self) -> Queue[Write, Commit]: ...
+    @property
+    def index_commands(self) -> Queue[IndexCommand, Any]: ...
+    @property
+    def replicated_writes(self) -> Queue[Write, Commit]: ...
+    @property
+    def replicated_index_commands(self) -> Queue[IndexCommand, Any]: ...
+
+    def load_from_replica(self, key: str) -> Awaitable[bytes | None] | None:
+        """A replica's value of a key; None if no replica may be asked now."""
+        ...
+
+    async def info(self, section: str) -> list[bytes]:
+        """A section of INFO, for each primary; `StoreError`."""
+        ...
+
+    async def tags(self, prefix: str) -> list[str]:
+        """A part of a key for each primary, by which the key is on that primary."""
+        ...
+
+    def log_trouble(self, enabled: bool) -> None:
+        """Whether new trouble is logged. It needn't be while somebody else reports it."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect; a later command opens again."""
+        ...
