@@ -1,4 +1,4 @@
-"""ASGI: a session into the scope, its token into the response's headers."""
+"""The ASGI middleware: it puts a session into the scope, and a new token into the response."""
 
 from __future__ import annotations
 
@@ -46,27 +46,33 @@ SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret] | Keyring
 class SessionMiddleware:
     """Sessions for a Starlette or FastAPI application, over HTTP and WebSocket.
 
-    Takes the keyword names of Starlette's own middleware; `store=` is a URL (`redis://`,
-    `redis+sentinel://`, `redis+cluster://`, `memory://` …), a redis-py asyncio client or a
-    `SessionStore`, and `secret_key=` one key, `[new, old]`, or a `Keyring`. Or one ready
-    `manager=` in place of these and of the policy. `lazy=True` loads a session only where
-    `SessionDep`, or `await session.refresh()`, asks for it. `on_unavailable` says what a request
-    gets while the store is away: `"error"` (503 for whoever touches the session), `"anonymous"`
-    (an empty session that can't be written), or a callable that chooses by the connection.
+        secret_key = os.environ["SESSION_SECRET_KEY"]
+        app.add_middleware(SessionMiddleware, store="redis://localhost", secret_key=secret_key)
 
-    `transport` is where the token travels, in place of the cookie's arguments; of a list the one
-    that brought the token answers. `binding` ties a session to where it was begun: `"ip"`,
-    `"user_agent"`, `client_ip(v4=24, v6=56)` for networks, or a callable over the connection.
+    The arguments of Starlette's own middleware have the same names here. Further ones:
 
-    With a configuration that can't work the application doesn't start: the answer to the ASGI
-    lifespan says why. Without a lifespan each request raises that `ConfigurationError`.
+    - `store`: a URL (`redis://`, `redis+sentinel://`, `redis+cluster://`, `memory://` …), a
+      redis-py asyncio client, or a `SessionStore`
+    - `secret_key`: one key, `[new, old]`, or a `Keyring`
+    - `manager`: a `SessionManager`, instead of the store, the key and all policy
+    - `lazy=True`: a session is loaded only if `SessionDep` or `await session.refresh()` asks for it
+    - `on_unavailable`: what a request gets while the store can't be used. `"error"`: 503 if it
+      touches the session. `"anonymous"`: an empty session that can't be written. A callable
+      chooses one of the two by the connection
+    - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
+      that brought the token answers
+    - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
+      networks, or a callable that returns a text for the connection
+
+    If the configuration can't work, the application doesn't start, and the server logs why. If
+    the server runs no ASGI lifespan, each request raises the `ConfigurationError` instead.
     """
 
     _wrong: str | None = None
 
     def _refuse(self, error: ConfigurationError) -> None:
-        # Not raised: it is constructed inside the server, while the lifespan is asked for, and
-        # servers take an exception for an application that has none.
+        # It isn't raised here. The server constructs the middleware when it begins the lifespan,
+        # and it would take an exception for an application without a lifespan.
         self._wrong = str(error)
         logger.error("sessions: %s", error)
 
@@ -236,15 +242,15 @@ class SessionMiddleware:
 
 
 def get_session(connection: HTTPConnection) -> Session:
-    """The session of a request or WebSocket, typed: `request.session` is a dict to checkers."""
+    """The session of a request or WebSocket. For type checkers `request.session` is a dict."""
     session = active_session(connection).session
-    if not isinstance(session, Unloaded):  # its refresh() is what a handler may be after
+    if not isinstance(session, Unloaded):  # the handler may want to call refresh()
         session.mark_accessed()
     return session
 
 
 def active_session(connection: HTTPConnection, key: tuple[str, str] | None = None) -> Connection:
-    """What a middleware of ours put into the scope: the innermost, or that of one transport."""
+    """What a middleware has put into the scope: the innermost one, or that with this `key`."""
     found: Connections = connection.scope.get(SCOPE_KEY) or {}
     active = found.get(key) if key is not None else next(reversed(found.values()), None)
     if active is None:
@@ -256,7 +262,7 @@ def active_session(connection: HTTPConnection, key: tuple[str, str] | None = Non
 
 
 Options = dict[str, tuple[Any, Any]]
-"""Each option's value and default."""
+"""The value and the default of each option."""
 
 
 def _manager(

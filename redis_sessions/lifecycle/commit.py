@@ -87,7 +87,7 @@ async def _run(pending: PendingCommit) -> Answer:
     cleared = pending.facts.cleared
     met = state.wanted
     if pending.facts.http_status < 500 and outcome not in (Outcome.NOTHING, Outcome.TOUCH):
-        pending.backend.values.check(writer.encoded, state.base)
+        pending.backend.values.check(writer.encoded, state.stored_data)
         pending.backend.warn_of_suspects(writer.session, writer.principal)
     answer = await (_clear(pending) if cleared else _carry_out(pending, outcome))
     state.settled = writer.encoded

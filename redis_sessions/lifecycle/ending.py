@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis_sessions.lifecycle.new_id import assigned_data, create
 from redis_sessions.lifecycle.pending import PendingCommit, storable_data
 from redis_sessions.session import values
-from redis_sessions.session.carryover import holds_theirs
+from redis_sessions.session.carryover import holds_recorded
 from redis_sessions.session.outcome import Answer, Outcome
 from redis_sessions.session.state import Status
 from redis_sessions.session.values import EMPTY
@@ -60,7 +60,7 @@ def prepare_new_session(c: PendingCommit) -> None:
     if c.outcome is Outcome.GAIN and state.is_anothers(writer.principal, c.backend.keyring):
         c.carried = assigned_data(c)
     elif c.outcome is Outcome.CREATE and state.stored is not None:
-        theirs = holds_theirs(writer.session, state, c.backend.values)
+        theirs = holds_recorded(writer.session, state, c.backend.values)
         c.owner = state.stored.record.owner if theirs else None
 
 

@@ -110,10 +110,10 @@ async def _in_place(
     if await writer.compare_and_set(at, changed) is None:
         state.gone()
         return False
-    base, rebased = state.base, state.rebased
+    was, base = at.data, state.base
     state.remember(new)
     if merged:
-        c.adopt(new.data, values.split(base), rebased)
+        c.adopt(new.data, was, base)
         backend.report("merged", None, token.id)
     backend.hold_all(writer.session)
     return True

@@ -9,7 +9,7 @@ from redis_sessions.errors import SessionError, StoreUnavailableError
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.lifecycle.revocation import make_room
 from redis_sessions.session import values
-from redis_sessions.session.carryover import assigned
+from redis_sessions.session.carryover import carried_over
 from redis_sessions.session.outcome import Answer, Outcome
 from redis_sessions.session.record import Record, Stored
 from redis_sessions.session.token import SessionToken
@@ -135,7 +135,7 @@ def assigned_data(c: PendingCommit) -> bytes:
     """Only what this request assigned: what else is there belongs to somebody else."""
     state, backend, writer = c.state, c.backend, c.writer
     principal = backend.principal
-    data = assigned(writer.session, writer.encoded, state, backend.values, principal.path)
+    data = carried_over(writer.session, writer.encoded, state, backend.values, principal.path)
     if principal.of(data) != writer.principal:
         raise SessionError(
             "the keys that this request set don't say who signs in: with a callable "

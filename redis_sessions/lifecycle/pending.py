@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.merging import adopt
@@ -65,15 +62,10 @@ class PendingCommit:
         """Whether the browser's token changes, so that the commit belongs to a response."""
         return self.facts.cleared or self.outcome is Outcome.LOSE or self.outcome.needs_token
 
-    def adopt(
-        self,
-        data: bytes,
-        before: Mapping[Any, bytes] | None = None,
-        rebased: Mapping[Any, bytes] | None = None,
-    ) -> None:
+    def adopt(self, data: bytes, was: bytes = EMPTY, base: bytes = EMPTY) -> None:
         """Make the session's dict these data, as `merging.adopt` explains."""
         writer = self.writer
-        writer.encoded = adopt(self.backend, writer.session, writer.encoded, data, before, rebased)
+        writer.encoded = adopt(self.backend, writer.session, writer.encoded, data, was, base)
 
     def answer(self, outcome: Outcome) -> Answer:
         """The token that is stored now, and for how long the browser is to have it."""
@@ -95,10 +87,7 @@ def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
     if stored is None:
         changed = encoded != EMPTY
     else:
-        changed = encoded != state.base
-        if changed and state.rebased:
-            changed = bool(state.changes(encoded))
-        changed = changed or wanted.modified
+        changed = encoded != state.base or wanted.modified
         if wanted.lifetime is not None:
             record = stored.record
             expires_at, _, persistent = writer.lifetime(record.persistent)
@@ -129,7 +118,7 @@ def _principal(backend: Backend, session: Session, encoded: bytes, http_status: 
             return backend.principal.of(storable_data(backend, session))
         except ConfigurationError:
             return state.principal
-    if encoded == state.base and not state.wanted.cleared:
+    if encoded == state.stored_data and not state.wanted.cleared:
         return state.principal
     return backend.principal.of(encoded)
 

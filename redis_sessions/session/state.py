@@ -214,9 +214,9 @@ class State(msgspec.Struct, eq=False):
     stored: Stored | None = None
     """The record as it was last loaded or stored here."""
     base: bytes = EMPTY
-    """The data of that record, encoded. A change is what differs from them."""
-    rebased: dict[Any, bytes] | None = None
-    """Values that `get_as` has converted, encoded, to be compared with in place of the base's."""
+    """The data of that record, encoded. A change is what differs from them.
+
+    A value that `get_as` has converted is in it as the converted object is stored."""
     principal: str | None = None
     """Who is signed in by these data."""
     touch_at: float = NEVER
@@ -288,16 +288,18 @@ class State(msgspec.Struct, eq=False):
 
     # -- changes
 
+    @property
+    def stored_data(self) -> bytes:
+        """The data that are stored, encoded."""
+        return EMPTY if self.stored is None else self.stored.data
+
     def before(self) -> dict[Any, bytes]:
         """What each key is compared with."""
-        parts = values.split(self.base)
-        if self.rebased:
-            parts.update(self.rebased)
-        return parts
+        return {} if self.wanted.cleared else values.split(self.base)
 
     def changes(self, encoded: bytes) -> Changes:
         """The top-level keys that this request set or removed."""
-        return values.changes({} if self.wanted.cleared else self.before(), values.split(encoded))
+        return values.changes(self.before(), values.split(encoded))
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects, as long as somebody may sign in over it."""
@@ -322,7 +324,7 @@ class State(msgspec.Struct, eq=False):
         self.stored = stored
         self.base = stored.data
         self.touch_at = stored.touch_at
-        self.rebased = self.settled = None
+        self.settled = None
 
     def gone(self) -> None:
         """Note that it ended, or was rotated, elsewhere since it was loaded."""
@@ -332,7 +334,7 @@ class State(msgspec.Struct, eq=False):
     def forget(self) -> None:
         """Note that nothing of it is in the store any more."""
         self.status = Status.NEW
-        self.stored = self.rebased = self.principal = self.settled = None
+        self.stored = self.principal = self.settled = None
         self.touch_at = NEVER
         self.base = EMPTY
         if self.wanted.cleared:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import attrs
 import msgspec
 import pytest
 
@@ -244,3 +245,23 @@ def test_the_path_goes_through_typed_values() -> None:
 
     with pytest.raises(SessionEncodeError, match=r"session\['a'\]\.inner\.x\[0\] can't"):
         CODEC.encode({"a": Box(Point([1j]))})  # type: ignore[arg-type]  # the bad value # pyright: ignore[reportArgumentType] # same
+
+
+def test_the_path_goes_through_attrs() -> None:
+    """Fields of attrs classes are steps as well."""
+
+    @attrs.define
+    class Box:
+        inner: list[Any]
+
+    with pytest.raises(SessionEncodeError, match=r"session\['a'\]\.inner\[1\] can't"):
+        CODEC.encode({"a": Box([1, 1j])})
+
+
+def test_a_value_is_replaced_while_it_is_the_same() -> None:
+    """Another value under the key, and no such key, leave the data as they are."""
+    data, one, two = CODEC.encode({"a": 1, "b": 1}), CODEC.pack(1), CODEC.pack(2)
+
+    assert values.decode(values.replace(data, "b", one, two)) == {"a": 1, "b": 2}
+    assert values.replace(data, "b", two, one) == data
+    assert values.replace(data, "c", one, two) == data
