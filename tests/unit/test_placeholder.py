@@ -38,7 +38,7 @@ from redis_sessions import (
 from redis_sessions.lifecycle.loading import unloaded
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.session import Unloaded, services_of
-from tests.properties.harness import COOKIE, ask
+from tests.support.asgi import COOKIE, ask
 from tests.unit.setting import WHY, stored
 
 
@@ -155,7 +155,7 @@ HARMLESS = {
     *("__class__", "__class_getitem__", "__delattr__", "__dir__", "__format__"),
     *("__getattribute__", "__init__", "__init_subclass__", "__new__"),
     *("__repr__", "__setattr__", "__sizeof__", "__str__", "__subclasshook__"),
-    *("__rich_repr__", "__sentry_repr__", "_awaited", "refresh"),
+    *("__rich_repr__", "__sentry_repr__", "refresh"),
 }
 
 
@@ -164,6 +164,7 @@ def methods(kind: type[Any]) -> set[str]:
     return {
         name
         for name in dir(kind)
+        if name.startswith("__") or not name.startswith("_")
         if callable(found := getattr(kind, name)) or isinstance(found, property)
     }
 
