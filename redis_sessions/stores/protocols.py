@@ -200,6 +200,7 @@ class SessionIndex(Protocol):
         """Enter a sign-in whose request began `age` ms ago.
 
         `own`: the time of a revocation by the same request, or -1; the sign-in comes after it.
+        The entry's time is rounded up to a whole millisecond.
         ENDED: the id was marked. REFUSED: another revocation came since the request began.
         """
         ...

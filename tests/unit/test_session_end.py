@@ -47,7 +47,7 @@ async def test_the_exact_end(options: dict[str, int], length: int) -> None:
 async def test_a_renewed_sign_in_keeps_a_long_lifetime(
     at: Setting, again: Callable[[Session], None]
 ) -> None:
-    """ "Remember me" for 90 days, and a password that is asked for again: 90 days from then."""
+    """A session that is remembered for 90 days begins these days anew, and isn't cut short."""
     session = await at.load(None)
     session["user_id"] = "alice"
     session.expire_in(LONG)

@@ -1,7 +1,4 @@
-"""What the principal's indexes under several secret keys say together, also in between deployments.
-
-With three keys there are two retired ones, and each of their indexes has a word in it.
-"""
+"""What a principal's indexes say together where three secret keys are in use, two of them old."""
 
 from __future__ import annotations
 
@@ -33,11 +30,11 @@ class Indexes:
         return SessionManager(self.store, Keyring(*keys), clock=self.clock)
 
     async def forget(self, key: str, token: str) -> None:
-        """This key's index has lost the entry."""
+        """The index under this key has lost the entry."""
         await self.store.remove(_name(key), [token[:20]], until=float("inf"))
 
     async def overflow(self, key: str) -> None:
-        """So many sessions ended that this key's index doesn't know all of them any more."""
+        """So many sessions have ended that the index under this key has forgotten some of them."""
         for _ in range(MARKS + 1):
             await self.store.mark(_name(key), new_id(), ttl=HOUR)
 
