@@ -1,4 +1,4 @@
-"""When a replica's answer isn't taken: it comes too late, or the replica follows another primary."""
+"""When a replica's answer isn't taken: it is late, or the replica follows another primary."""
 
 from __future__ import annotations
 
