@@ -39,6 +39,12 @@ async def test_vary_where_a_session_begins(at: Edge, act: Act) -> None:
     assert at.header("vary") == ["Cookie"]
 
 
+async def test_vary_where_a_session_ends(at: Edge) -> None:
+    """Although none is left."""
+    await at.serve(responding(Session.clear), await at.begin({"x": 1}))
+    assert (at.token, at.header("vary")) == ("null", ["Cookie"])
+
+
 @pytest.mark.parametrize("token", [None, "A" * 64, "malformed"])
 async def test_no_vary_where_nobody_asked(at: Edge, token: str | None) -> None:
     """A page without a session is one page for all."""
