@@ -40,3 +40,21 @@ async def test_failures(at: Sending, error: Exception) -> None:
     at.fails = None
     assert await answers(at.batcher.submit("c", 1)) == ["c"]
     assert await answers(*(at.batcher.submit(each, 1) for each in "de")) == ["d", "e"]
+
+
+async def test_who_waits_behind_a_failure(at: Sending) -> None:
+    """A batch that finds the store away answers for those as well who would have been next."""
+    first = await at.hold_up("a")
+    behind = [at.batcher.submit(each, 1) for each in "bc"]
+    at.fails = away = StoreUnavailableError("away")
+    at.go_on.set()
+    assert await answers(first, *behind) == [away] * 3
+
+
+async def test_who_has_waited_too_long() -> None:
+    """What isn't sent any more is answered, too."""
+    at = Sending(patience=0)
+    (answer,) = await answers(at.batcher.submit("a", 1))
+    assert isinstance(answer, StoreUnavailableError)
+    assert answer.reason == "full"
+    assert at.batches == []

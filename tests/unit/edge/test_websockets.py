@@ -151,6 +151,27 @@ async def test_a_close_before_accept(at: Edge) -> None:
     assert (at.sent, len(at.away)) == ([CLOSE], before)
 
 
+async def test_such_a_close_comes_after_the_commit(at: Edge) -> None:
+    """Whoever hears of it finds the session ended."""
+    found: list[Any] = []
+
+    async def when_sent(message: Message) -> None:
+        found.append(await at.data(token))
+
+    at.when_sent = when_sent
+    token = await at.begin({"user_id": "alice"})
+    await serve(at, doing(lambda session: session.clear(), CLOSE), token)
+    assert found == [{}]
+
+
+async def test_a_rotation_before_such_a_close(at: Edge) -> None:
+    """The browser couldn't learn the new token: an error says so, and the old one stays."""
+    token = await at.begin({"x": 1})
+    with pytest.raises(SessionError, match="the response has started"):
+        await serve(at, doing(lambda session: session.rotate(), CLOSE), token)
+    assert await at.data(token) == {"x": 1}
+
+
 async def test_a_change_after_such_a_close(at: Edge) -> None:
     """Is stored at the end, as after any response."""
     token = await at.begin({"x": 1})
