@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Connection, Redis
@@ -23,7 +23,8 @@ class Lasting(Connection):
     """A connection that a cancelled read doesn't close, as redis-py's own does."""
 
     async def read_response(self, *args: Any, **named: Any) -> Any:
-        return await super().read_response(*args, **{**named, "disconnect_on_error": False})
+        named["disconnect_on_error"] = False
+        return cast("Any", await super().read_response(*args, **named))
 
 
 @pytest.mark.parametrize("kind", [Connection, Lasting])
@@ -64,14 +65,20 @@ async def test_a_reply_that_nobody_reads(start_server: StartServer, kind: type[C
         await store.close()
 
 
+def load(store: RedisStore) -> Awaitable[object]:
+    return store.load(ONE)
+
+
+def commit(store: RedisStore) -> Awaitable[object]:
+    return store.commit(ONE, None, bytes(64), 60_000)
+
+
+def mark(store: RedisStore) -> Awaitable[object]:
+    return store.mark("index", ONE, ttl=60_000)
+
+
 @pytest.mark.parametrize(
-    ("word", "act"),
-    [
-        (b"MGET", lambda store: store.load(ONE)),
-        (b"EVALSHA", lambda store: store.commit(ONE, None, bytes(64), 60_000)),
-        (b"EVALSHA", lambda store: store.mark("index", ONE, ttl=60_000)),
-    ],
-    ids=["load", "commit", "mark"],
+    ("word", "act"), [(b"MGET", load), (b"EVALSHA", commit), (b"EVALSHA", mark)]
 )
 async def test_one_retry(
     start_server: StartServer, word: bytes, act: Callable[[RedisStore], Awaitable[object]]

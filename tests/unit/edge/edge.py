@@ -99,6 +99,11 @@ def responding(act: Act = len, *headers: tuple[bytes, bytes], status: int = 200)
     return app
 
 
+def sign_out(session: Session) -> None:
+    """The principal's key is removed."""
+    del session["user_id"]
+
+
 def setting(**data: Any) -> Act:
     """What sets these keys."""
     return lambda session: session.update(data)

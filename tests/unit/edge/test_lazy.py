@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from redis_sessions import SessionError, get_session
+from redis_sessions import SessionError, SessionMiddleware, get_session
 from tests.unit.edge.edge import BODY, Act, Edge, responding, setting, start
 
 
@@ -46,6 +46,14 @@ async def test_it_is_loaded(at: Edge) -> None:
     await at.serve(refreshing, token, lazy=True)
     assert (at.header("vary"), at.token) == (["Cookie"], None)
     assert await at.data(token) == {"n": 2}
+
+
+async def test_an_inner_one_that_is_not_lazy(at: Edge) -> None:
+    """Where the same middleware is inside, and isn't lazy, it loads the session."""
+    token = await at.begin({"n": 1})
+    inner = SessionMiddleware(responding(setting(n=2)), manager=at.manager)
+    await at.serve(inner, token, lazy=True)
+    assert (at.status, await at.data(token)) == (200, {"n": 2})
 
 
 async def test_there_is_nothing_to_load(at: Edge) -> None:

@@ -46,7 +46,7 @@ class Life:
         self.sent: list[Message] = []
         self.manager = SessionManager(Store(self.log, error), generate_key())
         self.middleware = SessionMiddleware(self._app, manager=self.manager, **options)
-        self._says = ("lifespan.startup.complete", "lifespan.shutdown.complete")
+        self._says: Sequence[str] = ("lifespan.startup.complete", "lifespan.shutdown.complete")
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         for says in self._says:

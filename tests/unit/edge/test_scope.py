@@ -112,6 +112,23 @@ async def test_error_pages_outside_see_it(at: Edge) -> None:
     assert scopes[0]["session"] == {"x": 1}
 
 
+async def test_one_scope_served_twice(at: Edge) -> None:
+    """As by what asks an application again: each time the session is loaded, and stored."""
+    token = await at.begin({"n": 0})
+
+    def count(session: Session) -> None:
+        session["n"] += 1
+
+    middleware = SessionMiddleware(responding(count), manager=at.manager)
+
+    async def twice(scope: Scope, receive: Receive, send: Send) -> None:
+        await middleware(scope, receive, send)
+        await middleware(scope, receive, send)
+
+    await call(twice, token)
+    assert await at.data(token) == {"n": 2}
+
+
 async def test_scopes_of_other_types(at: Edge) -> None:
     """What is neither a request nor a WebSocket goes by, untouched."""
     seen: list[Scope] = []
@@ -215,6 +232,52 @@ async def test_the_same_inside_stands_aside(at: Edge) -> None:
     assert all(each is seen[0] for each in seen)
     assert len(at.header("set-cookie")) == 1
     assert await at.data(at.token) == {"x": 1, "user_id": "alice"}
+
+
+async def test_the_same_inside_that_fails(at: Edge) -> None:
+    """Error pages between the two see the session, whatever the application has left there."""
+    token = await at.begin({"x": 1})
+    seen: list[Any] = []
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"] = None
+        raise KeyError
+
+    inner = SessionMiddleware(failing, manager=at.manager)
+
+    async def between(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await inner(scope, receive, send)
+        except KeyError:
+            seen.append(scope["session"])
+        await responding()(scope, receive, send)
+
+    await at.serve(between, token)
+    assert seen == [{"x": 1}]
+    assert await at.data(token) == {"x": 1}
+
+
+async def test_another_realm_between_two_of_the_same(at: Edge) -> None:
+    """get_session() finds the innermost, on the way in and on the way out."""
+    realm = SessionManager(MemoryStore(prefix="admin:", clock=at.clock), KEY, clock=at.clock)
+    token = await at.begin({"x": 1})
+    found: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append(get_session(HTTPConnection(scope)))
+        await send(start())
+        await send(BODY)
+
+    innermost = SessionMiddleware(app, manager=at.manager)
+
+    async def admin(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"]["y"] = 1
+        found.append(get_session(HTTPConnection(scope)))
+        await innermost(scope, receive, send)
+        found.append(get_session(HTTPConnection(scope)))
+
+    await at.serve(SessionMiddleware(admin, manager=realm, session_cookie="admin"), token)
+    assert found == [{"y": 1}, {"x": 1}, {"y": 1}]
 
 
 async def test_another_realm_inside(at: Edge) -> None:

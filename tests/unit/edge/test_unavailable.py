@@ -22,6 +22,10 @@ from tests.unit.edge.edge import BODY, Act, Edge, responding, setting, start
 Choice = Literal["error", "anonymous"]
 
 
+def always_anonymous(connection: HTTPConnection) -> Choice:
+    return "anonymous"
+
+
 async def away(at: Edge) -> str:
     """A session whose store goes away; its token."""
     token = await at.begin({"x": 1})
@@ -92,9 +96,7 @@ async def test_a_first_visit_that_cannot_be_stored(at: Edge) -> None:
     assert (at.status, at.header("retry-after"), at.token) == (503, ["1"], None)
 
 
-@pytest.mark.parametrize(
-    "choice", ["anonymous", lambda connection: "anonymous"], ids=["word", "callable"]
-)
+@pytest.mark.parametrize("choice", ["anonymous", always_anonymous], ids=["word", "callable"])
 async def test_anonymous(at: Edge, choice: Any) -> None:
     """An empty session can be read; writing it is the 503."""
     token = await away(at)
@@ -125,9 +127,12 @@ async def test_each_request_chooses(at: Edge) -> None:
 async def test_a_choice_that_is_none(at: Edge) -> None:
     """What a callable returns besides the two is a mistake, and told."""
     token = await away(at)
-    wrong: Any = lambda connection: "nobody"  # noqa: E731
+
+    def nobody(connection: HTTPConnection) -> Any:
+        return "nobody"
+
     with pytest.raises(ConfigurationError, match="'nobody'"):
-        await at.serve(responding(len), token, on_unavailable=wrong)
+        await at.serve(responding(len), token, on_unavailable=nobody)
 
 
 # -- which errors have an answer

@@ -45,8 +45,10 @@ def kinds(at: Edge) -> list[str]:
     return [message["type"].removeprefix("websocket.") for message in at.sent]
 
 
-async def serve(at: Edge, app: Any, token: str | None = None, **options: Any) -> None:
-    await at.serve(app, token, **{"scope": SOCKET, **options})
+async def serve(
+    at: Edge, app: Any, token: str | None = None, scope: Mapping[str, Any] = SOCKET
+) -> None:
+    await at.serve(app, token, scope=scope)
 
 
 # -- accepted
