@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions import (
     ConfigurationError,
-    Keyring,
     MemoryStore,
     Session,
     SessionManager,
@@ -308,18 +307,19 @@ async def test_another_realm_inside(at: Edge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "inside"),
+    ("prefix", "name", "why"),
     [
-        ({}, {"session_cookie": "admin"}),  # the same prefix
-        ({"max_size": 100}, {}),  # the same cookie, and another manager
+        ("session:", "admin", "share the prefix 'session:'"),
+        ("session:", COOKIE, f"share the cookie '{COOKIE}'"),
+        ("admin:", COOKIE, f"share the cookie '{COOKIE}'"),
     ],
-    ids=["prefix", "cookie"],
+    ids=["prefix", "both", "cookie"],
 )
-async def test_two_that_cannot_work(at: Edge, options: Any, inside: Any) -> None:
-    """They say so where they meet."""
-    other = SessionManager(at.store, Keyring(KEY), clock=at.clock, **options)
-    middleware = SessionMiddleware(responding(), manager=other, **inside)
-    with pytest.raises(ConfigurationError, match="two SessionMiddlewares"):
+async def test_two_that_cannot_work(at: Edge, prefix: str, name: str, why: str) -> None:
+    """They say so where they meet, and what they have in common."""
+    other = SessionManager(MemoryStore(prefix=prefix), KEY)
+    middleware = SessionMiddleware(responding(), manager=other, session_cookie=name)
+    with pytest.raises(ConfigurationError, match=why):
         await at.serve(middleware)
 
 
