@@ -12,8 +12,9 @@ from redis import Redis
 
 from redis_sessions.cli.acl import Role, acl_line, key_pattern, password_rule, rules
 from redis_sessions.errors import ConfigurationError
-from tests.integration.test_cli_acl import PASSWORD, refused
-from tests.support import ROOT, Server
+from tests.integration.acl_roles import PASSWORD, refused
+from tests.support import ROOT
+from tests.support.servers import Server
 
 
 def acl(*args: str) -> subprocess.CompletedProcess[str]:

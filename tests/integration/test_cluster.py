@@ -19,10 +19,10 @@ from redis_sessions.stores import Commit
 from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
 from redis_sessions.testing.topology import Node
-from tests.deployments import until
-from tests.integration.test_cli_check import levels
-from tests.integration.test_deployments import MINUTE, id_in, loaded, record, slots_of
-from tests.support import app_user, as_app, as_user
+from tests.integration.check_command import levels
+from tests.integration.cluster_slots import MINUTE, id_in, loaded, record, slots_of
+from tests.support.deployments import until
+from tests.support.servers import app_user, as_app, as_user
 
 Shards = topology.ClusterTopology
 

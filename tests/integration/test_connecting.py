@@ -15,10 +15,10 @@ from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
 from redis_sessions.session.record import is_tombstone, tombstone
 from redis_sessions.stores import Commit
 from redis_sessions.testing import topology
-from tests.deployments import until
-from tests.integration.apps import Wire
-from tests.proxy import Proxy
-from tests.support import SERVERS, StartServer, app_user, as_app
+from tests.support.deployments import until
+from tests.support.proxy import Proxy
+from tests.support.redis_wire import Wire
+from tests.support.servers import SERVERS, StartServer, app_user, as_app
 
 ID = "A" * 20
 

@@ -11,10 +11,10 @@ import pytest
 from redis.asyncio import Connection, Redis
 
 from redis_sessions import RedisStore, StoreUnavailableError
-from tests.deployments import until
-from tests.integration.apps import Wire
-from tests.proxy import Proxy
-from tests.support import StartServer, as_app
+from tests.support.deployments import until
+from tests.support.proxy import Proxy
+from tests.support.redis_wire import Wire
+from tests.support.servers import StartServer, as_app
 
 ONE, OTHER = "A" * 20, "B" * 20
 

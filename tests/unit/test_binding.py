@@ -23,7 +23,15 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.http.binding import BindingOption, bind_to
-from tests.integration.apps import KEY, Events, doing, request_of, serve
+from tests.support.apps import (
+    Events,
+    doing,
+    serve,
+)
+from tests.support.asgi import (
+    KEY,
+    ask,
+)
 
 Binding = Callable[[HTTPConnection], "str | None"]
 
@@ -115,11 +123,8 @@ class Site:
         headers = [(b"user-agent", agent.encode())]
         if token is not None:
             headers.append((b"cookie", f"__Host-session={token}".encode()))
-        path, _, query = path.partition("?")
-        _, told = await request_of(
-            self.app, path, headers, client=(host, 1), query_string=query.encode()
-        )
-        cookie = told.get(b"set-cookie", b"").decode()
+        reply = (await ask(self.app, headers, path=path, client=(host, 1))).checked()
+        cookie = "".join(reply.cookies)
         return cookie.partition("=")[2].partition(";")[0] or None
 
     async def shows(self, token: str, host: str = "192.0.2.1", agent: str = "Firefox") -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Awaitable
 
 import pytest
 from starlette.requests import HTTPConnection
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from redis_sessions import Keyring, MemoryStore, SessionManager, SessionMiddleware
 from redis_sessions.testing import Clock, store_session
+from tests.support.asgi import ask, cookie
 from tests.unit.setting import DAY, KEY
 
 FOREVER = 10**12
@@ -67,10 +68,9 @@ def browser(connection: HTTPConnection) -> str:
 
 async def visit(
     manager: SessionManager, token: str, agent: str = "", **data: object
-) -> tuple[dict[str, object], list[bytes]]:
+) -> tuple[dict[str, object], list[str]]:
     """A request that sets these keys: what the application saw, and the names of its cookies."""
     seen: list[dict[str, object]] = []
-    sent: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(dict(scope["session"]))
@@ -78,18 +78,10 @@ async def visit(
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body"})
 
-    async def receive() -> Message:
-        return {"type": "http.request"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    headers = [(b"cookie", b"__Host-session=" + token.encode()), (b"user-agent", agent.encode())]
-    scope: Scope = {"type": "http", "method": "GET", "scheme": "https", "headers": headers}
-    await SessionMiddleware(app, manager=manager, binding=browser)(scope, receive, send)
-    cookies = [
-        value.partition(b"=")[0] for name, value in sent[0]["headers"] if name == b"set-cookie"
-    ]
+    middleware = SessionMiddleware(app, manager=manager, binding=browser)
+    headers = [(b"cookie", cookie(token)), (b"user-agent", agent.encode())]
+    reply = (await ask(middleware, headers)).checked()
+    cookies = [name.partition("=")[0] for name in reply.cookies]
     return seen[0], cookies
 
 

@@ -29,8 +29,9 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.testing import Clock, read_session, store_session
-from tests.properties.harness import COOKIE, SECRET, Site
 from tests.support import ROOT
+from tests.support.asgi import COOKIE, KEY
+from tests.support.site import Site
 
 DAY: Final = 24 * 3600
 
@@ -84,7 +85,7 @@ def test_a_token_is_read_from_nowhere_else() -> None:
         await request.body()
         return JSONResponse(get_session(request))
 
-    manager = SessionManager(MemoryStore(), Keyring(SECRET))
+    manager = SessionManager(MemoryStore(), Keyring(KEY))
     app = Starlette(
         routes=[Route("/{rest:path}", look, methods=["GET", "POST"])],
         middleware=[Middleware(SessionMiddleware, manager=manager)],

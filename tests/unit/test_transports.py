@@ -21,7 +21,7 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
-from tests.properties.harness import ask
+from tests.support.asgi import ask
 
 TOKEN = "A" * 64
 

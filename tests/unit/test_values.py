@@ -15,7 +15,7 @@ import pytest
 from redis_sessions import SessionEncodeError
 from redis_sessions.session import values
 from redis_sessions.session.values import MAX_CONTAINERS, MAX_DEPTH, Values
-from tests.unit.kinds import Color, Point
+from tests.unit.application_types import Color, Point
 
 UTC = dt.UTC
 CODEC = Values(max_size=64 * 1024)

@@ -9,7 +9,13 @@ import pytest
 
 from redis_sessions import SessionConflictError, SessionManager
 from redis_sessions.testing import store_session
-from tests.integration.apps import Wire, client_of, doing, manager_on, token_in
+from tests.support.apps import (
+    client_of,
+    doing,
+    manager_on,
+    token_in,
+)
+from tests.support.redis_wire import Wire
 
 # -- many at once
 
@@ -19,6 +25,7 @@ def count(data: dict[str, Any]) -> int:
     return int(data["n"])
 
 
+@pytest.mark.everywhere
 async def test_64_keys(workers: list[SessionManager]) -> None:
     """64 parallel requests that each set their own key on one session: all 64 are there."""
     token = await store_session(workers[0], {"user_id": "alice"})
@@ -34,6 +41,7 @@ async def test_64_keys(workers: list[SessionManager]) -> None:
     assert data == {"user_id": "alice", **{f"k{number}": str(number) for number in range(64)}}
 
 
+@pytest.mark.everywhere
 async def test_64_increments(workers: list[SessionManager]) -> None:
     """64 parallel increments by update(), through several processes: the counter is 64."""
     token = await store_session(workers[0], {"n": 0})
@@ -67,6 +75,7 @@ async def test_64_under_the_lock(workers: list[SessionManager], redis: Wire, pre
     assert redis.keys(f"{prefix}lock:") == []
 
 
+@pytest.mark.everywhere
 async def test_a_value_is_taken_once(workers: list[SessionManager]) -> None:
     """Of 16 requests that take a one-time value one gets it."""
     token = await store_session(workers[0], {"otp": "1"})
@@ -93,6 +102,7 @@ async def test_the_lock_is_a_key_with_an_end(
     assert redis.keys(f"{prefix}lock:") == []
 
 
+@pytest.mark.everywhere
 async def test_another_process_holds_the_lock(workers: list[SessionManager]) -> None:
     """The lock counts across processes: who can't have it in time is told so."""
     token = await store_session(workers[0], {"n": 0})

@@ -12,11 +12,11 @@ from redis_sessions import RedisStore
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import replicas as replicas_module
 from redis_sessions.testing import store_session, topology
-from tests.deployments import until
-from tests.integration.apps import manager_on
 from tests.integration.replicas.lagging import Lagging, follows, in_copy, wait_for_copies
-from tests.proxy import Proxy
-from tests.support import as_app
+from tests.support.apps import manager_on
+from tests.support.deployments import until
+from tests.support.proxy import Proxy
+from tests.support.servers import as_app
 
 
 async def test_a_reply_that_comes_too_late(

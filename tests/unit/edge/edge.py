@@ -8,10 +8,10 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions import Keyring, Session, SessionManager, SessionMiddleware
-from tests.stores import Away
+from tests.support.asgi import COOKIE, Reply, ask, cookie
+from tests.support.stores import UnreliableStore
 from tests.unit.setting import KEY, Setting
 
-COOKIE: Final = "__Host-session"
 BODY: Final[Message] = {"type": "http.response.body", "body": b"ok"}
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -23,12 +23,12 @@ class Edge(Setting):
 
     def __init__(self, **policy: Any) -> None:
         super().__init__(**policy)
-        self.away = Away(clock=self.clock)
+        self.away = UnreliableStore(clock=self.clock)
         self.store = self.away
         self.manager = SessionManager(
             self.store, Keyring(KEY), clock=self.clock, on_event=self.events.append, **policy
         )
-        self.sent: list[Message] = []
+        self.reply = Reply()
         self.when_sent: Callable[[Message], Awaitable[None]] | None = None
 
     async def serve(
@@ -41,22 +41,20 @@ class Edge(Setting):
         **options: Any,
     ) -> None:
         """A request with this token as its cookie. `scope`: what is unlike a plain GET."""
-        self.sent = sent = list[Message]()
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-            if self.when_sent is not None:
-                await self.when_sent(message)
-
-        cookie = [] if token is None else [(b"cookie", f"{COOKIE}={token}".encode())]
-        request: Scope = {
-            "type": "http",
-            "method": "GET",
-            "scheme": "https",
-            "headers": [*cookie, *headers],
+        self.reply = Reply()
+        brought = [] if token is None else [(b"cookie", cookie(token))]
+        await ask(
+            SessionMiddleware(app, manager=self.manager, **options),
+            [*brought, *headers],
+            reply=self.reply,
+            when_sent=self.when_sent,
             **(scope or {}),
-        }
-        await SessionMiddleware(app, manager=self.manager, **options)(request, nothing, send)
+        )
+        self.reply.checked()
+
+    @property
+    def sent(self) -> list[Message]:
+        return self.reply.messages
 
     @property
     def types(self) -> list[str]:
@@ -65,23 +63,17 @@ class Edge(Setting):
 
     @property
     def status(self) -> int:
-        return int(self.sent[0]["status"])
+        return self.reply.status
 
     def header(self, name: str) -> list[str]:
         """All values of one of the response's headers."""
-        pairs: Headers = self.sent[0].get("headers", ())
-        return [value.decode() for key, value in pairs if key.decode().lower() == name]
+        return [value.decode() for key, value in self.reply.headers if key.decode().lower() == name]
 
     @property
     def token(self) -> str | None:
         """What the response sets the cookie to; "null" where it expires it; None: neither."""
         cookies = [cookie.partition("=") for cookie in self.header("set-cookie")]
         return next((rest.partition(";")[0] for name, _, rest in cookies if name == COOKIE), None)
-
-
-async def nothing() -> Message:
-    """Nothing more comes from the client."""
-    raise AssertionError("nobody reads the request")
 
 
 def start(*headers: tuple[bytes, bytes], status: int = 200) -> Message:

@@ -17,7 +17,8 @@ from redis_sessions import (
     SessionMiddleware,
     get_session,
 )
-from tests.unit.edge.edge import BODY, COOKIE, Edge, nothing, responding, setting, start
+from tests.support.asgi import COOKIE, ask, cookie
+from tests.unit.edge.edge import BODY, Edge, responding, setting, start
 from tests.unit.setting import KEY
 
 
@@ -53,18 +54,16 @@ class Foreign:
                 scope["session"] = before
 
 
-async def call(app: ASGIApp, token: str | None = None, *, session: Any = None) -> Scope:
+async def call(app: ASGIApp, token: str | None = None) -> Scope:
     """A request; its scope, as whoever is outside finds it afterwards."""
-    cookie = [] if token is None else [(b"cookie", f"{COOKIE}={token}".encode())]
-    scope: Scope = {"type": "http", "method": "GET", "scheme": "https", "headers": cookie}
-    if session is not None:
-        scope["session"] = session
+    scopes: list[Scope] = []
 
-    async def send(message: Message) -> None:
-        pass
+    async def outside(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await app(scope, receive, send)
 
-    await app(scope, nothing, send)
-    return scope
+    (await ask(outside, [] if token is None else [(b"cookie", cookie(token))])).checked()
+    return scopes[0]
 
 
 def shown(seen: list[Any]) -> ASGIApp:
@@ -135,10 +134,8 @@ async def test_scopes_of_other_types(at: Edge) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope)
 
-    scope: Scope = {"type": "other"}
-    await SessionMiddleware(app, manager=at.manager)(scope, nothing, nothing)  # type: ignore[arg-type]
-    assert seen == [{"type": "other"}]
-    assert seen[0] is scope
+    (await ask(SessionMiddleware(app, manager=at.manager), kind="other")).checked()
+    assert "session" not in seen[0]
 
 
 # -- another middleware's around ours
@@ -349,7 +346,7 @@ async def test_a_session_in_a_request_knows_who_asks(at: Edge) -> None:
     headers = [(b"user-agent", b"Lynx/2.9")]
     scope = {"client": ("192.0.2.1", 5)}
     await at.serve(responding(setting(user_id="alice")), headers=headers, scope=scope)
-    await at.serve(responding(setting(user_id="alice")))
+    await at.serve(responding(setting(user_id="alice")), scope={"client": None})
     shown = {(i.address, i.user_agent) for i in await at.manager.sessions_of("alice")}
     assert shown == {("192.0.2.1", "Lynx/2.9"), (None, None)}
 

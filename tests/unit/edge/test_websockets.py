@@ -22,7 +22,7 @@ from tests.unit.edge.edge import Act, Edge, setting
 ACCEPT: Final[Message] = {"type": "websocket.accept"}
 CLOSE: Final[Message] = {"type": "websocket.close"}
 DENIAL: Final = "websocket.http.response"
-SOCKET: Final[Mapping[str, Any]] = {"type": "websocket", "scheme": "wss"}
+SOCKET: Final[Mapping[str, Any]] = {"kind": "websocket"}
 DENYING: Final[Mapping[str, Any]] = {**SOCKET, "extensions": {DENIAL: {}}}
 
 

@@ -10,7 +10,7 @@ from sentry_sdk.serializer import serialize
 from redis_sessions import StoreUnavailableError
 from redis_sessions.session.session import state_of
 from tests.unit.setting import Setting
-from tests.unit.tracebacks.visit import MARK
+from tests.unit.tracebacks.troubled_request import MARK
 
 
 async def test_silent_to_every_tool() -> None:
