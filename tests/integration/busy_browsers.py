@@ -10,10 +10,7 @@ from typing import Self
 
 from starlette.types import ASGIApp
 
-from tests.support.apps import (
-    client_of,
-    signed_in,
-)
+from tests.support.apps import client_of, signed_in
 
 
 class Visitor:

@@ -15,15 +15,8 @@ from redis_sessions import (
     SessionMiddleware,
     get_session,
 )
-from tests.support.apps import (
-    BASE,
-    doing,
-)
-from tests.support.asgi import (
-    KEY,
-    ask,
-    scope_of,
-)
+from tests.support.apps import BASE, doing
+from tests.support.asgi import KEY, ask, scope_of
 
 
 def test_error_pages_see_the_session() -> None:

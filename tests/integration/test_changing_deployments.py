@@ -23,12 +23,7 @@ from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import topology
 from tests.integration.busy_browsers import Visitor, all_served, statuses, visitors, wrong
 from tests.integration.cluster_slots import MINUTE, id_in, loaded, record, slots_of
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-)
+from tests.support.apps import client_of, doing, manager_on, signed_in
 from tests.support.deployments import until
 from tests.support.servers import Server, app_user, as_app, as_owner
 

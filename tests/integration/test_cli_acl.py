@@ -17,9 +17,7 @@ from redis_sessions.testing import (
 from redis_sessions.testing.conformance import MINUTE, new_id
 from redis_sessions.testing.index_conformance import new_key
 from tests.integration.acl_roles import PASSWORD, administer, exercise, refused
-from tests.support.apps import (
-    manager_on,
-)
+from tests.support.apps import manager_on
 from tests.support.servers import DEFAULT_SERVER, Server
 
 Account = Callable[..., str]

@@ -18,16 +18,8 @@ from starlette.websockets import WebSocket
 
 from redis_sessions import SessionManager, get_session
 from tests.support import LOOPS
-from tests.support.apps import (
-    BASE,
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-)
-from tests.support.asgi import (
-    KEY,
-)
+from tests.support.apps import BASE, client_of, doing, manager_on, signed_in
+from tests.support.asgi import KEY
 from tests.support.redis_wire import Monitor, Wire
 from tests.support.servers import StartServer
 

@@ -30,12 +30,7 @@ from redis_sessions.fastapi import (
     session_security,
 )
 from redis_sessions.testing import Clock
-from tests.support.apps import (
-    BASE,
-    client_of,
-    manager_on,
-    token_in,
-)
+from tests.support.apps import BASE, client_of, manager_on, token_in
 from tests.support.redis_wire import Monitor
 from tests.support.servers import StartServer
 

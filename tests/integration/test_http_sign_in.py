@@ -15,18 +15,8 @@ from starlette.types import ASGIApp
 
 from redis_sessions import SessionMiddleware
 from redis_sessions.fastapi import PrincipalDep, SessionDep
-from tests.support.apps import (
-    app_of,
-    client_of,
-    doing,
-    serve,
-    signed_in,
-    token_in,
-)
-from tests.support.asgi import (
-    COOKIE,
-    KEY,
-)
+from tests.support.apps import app_of, client_of, doing, serve, signed_in, token_in
+from tests.support.asgi import COOKIE, KEY
 from tests.support.redis_wire import Wire
 from tests.support.servers import Server
 

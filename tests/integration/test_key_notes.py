@@ -18,9 +18,7 @@ from redis_sessions import (
     generate_key,
 )
 from redis_sessions.testing import Clock
-from tests.support.apps import (
-    doing,
-)
+from tests.support.apps import doing
 from tests.support.servers import StartServer, as_owner
 
 OLD, NEW, OTHER = generate_key(), generate_key(), generate_key()

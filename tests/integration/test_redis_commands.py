@@ -10,13 +10,7 @@ import pytest
 from starlette.applications import Starlette
 
 from redis_sessions import SessionManager
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-    token_in,
-)
+from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
 from tests.support.redis_wire import Monitor
 from tests.support.servers import StartServer
 

@@ -16,16 +16,8 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from redis_sessions import ConfigurationError, SessionMiddleware
-from tests.support.apps import (
-    BASE,
-    doing,
-    manager_on,
-    serve,
-)
-from tests.support.asgi import (
-    KEY,
-    ask,
-)
+from tests.support.apps import BASE, doing, manager_on, serve
+from tests.support.asgi import KEY, ask
 from tests.support.servers import free_port
 
 APPLICATION = """

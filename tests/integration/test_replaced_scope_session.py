@@ -19,17 +19,8 @@ from starlette.websockets import WebSocket
 
 from redis_sessions import SessionManager, SessionMiddleware
 from redis_sessions.errors import SessionError
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-    token_in,
-)
-from tests.support.asgi import (
-    ask,
-    cookie,
-)
+from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
+from tests.support.asgi import ask, cookie
 
 
 class Nothing(Enum):

@@ -19,13 +19,7 @@ from redis_sessions.testing import read_session, topology
 from tests.chaos.border import Border
 from tests.chaos.faults import announce, put_behind
 from tests.integration.cluster_slots import slots_of
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-    token_in,
-)
+from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
 from tests.support.deployments import until
 from tests.support.proxy import HOST, Proxy
 from tests.support.redis_wire import Wire

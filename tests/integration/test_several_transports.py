@@ -26,17 +26,8 @@ from redis_sessions import (
 from redis_sessions.fastapi import session_security
 from redis_sessions.http.transports import Transport
 from redis_sessions.testing import store_session
-from tests.support.apps import (
-    Events,
-    client_of,
-    doing,
-    manager_on,
-    token_in,
-)
-from tests.support.asgi import (
-    COOKIE,
-    ask,
-)
+from tests.support.apps import Events, client_of, doing, manager_on, token_in
+from tests.support.asgi import COOKIE, ask
 
 HEADER: Final = "X-Session-Token"
 BOTH: Final[list[Transport]] = [CookieTransport(), HeaderTransport()]

@@ -15,12 +15,7 @@ from starlette.testclient import TestClient
 
 from redis_sessions import ConfigurationError
 from tests.support import ROOT
-from tests.support.apps import (
-    BASE,
-    doing,
-    manager_on,
-    serve,
-)
+from tests.support.apps import BASE, doing, manager_on, serve
 from tests.support.redis_wire import Wire
 from tests.support.servers import StartServer, as_owner, as_user
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import pytest
-from starlette.types import Message
+from starlette.applications import Starlette
 
 from redis_sessions import ConfigurationError
-from tests.support.apps import (
-    doing,
-)
-from tests.support.asgi import (
-    KEY,
-)
+from tests.support.apps import doing
+from tests.support.asgi import KEY, Reply, ask
 
 
 @pytest.fixture
@@ -22,40 +15,30 @@ def anyio_backend() -> str:
     return "trio"
 
 
-Call = Callable[[dict[str, Any]], Awaitable[list[Message]]]
-
-
 @pytest.fixture(params=["redis", "memory"])
-def call(request: pytest.FixtureRequest, redis_url: str, prefix: str) -> Call:
-    """Call an application with a scope; what it sends."""
+def app(request: pytest.FixtureRequest, redis_url: str, prefix: str) -> Starlette:
+    """An application whose sessions are in Redis, or in memory."""
     store = redis_url if request.param == "redis" else "memory://"
-    app = doing(store=store, prefix=prefix, secret_key=KEY)
-
-    async def called(scope: dict[str, Any]) -> list[Message]:
-        sent: list[Message] = []
-
-        async def receive() -> Message:
-            return {"type": "lifespan.startup"}
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        with pytest.raises(ConfigurationError, match="sessions need asyncio"):
-            await app(scope, receive, send)
-        return sent
-
-    return called
+    return doing(store=store, prefix=prefix, secret_key=KEY)
 
 
-async def test_trio_fails_the_start(call: Call) -> None:
+def check(reply: Reply) -> None:
+    """It failed, and the message names asyncio."""
+    with pytest.raises(ConfigurationError, match="sessions need asyncio"):
+        reply.checked()
+
+
+async def test_trio_fails_the_start(app: Starlette) -> None:
     """The application doesn't start, and the message names asyncio."""
-    (message,) = await call({"type": "lifespan"})
+    reply = await ask(app, kind="lifespan")
+    check(reply)
+    (message,) = reply.messages
     assert message["type"] == "lifespan.startup.failed"
     assert "asyncio" in message["message"]
 
 
 @pytest.mark.parametrize("path", ["/plain", "/do"])
-async def test_trio_fails_the_first_request(call: Call, path: str) -> None:
+async def test_trio_fails_the_first_request(app: Starlette, path: str) -> None:
     """Without a lifespan every request says so, not the first sign-in alone."""
     for _ in range(2):
-        await call({"type": "http", "method": "GET", "path": path, "headers": []})
+        check(await ask(app, path=path))

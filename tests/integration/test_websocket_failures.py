@@ -18,13 +18,8 @@ from redis_sessions import (
     SessionConflictError,
     get_session,
 )
-from tests.support.apps import (
-    BASE,
-    app_of,
-)
-from tests.support.asgi import (
-    KEY,
-)
+from tests.support.apps import BASE, app_of
+from tests.support.asgi import KEY
 
 WSS = "wss://testserver/ws"
 

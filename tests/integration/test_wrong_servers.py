@@ -18,11 +18,7 @@ from redis_sessions import (
 )
 from redis_sessions.session.record import tombstone
 from tests.integration.wrong_servers import PROTOCOLS, TYPES, after_greeting, always, listening
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-)
+from tests.support.apps import client_of, doing, manager_on
 
 ID = "A" * 20
 URLS = [

@@ -1,8 +1,10 @@
 """What tests of every kind share. Each module here says what it is for.
 
-`servers` starts one real Redis or Valkey, `deployments` has a URL for each topology, `proxy` is a
-network that fails on command. `apps` has applications to be asked over HTTP, `redis_wire` looks
-into a server. `stores` are stores in memory that wait or fail when a test says so.
+- `servers` starts one real Redis or Valkey; `deployments` has the URL of each topology.
+- `proxy` is a network that fails on command. `redis_wire` looks into a server without any client.
+- `asgi` asks an application by raw ASGI; `site` is an application for it.
+- `apps` has applications that are asked over HTTP.
+- `stores` has a store in memory that fails, waits or forgets; `index_script` changes the index's.
 """
 
 from __future__ import annotations

@@ -17,6 +17,13 @@ Header = tuple[bytes, bytes] | Sequence[bytes]
 """A name and a value; some servers have lists of two."""
 
 
+_FIRST: Final[dict[str, Message]] = {
+    "http": {"type": "http.request", "body": b"", "more_body": False},
+    "websocket": {"type": "websocket.connect"},
+    "lifespan": {"type": "lifespan.startup"},
+}
+
+
 @dataclass(slots=True)
 class Reply:
     """What the client saw of a request, and the exception that the server saw, if any."""
@@ -118,9 +125,7 @@ async def ask(
     scope, reply = scope_of(path, headers, **fields), Reply() if reply is None else reply
 
     async def receive() -> Message:
-        if scope["type"] == "websocket":
-            return {"type": "websocket.connect"}
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return dict(_FIRST[scope["type"]])
 
     async def send(message: Message) -> None:
         if client_is_gone:

@@ -45,6 +45,20 @@ def test_unit_tests_need_no_integration_tests() -> None:
     assert wrong == []
 
 
+def test_unit_tests_need_no_servers() -> None:
+    """Nothing of tests/support that starts or asks a server is imported by tests/unit."""
+    servers = [
+        f"tests.support.{name}" for name in ("servers", "deployments", "proxy", "redis_wire")
+    ]
+    wrong = [
+        f"{importer} imports {module}"
+        for importer, module in imports()
+        if importer.startswith("tests.unit.") and module in servers
+    ]
+
+    assert wrong == []
+
+
 def imports() -> Iterator[tuple[str, str]]:
     """Each import of one module of tests by another: both names."""
     for path in sorted((ROOT / "tests").rglob("*.py")):

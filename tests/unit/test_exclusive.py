@@ -14,10 +14,7 @@ from starlette.routing import Route
 from redis_sessions import Session, SessionConflictError, SessionGoneError, get_session
 from redis_sessions.lifecycle import manager
 from redis_sessions.lifecycle.manager import MAX_WAITING
-from tests.support.apps import (
-    app_of,
-    client_of,
-)
+from tests.support.apps import app_of, client_of
 from tests.unit.setting import Setting, count, token_of
 
 

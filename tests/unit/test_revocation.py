@@ -13,10 +13,7 @@ from starlette.routing import Route
 from redis_sessions import Keyring, MemoryStore, SessionManager, StoreUnavailableError, generate_key
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import store_session
-from tests.support.apps import (
-    app_of,
-    client_of,
-)
+from tests.support.apps import app_of, client_of
 from tests.unit.setting import ALICE, DUE, Setting, token_of
 from tests.unit.visits import alive, ids, in_request, signed_in, visit
 

@@ -16,7 +16,6 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from redis_sessions import (
-    Commit,
     CookieTransport,
     Event,
     Keyring,
@@ -100,21 +99,6 @@ def test_a_token_is_read_from_nowhere_else() -> None:
     assert client.post("/", json=named).json() == {}
     for header in ("authorization", "x-session", "referer", COOKIE):
         assert client.get("/", headers={header: token}).json() == {}
-
-
-@pytest.mark.standard(7)
-async def test_creating_is_atomic(redis_url: str, prefix: str) -> None:
-    """Of many that create one id at once, over several connections, exactly one does."""
-    stores = [RedisStore(redis_url, prefix=prefix) for _ in range(8)]
-    id = SessionToken.generate().id
-    values = [bytes([1, *range(n, n + 40)]) for n in range(len(stores))]
-    done = await asyncio.gather(
-        *(s.commit(id, None, v, 10_000) for s, v in zip(stores, values, strict=True))
-    )
-    assert sorted(done, key=str) == [*[Commit.CONFLICT] * 7, Commit.STORED]
-    assert await stores[0].load(id) == values[done.index(Commit.STORED)]
-    for store in stores:
-        await store.close()
 
 
 @pytest.mark.standard(14, "ASVS 7.4.2", "ASVS 7.4.3", "ASVS 7.4.5", "ASVS 7.5.2")

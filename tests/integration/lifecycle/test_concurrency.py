@@ -7,17 +7,27 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import SessionConflictError, SessionManager
+from redis_sessions import Commit, RedisStore, SessionConflictError, SessionManager, SessionToken
 from redis_sessions.testing import store_session
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    token_in,
-)
+from tests.support.apps import client_of, doing, manager_on, token_in
 from tests.support.redis_wire import Wire
 
 # -- many at once
+
+
+@pytest.mark.standard(7)
+async def test_creating_is_atomic(redis_url: str, prefix: str) -> None:
+    """Of many that create one id at once, over several connections, exactly one does."""
+    stores = [RedisStore(redis_url, prefix=prefix) for _ in range(8)]
+    id = SessionToken.generate().id
+    values = [bytes([1, *range(n, n + 40)]) for n in range(len(stores))]
+    done = await asyncio.gather(
+        *(s.commit(id, None, v, 10_000) for s, v in zip(stores, values, strict=True))
+    )
+    assert sorted(done, key=str) == [*[Commit.CONFLICT] * 7, Commit.STORED]
+    assert await stores[0].load(id) == values[done.index(Commit.STORED)]
+    for store in stores:
+        await store.close()
 
 
 def count(data: dict[str, Any]) -> int:

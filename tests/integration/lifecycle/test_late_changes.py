@@ -17,17 +17,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from redis_sessions import Session, SessionGoneError, SessionManager, get_session
-from tests.support.apps import (
-    BASE,
-    Events,
-    client_of,
-    doing,
-    signed_in,
-    token_in,
-)
-from tests.support.asgi import (
-    KEY,
-)
+from tests.support.apps import BASE, Events, client_of, doing, signed_in, token_in
+from tests.support.asgi import KEY
 
 SOCKET: Final = "wss://testserver/ws"
 

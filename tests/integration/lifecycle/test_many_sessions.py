@@ -11,12 +11,7 @@ import pytest
 from redis_sessions import SessionManager, StoreUnavailableError
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-)
+from tests.support.apps import client_of, doing, manager_on, signed_in
 from tests.support.deployments import until
 from tests.support.redis_wire import Wire
 from tests.support.servers import StartServer

@@ -16,14 +16,7 @@ from starlette.routing import Route
 from redis_sessions import SessionManager, SessionMiddleware, get_session
 from redis_sessions.fastapi import SessionDep, SessionManagerDep
 from redis_sessions.testing import store_session
-from tests.support.apps import (
-    Events,
-    app_of,
-    client_of,
-    doing,
-    signed_in,
-    token_in,
-)
+from tests.support.apps import Events, app_of, client_of, doing, signed_in, token_in
 
 
 def revoked(manager: SessionManagerDep) -> int:

@@ -17,16 +17,8 @@ from redis_sessions import (
 )
 from redis_sessions.testing import store_session
 from tests.support import ROOT
-from tests.support.apps import (
-    Events,
-    client_of,
-    doing,
-    manager_on,
-    token_in,
-)
-from tests.support.asgi import (
-    KEY,
-)
+from tests.support.apps import Events, client_of, doing, manager_on, token_in
+from tests.support.asgi import KEY
 from tests.support.servers import Server, StartServer
 
 # -- events

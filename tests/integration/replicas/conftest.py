@@ -10,9 +10,7 @@ import pytest
 from redis_sessions import SessionManager
 from redis_sessions.testing import topology
 from tests.integration.replicas.lagging import Lagging, wait_for_copies
-from tests.support.apps import (
-    manager_on,
-)
+from tests.support.apps import manager_on
 from tests.support.proxy import Proxy
 from tests.support.servers import app_user
 

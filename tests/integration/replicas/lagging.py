@@ -11,10 +11,7 @@ from redis_sessions import RedisStore, SessionManager
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import topology
 from redis_sessions.testing.topologies.processes import wait_until
-from tests.support.apps import (
-    client_of,
-    doing,
-)
+from tests.support.apps import client_of, doing
 from tests.support.deployments import until
 from tests.support.proxy import Proxy
 from tests.support.servers import as_app

@@ -27,17 +27,8 @@ from redis_sessions.fastapi import SessionDep
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session, topology
 from tests.integration.replicas.lagging import Lagging, in_copy, see, wait_for_copies
-from tests.support.apps import (
-    BASE,
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-    token_in,
-)
-from tests.support.asgi import (
-    COOKIE,
-)
+from tests.support.apps import BASE, client_of, doing, manager_on, signed_in, token_in
+from tests.support.asgi import COOKIE
 from tests.support.deployments import replicas_url, until
 from tests.support.servers import as_app
 

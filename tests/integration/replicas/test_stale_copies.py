@@ -16,13 +16,7 @@ from redis_sessions.stores.replicas import Replicas
 from redis_sessions.stores.wire import Wire
 from redis_sessions.testing import store_session, topology
 from tests.integration.replicas.lagging import Lagging, follows, in_copy, see, wait_for_copies
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-    token_in,
-)
+from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
 from tests.support.deployments import until
 from tests.support.proxy import Proxy
 

@@ -6,9 +6,7 @@ import pytest
 
 from redis_sessions import SessionManager
 from tests.integration.unavailable.outages import TIMEOUT
-from tests.support.apps import (
-    manager_on,
-)
+from tests.support.apps import manager_on
 from tests.support.servers import Server, StartServer
 
 

@@ -14,9 +14,7 @@ from starlette.routing import Mount, Route
 
 from redis_sessions import StoreError
 from redis_sessions.fastapi import PrincipalDep, SessionDep
-from tests.support.apps import (
-    doing,
-)
+from tests.support.apps import doing
 from tests.support.servers import Server
 
 TIMEOUT = 0.2

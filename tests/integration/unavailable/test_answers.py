@@ -16,13 +16,8 @@ from redis_sessions import (
     Event,
     SessionGoneError,
 )
-from tests.support.apps import (
-    BASE,
-    doing,
-)
-from tests.support.asgi import (
-    KEY,
-)
+from tests.support.apps import BASE, doing
+from tests.support.asgi import KEY
 from tests.support.stores import UnreliableStore
 
 

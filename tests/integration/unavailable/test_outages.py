@@ -23,15 +23,8 @@ from tests.integration.unavailable.outages import (
     hang,
     resume,
 )
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-)
-from tests.support.asgi import (
-    COOKIE,
-)
+from tests.support.apps import client_of, doing, manager_on, signed_in
+from tests.support.asgi import COOKIE
 from tests.support.servers import Server
 
 AWAY: list[tuple[Callable[[Server], None], Callable[[Server], object]]] = [

@@ -8,12 +8,7 @@ import pytest
 
 from redis_sessions import RedisStore, SessionManager, StoreUnavailableError
 from tests.integration.unavailable.outages import assert_unavailable, everything
-from tests.support.apps import (
-    client_of,
-    manager_on,
-    signed_in,
-    token_in,
-)
+from tests.support.apps import client_of, manager_on, signed_in, token_in
 from tests.support.redis_wire import Wire
 from tests.support.servers import Server, as_owner, as_user
 

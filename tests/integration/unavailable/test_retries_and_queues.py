@@ -17,14 +17,8 @@ from starlette.types import ASGIApp
 from redis_sessions import ConfigurationError, RedisStore, SessionManager, StoreUnavailableError
 from redis_sessions.stores import coalescing
 from tests.integration.unavailable.outages import TIMEOUT, assert_unavailable, hang, resume
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-)
-from tests.support.asgi import (
-    COOKIE,
-)
+from tests.support.apps import client_of, doing, manager_on
+from tests.support.asgi import COOKIE
 from tests.support.servers import Server
 
 # -- attempts

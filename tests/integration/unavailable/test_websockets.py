@@ -12,15 +12,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from redis_sessions import SessionManager, get_session
-from tests.support.apps import (
-    doing,
-    serve,
-    token_in,
-)
-from tests.support.asgi import (
-    ask,
-    cookie,
-)
+from tests.support.apps import doing, serve, token_in
+from tests.support.asgi import ask, cookie
 from tests.support.servers import Server
 
 

@@ -12,13 +12,7 @@ from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.session import Session
 from redis_sessions.testing import Clock, store_session, topology
 from tests.integration.wait_replicas.records import MINUTE, new_id, record
-from tests.support.apps import (
-    client_of,
-    doing,
-    manager_on,
-    signed_in,
-    token_in,
-)
+from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
 from tests.support.servers import app_user, as_app
 
 

@@ -27,14 +27,7 @@ from redis_sessions import (
 from redis_sessions.session.session import state_of
 from tests.properties.state_machine.acts import change
 from tests.properties.state_machine.model import DAY, Model, SteppingClock
-from tests.properties.state_machine.visits import (
-    Act,
-    Owed,
-    Stored,
-    Visit,
-    clear,
-    note_assignment,
-)
+from tests.properties.state_machine.visits import Act, Owed, Stored, Visit, clear, note_assignment
 from tests.support.asgi import COOKIE, ask, cookie
 from tests.support.servers import as_owner
 

@@ -6,13 +6,7 @@ import pytest
 
 from redis_sessions import SessionGoneError
 from redis_sessions.session.outcome import Outcome
-from tests.unit.index.losses import (
-    changed,
-    ids,
-    lose_the_end,
-    lose_the_entry,
-    visited,
-)
+from tests.unit.index.losses import changed, ids, lose_the_end, lose_the_entry, visited
 from tests.unit.setting import ALICE, DAY, DUE, Setting
 
 

@@ -8,11 +8,7 @@ import pytest
 
 from redis_sessions import StoreUnavailableError
 from redis_sessions.session.outcome import Outcome
-from tests.unit.index.losses import (
-    changed,
-    ids,
-    visited,
-)
+from tests.unit.index.losses import changed, ids, visited
 from tests.unit.setting import ALICE, DUE, Setting, token_of
 
 # -- index first, record second

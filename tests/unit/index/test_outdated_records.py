@@ -6,10 +6,7 @@ import pytest
 
 from redis_sessions import StoreUnavailableError
 from redis_sessions.session.outcome import Outcome
-from tests.unit.index.losses import (
-    changed,
-    visited,
-)
+from tests.unit.index.losses import changed, visited
 from tests.unit.setting import ALICE, DUE, Setting, token_of
 
 HOUR = 3_600_000

@@ -9,10 +9,7 @@ import pytest
 from redis_sessions import StoreUnavailableError
 from redis_sessions.session.state import LONGEST
 from redis_sessions.stores.protocols import EntryStatus
-from tests.unit.index.losses import (
-    ids,
-    lose_the_end,
-)
+from tests.unit.index.losses import ids, lose_the_end
 from tests.unit.setting import ALICE, DAY, Setting, token_of
 
 # -- proving again who one is
