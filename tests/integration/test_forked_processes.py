@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from tests.support import ROOT
 from tests.support.servers import StartServer
 
@@ -141,6 +143,42 @@ def test_a_forked_process_that_exits_as_usual(start_server: StartServer) -> None
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         assert asyncio.run(read(token)) == "parent"
+        """,
+    )
+
+
+@pytest.mark.parametrize("first", ["read", "close"])
+def test_a_child_that_runs_its_parents_loop(start_server: StartServer, first: str) -> None:
+    """It opens connections of its own, closes these alone, and its parent's go on."""
+    server = start_server()
+    run_script(
+        server.url,
+        f"""
+        from redis import Redis
+
+        def connections():
+            with Redis(port={server.port}, protocol=2) as redis:
+                own = redis.client_id()
+                return {{int(c["id"]) for c in redis.client_list()}} - {{own}}
+
+        loop = asyncio.new_event_loop()
+        token = loop.run_until_complete(write("parent"))
+        theirs = connections()
+        assert theirs
+
+        def child():
+            if {first!r} == "close":
+                loop.run_until_complete(manager.close())
+            assert loop.run_until_complete(read(token)) == "parent"
+            assert theirs < connections()
+            loop.run_until_complete(manager.close())
+            assert theirs == connections()
+
+        in_child(child)
+        assert loop.run_until_complete(read(token)) == "parent"
+        assert theirs == connections()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
         """,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -112,13 +112,17 @@ async def ask(
     *,
     path: str = "/",
     client_is_gone: bool = False,
+    reply: Reply | None = None,
+    when_sent: Callable[[Message], Awaitable[None]] | None = None,
     **fields: Any,
 ) -> Reply:
     """One request by raw ASGI; an exception of the application's ends up in `error`.
 
     `path` may have a query. `fields` are `scope_of`'s. If the client is gone, nothing can be sent.
+    `reply`: where all this is noted, to look at while the request is served; `when_sent`: what
+    happens whenever the client has got a message.
     """
-    scope, reply = scope_of(path, headers, **fields), Reply()
+    scope, reply = scope_of(path, headers, **fields), Reply() if reply is None else reply
 
     async def receive() -> Message:
         return dict(_FIRST[scope["type"]])
@@ -127,6 +131,8 @@ async def ask(
         if client_is_gone:
             raise OSError("the client is gone, says the test")
         reply.messages.append(message)
+        if when_sent is not None:
+            await when_sent(message)
 
     try:
         await app(scope, receive, send)

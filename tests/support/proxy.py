@@ -29,6 +29,8 @@ class Proxy:
         self.port = free_port()
         self.connections = 0
         """How many have been accepted so far."""
+        self.refused = 0
+        """How many were closed for the word that it refuses."""
         self._delay = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -105,6 +107,7 @@ class Proxy:
             if flows is self._replies:
                 await asyncio.sleep(self._delay)
             elif self._refuses is not None and self._refuses in data:
+                self.refused += 1
                 break
             await flows.wait()
             writer.write(data)
