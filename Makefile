@@ -10,7 +10,7 @@ PYTHON ?=
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup servers test torture coverage check format demo bench bench-check clean
+.PHONY: setup servers test test-lowest torture coverage check format demo bench bench-check clean
 
 setup: $(VENV)/.dev
 
@@ -33,6 +33,21 @@ servers: $(VENV)/.python
 
 test: setup servers
 	$(BIN)/python -m pytest $(ARGS)
+
+# The same against the oldest versions of the dependencies that are supported, in a virtual
+# environment beside the other. import-linter is no part of it.
+LOWEST := $(VENV)-lowest
+
+$(LOWEST)/.test: pyproject.toml tests/lowest.txt
+	scripts/venv $(LOWEST) $(PYTHON)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[test]'
+	touch $@
+
+test-lowest: $(LOWEST)/.test
+	scripts/servers $(LOWEST)/servers
+	$(LOWEST)/bin/python -m pytest --ignore tests/unit/test_architecture.py \
+		tests/unit tests/conformance tests/interop tests/integration/test_cluster.py $(ARGS)
 
 # What takes minutes: long histories, requests cancelled by the 100,000, a soak; all interleavings.
 torture: setup servers

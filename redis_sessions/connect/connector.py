@@ -20,11 +20,11 @@ from redis.asyncio.sentinel import (
     SentinelManagedConnection,
 )
 from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_sessions.connect.embedded import ensure_server
 from redis_sessions.connect.tls import Managed, own, shortcomings
 from redis_sessions.connect.urls import Address, Client, Deployment
+from redis_sessions.connect.versions import QUIET
 from redis_sessions.errors import ConfigurationError, check_bound
 
 __all__ = ["Connector", "connector_of", "discreet", "shown"]
@@ -212,6 +212,7 @@ class _Sentinels(Sentinel):
     def __init__(self, clients: Iterable[Redis], options: Mapping[str, Any]) -> None:
         Sentinel.__init__(self, [], **options)
         self.sentinels = list(clients)
+        self._forced_ip = options.get("force_master_ip")  # Sentinel has it since 6.0
         self._asking = asyncio.Lock()
 
     async def discover_master(self, service_name: str) -> Any:
@@ -224,7 +225,7 @@ class _Sentinels(Sentinel):
                     if state and self.check_master_state(state, service_name):
                         # The first to be asked, from now on.
                         self.sentinels.insert(0, self.sentinels.pop(number))
-                        return self._force_master_ip or state["ip"], state["port"]
+                        return self._forced_ip or state["ip"], state["port"]
                 except errors.RedisError as exc:  # an answer, too: it may lack rights alone
                     troubles.append(exc)
                 except (AttributeError, LookupError, TypeError, ValueError):
@@ -271,7 +272,7 @@ def _ours(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
     # Batches have one deadline each, and their own retry; redis-py's are dear, or slow to fail.
     return {
         "socket_connect_timeout": timeout,
-        "driver_info": None,  # no CLIENT SETINFO, at which twemproxy closes the connection
+        **QUIET,
         **given,
         "socket_timeout": None,
         "retry": Retry(NoBackoff(), 0),
@@ -279,7 +280,6 @@ def _ours(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
         "retry_on_timeout": False,  # each connection would make that list longer
         "protocol": 2,
         "decode_responses": False,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "redis_connect_func": discreet(given.get("redis_connect_func")),
     }
 

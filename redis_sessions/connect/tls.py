@@ -9,6 +9,7 @@ from typing import Any, cast
 from redis.asyncio.connection import RedisSSLContext, SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 
+from redis_sessions.connect.versions import UNKNOWN_TLS
 from redis_sessions.errors import ConfigurationError
 
 __all__ = ["Managed", "own", "shortcomings", "strict"]
@@ -20,7 +21,7 @@ class _Context(RedisSSLContext):
     Redis-py adds `ssl_ca_certs` to the system's authorities.
     """
 
-    __slots__ = ()
+    __slots__ = UNKNOWN_TLS
 
     def get(self) -> ssl.SSLContext:
         given: Any = self
@@ -28,7 +29,7 @@ class _Context(RedisSSLContext):
             given.context = context = ssl.create_default_context(
                 cafile=given.ca_certs, capath=given.ca_path, cadata=given.ca_data
             )
-            context.check_hostname = given.check_hostname
+            context.check_hostname = given.check_hostname and given.cert_reqs != ssl.CERT_NONE
             context.verify_mode = given.cert_reqs
             for flag in given.include_verify_flags or ():
                 context.verify_flags |= flag
@@ -49,11 +50,14 @@ def _no_password() -> str:
 
 
 class _Connection(SSLConnection):
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, *, ssl_check_hostname: bool = True, **given: Any) -> None:
+        more = {name: given.pop(f"ssl_{name}", None) for name in UNKNOWN_TLS}
+        super().__init__(ssl_check_hostname=ssl_check_hostname, **given)
         made, self.ssl_context = self.ssl_context, _Context()
         for name in RedisSSLContext.__slots__:
             setattr(self.ssl_context, name, getattr(made, name))
+        for name, value in more.items():
+            setattr(self.ssl_context, name, value)
 
 
 class Managed(SentinelManagedConnection, _Connection):

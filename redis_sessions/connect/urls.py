@@ -18,6 +18,7 @@ from redis.exceptions import AuthenticationError
 from redis_sessions.connect.credentials import Credentials
 from redis_sessions.connect.options import KNOWN, OURS, parsed, tls_arguments
 from redis_sessions.connect.tls import strict
+from redis_sessions.connect.versions import REPLACED, startup_nodes
 from redis_sessions.errors import ConfigurationError
 
 __all__ = ["SCHEMES", "Address", "Client", "Deployment"]
@@ -48,7 +49,7 @@ _CONNECTIONS: Final[Mapping[str, Any]] = {
 # What redis-py adds to the arguments of a client's connections for the client's own use.
 _OF_THE_CLIENT: Final = (
     *("himport_registry", "event_dispatcher", "parser_class", "encoder_class", "connection_pool"),
-    *("response_callbacks", "max_connections", "host", "port"),
+    *("response_callbacks", "max_connections", "host", "port", *REPLACED),
 )
 _OF_MAINTENANCE: Final = ("maint_", "orig_", "maintenance_", "oss_cluster_")
 
@@ -336,7 +337,7 @@ def _of_client(client: object) -> Deployment:
         given.pop("redis_connect_func", None)  # its own, for replicas
         return Deployment(
             "cluster",
-            tuple((node.host, int(node.port)) for node in client.startup_nodes),
+            tuple((node.host, int(node.port)) for node in startup_nodes(client)),
             connection_class=kind,
             arguments=_strict(kind, given),
             remap=client.nodes_manager.address_remap,

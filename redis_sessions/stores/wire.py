@@ -13,6 +13,7 @@ from redis import exceptions as errors
 from redis.asyncio import ConnectionPool
 
 from redis_sessions.connect.connector import Connector
+from redis_sessions.connect.versions import is_clean
 from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import NONSENSE, Command, Script, packed, reply_of
 
@@ -63,7 +64,7 @@ class _Line:
             if (
                 connection.is_connected
                 and not (self.watched and self.is_elsewhere(connection))
-                and not await connection.can_read()
+                and await is_clean(connection)
             ):
                 return connection, True
             await self.drop(connection)  # the server has closed it meanwhile
