@@ -23,8 +23,9 @@ def _quiet() -> dict[str, Any]:
         from redis.maint_notifications import MaintNotificationsConfig
 
         arguments["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
-    if hasattr(cluster, "ClusterParser"):  # before 6.0 no other parser knows a Cluster's errors
-        arguments["parser_class"] = cluster.ClusterParser
+    parser = getattr(cluster, "ClusterParser", None)
+    if parser is not None:  # before 6.0 no other parser knows a Cluster's errors
+        arguments["parser_class"] = parser
     return arguments
 
 
