@@ -347,8 +347,7 @@ def _of_client(client: object) -> Deployment:
     pool: Any = None
     if isinstance(client, Redis) and not isinstance(client, Pipeline):
         pool = client.connection_pool
-    managed = cast("object", pool)
-    if isinstance(managed, SentinelConnectionPool) and managed.is_master:
+    if isinstance(cast("object", pool), SentinelConnectionPool) and pool.is_master:
         manager: Any = pool.sentinel_manager
         watchers: list[Any] = [client.connection_pool for client in manager.sentinels]
         kind = _plain(pool.connection_class)
