@@ -12,7 +12,7 @@ ARGS ?=
 JOBS ?= auto
 BIN := $(VENV)/bin
 
-.PHONY: setup servers test test-fast torture coverage check format demo bench bench-check clean
+.PHONY: setup servers test test-fast test-lowest torture coverage check format demo bench bench-check clean
 
 setup: $(VENV)/.dev
 
@@ -42,6 +42,21 @@ test: setup servers
 # Unit tests, and the conformance suites over memory and one Redis: less than a minute.
 test-fast: setup servers
 	$(PYTEST) --one-server tests/unit tests/conformance $(ARGS)
+
+# The same against the oldest versions of the dependencies that are supported, in a virtual
+# environment beside the other. import-linter is no part of it.
+LOWEST := $(VENV)-lowest
+
+$(LOWEST)/.test: pyproject.toml tests/lowest.txt
+	scripts/venv $(LOWEST) $(PYTHON)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[test]'
+	touch $@
+
+test-lowest: $(LOWEST)/.test
+	scripts/servers $(LOWEST)/servers
+	$(LOWEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+		--ignore tests/unit/test_architecture.py tests/unit tests/conformance tests/interop tests/integration/test_cluster.py $(ARGS)
 
 # What takes minutes: long histories, requests cancelled by the 100,000, a soak; all interleavings.
 torture: setup servers

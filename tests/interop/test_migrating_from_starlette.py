@@ -12,6 +12,7 @@ import itsdangerous
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.sessions import Session
 from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -24,6 +25,8 @@ from tests.interop.serving import SECRET, Options, Records, id_of
 
 COOKIE = "session"
 BOTH = pytest.mark.parametrize("ours", [False, True], ids=["starlette", "redis-sessions"])
+UNNOTICED = set[str]() if "popitem" in vars(Session) else {"or", "popitem"}
+"""Changes that Starlette's own session doesn't notice: before 1.7."""
 
 
 async def act(request: Request) -> Response:
@@ -50,6 +53,9 @@ async def act(request: Request) -> Response:
             del session["cart"]
         case "popitem":
             session.popitem()
+        case "forget":
+            for key in list(session):
+                del session[key]
         case "clear":
             session.clear()
         case "replace":
@@ -127,6 +133,8 @@ STORIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
 def test_same_data(options: Options, ours: bool, story: list[tuple[str, dict[str, Any]]]) -> None:
     """After each change the handler, the next request and a WebSocket see the same data."""
+    if not ours and UNNOTICED & {what for what, _ in story}:
+        pytest.skip("this version of Starlette's own session doesn't notice the change")
     with browser(ours, options) as client:
         for what, expected in story:
             assert client.post(f"/act/{what}").json() == expected
@@ -192,8 +200,7 @@ def test_emptied_session_stays(options: Options, records: Records) -> None:
     for ours in (False, True):
         with browser(ours, options) as client:
             client.post("/act/set")
-            client.post("/act/popitem")
-            client.post("/act/popitem")
+            client.post("/act/forget")
             assert client.post("/act/read").json() == {}
             assert (COOKIE in client.cookies) is ours
             if ours:
