@@ -234,7 +234,7 @@ class Connection:
         try:
             return await self.commit(self.status)
         except SessionError as exc:
-            self.held, self.failure = None, exc
+            self.failure = exc
             if isinstance(exc, (StoreUnavailableError, ReplicationError)):
                 self.setup.backend.report("unavailable", exc.reason)
             raise
@@ -268,11 +268,12 @@ class Connection:
                     self.hold(message)
                     if not is_event_stream(self.headers):
                         return
-                if self.held is not None:
+                held, self.held = self.held, None
+                if held is not None:
                     answer = NOTHING if self.is_settled() else await self.commit_before_start()
-                    await self.send(self.start(answer))
-                    if message["type"] == self.response_start:
-                        return  # it was sent just now, with its headers
+                    await self.send(self.start(held, answer))
+                    if held is message:
+                        return
             await self.send(message)
         except BaseException as exc:
             strip(exc)
@@ -284,9 +285,8 @@ class Connection:
         self.headers = list(message.get("headers", ()))
         self.status = message.get("status", 200)  # a WebSocket's acceptance has none
 
-    def start(self, answer: Answer) -> Message:
-        """The message that was held, with what the client is told about its session."""
-        held, self.held = self.held, None
+    def start(self, held: Message, answer: Answer) -> Message:
+        """The response's first message, with what the client is told about its session."""
         state, headers = state_of(self.session), self.headers
         request = state.request
         self.started = request.late = True
@@ -301,7 +301,7 @@ class Connection:
             cookie = self._hint_cookie()
             if cookie is not None:
                 headers.append(cookie.hint())
-        return {**(held or {}), "headers": headers}
+        return {**held, "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
         if answer.token is not None:

@@ -18,9 +18,10 @@ async def finish(connection: Connection) -> None:
     """Send what is held, and commit what changed since the start. The application has returned."""
     if connection.failure is not None:
         raise connection.failure  # the application has caught it
-    if connection.held is not None:
+    held, connection.held = connection.held, None
+    if held is not None:
         answer = NOTHING if connection.is_settled() else await connection.commit_before_start()
-        await connection.send(connection.start(answer))
+        await connection.send(connection.start(held, answer))
     if not connection.started:
         await connection.commit_failed()
     elif not connection.is_settled():

@@ -46,9 +46,10 @@ async def on_send(connection: Connection, message: Message) -> None:
     kind = message["type"]
     if kind == "websocket.accept" and connection.failure is None:
         connection.hold(message)
+        connection.held = None  # it goes out at once
         answer = await connection.commit_before_start()
         connection.accepted = True
-        message = connection.start(answer)
+        message = connection.start(message, answer)
     elif kind == "websocket.close" and connection.failure is None:
         if not connection.started and connection.held is None:
             await _refuse(connection)
