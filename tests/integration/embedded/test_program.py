@@ -64,7 +64,7 @@ def test_a_server_that_dies(base: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert str(error.value).splitlines()[1:] == [*map(str, range(42, 51)), "no luck today"]
 
 
-@pytest.mark.parametrize("script", ["exec sleep 3", "sleep 3 & exit 0"])
+@pytest.mark.parametrize("script", ["exec sleep 8", "sleep 8 & exit 0"])
 def test_a_server_that_never_answers(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
@@ -72,7 +72,7 @@ def test_a_server_that_never_answers(
     install(tmp_path, "redis-server", script)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-        patch.setattr(embedded, "START_TIMEOUT", 0.3)
+        patch.setattr(embedded, "START_TIMEOUT", 2.0)  # the watchdog has to start in it
         with pytest.raises(StoreUnavailableError, match="server did not start"):
             ensure_server()
     assert ask(ensure_server(), "PING") == "+PONG\r\n"
