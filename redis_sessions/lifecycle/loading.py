@@ -248,9 +248,10 @@ def anonymous(backend: Backend, why: StoreError) -> Session:
 async def load_in_turn(session: Session, load: Load) -> None:
     """Turn a placeholder into the session that it stands for, unless another task has done so."""
     state = state_of(session)
-    await state.others()
-    if session.__class__ is not Unloaded:
-        return
+    if state.turn is not None:
+        await state.others()
+        if session.__class__ is not Unloaded:
+            return
     state.begin_turn()
     try:
         await _load_unloaded(session, state, load)
