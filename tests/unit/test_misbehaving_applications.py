@@ -159,7 +159,7 @@ async def test_writing_nothing_while_the_store_is_away(
 
 
 async def test_signing_in_after_a_response_that_was_cancelled() -> None:
-    """What was loaded since is still another's: it doesn't go along to who signs in."""
+    """Another response goes out, and what was loaded since doesn't go along to who signs in."""
     at, stored = Setting(), asyncio.Event()
     token = await at.begin({"user_id": "alice"})
 
@@ -181,11 +181,12 @@ async def test_signing_in_after_a_response_that_was_cancelled() -> None:
         await session.refresh()
         session["mine"] = session["alices"]
         session.sign_in("bob")
-        await send(START)
+        await send({**START, "status": 201})
         await send(BODY)
 
-    new = (await send_through(at.manager, app, token=token)).token
-    assert await at.data(new.value) == {"a": 1, "user_id": "bob"}
+    reply = await send_through(at.manager, app, token=token)
+    assert (reply.status, reply.kinds) == (201, [START["type"], BODY["type"]])
+    assert await at.data(reply.token.value) == {"a": 1, "user_id": "bob"}
 
 
 @pytest.mark.parametrize("error", [StoreUnavailableError("away"), ReplicationError("too few")])
