@@ -99,7 +99,7 @@ class Connection:
                 state_of(session).request.context = self
                 self.session = session
             elif isinstance(session, Unloaded):
-                await loading.load_unloaded(session, load)
+                await loading.load_in_turn(session, load)
             else:
                 return
             if setup.hints:
@@ -230,7 +230,8 @@ class Connection:
 
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
-        state_of(self.session).request.answering = True
+        request = state_of(self.session).request
+        request.answering = True
         try:
             return await self.commit(self.status)
         except SessionError as exc:
@@ -238,6 +239,8 @@ class Connection:
             if isinstance(exc, (StoreUnavailableError, ReplicationError)):
                 self.setup.backend.report("unavailable", exc.reason)
             raise
+        finally:
+            request.answering = False  # if it was cancelled, another response may follow
 
     async def commit_failed(self) -> None:
         """Commit for a request that failed. Only a sign-out and `clear()` count then.

@@ -20,19 +20,23 @@ from redis_sessions.errors import (
 
 __all__ = ["HttpError", "as_http", "find_session_error"]
 
-_RETRY_AFTER: Final = {"Retry-After": "1"}
+_RETRY_AFTER: Final = "1"
 
 
 class _UnavailableError(StoreUnavailableError, HTTPException):
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        HTTPException.__init__(self, 503, "The session store is unavailable", _RETRY_AFTER)
+        HTTPException.__init__(
+            self, 503, "The session store is unavailable", {"Retry-After": _RETRY_AFTER}
+        )
 
 
 class _UnreplicatedError(ReplicationError, HTTPException):
     def __init__(self, result: Any) -> None:
         self.result = result
-        HTTPException.__init__(self, 503, "The session isn't replicated yet", _RETRY_AFTER)
+        HTTPException.__init__(
+            self, 503, "The session isn't replicated yet", {"Retry-After": _RETRY_AFTER}
+        )
 
 
 class _ConflictError(SessionConflictError, HTTPException):

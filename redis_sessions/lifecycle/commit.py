@@ -51,7 +51,8 @@ async def commit(backend: Backend, session: Session, http_status: int, may_creat
             answer = _conclude(pending, await _begin(pending))
         finally:
             state.end_turn()
-        if http_status < 500 and answer is not in_place.CHANGED:
+        # Not after each change: others come as often as a touch is due.
+        if http_status < 500 and (answer is not in_place.CHANGED or pending.facts.touch_due):
             await backend.key_notes.renew()  # never raises
     except BaseException as exc:
         strip(exc)
@@ -100,10 +101,10 @@ def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
     """It is carried out; from now on the session is like one that was just loaded."""
     state, writer, met = pending.state, pending.writer, pending.met
     state.settled = writer.encoded
+    lifetime = state.wanted.lifetime
     state.wanted = state.wanted.without(met)
-    unmet = met.lifetime is not None and state.wanted.lifetime is None
-    if unmet and state.status in (Status.NEW, Status.STALE):
-        state.want(lifetime=met.lifetime)  # for the session that may begin later
+    if lifetime is not None and state.status in (Status.NEW, Status.STALE):
+        state.want(lifetime=lifetime)  # for the session that may begin later
     if writer.shortfall.error is not None:
         if pending.facts.cleared or pending.outcome not in _SENT_ALL_THE_SAME:
             writer.shortfall.tell(answer)

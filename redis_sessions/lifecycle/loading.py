@@ -28,7 +28,7 @@ __all__ = [
     "anonymous",
     "chosen",
     "load_from_replica",
-    "load_unloaded",
+    "load_in_turn",
     "new",
     "opened",
     "reads_replicas",
@@ -245,9 +245,21 @@ def anonymous(backend: Backend, why: StoreError) -> Session:
     return new_session({}, state, backend.services)
 
 
-async def load_unloaded(session: Session, load: Load) -> None:
-    """Turn a placeholder into the session that it stands for."""
+async def load_in_turn(session: Session, load: Load) -> None:
+    """Turn a placeholder into the session that it stands for, unless another task has done so."""
     state = state_of(session)
+    if state.turn is not None:
+        await state.others()
+        if session.__class__ is not Unloaded:
+            return
+    state.begin_turn()
+    try:
+        await _load_unloaded(session, state, load)
+    finally:
+        state.end_turn()
+
+
+async def _load_unloaded(session: Session, state: State, load: Load) -> None:
     try:
         loaded = await load(state.request.tokens, bound=state.request.bound)
     except StoreError as exc:

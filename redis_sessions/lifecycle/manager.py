@@ -235,14 +235,14 @@ class SessionManager:
         await commit.save(self._backend, session)
 
     async def _refresh(self, session: Session) -> None:
-        state, was_unloaded = state_of(session), isinstance(session, Unloaded)
+        if isinstance(session, Unloaded):
+            await loading.load_in_turn(session, self.load)
+            return
+        state = state_of(session)
         await state.others()
         state.begin_turn()
         try:
-            if not was_unloaded:
-                await merging.reload(self._backend, session)
-            elif session.__class__ is Unloaded:  # unless another task has loaded it meanwhile
-                await loading.load_unloaded(session, self.load)
+            await merging.reload(self._backend, session)
         finally:
             state.end_turn()
 

@@ -63,7 +63,8 @@ def adopt(
     state.origins.assigned = assigned.keys() - came.keys()
     if not converted:
         return data
-    state.base = values.join({**stored, **converted})
+    # On top of what is stored now, and not of `data`, which may hold what isn't stored yet.
+    state.base = values.join({**values.split(state.base), **converted})
     return values.join({**stored, **{key: mine[key] for key in converted}})
 
 

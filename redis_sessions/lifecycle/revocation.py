@@ -171,7 +171,7 @@ def _own(backend: Backend) -> dict[str, Session]:
     return {
         state.stored.token.id: session
         for state, session in pairs
-        if state.stored is not None and state.status is Status.LIVE
+        if state.stored is not None and state.status in (Status.LIVE, Status.ENDED)
     }
 
 

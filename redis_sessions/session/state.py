@@ -262,11 +262,14 @@ class State(msgspec.Struct, eq=False):
 
     def want(self, **wishes: Any) -> None:
         """Note what the application asks for: fields of `Wanted`."""
-        self.wanted = replace(self.wanted, **wishes)
+        self._set_wanted(replace(self.wanted, **wishes))
 
     def want_again(self, deferred: Wanted) -> None:
         """Note once more what was put aside, besides what tasks asked for meanwhile."""
-        self.wanted = self.wanted.besides(deferred)
+        self._set_wanted(self.wanted.besides(deferred))
+
+    def _set_wanted(self, wanted: Wanted) -> None:
+        self.wanted = NOTHING_WANTED if wanted == NOTHING_WANTED else wanted
 
     # -- the request
 
@@ -347,7 +350,8 @@ class State(msgspec.Struct, eq=False):
 
     def remember(self, stored: Stored) -> None:
         """Note what is in the store from now on."""
-        self.status = LIVE
+        if self.status is not Status.ENDED:  # as a task of this request has found since
+            self.status = LIVE
         self.stored = stored
         self.base = stored.data
         self.touch_at = stored.touch_at
@@ -355,7 +359,8 @@ class State(msgspec.Struct, eq=False):
 
     def gone(self) -> None:
         """Note that it ended, or was rotated, elsewhere since it was loaded."""
-        self.status = Status.GONE
+        if self.status is not Status.ENDED:  # then it was this request that ended it
+            self.status = Status.GONE
         self.touch_at = NEVER
 
     def forget(self) -> None:

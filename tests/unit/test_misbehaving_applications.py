@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions import (
+    Commit,
     Event,
     Keyring,
     MemoryStore,
+    ReplicationError,
+    Session,
     SessionEncodeError,
+    SessionError,
     SessionManager,
     SessionMiddleware,
+    StoreUnavailableError,
     generate_key,
 )
+from redis_sessions.http.errors import as_http
 from redis_sessions.testing import Clock, store_session
 from tests.support.asgi import Reply, ask, cookie
+from tests.unit.setting import Setting
 
 START: Final[Message] = {"type": "http.response.start", "status": 200, "headers": []}
 BODY: Final[Message] = {"type": "http.response.body", "body": b"ok"}
@@ -115,3 +124,77 @@ async def test_a_close_before_accept_whose_commit_fails(clock: Clock) -> None:
 
     reply = await send_through(manager, app, "websocket", token)
     assert reply.kinds == ["websocket.close"]
+
+
+async def sign_out(session: Session) -> None:
+    session.sign_out()
+
+
+async def save(session: Session) -> None:
+    await session.save()
+
+
+async def update_nothing(session: Session) -> None:
+    session.sign_in("alice")
+    session.sign_out()
+    await session.save()
+
+
+@pytest.mark.parametrize("act", [sign_out, save, update_nothing])
+async def test_writing_nothing_while_the_store_is_away(
+    act: Callable[[Session], Awaitable[None]],
+) -> None:
+    """on_unavailable="anonymous": to sign nobody out, or to save nothing, needs no store."""
+    at = Setting()
+    token = await at.begin({"x": 0})
+    at.store.away = True
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await act(scope["session"])
+        await send(START)
+        await send(BODY)
+
+    middleware = SessionMiddleware(app, manager=at.manager, on_unavailable="anonymous")
+    assert (await ask(middleware, [(b"cookie", cookie(token))])).status == 200
+
+
+async def test_signing_in_after_a_response_that_was_cancelled() -> None:
+    """Another response goes out, and what was loaded since doesn't go along to who signs in."""
+    at, stored = Setting(), asyncio.Event()
+    token = await at.begin({"user_id": "alice"})
+
+    async def committed(expected: bytes | None, result: Commit) -> None:
+        at.store.committed = None
+        stored.set()
+        await asyncio.Event().wait()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = scope["session"]
+        session["a"] = 1
+        at.store.committed = committed
+        await send(START)
+        first = asyncio.ensure_future(send(BODY))
+        await stored.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        await at.put(token, {"alices": [1]})
+        await session.refresh()
+        session["mine"] = session["alices"]
+        session.sign_in("bob")
+        await send({**START, "status": 201})
+        await send(BODY)
+
+    reply = await send_through(at.manager, app, token=token)
+    assert (reply.status, reply.kinds) == (201, [START["type"], BODY["type"]])
+    assert await at.data(reply.token.value) == {"a": 1, "user_id": "bob"}
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("away"), ReplicationError("too few")])
+def test_headers_of_an_error_are_its_own(error: SessionError) -> None:
+    """An application's handler may add to them, and no other answer has that."""
+    one, other = as_http(error), as_http(error)
+    assert isinstance(one, HTTPException)
+    assert isinstance(other, HTTPException)
+    assert isinstance(one.headers, dict)
+    one.headers["x-request-id"] = "1"
+    assert other.headers == {"Retry-After": "1"}

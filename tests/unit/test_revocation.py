@@ -10,7 +10,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from redis_sessions import Keyring, MemoryStore, SessionManager, StoreUnavailableError, generate_key
+from redis_sessions import (
+    Keyring,
+    MemoryStore,
+    ReplicationError,
+    SessionManager,
+    StoreUnavailableError,
+    generate_key,
+)
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import store_session
@@ -236,6 +243,27 @@ async def test_a_revocation_that_failed_is_repeated(at: Setting) -> None:
     store.left = 100
     assert await manager.revoke_all("alice") == 3
     assert [dict(await manager.load(token)) for token in tokens] == [{}] * 5
+
+
+async def test_a_revocation_that_replicas_lack_is_repeated_with_ones_own_end(at: Setting) -> None:
+    """A second call in one request asks the replicas again, also for the request's own end."""
+    ends = list[str]()
+
+    class Short(MemoryStore):
+        async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+            ends.append(id)
+            raise ReplicationError("too few", result=await super().end(id, tombstone, ttl))
+
+    manager = SessionManager(Short(clock=at.clock), Keyring(generate_key()), clock=at.clock)
+    session = await manager.load(await store_session(manager, ALICE))
+    id = session.id
+    with in_request(session):
+        for count in (1, 0):
+            with pytest.raises(ReplicationError) as caught:
+                await manager.revoke_all("alice")
+            assert caught.value.result == count
+    assert ends == [id, id]
+    assert (await manager.commit(session)).expire is True
 
 
 async def test_a_lazy_request_may_revoke(at: Setting) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from redis_sessions import (
@@ -18,7 +20,8 @@ from redis_sessions import (
 from redis_sessions.lifecycle.loading import anonymous
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
-from tests.unit.setting import DAY, KEY, Setting, token_of
+from redis_sessions.testing import store_session
+from tests.unit.setting import DAY, DUE, KEY, Setting, token_of
 
 # -- several commits in one request
 
@@ -166,3 +169,22 @@ async def test_on_event_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     await manager.load("malformed")
     assert "on_event failed" in caplog.text
     assert manager.counts["rejected: malformed token"] == 1
+
+
+async def test_changes_note_the_key_as_often_as_touches_do(at: Setting) -> None:
+    """A process that only ever changes sessions says which secret key it seals with, too."""
+    noted = list[str | None]()
+
+    class Shared(MemoryStore):
+        async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
+            noted.append(note)
+            return {}
+
+    manager = SessionManager(Shared(clock=at.clock), Keyring(KEY), clock=at.clock)
+    token = await store_session(manager, {"n": 0})
+    for n in range(1, 4):
+        at.clock.advance(DUE)
+        session = await manager.load(token)
+        session["n"] = n
+        assert (await manager.commit(session)).outcome is Outcome.CHANGE
+    assert len(noted) == 4

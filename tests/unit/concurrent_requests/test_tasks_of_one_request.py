@@ -7,12 +7,23 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
-from redis_sessions import Commit, Session, SessionError, StoreUnavailableError
+from redis_sessions import (
+    Commit,
+    Session,
+    SessionError,
+    SessionMiddleware,
+    StoreUnavailableError,
+)
 from redis_sessions.lifecycle.loading import unloaded
 from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.middleware import active_session
 from redis_sessions.session.outcome import Outcome
+from tests.support.asgi import ask, cookie
 from tests.unit.setting import DAY, Setting, token_of
+from tests.unit.visits import in_request, signed_in
 
 
 class Held(Setting):
@@ -219,3 +230,75 @@ async def test_two_first_loads() -> None:
     answers[1].set()
     await second
     assert dict(session) == {"x": 0, "y": 1}
+
+
+@pytest.mark.parametrize("task_first", [True, False])
+async def test_first_load_by_a_dependency_and_by_a_task(task_first: bool) -> None:
+    """lazy=True: `SessionDep` and a task's refresh() load once, too, whichever begins."""
+    at, began, answers = Setting(), asyncio.Event(), [asyncio.Event(), asyncio.Event()]
+    token, waiting = await at.begin({"x": 0}), iter(answers)
+
+    async def loaded() -> None:
+        began.set()
+        await next(waiting).wait()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = active_session(HTTPConnection(scope))
+        loads = [connection.session.refresh, connection.load]  # the latter is SessionDep's
+        first, second = loads if task_first else reversed(loads)
+        at.store.loaded = loaded
+        one = asyncio.ensure_future(first())
+        await began.wait()
+        two = asyncio.ensure_future(second())
+        asyncio.get_running_loop().call_soon(answers[0].set)  # once the second has begun
+        await one
+        at.store.loaded = None
+        connection.session["y"] = 1
+        answers[1].set()
+        await two
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    middleware = SessionMiddleware(app, manager=at.manager, lazy=True)
+    (await ask(middleware, [(b"cookie", cookie(token))])).checked()
+    assert await at.data(token) == {"x": 0, "y": 1}
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("act", [save, update])
+async def test_ending_ones_own_session_during_a_change(act: Act, crossed: bool) -> None:
+    """Whether the change came before the end or after it, the cookie expires with this response."""
+    at = Held()
+    token = await signed_in(at)
+    session = await at.load(token)
+    if crossed:  # then the change has to be repeated, and finds that the session ended
+        at.store.committed = None
+        await at.put(token, {"other": 1})
+        at.store.committed = at.committed
+    changing = asyncio.ensure_future(act(at, session))
+    await at.stored.wait()
+    with in_request(session):
+        assert await at.manager.revoke_all("alice") == 1
+    at.go_on.set()
+    await asyncio.gather(changing, return_exceptions=True)  # the change may have come too late
+    answer = await at.commit(session)
+    assert (answer.token, answer.expire) == (None, True)
+    assert (Commit.CONFLICT in at.results) is crossed
+
+
+async def test_clear_during_a_sign_out_takes_its_lifetime_back() -> None:
+    """clear() drops what was asked for before, also what a commit under way was asked for."""
+    at = Setting()
+    session = await at.load(await signed_in(at))
+    session.sign_out()
+    session.expire_in(60)
+
+    async def cleared(expected: bytes | None, result: Commit) -> None:
+        at.store.committed = None
+        session.clear()
+
+    at.store.committed = cleared
+    await at.commit(session)
+    session["y"] = 1
+    answer = await at.commit(session)
+    assert answer.max_age == 14 * DAY

@@ -153,3 +153,20 @@ async def test_converted_value_that_was_changed_here(at: Setting, how: str) -> N
     cart.items.append("c")
     await at.commit(session)
     assert await at.data(token) == {"cart": {"items": ["a", "b", "c"], "note": ""}, "y": 1}
+
+
+@pytest.mark.parametrize("how", ["refresh", "update"])
+async def test_change_beside_an_object_of_get_as(at: Setting, how: str) -> None:
+    """What isn't saved yet when others' data come is stored with the response, as ever."""
+    token = await at.begin({"cart": {"items": []}, "x": 0})
+    session = await at.load(token)
+    session.get_as("cart", Cart)
+    session["x"] = 1
+    if how == "refresh":
+        await at.put(token, {"y": 1})
+        await session.refresh()
+    else:
+        await at.manager.update(session, lambda data: data.update(y=1))
+    assert await at.data(token) == {"cart": {"items": []}, "x": 0, "y": 1}
+    await at.commit(session)
+    assert (await at.data(token))["x"] == 1
