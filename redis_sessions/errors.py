@@ -15,7 +15,6 @@ An absent session is never an error: it is a session that is empty and new.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 __all__ = [
     "ConfigurationError",
@@ -69,14 +68,17 @@ class StoreUnavailableError(StoreError):
 class ReplicationError(StoreError):
     """A write was stored, but fewer replicas than asked for confirmed it in time.
 
-    `result` is what the operation would have returned.
+    A change, a sign-out or a revocation was carried out to its end all the same. Of a new session
+    nobody has the token.
     """
 
     reason = "replication"
 
-    def __init__(self, message: str, *, result: Any = None) -> None:
-        super().__init__(message)
-        self.result = result
+
+def raise_if_short(shortfall: str | None) -> None:
+    """`ReplicationError` if there is a sentence that says how few replicas have a write."""
+    if shortfall is not None:
+        raise ReplicationError(shortfall)
 
 
 def afresh(error: SessionError) -> SessionError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redis_sessions import MemoryStore, StoreUnavailableError
-from redis_sessions.stores import Commit
+from redis_sessions.stores import Commit, Written
 
 
 class Away(MemoryStore):
@@ -15,7 +15,9 @@ class Away(MemoryStore):
         self._check()
         return await super().load(id)
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         self._check()
         return await super().commit(id, expected, value, ttl)
 

@@ -13,6 +13,7 @@ from redis_sessions.errors import (
     SessionError,
     SessionGoneError,
     StoreUnavailableError,
+    raise_if_short,
 )
 from redis_sessions.events import logger
 from redis_sessions.lifecycle import ending, in_place, new_id
@@ -95,10 +96,10 @@ async def _run(pending: PendingCommit) -> Answer:
     unmet = met.lifetime is not None and state.wanted.lifetime is None
     if unmet and state.status in (Status.NEW, Status.STALE):
         state.want(lifetime=met.lifetime)  # of a session that isn't there yet
-    if writer.shortfall.error is not None:
+    if writer.shortfall is not None:
         if cleared or outcome not in _SENT_ALL_THE_SAME:
-            writer.shortfall.tell(answer)
-        logger.warning("sessions: %s", writer.shortfall.error)
+            raise_if_short(writer.shortfall)
+        logger.warning("sessions: %s", writer.shortfall)
         pending.backend.report("unavailable", "replication", writer.at.token.id)
     return answer
 

@@ -11,7 +11,7 @@ import pytest
 from redis_sessions import MemoryStore, Session, SessionError, StoreUnavailableError
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.session import state_of
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import Commit, Written
 from tests.unit.setting import Setting, count, token_of
 
 LONG: Final = "/private/the-diagnosis-of-a-rare-disease"
@@ -118,7 +118,9 @@ async def test_what_was_saved_was_assigned_in_her_session(at: Setting) -> None:
 class Unsure(MemoryStore):
     """A store whose answers to commits are lost."""
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         raise StoreUnavailableError("the answer was lost", reason="timeout")
 
 

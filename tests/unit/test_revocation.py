@@ -10,7 +10,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from redis_sessions import Keyring, MemoryStore, SessionManager, StoreUnavailableError, generate_key
+from redis_sessions import (
+    Keyring,
+    MemoryStore,
+    SessionManager,
+    StoreUnavailableError,
+    Written,
+    generate_key,
+)
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import store_session
@@ -222,7 +229,7 @@ async def test_a_revocation_that_failed_is_repeated(at: Setting) -> None:
     class Failing(MemoryStore):
         left = 2
 
-        async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+        async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
             if self.left == 0:
                 raise StoreUnavailableError("away")
             self.left -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from redis_sessions import Answer, Commit, MemoryStore
+from redis_sessions import Answer, Commit, MemoryStore, Written
 from redis_sessions.lifecycle.manager import backend_of
 from tests.unit.setting import Setting
 
@@ -24,11 +24,13 @@ class Delayed(MemoryStore):
             await self.loaded()
         return found
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        result = await super().commit(id, expected, value, ttl)
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
+        written = await super().commit(id, expected, value, ttl)
         if self.committed is not None:
-            await self.committed(expected, result)
-        return result
+            await self.committed(expected, written.result)
+        return written
 
 
 class Crossed(Setting):

@@ -13,6 +13,7 @@ from redis_sessions import (
     MemoryStore,
     SessionManager,
     StoreUnavailableError,
+    Written,
 )
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
@@ -165,7 +166,9 @@ class Refusing(MemoryStore):
 
     refuses = False
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         if self.refuses:
             raise StoreUnavailableError("out of memory", reason="server")
         return await super().commit(id, expected, value, ttl)

@@ -14,7 +14,7 @@ from redis_sessions import (
     generate_key,
 )
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.stores.protocols import Entered, Touched
+from redis_sessions.stores.protocols import Entered, Touched, Written
 from redis_sessions.testing import Clock
 from tests.unit.setting import Setting
 
@@ -32,27 +32,29 @@ class Watched(MemoryStore):
             raise StoreUnavailableError(f"no {what} today")
         self.asked.append(what)
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         self._note("commit")
         return await super().commit(id, expected, value, ttl)
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         self._note("end")
         return await super().end(id, tombstone, ttl)
 
-    async def enter(self, *arguments: Any, **named: Any) -> Entered:
+    async def enter(self, *arguments: Any, **named: Any) -> Written[Entered]:
         self._note("enter")
         return await super().enter(*arguments, **named)
 
-    async def touch(self, *arguments: Any, **named: Any) -> Touched:
+    async def touch(self, *arguments: Any, **named: Any) -> Written[Touched]:
         self._note("touch")
         return await super().touch(*arguments, **named)
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
         self._note("authenticated")
-        await super().authenticated(key, id, at=at)
+        return await super().authenticated(key, id, at=at)
 
-    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         self._note("mark")
         return await super().mark(key, id, ttl=ttl)
 

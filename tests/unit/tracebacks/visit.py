@@ -18,6 +18,7 @@ from redis_sessions import (
     SessionMiddleware,
     SessionToken,
     StoreUnavailableError,
+    Written,
     generate_key,
     get_session,
 )
@@ -50,12 +51,14 @@ class Trouble(MemoryStore):
         await self._may_fail("load")
         return await super().load(id)
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         self.seen.append(bytes(value))
         await self._may_fail("commit")
         return await super().commit(id, expected, value, ttl)
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         await self._may_fail("end")
         return await super().end(id, tombstone, ttl)
 
