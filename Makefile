@@ -3,14 +3,16 @@
 #   PYTHON=python3.13    another Python than the first that runs
 #   VENV=.venv313        another virtual environment
 #   ARGS="-k cookie"     further arguments for pytest, the benchmarks or the demo
+#   JOBS=1               how many processes the tests run in, by default one for each core
 #   ALLOW_MISSING=1      `make test` succeeds although a server or browser is missing
 
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
+JOBS ?= auto
 BIN := $(VENV)/bin
 
-.PHONY: setup servers test torture coverage check format demo bench bench-check clean
+.PHONY: setup servers test test-fast test-lowest torture coverage check format demo bench bench-check clean
 
 setup: $(VENV)/.dev
 
@@ -31,8 +33,30 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.python
 servers: $(VENV)/.python
 	scripts/servers $(VENV)/servers
 
+# All tests of a file run in one process: what they share is started once.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: setup servers
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# Unit tests, and the conformance suites over memory and one Redis: less than a minute.
+test-fast: setup servers
+	$(PYTEST) --one-server tests/unit tests/conformance $(ARGS)
+
+# The same against the oldest versions of the dependencies that are supported, in a virtual
+# environment beside the other. import-linter is no part of it.
+LOWEST := $(VENV)-lowest
+
+$(LOWEST)/.test: pyproject.toml tests/lowest.txt
+	scripts/venv $(LOWEST) $(PYTHON)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[test]'
+	touch $@
+
+test-lowest: $(LOWEST)/.test
+	scripts/servers $(LOWEST)/servers
+	$(LOWEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+		--ignore tests/unit/test_architecture.py tests/unit tests/conformance tests/interop tests/integration/test_cluster.py $(ARGS)
 
 # What takes minutes: long histories, requests cancelled by the 100,000, a soak; all interleavings.
 torture: setup servers
@@ -40,7 +64,7 @@ torture: setup servers
 	$(BIN)/python -m tests.explorer
 
 coverage: setup servers
-	$(BIN)/python -m pytest --cov $(ARGS)
+	$(PYTEST) --cov $(ARGS)
 
 # pyright runs on its wheel's Node.js (the system's may be too old), and asks nobody for a newer self.
 check: setup

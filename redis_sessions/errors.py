@@ -1,15 +1,15 @@
-"""What can go wrong, as one tree.
+"""The errors of this library.
 
     SessionError
-    ├── ConfigurationError        a combination that can't work; raised where it is written
-    ├── SessionEncodeError        a value that can't be stored (500: it is a bug)
-    ├── SessionConflictError      others kept changing the session until the deadline (409)
-    ├── SessionGoneError          awaited on a session that ended, or was rotated, elsewhere
-    └── StoreError                the store refused
-        ├── StoreUnavailableError the store can't be asked (503); nobody is signed out by it
-        └── ReplicationError      stored, but on too few replicas in time (503)
+    ├── ConfigurationError        options that can't work; raised where they are written
+    ├── SessionEncodeError        a value can't be stored (500, since it is a bug)
+    ├── SessionConflictError      others changed the session until the deadline passed (409)
+    ├── SessionGoneError          another request ended or rotated the session
+    └── StoreError                the store refused an operation
+        ├── StoreUnavailableError the store didn't answer (503); nobody is signed out by it
+        └── ReplicationError      it was stored, but on too few replicas in time (503)
 
-An absent session is never an error: it is a session that is empty and new.
+A session that isn't there is no error. The request gets a new session, which is empty.
 """
 
 from __future__ import annotations
@@ -33,31 +33,36 @@ class SessionError(Exception):
 
 
 class ConfigurationError(SessionError):
-    """A configuration that can't work; the message says what to write instead."""
+    """A configuration that can't work. The message says what to write instead."""
 
 
 class SessionEncodeError(SessionError):
-    """A value that can't be stored; the message names its path and type, or the sizes."""
+    """A value that can't be stored. The message names its path and type, or the sizes."""
 
 
 class SessionConflictError(SessionError):
-    """The session was changed elsewhere again and again, until the operation's deadline."""
+    """Other requests changed the session again and again, until the operation's deadline."""
 
 
 class SessionGoneError(SessionError):
-    """The session that was to be saved or refreshed has ended, or was rotated, elsewhere."""
+    """The session can't be saved or refreshed, since another request ended or rotated it."""
 
 
 class StoreError(SessionError):
-    """The store answered, and refused."""
+    """The store answered that it refuses an operation."""
 
 
 class StoreUnavailableError(StoreError):
-    """The store can't be asked now: unknown, rather than not done.
+    """The store can't be used now. It is unknown whether a write has been carried out.
 
-    `reason` is one of `"connection"`, `"timeout"`, `"protocol"` (something else than Redis
-    listens there), `"full"` (the queue of this process),
-    `"refused"` (credentials or rights), `"server"` (loading, out of memory, read-only ...).
+    `reason` is one of these:
+
+    - `"connection"`: the server can't be reached
+    - `"timeout"`: it didn't answer in time
+    - `"protocol"`: what answers isn't Redis
+    - `"full"`: the queue of this process is full
+    - `"refused"`: the server refuses the credentials, or the user lacks rights
+    - `"server"`: the server can't work now: it is loading, out of memory, read-only ...
     """
 
     def __init__(self, message: str, *, reason: str = "connection") -> None:
@@ -66,7 +71,7 @@ class StoreUnavailableError(StoreError):
 
 
 class ReplicationError(StoreError):
-    """A write was stored, but fewer replicas than asked for confirmed it in time.
+    """A write was stored, but too few replicas confirmed it in time.
 
     A change, a sign-out or a revocation was carried out to its end all the same. Of a new session
     nobody has the token.
@@ -82,22 +87,22 @@ def raise_if_short(shortfall: str | None) -> None:
 
 
 def afresh(error: SessionError) -> SessionError:
-    """The same error once more, with a traceback of its own."""
+    """A copy of an error, with a traceback of its own."""
     kind = type(error)
-    again = kind.__new__(kind, *error.args)  # not by `__init__`, which may take something else
+    again = kind.__new__(kind, *error.args)  # without __init__, which may take other arguments
     vars(again).update(vars(error))
     again.__cause__ = error.__cause__
     return again
 
 
 def check_bound(value: object, name: str, highest: float) -> None:
-    """Refuse what isn't a number of seconds above 0 and up to `highest`."""
+    """Raise `ConfigurationError` unless this is a number of seconds in (0, `highest`]."""
     if type(value) not in (int, float) or not 0 < value <= highest:  # type: ignore[operator]
         raise ConfigurationError(f"{name}={value!r}: write seconds, above 0 and up to {highest:g}")
 
 
 def check_event_loop() -> None:
-    """Refuse to run on trio, say, where every await of ours would fail one by one."""
+    """Raise `ConfigurationError` if asyncio doesn't run: on trio, for example, nothing works."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What happened to sessions, for an application's log: ids and reasons, never tokens or data."""
+"""Events: what happened to sessions, by ids and reasons. No token and no data is in them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ _WARNINGS: Final = frozenset({"rejected", "dropped", "refused"})
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened: `name`, why (`reason`), and to which session (`id`, if known).
+    """What happened (`name`), why (`reason`), and to which session (`id`, if it is known).
 
-    Names: `created`, `rotated`, `touched`, `ended`, `revoked` (all of a principal's sessions; the
-    id is the one that was kept), `rejected` (a token or record that reads as no session),
-    `bound_elsewhere` (one that was let through all the same), `refused` (a sign-in that a
-    revocation overtook), `merged` (a conflict was resolved), `dropped` (a change that wasn't
-    stored), `cache_control_replaced`, `unavailable` (a request needed the store, and got none).
-    `docs/events.md` has their reasons.
+    The names:
+
+    - `created`, `rotated`, `touched`, `ended`: a session was
+    - `revoked`: all sessions of a principal were ended; the id is that of the one that was kept
+    - `rejected`: a token or a record is no session
+    - `bound_elsewhere`: a session is bound to another place, and was let through all the same
+    - `refused`: a sign-in was, since all sessions of the principal were revoked meanwhile
+    - `merged`: two requests changed a session at once, and both changes were stored
+    - `dropped`: a change wasn't stored
+    - `cache_control_replaced`: a response's `Cache-Control` would have let caches keep a token
+    - `unavailable`: a request needed the store, which couldn't be used
+
+    `docs/events.md` has the reasons of each.
     """
 
     name: str
@@ -73,11 +80,11 @@ class Reporter:
 
 
 def log_events(logger: logging.Logger | None = None) -> EventHandler:
-    """An `on_event` that writes one log record per event, with fields for structured logs.
+    """A handler for `on_event=` that writes a log record for each event.
 
-    `logger`: `redis_sessions.events` if None. The fields are the record's `session_event`,
-    `session_reason` and `session_id`. `rejected`, `dropped` and `refused` are WARNING, all others
-    INFO.
+    `logger`: by default the logger named `redis_sessions.events`. `rejected`, `dropped` and
+    `refused` are logged as WARNING, all others as INFO. For structured logs, the record has the
+    attributes `session_event`, `session_reason` and `session_id`.
     """
     target = logging.getLogger("redis_sessions.events") if logger is None else logger
 

@@ -1,10 +1,11 @@
-"""FastAPI: the session, its manager and its principal as dependencies, and in the OpenAPI scheme.
+"""Dependencies for FastAPI: the session, its manager and its principal. OpenAPI shows the token.
 
 @app.get("/me")
 async def me(session: SessionDep, user: PrincipalDep) -> dict[str, str]: ...
 """
 
-# No `from __future__ import annotations`: FastAPI resolves what closures are annotated with.
+# There is no `from __future__ import annotations`, since FastAPI couldn't resolve the annotations
+# of functions inside of functions.
 
 import re
 from collections.abc import Awaitable, Callable
@@ -35,7 +36,7 @@ DEFAULT_COOKIE: Final = "__Host-session"
 
 
 class _Scheme(SecurityBase):
-    """What OpenAPI says of the token; reading it is the middleware's."""
+    """The entry in the OpenAPI schema. It reads nothing: the middleware has read the token."""
 
     def __init__(self, where: str, name: str) -> None:
         self.model = APIKey.model_validate(
@@ -48,16 +49,16 @@ class _Scheme(SecurityBase):
 
 
 class SessionSecurity:
-    """The dependencies for one cookie or header; make it with `session_security()`.
+    """The dependencies for one cookie or header, made by `session_security()`.
 
-    `session`, `manager` and `principal` go into `Depends(...)`, and so does `fresh(within=…)`.
+    Write `Depends(…)` with `session`, `manager`, `principal` or `fresh(within=…)` in it.
     """
 
     session: Callable[..., Awaitable[Session]]
-    """The session, loaded (also with `lazy=True`)."""
+    """The session. It is loaded, also with `lazy=True`."""
     manager: Callable[..., Awaitable[SessionManager]]
     principal: Callable[..., Awaitable[str]]
-    """Who is signed in, a str; 401 if nobody is."""
+    """Who is signed in, as a str. The answer is 401 if nobody is."""
 
     def __init__(self, where: str, name: str, *, innermost: bool = False) -> None:
         scheme = _Scheme(where, name)
@@ -69,7 +70,7 @@ class SessionSecurity:
         ) -> Session:
             active = active_session(connection, key)
             await active.load()
-            # Whoever asks for a session that is away gets the 503 here.
+            # If the session is unavailable, this raises what becomes the 503.
             active.session.mark_accessed()
             return active.session
 
@@ -85,9 +86,10 @@ class SessionSecurity:
         self.session, self.manager, self.principal = session, manager, principal
 
     def fresh(self, within: Duration) -> Callable[..., Awaitable[str]]:
-        """A dependency for step-up: the principal, if they signed in at most `within` ago.
+        """A dependency for step-up authentication: the principal, who signed in recently.
 
-        Otherwise 401 with a `WWW-Authenticate` after RFC 9470; `session.sign_in()` renews.
+        If they signed in longer ago than `within`, the answer is 401, with the `WWW-Authenticate`
+        of RFC 9470. `session.sign_in()` or `session.authenticated()` begins the time anew.
         """
         limit = seconds(within, "within")
         challenge = f'Session error="insufficient_user_authentication", max_age={limit}'
@@ -106,7 +108,7 @@ class SessionSecurity:
 
 
 def session_security(*, cookie: str | None = None, header: str | None = None) -> SessionSecurity:
-    """The same dependencies for a session that travels under another name.
+    """The dependencies for a session whose cookie or header has another name.
 
     admin = session_security(cookie="admin")
     AdminSession = Annotated[Session, Depends(admin.session)]
@@ -121,15 +123,15 @@ def session_security(*, cookie: str | None = None, header: str | None = None) ->
 _default: Final = SessionSecurity("cookie", DEFAULT_COOKIE, innermost=True)
 
 SessionDep = Annotated[Session, Depends(_default.session)]
-"""The session, loaded: of the innermost middleware, whatever its cookie is called."""
+"""The session of the innermost middleware, whatever its cookie is called. It is loaded."""
 
 SessionManagerDep = Annotated[SessionManager, Depends(_default.manager)]
 """The manager of that session."""
 
 PrincipalDep = Annotated[str, Depends(_default.principal)]
-"""Who is signed in; 401 if nobody is."""
+"""Who is signed in, as a str. The answer is 401 if nobody is."""
 
 
 def fresh(within: Duration) -> Callable[..., Awaitable[str]]:
-    """A dependency for step-up: `Depends(fresh(within=300))`; see `SessionSecurity.fresh`."""
+    """`Depends(fresh(within=300))`: who signed in recently. See `SessionSecurity.fresh`."""
     return _default.fresh(within=within)

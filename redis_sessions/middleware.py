@@ -1,4 +1,4 @@
-"""ASGI: a session into the scope, its token into the response's headers."""
+"""The ASGI middleware: it puts a session into the scope, and a new token into the response."""
 
 from __future__ import annotations
 
@@ -46,27 +46,33 @@ SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret] | Keyring
 class SessionMiddleware:
     """Sessions for a Starlette or FastAPI application, over HTTP and WebSocket.
 
-    Takes the keyword names of Starlette's own middleware; `store=` is a URL (`redis://`,
-    `redis+sentinel://`, `redis+cluster://`, `memory://` …), a redis-py asyncio client or a
-    `SessionStore`, and `secret_key=` one key, `[new, old]`, or a `Keyring`. Or one ready
-    `manager=` in place of these and of the policy. `lazy=True` loads a session only where
-    `SessionDep`, or `await session.refresh()`, asks for it. `on_unavailable` says what a request
-    gets while the store is away: `"error"` (503 for whoever touches the session), `"anonymous"`
-    (an empty session that can't be written), or a callable that chooses by the connection.
+        secret_key = os.environ["SESSION_SECRET_KEY"]
+        app.add_middleware(SessionMiddleware, store="redis://localhost", secret_key=secret_key)
 
-    `transport` is where the token travels, in place of the cookie's arguments; of a list the one
-    that brought the token answers. `binding` ties a session to where it was begun: `"ip"`,
-    `"user_agent"`, `client_ip(v4=24, v6=56)` for networks, or a callable over the connection.
+    The arguments of Starlette's own middleware have the same names here. Further ones:
 
-    With a configuration that can't work the application doesn't start: the answer to the ASGI
-    lifespan says why. Without a lifespan each request raises that `ConfigurationError`.
+    - `store`: a URL (`redis://`, `redis+sentinel://`, `redis+cluster://`, `memory://` …), a
+      redis-py asyncio client, or a `SessionStore`
+    - `secret_key`: one key, `[new, old]`, or a `Keyring`
+    - `manager`: a `SessionManager`, instead of the store, the key and all policy
+    - `lazy=True`: a session is loaded only if `SessionDep` or `await session.refresh()` asks for it
+    - `on_unavailable`: what a request gets while the store can't be used. `"error"`: 503 if it
+      touches the session. `"anonymous"`: an empty session that can't be written. A callable
+      chooses one of the two by the connection
+    - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
+      that brought the token answers
+    - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
+      networks, or a callable that returns a text for the connection
+
+    If the configuration can't work, the application doesn't start, and the server logs why. If
+    the server runs no ASGI lifespan, each request raises the `ConfigurationError` instead.
     """
 
     _wrong: str | None = None
 
     def _refuse(self, error: ConfigurationError) -> None:
-        # Not raised: it is constructed inside the server, while the lifespan is asked for, and
-        # servers take an exception for an application that has none.
+        # It isn't raised here. The server constructs the middleware when it begins the lifespan,
+        # and it would take an exception for an application without a lifespan.
         self._wrong = str(error)
         logger.error("sessions: %s", error)
 
@@ -147,7 +153,7 @@ class SessionMiddleware:
         try:
             kind = scope["type"]
             if self._wrong is not None:
-                # A new one each time: each raise adds to its traceback.
+                # A new error each time, since each raise adds to its traceback.
                 error = ConfigurationError(self._wrong)
                 if kind != "lifespan":
                     raise error
@@ -158,7 +164,7 @@ class SessionMiddleware:
                 else:
                     await self.app(scope, receive, send)
                 return
-            if not self._runs:  # the first request, where no lifespan has told
+            if not self._runs:  # the first request: perhaps there was no lifespan to check it
                 check_event_loop()
                 self._runs = True
             outer: Connections | None = scope.get(SCOPE_KEY)
@@ -192,12 +198,12 @@ class SessionMiddleware:
                 try:
                     await fail(connection, exc)
                 finally:
-                    scope["session"] = session  # error handlers outside of us show pages, too
+                    scope["session"] = session  # error handlers around us may show a page with it
             finally:
                 serving.set(around)
                 connection.leave()
-                # Else what is there stays: a mounted application that has put a session of its own
-                # there may read it long after the response, in its event handlers.
+                # Otherwise the session stays there. A mounted application may have put one of its
+                # own there, which its event handlers read long after the response.
                 if before is not None:
                     scope["session"] = before
                 if outer:
@@ -207,7 +213,7 @@ class SessionMiddleware:
             raise
 
     def _same_in(self, outer: Connections) -> Connection | None:
-        """The session of the same middleware around this one."""
+        """The connection of the same middleware around this one. None: there is no such one."""
         same = None
         for connection in outer.values():
             if not connection.over and self._setup.is_same_as(connection.setup):
@@ -217,7 +223,7 @@ class SessionMiddleware:
     async def _pass_through(
         self, connection: Connection, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """The same middleware around this one does everything. Only the scope is ours."""
+        """Run the application. The same middleware is around this one, and does everything else."""
         if not self._setup.lazy:
             await connection.load()
         before, outer = scope.get("session"), scope[SCOPE_KEY]
@@ -236,15 +242,15 @@ class SessionMiddleware:
 
 
 def get_session(connection: HTTPConnection) -> Session:
-    """The session of a request or WebSocket, typed: `request.session` is a dict to checkers."""
+    """The session of a request or WebSocket. For type checkers `request.session` is a dict."""
     session = active_session(connection).session
-    if not isinstance(session, Unloaded):  # its refresh() is what a handler may be after
+    if not isinstance(session, Unloaded):  # the handler may want to call refresh()
         session.mark_accessed()
     return session
 
 
 def active_session(connection: HTTPConnection, key: tuple[str, str] | None = None) -> Connection:
-    """What a middleware of ours put into the scope: the innermost, or that of one transport."""
+    """What a middleware has put into the scope: the innermost one, or that with this `key`."""
     found: Connections = connection.scope.get(SCOPE_KEY) or {}
     active = found.get(key) if key is not None else next(reversed(found.values()), None)
     if active is None:
@@ -256,7 +262,7 @@ def active_session(connection: HTTPConnection, key: tuple[str, str] | None = Non
 
 
 Options = dict[str, tuple[Any, Any]]
-"""Each option's value and default."""
+"""The value and the default of each option."""
 
 
 def _manager(

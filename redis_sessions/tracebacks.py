@@ -1,7 +1,8 @@
-"""Tracebacks without this library's frames: some tools print the local variables of each frame.
+"""Tracebacks without this library's frames.
 
-Ours hold tokens, keys and data. An exception that leaves the library keeps the frames of the
-application, of Starlette and of the server; a note says through which places of ours it came.
+Some tools print the local variables of each frame, and in ours these are tokens, keys and data.
+An exception that leaves the library keeps the frames of the application, of Starlette and of the
+server. A note on the exception lists the places in the library that were left out.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MOST: Final = 16
-"""Places that a note names: the last ones, nearest to where it was raised."""
+"""How many places a note lists at most: the last ones, where the exception was raised."""
 
 _NOTE: Final = "left out of this traceback: "
 
-# What we call. A frame of theirs goes if it is below one of ours; else the application called it.
+# What we call. A frame of theirs is left out if it is below one of ours. Otherwise it is one that
+# the application has called.
 _BELOW: Final = sys.stdlib_module_names | {
     *("hiredis", "msgspec", "nacl", "pydantic", "redis", "uvloop"),
 }
 
 
 def strip(exc: BaseException) -> None:
-    """Take our frames out of this exception's traceback, and out of those of its causes.
+    """Remove our frames from the traceback of this exception, and from those of its causes.
 
-    Re-raise it with a bare `raise`, which doesn't add the frame that runs.
+    Raise it again by a bare `raise`, which doesn't add the current frame.
     """
     seen, chain = set[int](), [(exc, False)]
     while chain:
@@ -51,8 +53,8 @@ def strip(exc: BaseException) -> None:
             rest = None
             for at in reversed(kept):
                 rest = TracebackType(rest, at.tb_frame, at.tb_lasti, at.tb_lineno)
-            exc.with_traceback(rest)  # not by assignment, which some exceptions refuse
-            if ours and isinstance(exc, Exception):  # it was raised here
+            exc.with_traceback(rest)  # some exceptions refuse an assignment
+            if ours and isinstance(exc, Exception):  # it was raised in the library
                 _note(exc, left_out)
         linked = [exc.__cause__, exc.__context__]
         if isinstance(exc, BaseExceptionGroup):
@@ -61,7 +63,7 @@ def strip(exc: BaseException) -> None:
 
 
 def stripped(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates what applications call, or await: what it raises is stripped."""
+    """Decorates a function that applications call or await, and strips what it raises."""
     if not iscoroutinefunction(function):
 
         @wraps(function)
@@ -86,7 +88,7 @@ def stripped(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _note(exc: Exception, left_out: list[TracebackType]) -> None:
-    """Say where it came from, once: it may be raised again, and come through here again."""
+    """Note the places that were left out. Only once: an exception may pass here twice."""
     notes: Any = getattr(exc, "__notes__", ())
     if any(str(note).startswith(_NOTE) for note in notes):
         return
@@ -95,7 +97,7 @@ def _note(exc: Exception, left_out: list[TracebackType]) -> None:
         for at in left_out
         if _module(at) != __name__
     ]
-    if places:  # none: the call itself was wrong, such as a missing argument
+    if places:  # there are none if the call itself was wrong, such as without an argument
         exc.add_note(_NOTE + ", ".join(["…"] * (len(places) > MOST) + places[-MOST:]))
 
 

@@ -20,8 +20,8 @@ from redis import Redis
 from redis_sessions.connect.embedded import find_server
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.testing import topology
-from tests.deployments import DEPLOYMENTS, Deployment
-from tests.support import (
+from tests.support.deployments import DEPLOYMENTS, Deployment
+from tests.support.servers import (
     DEFAULT_SERVER,
     EXPECTED_SERVERS,
     SERVERS,
@@ -40,12 +40,49 @@ _numbers: Final = itertools.count()
 
 def _skip_without(what: str, config: pytest.Config) -> NoReturn:
     config.stash.setdefault(_MISSING, set()).add(what)
-    pytest.skip(f"{what} is not here (make servers)")
+    pytest.skip(f"{what} isn't installed; `make servers` installs it on Debian")
 
 
-def pytest_report_header() -> str:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--one-server",
+        action="store_true",
+        help=f"of all servers and deployments only {DEFAULT_SERVER}",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    if config.getoption("one_server"):
+        started = f"one {DEFAULT_SERVER}"
+    else:
+        started = (
+            "one of each, and a primary with replicas, Sentinels, a Cluster, with and without TLS"
+        )
     here = ", ".join(f"{kind} {version(binary)}" for kind, binary in SERVERS.items())
-    return f"servers: {here or 'none'}"
+    return [
+        f"servers: {here or 'none'}",
+        f"starts when a test first asks, on 127.0.0.1, in each process: {started}",
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("one_server"):
+        left_out = [item for item in items if _is_elsewhere(item)]
+        items[:] = [item for item in items if not _is_elsewhere(item)]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def _is_elsewhere(item: pytest.Item) -> bool:
+    """Whether a test runs on another server than the default one, or on a whole deployment."""
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return "deployment" in params or params.get("server", DEFAULT_SERVER) != DEFAULT_SERVER
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker process of pytest-xdist has ended: what was missing there is missing in the run."""
+    missing: list[str] = getattr(node, "workeroutput", {}).get("missing", [])
+    node.config.stash.setdefault(_MISSING, set()).update(missing)
 
 
 def pytest_terminal_summary(
@@ -61,7 +98,11 @@ def pytest_terminal_summary(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if session.config.stash.get(_MISSING, None) and not _ALLOW_MISSING and exitstatus == 0:
+    missing = session.config.stash.get(_MISSING, set[str]())
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["missing"] = sorted(missing)  # for the process that started this worker
+    elif missing and not _ALLOW_MISSING and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

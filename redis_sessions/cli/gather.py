@@ -142,13 +142,15 @@ class _Asker:
         pool = ConnectionPool(
             tls_class(self._deployment.sentinel_class), host=host, port=port, **given
         )
-        async with Redis.from_pool(pool) as client, asyncio.timeout(self._timeout):
+        async with Redis.from_pool(pool) as sentinel, asyncio.timeout(self._timeout):
+            client: Any = sentinel
             state: Any = await client.sentinel_masters()
             name = self._deployment.name
             if name not in state:
                 raise RedisConnectionError(f"the Sentinels watch nothing that is called {name!r}")
-            copies: Any = await client.sentinel_slaves(name)
-            peers: Any = await _or_none(cast("Any", client.sentinel_sentinels(name)))
+            # Not sentinel_slaves() and its like, which raise a TypeError in redis-py 6.4 to 7.0.
+            copies: Any = await client.execute_command("SENTINEL SLAVES", name)
+            peers: Any = await _or_none(client.execute_command("SENTINEL SENTINELS", name))
             return state[name], copies, peers
 
     async def _sharded(self, found: Facts) -> tuple[Facts, Sequence[_RANGE]]:

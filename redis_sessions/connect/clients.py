@@ -12,6 +12,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from redis_sessions.connect.deployment import Deployment
 from redis_sessions.connect.tls import with_min_version
+from redis_sessions.connect.versions import REPLACED, startup_nodes
 from redis_sessions.errors import ConfigurationError
 
 __all__ = ["deployment_from_client"]
@@ -19,7 +20,7 @@ __all__ = ["deployment_from_client"]
 # What redis-py adds to the arguments of connections for the use of the client itself.
 _OF_THE_CLIENT: Final = (
     *("himport_registry", "event_dispatcher", "parser_class", "encoder_class", "connection_pool"),
-    *("response_callbacks", "max_connections", "host", "port"),
+    *("response_callbacks", "max_connections", "host", "port", *REPLACED),
 )
 _OF_MAINTENANCE: Final = ("maint_", "orig_", "maintenance_", "oss_cluster_")
 
@@ -41,7 +42,7 @@ def deployment_from_client(client: object) -> Deployment:
         given.pop("redis_connect_func", None)  # the client's own, which prepares replicas
         return Deployment(
             "cluster",
-            tuple((node.host, int(node.port)) for node in client.startup_nodes),
+            tuple((node.host, int(node.port)) for node in startup_nodes(client)),
             connection_class=kind,
             arguments=_strict(kind, given),
             remap=client.nodes_manager.address_remap,
@@ -51,8 +52,7 @@ def deployment_from_client(client: object) -> Deployment:
     pool: Any = None
     if isinstance(client, Redis) and not isinstance(client, Pipeline):
         pool = client.connection_pool
-    managed = cast("object", pool)
-    if isinstance(managed, SentinelConnectionPool) and managed.is_master:
+    if isinstance(cast("object", pool), SentinelConnectionPool) and pool.is_master:
         manager: Any = pool.sentinel_manager
         watchers: list[Any] = [client.connection_pool for client in manager.sentinels]
         kind = _plain(pool.connection_class)

@@ -24,13 +24,13 @@ from redis.asyncio.sentinel import (
     SentinelManagedConnection,
 )
 from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
 
 from redis_sessions.connect.clients import deployment_from_client
 from redis_sessions.connect.deployment import Address, Client, Deployment, shown
 from redis_sessions.connect.embedded import ensure_server
 from redis_sessions.connect.tls import ManagedTLS, context_of, tls_class, warnings_about
 from redis_sessions.connect.urls import deployment_from_url
+from redis_sessions.connect.versions import QUIET
 from redis_sessions.errors import ConfigurationError, check_bound
 
 __all__ = ["MAX_TIMEOUT", "Connector", "connector_of", "deployment_of", "safe_on_connect"]
@@ -227,6 +227,7 @@ class _Sentinels(Sentinel):
     def __init__(self, clients: Iterable[Redis], options: Mapping[str, Any]) -> None:
         Sentinel.__init__(self, [], **options)
         self.sentinels = list(clients)
+        self._forced_ip = options.get("force_master_ip")  # Sentinel has it since 6.0
         self._asking = asyncio.Lock()
 
     async def discover_master(self, service_name: str) -> Any:
@@ -239,7 +240,7 @@ class _Sentinels(Sentinel):
                     if state and self.check_master_state(state, service_name):
                         # This Sentinel is the first to be asked from now on.
                         self.sentinels.insert(0, self.sentinels.pop(number))
-                        return self._force_master_ip or state["ip"], state["port"]
+                        return self._forced_ip or state["ip"], state["port"]
                 except errors.RedisError as exc:
                     troubles.append(exc)
                 except (AttributeError, LookupError, TypeError, ValueError):
@@ -292,7 +293,7 @@ def _arguments(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "socket_connect_timeout": timeout,
-        "driver_info": None,  # twemproxy closes the connection at CLIENT SETINFO
+        **QUIET,
         **given,
         "socket_timeout": None,
         "retry": Retry(NoBackoff(), 0),
@@ -300,7 +301,6 @@ def _arguments(timeout: float, given: Mapping[str, Any]) -> dict[str, Any]:
         "retry_on_timeout": False,  # with True each connection would make that list longer
         "protocol": 2,
         "decode_responses": False,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "redis_connect_func": safe_on_connect(given.get("redis_connect_func")),
     }
 

@@ -12,18 +12,27 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 
+from redis_sessions.connect.versions import UNKNOWN_TLS
 from redis_sessions.errors import ConfigurationError
 
 __all__ = ["ManagedTLS", "context_of", "tls_class", "warnings_about", "with_min_version"]
 
 
 class _TLS(SSLConnection):
-    """redis-py's connection over TLS, with a context of ours."""
+    """redis-py's connection over TLS, with a context of ours.
+
+    `unknown` has those of the options that this version of redis-py doesn't take.
+    """
+
+    def __init__(self, *, ssl_check_hostname: bool = True, **given: Any) -> None:
+        self.unknown = {name: given.pop(f"ssl_{name}", None) for name in UNKNOWN_TLS}
+        super().__init__(ssl_check_hostname=ssl_check_hostname, **given)
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         context_of(self)  # redis-py makes one only if there is none
@@ -46,10 +55,13 @@ def context_of(connection: SSLConnection) -> ssl.SSLContext:
     """
     given: Any = connection.ssl_context
     if given.context is None:
+        if isinstance(connection, _TLS) and connection.unknown:
+            known = {name: getattr(given, name) for name in type(given).__slots__}
+            given = SimpleNamespace(**known, **connection.unknown)
         context = ssl.create_default_context(
             cafile=given.ca_certs, capath=given.ca_path, cadata=given.ca_data
         )
-        context.check_hostname = given.check_hostname
+        context.check_hostname = given.check_hostname and given.cert_reqs != ssl.CERT_NONE
         context.verify_mode = given.cert_reqs
         for flag in given.include_verify_flags or ():
             context.verify_flags |= flag
@@ -62,7 +74,8 @@ def context_of(connection: SSLConnection) -> ssl.SSLContext:
             context.minimum_version = given.min_version
         if given.ciphers is not None:
             context.set_ciphers(given.ciphers)
-        given.context = context
+        cast("Any", connection.ssl_context).context = context
+        return context
     return cast("ssl.SSLContext", given.context)
 
 

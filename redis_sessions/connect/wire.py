@@ -17,6 +17,7 @@ from redis.asyncio import ConnectionPool
 
 from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command, Script, pack, read_reply
+from redis_sessions.connect.versions import is_clean
 from redis_sessions.errors import StoreError, StoreUnavailableError
 
 __all__ = ["CREDENTIALS", "NO_DATABASE", "Wire"]
@@ -73,7 +74,7 @@ class _Connections:
             if (
                 connection.is_connected
                 and not (self.asks_sentinels and self.is_elsewhere(connection))
-                and not await connection.can_read()
+                and await is_clean(connection)
             ):
                 return connection, True
             await self.disconnect(connection)  # the server has closed it meanwhile

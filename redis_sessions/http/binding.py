@@ -1,4 +1,7 @@
-"""What a session can be bound to: never the sole defence, but a stolen cookie is worth less."""
+"""What a session can be bound to, so that a stolen cookie is worth less.
+
+A binding is never the only defence: addresses are shared, and headers can be copied.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ BindingOption = Literal["ip", "user_agent"] | Binding
 
 
 def bind_to(option: BindingOption | None) -> Binding | None:
-    """The callable that an option stands for; `ConfigurationError` for what is none."""
+    """The callable for an option. Raises `ConfigurationError`."""
     if option is None or (callable(option) and not iscoroutinefunction(option)):
         return option
     if option == "ip":
@@ -34,13 +37,15 @@ def bind_to(option: BindingOption | None) -> Binding | None:
 
 
 def client_ip(*, v4: int = 32, v6: int = 128) -> Binding:
-    """Bind to the client's address, or to its network of so many bits.
+    """Bind a session to the client's address, or to its network of so many bits.
 
-    The address is what the ASGI server resolved: behind a proxy, have it trust the proxy's
-    forwarded headers (uvicorn: `--proxy-headers --forwarded-allow-ips`).
+    The address is the one that the ASGI server gives. Behind a proxy, the server has to trust the
+    proxy's forwarded headers (uvicorn: `--proxy-headers --forwarded-allow-ips`).
     """
     if not (0 < v4 <= 32 and 0 < v6 <= 128):
-        raise ConfigurationError(f"client_ip(v4={v4}, v6={v6}): write bits, up to 32 and up to 128")
+        raise ConfigurationError(
+            f"client_ip(v4={v4}, v6={v6}): write numbers of bits, v4 up to 32 and v6 up to 128"
+        )
 
     def bound(connection: HTTPConnection) -> str | None:
         if connection.client is None:
@@ -48,7 +53,7 @@ def client_ip(*, v4: int = 32, v6: int = 128) -> Binding:
         try:
             address = ip_address(connection.client.host)
         except ValueError:
-            return connection.client.host  # a Unix socket's, or a test client's
+            return connection.client.host  # such as that of a Unix socket or of a test client
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         bits = v4 if address.version == 4 else v6
@@ -58,5 +63,5 @@ def client_ip(*, v4: int = 32, v6: int = 128) -> Binding:
 
 
 def user_agent(connection: HTTPConnection) -> str | None:
-    """Bind to the User-Agent header: it changes when the browser is updated."""
+    """Bind a session to the User-Agent header. It changes when the browser is updated."""
     return connection.headers.get("user-agent", "")

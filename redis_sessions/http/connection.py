@@ -44,33 +44,37 @@ _OVER: Final[Scope] = {"type": "over", "headers": []}
 
 
 class Connection:
-    """The session of one connection, for those who ask the scope for it."""
+    """The session of one HTTP request or WebSocket. The scope has it under `SCOPE_KEY`."""
 
     session: Session
-    """Once it is loaded, or something stands in for it."""
+    """The session, or a placeholder for it. It is missing until it is loaded for the first time."""
     raised: SessionError | None = None
-    """The last error that the application got."""
+    """The last error of ours that the application got."""
     over = False
+    """Whether the request is over."""
     stored_before: Stored | None = None
-    """What was stored when the request began, where replicas are read."""
+    """The record when the request began. It is noted only if replicas are read."""
 
     # The response.
     response_start = "http.response.start"
-    """The type of its first message."""
+    """The type of the response's first message."""
     held: Message | None = None
-    """Its first message, until the session is committed."""
+    """The response's first message. It is held back until the session is committed."""
     headers: list[RawHeader]
+    """The response's headers, to which ours are added."""
     status = 500
+    """The response's status code. Without a response it counts as 500."""
     started = False
+    """Whether the first message was sent."""
     failure: SessionError | None = None
-    """Why a commit failed. The response fails, too."""
+    """The error of a commit that failed. The response fails, too."""
 
     # A WebSocket.
     is_socket = False
     accepted = False
     closed = False
     refused = False
-    """It was closed before it was accepted."""
+    """Whether it was closed before it was accepted."""
 
     def __init__(self, setup: Setup, scope: Scope, send: Send) -> None:
         self.setup = setup
@@ -85,7 +89,7 @@ class Connection:
         return self.setup.manager
 
     async def load(self) -> None:
-        """Load the session, unless it is there. A store that is away is told on first use."""
+        """Load the session, unless it is loaded. A store that is away raises nothing here."""
         setup, session = self.setup, self._session()
         load = self._replica_loader() if setup.hints else setup.manager.load
         try:
@@ -104,7 +108,7 @@ class Connection:
             self._go_on_without(exc)
 
     def load_later(self) -> None:
-        """A placeholder for now, which `load()` or its own `refresh()` loads."""
+        """Put a placeholder there. `load()` loads it, and so does its own `refresh()`."""
         self._stand_in(
             SessionError(
                 "the session isn't loaded (lazy=True): depend on SessionDep, or "
@@ -113,7 +117,7 @@ class Connection:
         )
 
     def _replica_loader(self) -> loading.Load:
-        """Loads from a replica, unless the browser has just changed its session."""
+        """The function to load with: from a replica, unless the session has changed just now."""
         manager, cookie = self.setup.manager, self._hint_cookie()
         if cookie is None or cookie.hinted(self.scope):
             return manager.load
@@ -133,7 +137,11 @@ class Connection:
         raise ConfigurationError(f"binding= made {bound!r} of a request: return text, or None")
 
     def _go_on_without(self, why: StoreError) -> None:
-        """The store is away: do what `on_unavailable` says."""
+        """Do what `on_unavailable` says, since the store is away.
+
+        For "error", a placeholder raises the error as soon as it is used. For "anonymous", the
+        session is empty, and can't be stored.
+        """
         choice = "error" if self.over else self.setup.on_unavailable
         if callable(choice):
             choice = choice(HTTPConnection(self.scope))
@@ -168,7 +176,7 @@ class Connection:
     # -- what a session asks for
 
     def peer(self) -> Peer:
-        """The other end, as the ASGI server resolved it."""
+        """The client, as the ASGI server gives it."""
         client = self.scope.get("client")
         agent = next((v for k, v in self.scope["headers"] if k == b"user-agent"), None)
         return Peer(
@@ -176,7 +184,7 @@ class Connection:
         )
 
     def as_seen(self, error: SessionError) -> SessionError:
-        """The error as one that carries its status; noted as the application's last."""
+        """The error as one that has an HTTP status. The application gets it, so it is noted."""
         self.raised = as_http(error)
         return self.raised
 
@@ -185,7 +193,8 @@ class Connection:
     def enter(self, outer: Connections | None, before: Any) -> None:
         """Put the session into the scope.
 
-        `outer` and `before` are what middlewares around this one have put there.
+        `outer` and `before` are what the middlewares around this one have put there: ours, and
+        another library's.
         """
         scope = self.scope
         if before is not None:
@@ -197,7 +206,7 @@ class Connection:
             scope[SCOPE_KEY] = {self.setup.key: self}
 
     def leave(self) -> None:
-        """The request is over. What held each other lets go: it leaves no work to the collector."""
+        """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
         self.over = True
         self.scope = _OVER
         state_of(self.session).request.context = None
@@ -219,11 +228,11 @@ class Connection:
     def _may_create(self) -> bool:
         return is_same_site(self.scope) or self.transport.cross_site
 
-    async def commit_before_start(self, status: int) -> Answer:
+    async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
         state_of(self.session).request.answering = True
         try:
-            return await self.commit(status)
+            return await self.commit(self.status)
         except SessionError as exc:
             self.failure = exc
             if isinstance(exc, (StoreUnavailableError, ReplicationError)):
@@ -231,9 +240,10 @@ class Connection:
             raise
 
     async def commit_failed(self) -> None:
-        """Commit for a request that failed: a sign-out holds whatever the response is.
+        """Commit for a request that failed. Only a sign-out and `clear()` count then.
 
-        The response will be a 500 that isn't ours, and tells the client nothing of its session.
+        The response will be a 500 by somebody else, without a header of ours. So no token can be
+        sent, and the request counts as late.
         """
         state_of(self.session).request.late = True
         try:
@@ -245,39 +255,42 @@ class Connection:
     # -- the response
 
     async def on_send(self, message: Message) -> None:
-        """What an application gets as its `send`: hold the start, or commit and pass it on."""
+        """What the application calls as its `send`.
+
+        The start of the response is held. It is let go, after a commit, by the next message; or at
+        once if it announces an event stream.
+        """
         try:  # a decorator would cost each message another coroutine
             if self.failure is not None:
-                raise self.failure  # the application goes on; its response can't
+                raise self.failure  # the application may go on, but its response can't
             if not self.started:
                 if self.held is None and message["type"] == self.response_start:
-                    self.headers = headers = list(message.get("headers", ()))
-                    self.status = message["status"]
-                    self.held = message
-                    if is_event_stream(headers):
-                        await self.release()
-                    return
-                await self.release()
+                    self.hold(message)
+                    if not is_event_stream(self.headers):
+                        return
+                held, self.held = self.held, None
+                if held is not None:
+                    answer = NOTHING if self.is_settled() else await self.commit_before_start()
+                    await self.send(self.start(held, answer))
+                    if held is message:
+                        return
             await self.send(message)
         except BaseException as exc:
             strip(exc)
             raise
 
-    async def release(self) -> None:
-        """Commit, then let the start go, with what the client has to know."""
-        held, self.held = self.held, None
-        if held is not None:
-            answer = NOTHING
-            if not self.is_settled():
-                answer = await self.commit_before_start(self.status)
-            await self.send(self.start(held, answer))
+    def hold(self, message: Message) -> None:
+        """Keep the response's first message until the session is committed."""
+        self.held = message
+        self.headers = list(message.get("headers", ()))
+        self.status = message.get("status", 200)  # a WebSocket's acceptance has none
 
-    def start(self, message: Message, answer: Answer) -> Message:
-        """A response's first message, with what the client is told about its session."""
+    def start(self, held: Message, answer: Answer) -> Message:
+        """The response's first message, with what the client is told about its session."""
         state, headers = state_of(self.session), self.headers
         request = state.request
         self.started = request.late = True
-        # What a token opened may also be read from the scope, which nothing notes.
+        # The application may have read a loaded session from the scope, where nobody notices it.
         if request.accessed or state.stored is not None or answer is not NOTHING:
             add_vary(headers, self.setup.vary)
         if answer is not NOTHING:
@@ -288,7 +301,7 @@ class Connection:
             cookie = self._hint_cookie()
             if cookie is not None:
                 headers.append(cookie.hint())
-        return {**message, "headers": headers}
+        return {**held, "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
         if answer.token is not None:
@@ -312,7 +325,11 @@ class Connection:
 
     @property
     def transport(self) -> Transport:
-        """The one that answers: that brought the token which opened the session, or a token."""
+        """The transport that answers.
+
+        It is the one whose token opened the session. If none did, it is one that brought a token,
+        and otherwise the first.
+        """
         if self.setup.transport is not None:
             return self.setup.transport
         session = self._session()
@@ -320,7 +337,7 @@ class Connection:
         return self.setup.transports.answering(self.scope, opened or self.tokens)
 
     def _hint_cookie(self) -> CookieTransport | None:
-        """Where a browser says that it changed its session just now; None: it can't."""
+        """The transport with the cookie that says "changed just now". None: there is none."""
         transport = self.transport if self.setup.hints else None
         return transport if isinstance(transport, CookieTransport) else None
 
@@ -336,17 +353,20 @@ class Connection:
 
 
 Connections = dict[tuple[str, str], Connection]
-"""The sessions of one connection, by the keys of their transports; the innermost is the last."""
+"""The sessions of one request, by the keys of their transports. The innermost is the last."""
 
 
 def with_innermost(outer: Connections, innermost: Connection) -> Connections:
-    """These, and another one inside of them."""
+    """The outer ones, and another one inside of them. It replaces those with the same keys."""
     inner = dict.fromkeys(innermost.setup.transports.keys, innermost)
     return {**{k: other for k, other in outer.items() if k not in inner}, **inner}
 
 
 def send_outside(scope: Scope, before: Any, send: Send) -> Send:
-    """Let another session middleware around ours find its own session in the scope it shares."""
+    """A `send` through which another session middleware around ours finds its own session.
+
+    Both use `scope["session"]`. So its session is there while a message passes through it.
+    """
 
     async def send_with_theirs(message: Message) -> None:
         inside = scope.get("session")

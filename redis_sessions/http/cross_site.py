@@ -1,4 +1,4 @@
-"""Which requests may begin an anonymous session: not those that another site has sent."""
+"""Which requests may begin an anonymous session: all but unsafe ones that another site sent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 def is_same_site(scope: Scope) -> bool:
-    """Whether a request is safe, or no other site has sent it.
+    """Whether a request has a safe method, or no other site has sent it.
 
-    Browsers tell by `Sec-Fetch-Site` (Fetch Metadata). Other clients don't send it.
+    Browsers say so in the header `Sec-Fetch-Site` (Fetch Metadata). Other clients don't send it.
     """
     if scope.get("method", "GET") in _SAFE:
         return True

@@ -1,7 +1,7 @@
-"""The errors of the library as HTTP knows them, with a status.
+"""The errors of the library as HTTP errors, which have a status.
 
-A mounted application answers these with the right status, too. Its own ServerErrorMiddleware would
-make a 500 of anything that isn't an HTTPException.
+They are Starlette's HTTPExceptions, so that a mounted application answers them with their status,
+too. Its ServerErrorMiddleware makes a 500 of any other exception.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ HttpError = _UnavailableError | _UnreplicatedError | _ConflictError | _GoneError
 
 
 def as_http(error: SessionError) -> SessionError:
-    """The error as one that carries its status, if it has one."""
+    """The error as one with an HTTP status. An error that has no status stays as it is."""
     if isinstance(error, HttpError):
         return error
     if isinstance(error, StoreUnavailableError):
@@ -61,7 +61,7 @@ def as_http(error: SessionError) -> SessionError:
 
 
 def find_session_error(exc: BaseException) -> SessionError | None:
-    """The exception if it is ours, also out of a task group; not what one of ours has caused."""
+    """The exception, if it is one of ours, or the first of ours in a task group's. Or None."""
     if isinstance(exc, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", exc)
         return next(filter(None, map(find_session_error, group.exceptions)), None)

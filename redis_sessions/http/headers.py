@@ -1,4 +1,4 @@
-"""Response headers, as ASGI has them: lists of pairs of bytes, their names in lower case."""
+"""Response headers as in ASGI: a list of pairs of bytes. The names are in lower case."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["RawHeader", "add_vary", "forbid_storing", "is_event_stream"]
 
 RawHeader = tuple[bytes, bytes]
 
-# What else caches obey, many of them rather than Cache-Control: besides the fields of RFC 9213,
-# such as CDN-Cache-Control, those that CDNs and nginx had before.
+# Other headers that caches obey, and often prefer to Cache-Control: those of RFC 9213, such as
+# CDN-Cache-Control, and the older ones of CDNs and of nginx.
 _TARGETED: Final = (b"-cache-control", b"surrogate-control", b"edge-control", b"x-accel-expires")
 _QUOTED: Final = re.compile(rb'"[^"]*"')
 
 
 def is_event_stream(headers: list[RawHeader]) -> bool:
-    """Whether these announce server-sent events, whose headers must go out at once."""
+    """Whether the body is a stream of server-sent events. Such headers have to go out at once."""
     for name, value in headers:
         if name == b"content-type":
             return value[:17].lower() == b"text/event-stream"
@@ -24,7 +24,7 @@ def is_event_stream(headers: list[RawHeader]) -> bool:
 
 
 def add_vary(headers: list[RawHeader], vary: RawHeader) -> None:
-    """Name the request headers that the response depends on."""
+    """Add the names of request headers to `Vary`, unless they are there already."""
     for index, (header, value) in enumerate(headers):
         if header == b"vary":
             names = [name.strip().lower() for name in value.split(b",")]
@@ -36,7 +36,7 @@ def add_vary(headers: list[RawHeader], vary: RawHeader) -> None:
 
 
 def forbid_storing(headers: list[RawHeader]) -> bool:
-    """`Cache-Control: no-store`, for every cache; whether that replaced a weaker policy."""
+    """Set `Cache-Control: no-store`. Returns whether that replaced a weaker policy."""
     kept: list[RawHeader] = []
     weaker = forbidden = False
     for item in headers:

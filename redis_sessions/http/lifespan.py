@@ -1,4 +1,4 @@
-"""The ASGI lifespan: connects ahead, closes at the end, and fails the start of what can't work."""
+"""The ASGI lifespan: the store connects at the start, and closes at the end."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _OVER: Final = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifesp
 
 
 async def fail_start(error: ConfigurationError, receive: Receive, send: Send) -> NoReturn:
-    """Have the server not start, and say why."""
-    # A server takes an exception alone for an application without a lifespan, and starts; the
-    # message alone lets a TestClient go on.
+    """Stop the server from starting, with an error that says why."""
+    # Both are needed. After an exception alone, a server takes the application for one without a
+    # lifespan, and starts. After the message alone, a TestClient goes on.
     await receive()
     await send({"type": "lifespan.startup.failed", "message": str(error)})
     raise error
@@ -28,7 +28,11 @@ async def fail_start(error: ConfigurationError, receive: Receive, send: Send) ->
 async def run_lifespan(
     app: ASGIApp, setup: Setup, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Connect before the application starts, and close after it has ended."""
+    """Connect before the application starts, and close after it has ended.
+
+    A store that can't be reached doesn't stop the start. Wrong credentials, missing rights and a
+    wrong configuration do.
+    """
     outer: tuple[Setup, ...] = scope.get(SCOPE_KEY, ())
     try:
         for other in outer:

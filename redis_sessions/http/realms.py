@@ -1,4 +1,4 @@
-"""Which middlewares' tokens open each other's sessions."""
+"""Two middlewares in one process: whether a token of one opens sessions of the other."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from redis_sessions.stores import RedisStore
 __all__ = ["same_records", "warn_of_side_by_side"]
 
 Names = set[tuple[str, str]]
-"""The keys of transports: what tokens travel under."""
+"""The keys of transports, such as `("cookie", "sid")`."""
 
 _serving: Final[WeakKeyDictionary[SessionManager, Names]] = WeakKeyDictionary()
-"""The managers of this process' middlewares."""
+"""The managers of all middlewares in this process, with the keys of their transports."""
 
 
 def same_records(one: SessionManager, other: SessionManager) -> bool:
-    """Whether a token of one opens as one of the other, as far as the configuration tells."""
+    """Whether a token of one manager opens a session of the other, by what is configured."""
     store, keys = one.store, backend_of(one).keyring.keys
     # A RedisStore's repr names the server, the database and the prefix.
     known = isinstance(store, RedisStore) and repr(store) == repr(other.store)
@@ -29,9 +29,9 @@ def same_records(one: SessionManager, other: SessionManager) -> bool:
 
 
 def warn_of_side_by_side(manager: SessionManager, names: Iterable[tuple[str, str]]) -> None:
-    """Log it, once, where another middleware's tokens, by another name, open as this one's.
+    """Log a warning, once, if tokens with another name, of another middleware, open here too.
 
-    It is no error: tests and factories make several applications, of which one serves.
+    It is no error, since tests and factories make several applications of which only one serves.
     """
     ours = set(names)
     for other, theirs in list(_serving.items()):

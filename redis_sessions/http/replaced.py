@@ -1,4 +1,4 @@
-"""What an application puts into `scope["session"]` in the place of its session."""
+"""What happens when an application puts something else into `scope["session"]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOTHING: Final = object()
 
 
 def carry_out_replacement(scope: Scope, session: Session, backend: Backend) -> None:
-    """Carry out what was meant by replacing the session in the scope.
+    """Do what the application meant when it replaced the session in the scope.
 
     There are four cases:
 
@@ -40,7 +40,7 @@ def carry_out_replacement(scope: Scope, session: Session, backend: Backend) -> N
     if noted is _NOTHING:
         _leave_or_raise(scope, found, backend)
     elif not isinstance(noted, Enum):
-        return  # Litestar's own session middleware has put it there
+        return  # it is from Litestar's own session middleware
     elif type(found) is dict:
         _begin_again(scope, session, cast("dict[str, Any]", found))
     elif not isinstance(found, dict):
@@ -54,7 +54,7 @@ def _leave_or_raise(scope: Scope, found: object, backend: Backend) -> None:
     kind = type(found)
     if kind.__module__.partition(".")[0] not in sys.stdlib_module_names:
         return
-    # `app_root_path` is what a Starlette `Mount` leaves there.
+    # Starlette's `Mount` sets `app_root_path`.
     if "app_root_path" not in scope or not isinstance(found, Mapping):
         raise SessionError(
             f"scope['session'] was replaced by a value of type {kind.__name__}, which nobody "
@@ -77,11 +77,13 @@ def _begin_again(scope: Scope, session: Session, data: dict[str, Any]) -> None:
 
 
 def _noted_by_litestar(scope: Scope) -> object:
-    """The id that Litestar's own session middleware notes, None too, or an enum's member.
+    """What Litestar notes as the id of a session of its own. There are three cases:
 
-    The member says that no such middleware runs. `_NOTHING`: the application isn't Litestar.
+    1. `_NOTHING`. The application isn't Litestar.
+    2. A member of an enum. Litestar's own session middleware doesn't run.
+    3. An id, or None. It runs.
     """
-    # It is internal to Litestar. If it moves, `set_session()` is case 4, an error that is told.
+    # This is internal to Litestar. If it moves, `set_session()` becomes case 4, which is an error.
     state: object = scope.get("state")
     notes = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
     noted = notes.get("_ls_connection_state")

@@ -1,4 +1,4 @@
-"""How an HTTP request ends: its response is complete, or an error is answered."""
+"""How an HTTP request ends: its response is completed, or an error is answered."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 from redis_sessions.errors import StoreError
 from redis_sessions.http.connection import Connection
 from redis_sessions.http.errors import HttpError, as_http, find_session_error
+from redis_sessions.session.outcome import NOTHING
 
 __all__ = ["answer_error", "commit_or_raise", "fail", "finish"]
 
@@ -14,10 +15,13 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 async def finish(connection: Connection) -> None:
-    """The application has returned. Send what is held, and commit what changed since the start."""
+    """Send what is held, and commit what changed since the start. The application has returned."""
     if connection.failure is not None:
-        raise connection.failure  # the application has swallowed it
-    await connection.release()
+        raise connection.failure  # the application has caught it
+    held, connection.held = connection.held, None
+    if held is not None:
+        answer = NOTHING if connection.is_settled() else await connection.commit_before_start()
+        await connection.send(connection.start(held, answer))
     if not connection.started:
         await connection.commit_failed()
     elif not connection.is_settled():
@@ -25,9 +29,17 @@ async def finish(connection: Connection) -> None:
 
 
 async def fail(connection: Connection, exc: Exception) -> None:
-    """Answer for what the application, or a commit, has raised; or raise it again."""
+    """Deal with an exception of the application, or of a commit before the start.
+
+    There are three cases:
+
+    1. The response has started. What the request ended is committed, and the exception is raised.
+    2. It hasn't, and the error is one of ours that has a status. The error is answered.
+    3. It hasn't, and it is another exception. What the request ended is committed, and the
+       exception is raised.
+    """
     if connection.started and connection.failure is None:
-        # No data are stored any more, but what was ended has ended.
+        # No data are stored any more, but a sign-out counts.
         if not isinstance(find_session_error(exc), StoreError):
             await connection.commit_failed()
         raise exc
@@ -35,7 +47,10 @@ async def fail(connection: Connection, exc: Exception) -> None:
 
 
 async def commit_or_raise(connection: Connection, exc: Exception) -> HttpError:
-    """What is answered to an error before the response has started; else it is raised."""
+    """The error to answer with, before the response has started. Others are raised.
+
+    What the request ended is committed first, unless the store is the trouble.
+    """
     failure = connection.failure or find_session_error(exc)
     if not isinstance(failure, StoreError):
         await connection.commit_failed()
@@ -48,7 +63,7 @@ async def commit_or_raise(connection: Connection, exc: Exception) -> HttpError:
 
 
 async def answer_error(connection: Connection, error: HttpError) -> None:
-    """A whole response of ours."""
+    """Send a whole response for this error."""
     body = error.detail.encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),

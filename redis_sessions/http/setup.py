@@ -26,24 +26,25 @@ OnUnavailable = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """The options of one middleware, checked."""
+    """The options of one middleware. They are checked."""
 
     manager: SessionManager
     backend: Backend
-    """The manager's."""
+    """What the manager works with."""
     transports: Transports
     transport: Transport | None
     """The only transport. None: there are several."""
     key: tuple[str, str]
-    """The first transport's."""
+    """The key of the first transport."""
     read: Callable[[Scope], list[str]]
     """Finds the tokens that a request brings."""
     vary: RawHeader
+    """The header `Vary` of responses."""
     on_unavailable: OnUnavailable
     binding: Binding | None
     lazy: bool
     hints: bool
-    """Whether a cookie tells which requests a replica may serve."""
+    """Whether replicas are read, and a cookie says "changed just now" to have the primary read."""
 
     def is_same_as(self, outer: Setup) -> bool:
         """Whether the middleware around this one is the same, so that this one has nothing to do.

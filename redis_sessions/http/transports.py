@@ -1,4 +1,4 @@
-"""Where the token travels: a cookie, or a header. Their settings live here and nowhere else."""
+"""How the token travels: in a cookie or in a header. All of their settings are here."""
 
 from __future__ import annotations
 
@@ -20,48 +20,54 @@ _PATH: Final = re.compile(r"/[ -:<-~]*", re.ASCII)  # RFC 6265, 4.1.1: no contro
 _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN: Final = re.compile(rf"\.?{_LABEL}(\.{_LABEL})*", re.ASCII)
 _HOST: Final = "__Host-"
-# RFC 6265bis, 4.1.3, and its successor, draft-ietf-httpbis-layered-cookies. Browsers compare
-# without regard to case. __Http- asks for HttpOnly as well, which all of our cookies are.
+# RFC 6265bis, 4.1.3, and its successor, draft-ietf-httpbis-layered-cookies. Browsers ignore their
+# case. A cookie with __Http- has to be HttpOnly, as all of ours are.
 _PREFIXES: Final = ("__Host-Http-", _HOST, "__Http-", "__Secure-")
 _HINT: Final = "-fresh"
 
 HINT_SECONDS: Final = 10
-"""From when the browser has the response: later than the write, so no clocks are compared."""
+"""How long a browser keeps the hint. It counts from the response on, by its own clock."""
 
 
 class Transport(Protocol):
-    """How tokens come and go. `key` tells two transports of one application apart."""
+    """How tokens come with requests and go with responses. Each transport has another `key`."""
 
     @property
     def key(self) -> tuple[str, str]: ...
     @property
     def vary(self) -> str:
-        """The request header that responses depend on."""
+        """The name of the request header that carries the token."""
         ...
 
     @property
     def secure(self) -> bool:
-        """Whether clients refuse it over plain http."""
+        """Whether clients refuse to use it over plain http."""
         ...
 
     @property
     def cross_site(self) -> bool:
-        """Whether a browser's unsafe request from another site may begin an anonymous session."""
+        """Whether an unsafe request from another site may begin an anonymous session."""
         ...
 
     def read(self, scope: Scope) -> list[str]:
-        """What a request brings under our name, well-formed or not."""
+        """All that a request brings under this name, also what has not the form of a token."""
         ...
 
-    def send(self, token: str, max_age: int | None) -> RawHeader: ...
-    def expire(self) -> RawHeader: ...
+    def send(self, token: str, max_age: int | None) -> RawHeader:
+        """The response header for a new token. `max_age`: None is as long as the browser runs."""
+        ...
+
+    def expire(self) -> RawHeader:
+        """The response header that removes the token."""
+        ...
 
 
 class CookieTransport:
-    """A cookie; its arguments and its `Set-Cookie` are Starlette's.
+    """A cookie. The arguments and the form of `Set-Cookie` are those of Starlette's sessions.
 
-    Without a `name` it is `__Host-session`, or plain `sid` where that prefix's rules don't hold.
-    Raises `ConfigurationError` for what browsers would refuse.
+    Without a `name`, the cookie is called `__Host-session`. Browsers take this name only with
+    `https_only`, the path `/` and no domain; with other settings it is called `sid`.
+    `ConfigurationError` for a combination that browsers refuse.
     """
 
     vary = "Cookie"
@@ -146,13 +152,13 @@ class CookieTransport:
         return b"set-cookie", cookie.encode()
 
     def hinted(self, scope: Scope) -> bool:
-        """Whether this browser changed its session just now, so that a replica won't do."""
+        """Whether this browser has changed its session just now, and a replica may lag behind."""
         headers: list[RawHeader] = scope["headers"]
         cookies = (value.decode("latin-1") for header, value in headers if header == b"cookie")
         return any(self._find_hint(text) for text in cookies)
 
     def hint(self) -> RawHeader:
-        """Have the browser say so for as long as a replica may lag behind, and longer."""
+        """A short-lived cookie by which the browser says so: longer than a replica may lag."""
         age = f"Max-Age={HINT_SECONDS}"
         cookie = f"{self.name}{_HINT}=1; path={self._path}; {age}; {self._flags}"
         return b"set-cookie", cookie.encode()
@@ -162,9 +168,10 @@ class CookieTransport:
 
 
 class HeaderTransport:
-    """A header of this name in requests, and in responses when the token changes.
+    """A header, for clients that aren't browsers.
 
-    For clients that aren't browsers. An empty value says that the session ended.
+    Requests carry the token in it. A response has it when the token changes, with an empty value
+    when the session has ended.
     """
 
     secure = False
@@ -195,7 +202,7 @@ class HeaderTransport:
 
 
 class Transports:
-    """All transports of one middleware: tokens are read from each, and one of them answers."""
+    """All transports of one middleware. Tokens are read from each, and one of them answers."""
 
     def __init__(self, transports: Sequence[Transport]) -> None:
         self.all = tuple(transports)
@@ -203,11 +210,16 @@ class Transports:
         self.vary = ", ".join(dict.fromkeys(transport.vary for transport in transports))
 
     def read(self, scope: Scope) -> list[str]:
-        """What a request brings; an empty value only says which transport is to answer."""
+        """The tokens that a request brings. An empty value is none; it only chooses who answers."""
         return [token for transport in self.all for token in transport.read(scope) if token]
 
     def answering(self, scope: Scope, tokens: Collection[str]) -> Transport:
-        """The one that brought one of these tokens, or anything; the first where none did."""
+        """The transport for the response. It is the first one of these:
+
+        1. one that brought one of these tokens
+        2. one that brought anything
+        3. the first of all
+        """
         brought = [(transport, transport.read(scope)) for transport in self.all]
         ours = (transport for transport, texts in brought if not set(texts).isdisjoint(tokens))
         any_ = (transport for transport, texts in brought if texts)

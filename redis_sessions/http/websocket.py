@@ -1,4 +1,4 @@
-"""When the session of a WebSocket is committed: as it is accepted or denied, and at its end."""
+"""When the session of a WebSocket is committed: when it is accepted or denied, and at its end."""
 
 from __future__ import annotations
 
@@ -33,19 +33,29 @@ _CLOSE_CODES: Final = (
 
 @stripped
 async def on_send(connection: Connection, message: Message) -> None:
-    """What an application gets as its `send`."""
+    """What the application calls as its `send`.
+
+    There are four cases:
+
+    1. It accepts. The session is committed, and this message has our headers.
+    2. It closes. If nothing was accepted, this is a denial, and the session is committed first.
+    3. It answers an error of ours with a response, as to a request, and the socket can't be denied
+       with one: it was accepted, or the server doesn't know this. The socket is closed instead.
+    4. Anything else, such as a denial response. It goes the way of a request's messages.
+    """
     kind = message["type"]
     if kind == "websocket.accept" and connection.failure is None:
-        connection.headers = list(message.get("headers", ()))
-        answer = await connection.commit_before_start(200)
-        connection.accepted, connection.status = True, 200
+        connection.hold(message)
+        connection.held = None  # it goes out at once
+        answer = await connection.commit_before_start()
+        connection.accepted = True
         message = connection.start(message, answer)
     elif kind == "websocket.close" and connection.failure is None:
         if not connection.started and connection.held is None:
             await _refuse(connection)
         connection.closed = True
     elif (
-        connection.raised is not None  # an error of ours is answered as if to a request
+        connection.raised is not None  # case 3
         and kind.startswith("websocket.http.response")
         and not _may_deny(connection)
     ):
@@ -55,22 +65,25 @@ async def on_send(connection: Connection, message: Message) -> None:
 
 
 async def _refuse(connection: Connection) -> None:
-    """It is closed before it was accepted. A server answers 403, without a header of ours."""
+    """Commit before a denial by `close()`. The server answers 403, without a header of ours."""
     connection.status = 403
     connection.refused = connection.started = True
     state_of(connection.session).request.late = True
-    await connection.commit_before_start(403)
+    await connection.commit_before_start()
 
 
 async def fail(connection: Connection, exc: Exception) -> None:
-    """Answer for what the application, or a commit, has raised; or raise it again.
+    """Deal with an exception of the application, or of a commit.
 
-    There are four cases:
+    There are five cases:
 
-    1. Nothing was accepted, and the server can deny with a response. It is an HTTP response.
-    2. Nothing was accepted, and the server can't. The socket is closed.
-    3. The client has left, as clients do. What changed is committed.
-    4. An error of ours came after the start. The socket is closed, with a code that says why.
+    1. An error of ours came before anything was sent, and the server knows denial responses. It
+       is answered with one.
+    2. The same, but the server doesn't know them. The socket is closed.
+    3. An error of ours came later. The socket is closed, with a code that says why.
+    4. The client left later, which is no failure. What changed is committed, and the exception is
+       raised again.
+    5. Anything else is raised again. What the request ended is committed first.
     """
     if not connection.started or connection.failure is not None:
         told = await commit_or_raise(connection, exc)
@@ -91,11 +104,13 @@ async def fail(connection: Connection, exc: Exception) -> None:
 
 
 def _may_deny(connection: Connection) -> bool:
+    """Whether a denial response can be sent."""
     extensions: dict[str, object] = connection.scope.get("extensions") or {}
     return not connection.accepted and "websocket.http.response" in extensions
 
 
 async def _close(connection: Connection, why: SessionError) -> None:
+    """Close the socket with the code for this error, unless it is closed."""
     if not connection.closed:
         connection.closed = True
         code, reason = next((said for kind, said in _CLOSE_CODES if isinstance(why, kind)), _BUG)

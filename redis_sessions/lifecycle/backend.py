@@ -1,4 +1,4 @@
-"""What all sessions of one manager work with: the store, the keys, the policy, the clock."""
+"""What all sessions of one manager work with: store, keys, policy, clock, index and events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Backend:
     """
 
     services: Services
-    """What this manager's sessions ask for."""
+    """What this manager's sessions call: the codec, the principal, `save`, `refresh` and others."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Backend:
         self.reporter = Reporter(on_event)
         self.report = self.reporter.report
         self.timer = time.monotonic if clock is None else clock
-        """Seconds since whenever, for ages."""
+        """Seconds since some moment. It measures ages."""
         self.clock = _clock_of(store) if clock is None else clock
         """Seconds since the epoch. By the store's clock all processes agree."""
         self.index = Index(store, keyring, self.timer)
@@ -63,23 +63,23 @@ class Backend:
         return int(self.clock())
 
     def ttl(self, stored: Stored) -> int:
-        """How long this lives unless it is touched, in milliseconds."""
+        """How long a record lives unless it is touched, in milliseconds."""
         return max(1, int((stored.ends - self.clock()) * 1000))
 
     def touch_due(self, state: State) -> bool:
-        """Whether so much of the idle timeout has passed that it is renewed."""
+        """Whether the last touch is so long ago that the session's time is to be renewed."""
         stored = state.live
         return stored is not None and self.clock() > stored.touch_at
 
     def hold_all(self, session: Session) -> None:
-        """Note that the record holds all that the session has."""
+        """Note that all objects in the session are stored now, so that none is newly assigned."""
         state = state_of(session)
         if not state.request.answering:
             state.hold(self.values.keyed(session))
         state.origins.assigned = None
 
     def warn_of_suspects(self, data: Mapping[str, Any], principal: str | None) -> None:
-        """Warn once of data that look like a sign-in while no principal ever appears."""
+        """Log it once if data look like a sign-in, and nobody was ever signed in."""
         warned = self.reporter.warned
         if principal is not None:
             warned.add("principal")

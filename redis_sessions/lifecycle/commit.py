@@ -1,7 +1,7 @@
-"""What one request owes its session: judged once, by a table, and carried out row by row.
+"""The commit of one request's session.
 
-A commit goes three steps. `PendingCommit` finds the facts, `outcome.decide` says what is done
-about them, and one function for each row does it: in `in_place`, `new_id` or `ending`.
+It has three steps. `PendingCommit` gathers the facts. `outcome.decide` finds the row of the table.
+The function of this row, in `in_place`, `new_id` or `ending`, carries it out.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.session import Session, Unloaded, state_of
 from redis_sessions.session.state import Status
+from redis_sessions.tracebacks import strip
 
 __all__ = ["commit", "save"]
 
-# Too few replicas have it, and the answer is sent all the same: a rotated token doesn't open any
-# more, so the browser has to get the new one; and of a sign-in only the anonymous session's end is
-# short. What else is on the primary alone is a 503 with the cookie untouched, so that a sign-out
-# can be asked for again.
+# If too few replicas have a write, the answer is sent all the same in these rows. A touch may be
+# lost. After a rotation the old token opens nothing, so the browser has to get the new one. Of a
+# sign-in only the end of the anonymous session can be on too few. In all other rows the answer is a
+# 503 that leaves the cookie as it is, so that for example a sign-out can be tried again.
 _SENT_ALL_THE_SAME: Final = (
     Outcome.TOUCH,
     Outcome.ROTATE,
@@ -39,18 +40,23 @@ _SENT_ALL_THE_SAME: Final = (
 
 async def commit(backend: Backend, session: Session, http_status: int, may_create: bool) -> Answer:
     """What `SessionManager.commit()` does."""
-    if is_unchanged(backend, session):
-        return NOTHING
-    state = state_of(session)
-    if state.turn is not None:
-        await state.others()
-    state.begin_turn()
     try:
-        answer = await _run(PendingCommit(backend, session, http_status, may_create))
-    finally:
-        state.end_turn()
-    if http_status < 500 and answer is not in_place.CHANGED:
-        await backend.key_notes.renew()  # never raises
+        if is_unchanged(backend, session):
+            return NOTHING
+        state = state_of(session)
+        if state.turn is not None:
+            await state.others()
+        state.begin_turn()
+        try:
+            pending = PendingCommit(backend, session, http_status, may_create)
+            answer = _conclude(pending, await _begin(pending))
+        finally:
+            state.end_turn()
+        if http_status < 500 and answer is not in_place.CHANGED:
+            await backend.key_notes.renew()  # never raises
+    except BaseException as exc:
+        strip(exc)
+        raise
     return answer
 
 
@@ -65,13 +71,13 @@ async def save(backend: Backend, session: Session) -> None:
     deferred = None
     try:
         if not state.request.late:
-            # A rotation travels with the response; what needs no token is stored now.
+            # What needs a new token waits for the response. The rest is stored now.
             deferred, state.wanted = state.wanted.deferred()
         pending = PendingCommit(backend, session, 200, True)
         if deferred is not None and pending.needs_response:
             return
-        answer = await _run(pending)
-    except StoreUnavailableError:  # it may be stored all the same
+        answer = _conclude(pending, await _begin(pending))
+    except StoreUnavailableError:  # the data may be stored in spite of it
         backend.hold_all(session)
         raise
     finally:
@@ -82,22 +88,25 @@ async def save(backend: Backend, session: Session) -> None:
         raise SessionGoneError("the session ended or was rotated elsewhere; nothing was saved")
 
 
-async def _run(pending: PendingCommit) -> Answer:
-    """Carry it out; afterwards the session is like one that was just loaded."""
+def _begin(pending: PendingCommit) -> Awaitable[Answer]:
+    """Check what is to be stored, and begin the row of the table. It waits nowhere."""
     state, writer, outcome = pending.state, pending.writer, pending.outcome
-    cleared = pending.facts.cleared
-    met = state.wanted
     if pending.facts.http_status < 500 and outcome not in (Outcome.NOTHING, Outcome.TOUCH):
-        pending.backend.values.check(writer.encoded, state.base)
+        pending.backend.values.check(writer.encoded, state.stored_data)
         pending.backend.warn_of_suspects(writer.session, writer.principal)
-    answer = await (_clear(pending) if cleared else _carry_out(pending, outcome))
+    return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
+
+
+def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
+    """It is carried out; from now on the session is like one that was just loaded."""
+    state, writer, met = pending.state, pending.writer, pending.met
     state.settled = writer.encoded
     state.wanted = state.wanted.without(met)
     unmet = met.lifetime is not None and state.wanted.lifetime is None
     if unmet and state.status in (Status.NEW, Status.STALE):
-        state.want(lifetime=met.lifetime)  # of a session that isn't there yet
+        state.want(lifetime=met.lifetime)  # for the session that may begin later
     if writer.shortfall is not None:
-        if cleared or outcome not in _SENT_ALL_THE_SAME:
+        if pending.facts.cleared or pending.outcome not in _SENT_ALL_THE_SAME:
             raise_if_short(writer.shortfall)
         logger.warning("sessions: %s", writer.shortfall)
         pending.backend.report("unavailable", "replication", writer.at.token.id)
@@ -105,7 +114,7 @@ async def _run(pending: PendingCommit) -> Answer:
 
 
 def _carry_out(pending: PendingCommit, outcome: Outcome) -> Awaitable[Answer]:
-    """The row of the table, begun."""
+    """Call the function of this row of the table."""
     if pending.state.request.late and outcome.needs_token:
         raise SessionError(
             "the response has started, so the browser can't learn a new token "
@@ -149,7 +158,7 @@ async def _do_nothing() -> Answer:
 
 
 async def _clear(pending: PendingCommit) -> Answer:
-    """`clear()`: the session ends, and what was written afterwards begins another one."""
+    """Carry out `clear()`: end the session, and then the outcome for what was written after it."""
     outcome = pending.outcome
     ending.prepare_new_session(pending)
     expire = await ending.end_what_was_loaded(pending)

@@ -1,4 +1,4 @@
-"""One request at a time: a session's lock, and who may wait for it."""
+"""`session.exclusive()`: a lock for each session, and a bound on how many wait for it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MAX_WAITING: Final = 32
 """How many requests of one process may hold one session's lock or wait for it."""
 
 MAX_WAITING_IN_ALL: Final = 256
-"""How many may hold or wait for the locks of all sessions. Each session has its share of these."""
+"""How many requests of one process may hold or wait for all locks. Each lock has its share."""
 
 LOCK_SECONDS: Final = 30
-"""How long `exclusive()` holds at most; what comes later is still compared and set."""
+"""How long a lock is held at most. Later writes are still compared and set."""
 
 Verb = Callable[[Session], Awaitable[None]]
 
 
 class Exclusive:
-    """The locks of one manager's sessions. `refresh` and `save` load and store a session."""
+    """The locks of one manager's sessions. `refresh` loads a session, and `save` stores it."""
 
     def __init__(self, store: SessionStore, refresh: Verb, save: Verb) -> None:
         self._store = store
@@ -60,7 +60,7 @@ class Exclusive:
     @contextmanager
     def _counted(self, id: str) -> Generator[None, None, None]:
         share = MAX_WAITING_IN_ALL // max(1, len(self._waiting))
-        # One that holds and one that waits is what each session may always have.
+        # One that holds the lock and one that waits are always allowed.
         most = max(2, min(MAX_WAITING, share))
         if self._waiting[id] >= most:
             raise SessionConflictError(f"{most} requests wait for this session already")

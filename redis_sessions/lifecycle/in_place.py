@@ -25,19 +25,22 @@ CHANGED: Final = Answer(Outcome.CHANGE)
 _TOUCHED: Final = Answer(Outcome.TOUCH)
 
 
-async def change(c: PendingCommit) -> Answer:
-    """The data changed."""
-    at = c.writer.at
-    if c.facts.touch_due and await c.writer.renew_entry() is None:
-        return c.dropped("revoked", at.token.id)
-    if await _in_place(c, at.token, at.rotated_at):
-        return CHANGED
-    return c.dropped("ended elsewhere", at.token.id)
+async def change(pending: PendingCommit) -> Answer:
+    """CHANGE: store the data under the same token."""
+    at = pending.writer.at
+    if pending.facts.touch_due and await pending.writer.renew_entry() is None:
+        return pending.dropped("revoked", at.token.id)
+    change = _Change(pending, at, at.token, at.rotated_at)
+    if await pending.writer.compare_and_set(at, change) is None:
+        pending.state.gone()
+        return pending.dropped("ended elsewhere", at.token.id)
+    change.adopt()
+    return CHANGED
 
 
-async def touch(c: PendingCommit) -> Answer:
-    """Its time is renewed. Whatever comes of it, no request fails by it."""
-    state, writer = c.state, c.writer
+async def touch(pending: PendingCommit) -> Answer:
+    """TOUCH: renew the session's time. If that fails, it is logged, and the request goes on."""
+    state, writer = pending.state, pending.writer
     try:
         if await writer.renew_entry() is None:
             return NOTHING
@@ -45,7 +48,7 @@ async def touch(c: PendingCommit) -> Answer:
         new = writer.seal(at, seen_at=writer.now)
         if await writer.store(at.version, new) is Commit.STORED:
             state.stored, state.touch_at = new, new.touch_at
-            c.backend.report("touched", None, at.token.id)
+            pending.backend.report("touched", None, at.token.id)
             return _TOUCHED
     except StoreError as exc:
         logger.warning("a session's time was not renewed: %s", exc)
@@ -53,101 +56,126 @@ async def touch(c: PendingCommit) -> Answer:
     return NOTHING
 
 
-async def rotate(c: PendingCommit, outcome: Outcome) -> Answer:
-    """A new token, and for REAUTHENTICATE a new lifetime."""
-    state, writer, at = c.state, c.writer, c.writer.at
+async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
+    """ROTATE and REAUTHENTICATE: store the data under a new token of the same id.
+
+    REAUTHENTICATE restarts the lifetime as well.
+    """
+    state, writer, at = pending.state, pending.writer, pending.writer.at
     lives, principal, wish = state.live is not None, state.principal, state.wanted.lifetime
     authenticated_at: int | None = None
     if lives and outcome is Outcome.REAUTHENTICATE:
-        clock = await writer.renew_entry(wish[0] if wish else _length(c, at.record))
+        clock = await writer.renew_entry(wish[0] if wish else _length(pending, at.record))
         lives = clock is not None
-        authenticated_at = _authenticated_at(c, clock or 0, at, principal)
-    elif lives and (wish is not None or c.facts.touch_due):
+        authenticated_at = _authenticated_at(pending, clock or 0, at, principal)
+    elif lives and (wish is not None or pending.facts.touch_due):
         lives = await writer.renew_entry(wish[0] if wish else None) is not None
     token = SessionToken.generate(at.token.id)
     rotated = max(writer.now, at.rotated_at + 1)  # each differs: a store may go by it
-    if lives and await _in_place(c, token, rotated, authenticated_at):
+    change = _Change(pending, at, token, rotated, authenticated_at)
+    if lives and await writer.compare_and_set(at, change) is not None:
+        change.adopt()
         if principal is not None and authenticated_at is not None:
             await writer.note_authentication(token.id, authenticated_at)
-        c.backend.report("rotated", outcome.name.lower(), token.id)
-        return c.answer(outcome)
+        pending.backend.report("rotated", outcome.name.lower(), token.id)
+        return pending.answer(outcome)
+    state.gone()
     if outcome is Outcome.ROTATE:
-        return c.dropped("ended elsewhere", token.id)
-    # It ended, or was rotated, under a principal who has just proved who they are.
-    return await enter_again(c)
+        return pending.dropped("ended elsewhere", token.id)
+    # The session ended or was rotated, but the principal has just proved who they are.
+    return await enter_again(pending)
 
 
-def _authenticated_at(c: PendingCommit, clock: float, at: Stored, principal: str | None) -> int:
+def _authenticated_at(
+    pending: PendingCommit, clock: float, at: Stored, principal: str | None
+) -> int:
     """When the principal proved again who they are, by the index's clock."""
-    request = c.state.request
+    request = pending.state.request
     own = request.revocations.get(principal or "")
     return max(
-        int(clock - c.backend.index.age(request.began)),
-        int(max(own.values())) if own else 0,  # it excepted this one; what comes next ends it
+        int(clock - pending.backend.index.age(request.began)),
+        int(max(own.values())) if own else 0,  # it spared this session; a later one doesn't
         at.record.authenticated_at or 0,
     )
 
 
-async def _in_place(
-    c: PendingCommit, token: SessionToken, rotated: int, authenticated_at: int | None = None
-) -> bool:
-    """Commit this request's changes under the session's id; False if it is gone.
+class _Change:
+    """What this request changed, as it is stored under the same id, on top of the newest version.
 
-    `authenticated_at`: the principal proved again who they are, and the lifetime restarts.
+    `authenticated_at`: when the principal proved again who they are. The lifetime restarts then.
     """
-    state, writer, backend = c.state, c.writer, c.backend
-    at = writer.at
-    new, merged = at, False
 
-    def changed(newest: Stored) -> Value:
-        nonlocal new, merged
-        merged = newest is not at
-        data = _merged(c, newest, at) if merged else writer.encoded
-        record = newest.record.amended(data=data, **_amendments(c, newest.record, authenticated_at))
-        new = backend.sealer.seal(token, record, rotated)
-        return new.sealed, backend.ttl(new)
+    __slots__ = ("at", "authenticated_at", "new", "newest", "pending", "rotated", "token")
 
-    if await writer.compare_and_set(at, changed) is None:
-        state.gone()
-        return False
-    base, rebased = state.base, state.rebased
-    state.remember(new)
-    if merged:
-        c.adopt(new.data, values.split(base), rebased)
-        backend.report("merged", None, token.id)
-    backend.hold_all(writer.session)
-    return True
+    def __init__(
+        self,
+        pending: PendingCommit,
+        at: Stored,
+        token: SessionToken,
+        rotated: int,
+        authenticated_at: int | None = None,
+    ) -> None:
+        self.pending = pending
+        self.at = self.newest = at
+        self.token = token
+        self.rotated = rotated
+        self.authenticated_at = authenticated_at
+        self.new = at
+
+    def __call__(self, newest: Stored) -> Value:
+        """The record, sealed, and for how long."""
+        pending = self.pending
+        data = pending.writer.encoded if newest is self.at else _merged(pending, newest, self.at)
+        fields = _amendments(pending, newest.record, self.authenticated_at)
+        record = newest.record.amended(data=data, **fields)
+        self.newest = newest
+        self.new = pending.backend.sealer.seal(self.token, record, self.rotated)
+        return self.new.sealed, pending.backend.ttl(self.new)
+
+    def adopt(self) -> None:
+        """It is stored: the session is as if it was loaded just now."""
+        pending, new = self.pending, self.new
+        state = pending.state
+        was, base = self.at.data, state.base
+        state.remember(new)
+        if self.newest is not self.at:
+            pending.adopt(new.data, was, base)
+            pending.backend.report("merged", None, self.token.id)
+        pending.backend.hold_all(pending.writer.session)
 
 
-def _merged(c: PendingCommit, newest: Stored, at: Stored) -> bytes:
-    """What this request changed, on top of what another one has stored since."""
-    backend, writer = c.backend, c.writer
+def _merged(pending: PendingCommit, newest: Stored, at: Stored) -> bytes:
+    """The data that another request has stored since, with this request's changes on top.
+
+    A key that both have changed has this request's value, since it is stored later.
+    """
+    backend, writer = pending.backend, pending.writer
     if backend.policy.on_conflict == "error" and newest.data != at.data:
         raise SessionConflictError("the session was changed by another request")
-    data = values.apply(newest.data, c.state.changes(writer.encoded))
+    data = values.apply(newest.data, pending.state.changes(writer.encoded))
     backend.values.check(data, newest.data)
     if backend.principal.of(data) != writer.principal:
-        # Each was right for itself; together they would change who an id belongs to.
+        # Each change is allowed alone. Together they would change whose session this id is.
         raise SessionConflictError(CROSSING)
     return data
 
 
 def _amendments(
-    c: PendingCommit, record: Record, authenticated_at: int | None
+    pending: PendingCommit, record: Record, authenticated_at: int | None
 ) -> dict[str, int | bool]:
     """The fields of the record that change besides the data."""
-    now = c.writer.now
+    now = pending.writer.now
     fields: dict[str, int | bool] = {}
     if authenticated_at is not None:
-        fields.update(authenticated_at=authenticated_at, expires_at=now + _length(c, record))
-    if c.state.wanted.lifetime is not None:
-        expires_at, idle, persistent = c.writer.lifetime(record.persistent)
+        fields.update(authenticated_at=authenticated_at, expires_at=now + _length(pending, record))
+    if pending.state.wanted.lifetime is not None:
+        expires_at, idle, persistent = pending.writer.lifetime(record.persistent)
         fields.update(expires_at=expires_at, idle=idle, persistent=persistent)
-    if fields or c.facts.touch_due:
+    if fields or pending.facts.touch_due:
         fields["seen_at"] = now
     return fields
 
 
-def _length(c: PendingCommit, record: Record) -> int:
-    """The lifetime that a renewed sign-in gets, in seconds: the policy's, or "remember me"."""
-    return max(c.backend.policy.max_age, record.idle)
+def _length(pending: PendingCommit, record: Record) -> int:
+    """The lifetime after a repeated sign-in, in seconds: the policy's, or an `expire_in()`'s."""
+    return max(pending.backend.policy.max_age, record.idle)

@@ -1,6 +1,7 @@
-"""A principal's index, under every key of the ring: written under the primary key, asked under all.
+"""A principal's index: which sessions they have, and which have ended.
 
-It is where sign-in, touch and revocation meet.
+Sign-ins, touches and revocations meet here. A principal has an index under every secret key of the
+ring. It is written under the primary key, and asked under all of them.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ __all__ = ["Index"]
 _MEMORY: Final = LONGEST * 1000
 
 _LATEST: Final = 2**52
-"""A time that no revocation reaches: asked with it, an index says whether there is an entry."""
+"""A time later than any revocation. If asked with it, an index says whether there is an entry."""
 
 _ATTEMPTS: Final = 5
-"""A sign-in that may have come before a revocation is entered so often: one may be faster."""
+"""How often a sign-in is entered if a revocation may have overtaken it on the way."""
 
 
 class Index:
-    """The sessions of principals. Times are milliseconds on the store's clock."""
+    """The indexes of all principals. Times are milliseconds on the store's clock."""
 
     def __init__(self, store: SessionIndex, keyring: Keyring, timer: Callable[[], float]) -> None:
         self._store = store
@@ -33,7 +34,7 @@ class Index:
         self._timer = timer
 
     def age(self, since: float) -> float:
-        """How long ago that was, in milliseconds."""
+        """How long ago a time of the timer was, in milliseconds."""
         return max(0.0, (self._timer() - since) * 1000)
 
     def _names(self, principal: str) -> list[str]:
@@ -49,12 +50,18 @@ class Index:
         ttl: int,
         descriptor: bytes,
     ) -> tuple[EntryStatus, int, int]:
-        """A sign-in: LIVE, its time, and the index's size; or REFUSED, or ENDED.
+        """Enter a sign-in. Returns a status, the time of the sign-in, and the index's size.
 
-        `began`: when its request began, by a timer that nobody sets; only the duration since
-        goes out. `own`: the revocation that the request itself has made since. The sign-in comes
-        after it, and another one in between refuses it. `ReplicationError` if too few replicas have
-        it: nobody has the session's token yet.
+        There are three statuses:
+
+        1. LIVE. It is entered.
+        2. REFUSED. All sessions of the principal were revoked since the request began.
+        3. ENDED. The id was marked as ended.
+
+        `began`: when the request began, by the timer. Only the duration since then is sent, so
+        that no clocks are compared. `own`: the revocation that the request itself has made. The
+        sign-in comes after it, so it isn't refused by it. Raises `ReplicationError` if too few
+        replicas have the sign-in, since nobody has the session's token yet.
         """
         name = self._keyring.primary.index(principal)
         mine = -1.0 if own is None else own[name]
@@ -65,10 +72,10 @@ class Index:
             raise_if_short(shortfall)
             if entered.status is not EntryStatus.LIVE:
                 return entered.status, 0, 0
-            # On its way it grew older, and a revocation may have overtaken it there.
+            # A revocation may have overtaken the command on its way. Then it is entered once more.
             if self.age(began) < entered.since_revoked:
                 at = entered.authenticated
-                if own is not None and max(own.values()) >= at:  # by the clock of another server
+                if own is not None and max(own.values()) >= at:  # another server's clock is ahead
                     at = int(max(own.values())) + 1
                     raise_if_short((await self._store.authenticated(name, id, at=at)).shortfall)
                 return EntryStatus.LIVE, at, entered.size
@@ -78,7 +85,7 @@ class Index:
     async def touch(
         self, principal: str, id: str, *, authenticated: int, ttl: int, descriptor: bytes
     ) -> Written[Touched]:
-        """Renew an entry: LIVE, ENDED or OUTDATED, and the time."""
+        """Renew an entry. The status is LIVE, ENDED or OUTDATED."""
         primary, *retired = self._names(principal)
         elsewhere = EntryStatus.MISSING
         for name in retired:
@@ -109,7 +116,7 @@ class Index:
         return Written(None, shortfall)
 
     async def ask(self, principal: str, id: str) -> EntryStatus:
-        """LIVE if this session has an entry, ENDED if it has a mark, else MISSING."""
+        """LIVE: the session has an entry. ENDED: it has a mark. MISSING: it has neither."""
         found = EntryStatus.MISSING
         for name in self._names(principal):
             status = await self._store.ask(name, id, authenticated=_LATEST)
@@ -120,7 +127,7 @@ class Index:
         return found
 
     async def revoke(self, principal: str, *, keep: str | None) -> Written[Revoked]:
-        """End all sessions of before but `keep`: when, by the name of the index under each key."""
+        """End all sessions until now but `keep`. Returns the time in each index, by its name."""
         revoked: dict[str, float] = {}
         shortfall: str | None = None
         for name in self._names(principal):
@@ -130,13 +137,13 @@ class Index:
         return Written(revoked, shortfall)
 
     async def remove(self, name: str, ids: Sequence[str], *, until: float) -> Written[None]:
-        """Remove the entries of what a revocation has ended."""
+        """Remove the entries of sessions that the revocation at `until` has ended."""
         return await self._store.remove(name, ids, until=until)
 
     async def pages(self, principal: str) -> AsyncGenerator[tuple[str, list[Entry]]]:
         """The entries, some at a time, each once, with the name of their index.
 
-        Where several keys have an entry, it is the primary's.
+        If a session has an entry under several keys, it is the first key's.
         """
         seen = set[str]()
         for name in self._names(principal):

@@ -1,7 +1,8 @@
-"""Which secret keys are in use: noted in the store by their public ids, and compared.
+"""Which secret keys are in use: each process notes its key's public id in the store, and compares.
 
-A process that has another key than the rest works by itself, so that nobody notices why requests
-find no session every other time, or why a script finds none to revoke.
+For example, one of two processes has another key. It works, but it can't open the other's sessions,
+so that every other request finds none; and a script with another key finds no session to revoke.
+The log and `ConfigurationError` say so.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ class KeyNotes:
         self._agreed = False
 
     async def renew(self) -> None:
-        """Note the key that this process seals with, every five minutes; and compare."""
+        """Note the key that this process seals with, and compare. It does so every five minutes."""
         if self._timer() >= self._due:
             self._due = self._timer() + _EVERY
             await self.compare(note=True)
 
     async def compare(self, *, note: bool = False) -> None:
-        """Log it if other processes seal with keys that this one lacks."""
+        """Log it if other processes seal with keys that this process doesn't have."""
         noted = await self._noted(self._keyring.primary.id.hex() if note else None)
         recent = {id for id, age in noted.items() if age < _RECENT}
         if others := self._foreign(recent):
@@ -64,9 +65,9 @@ class KeyNotes:
             )
 
     async def check(self) -> None:
-        """`ConfigurationError` if other processes have noted their keys, and all lack ours.
+        """Raise `ConfigurationError` if all keys that were noted are missing here.
 
-        For who found no session of a user: there may be some, under a key that isn't here.
+        It is for those who found no session of a user, since there may be some under these keys.
         """
         if self._agreed:
             return
@@ -88,8 +89,8 @@ class KeyNotes:
         try:
             return await self._store.key_ids(note)
         except StoreUnavailableError as exc:
-            if exc.reason == "refused":  # by rules of somebody's own: it isn't asked again
+            if exc.reason == "refused":  # rules of the server forbid it, so it isn't asked again
                 self._due, self._agreed = float("inf"), True
-            return {}  # those who need the store are told
+            return {}  # those who need the store get the error
         except StoreError:
             return {}

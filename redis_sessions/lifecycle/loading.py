@@ -1,4 +1,4 @@
-"""Which session a token opens, or why it opens none."""
+"""From a token and stored bytes to a session, or to the reason why there is none."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ __all__ = [
 ]
 
 MAX_TOKENS: Final = 3
-"""How many cookies of our name are tried."""
+"""How many tokens of one request are tried."""
 
 CLOCKS_DIFFER: Final = 3600
 """By how many seconds a token may seem to be rotated in the future."""
 
 Opened = tuple[Stored | Reject, dict[Any, Any]]
-"""What is stored, or why it opens nothing; and its data decoded, or none."""
+"""The record and its decoded data; or the reason why the token opens nothing, and no data."""
 
 Load = Callable[..., Awaitable[Session]]
 """`SessionManager.load`, which a subclass may have replaced."""
 
 
 def tokens_in(backend: Backend, texts: Sequence[str]) -> Sequence[SessionToken]:
-    """The well-formed tokens among what a client sent, each once; a malformed one is reported."""
+    """The well-formed tokens among what a client sent, each one once. Others are reported."""
     tokens: list[SessionToken] = []
     for text in texts:
         token = SessionToken.parse(text)
@@ -63,7 +63,9 @@ def tokens_in(backend: Backend, texts: Sequence[str]) -> Sequence[SessionToken]:
 
 
 def chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:
-    """The session among those that the tokens led to.
+    """The session of a request that brought no token, or several.
+
+    `found` has a session for each well-formed token: an empty one if the token opens nothing.
 
     There are four cases:
 
@@ -91,7 +93,7 @@ def chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:
 
 
 def opened(backend: Backend, token: SessionToken, sealed: bytes | None, bound: Bound) -> Session:
-    """The session that is stored as these bytes, or a new, empty one."""
+    """The session that the token opens in these stored bytes, or a new, empty one."""
     stored, data = unseal(backend, token, sealed, bound)
     request = Request(backend.timer(), bound)
     if not isinstance(stored, Stored):
@@ -101,7 +103,7 @@ def opened(backend: Backend, token: SessionToken, sealed: bytes | None, bound: B
         return new_session(data, state, backend.services)
     try:
         principal = backend.principal.find(data)
-    except ConfigurationError as exc:  # of whoever writes next, not of who reads
+    except ConfigurationError as exc:  # the next commit raises it, a read doesn't
         backend.reporter.warn_once("stored principal", "a stored session has no principal: %s", exc)
         principal = None
     if principal is not None:
@@ -119,7 +121,10 @@ def opened(backend: Backend, token: SessionToken, sealed: bytes | None, bound: B
 
 
 def unseal(backend: Backend, token: SessionToken, sealed: bytes | None, bound: Bound) -> Opened:
-    """What the token opens here and now, and its data, or why it doesn't."""
+    """The record that the token opens, with its data, or the reason why it opens none.
+
+    It checks the seal, the time and the binding.
+    """
     if sealed is None:
         return Reject.UNKNOWN, {}
     stored = backend.sealer.open(token, sealed)
@@ -139,10 +144,10 @@ def unseal(backend: Backend, token: SessionToken, sealed: bytes | None, bound: B
 
 
 def refuse(backend: Backend, why: Reject, token: SessionToken, sealed: bytes | None) -> Status:
-    """Count and tell why a token opens nothing. Returns the session's status."""
+    """Report why a token opens nothing. Returns the status of the empty session."""
     backend.report("rejected", why, token.id)
     status = _status(backend, why, sealed or b"")
-    if why in (Reject.KEY, Reject.FORMAT) and status is Status.SUPERSEDED:  # no dropped key's
+    if why in (Reject.KEY, Reject.FORMAT) and status is Status.SUPERSEDED:  # not a dropped key's
         backend.reporter.warn_once(
             "foreign",
             "sessions: a browser sent the token of a session that is stored under %r with "
@@ -155,10 +160,20 @@ def refuse(backend: Backend, why: Reject, token: SessionToken, sealed: bytes | N
 
 
 def _status(backend: Backend, why: Reject, sealed: bytes) -> Status:
+    """The status of the empty session for a token that opens nothing.
+
+    There are four cases:
+
+    1. The record was sealed with a key that was dropped. The session may be replaced: STALE.
+    2. It was sealed by another deployment, with an unknown key or in an unknown format; or there
+       is a tombstone, and the browser was told of the end. Nothing may replace it: SUPERSEDED.
+    3. The secret is another one, and the record was rotated a moment ago: ROTATED.
+    4. Anything else: STALE.
+    """
     rotated = rotated_at(sealed)
     if why is Reject.KEY and backend.keyring.is_dropped(key_id(sealed)):
         return Status.STALE
-    # A tombstone is recent because it is there; zero is one that lets the browser start afresh.
+    # A tombstone is recent, since it is there. One with zero says that the browser wasn't told.
     if why in (Reject.KEY, Reject.FORMAT) or (why is Reject.TOMBSTONE and rotated != 0):
         return Status.SUPERSEDED
     recent = -CLOCKS_DIFFER <= backend.clock() - rotated <= TOMBSTONE_TTL
@@ -166,7 +181,7 @@ def _status(backend: Backend, why: Reject, sealed: bytes) -> Status:
 
 
 def _belongs(backend: Backend, mark: bytes, bound: Bound) -> bool:
-    """Whether a session with this mark opens to who is bound to that."""
+    """Whether a request that is bound to this may open a session with this mark."""
     return bound is ANYWHERE or (isinstance(bound, str) and backend.keyring.bound(mark, bound))
 
 
@@ -181,9 +196,9 @@ def reads_replicas(backend: Backend) -> bool:
 async def load_from_replica(
     backend: Backend, load: Load, texts: Sequence[str], *, bound: Bound = None
 ) -> Session:
-    """As `load`, but what was stored in the last 5 seconds may be missing.
+    """Load from a replica, where what was stored in the last 5 seconds may be missing.
 
-    Only a live session is taken from a replica. Whatever else it says, the primary is asked.
+    Only a live session is taken from there. Otherwise `load` asks the primary.
     """
     token = SessionToken.parse(texts[0]) if len(texts) == 1 else None
     if token is not None and isinstance(backend.store, ReplicaReads):
@@ -198,7 +213,7 @@ async def load_from_replica(
 
 
 def _fits(backend: Backend, token: SessionToken, sealed: bytes, bound: Bound) -> bool:
-    """Whether these bytes are a live session's, for this token and here; nothing is reported."""
+    """Whether this token opens a live session in these bytes. Nothing is reported."""
     stored = backend.sealer.open(token, sealed)
     if not isinstance(stored, Stored) or backend.clock() >= stored.ends:
         return False
@@ -218,14 +233,14 @@ def new(backend: Backend, bound: Bound, status: Status = Status.NEW) -> Session:
 def unloaded(
     backend: Backend, tokens: Sequence[str], why: SessionError, bound: Bound = None
 ) -> Session:
-    """A placeholder that raises `why` when used. Its `refresh()` loads."""
+    """A placeholder that raises `why` when it is used. Its `refresh()` loads the session."""
     status = Status.UNAVAILABLE if isinstance(why, StoreError) else Status.UNLOADED
     request = Request(backend.timer(), bound, tokens)
     return Unloaded(State(status, request, Origins(), why=why), backend.services)
 
 
 def anonymous(backend: Backend, why: StoreError) -> Session:
-    """An empty session for when the store is away: to be read, not written."""
+    """An empty session for when the store is away. It can be read, but not stored."""
     state = State(Status.UNAVAILABLE, Request(backend.timer()), Origins(), why=why)
     return new_session({}, state, backend.services)
 

@@ -1,9 +1,9 @@
-"""The verbs of the library: sessions are loaded, committed, listed and revoked. No HTTP here."""
+"""The public methods: sessions are loaded, committed, listed and revoked. No HTTP here."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
@@ -31,18 +31,29 @@ T = TypeVar("T")
 
 
 class SessionManager:
-    """Loads and commits sessions. Usable without a request: in a worker, a CLI, a test.
+    """Loads and commits sessions. It needs no request: use it in a worker, a CLI or a test.
 
-    `store` is a store, a URL or a redis-py client, `keyring` a `Keyring`, a secret key, or a list.
-    `max_age` is the absolute lifetime (None: 14 days, and a cookie that ends with the browser),
-    `idle_timeout` what a session may go unused; both in seconds or as a timedelta. `principal`
-    is the key, dotted path or callable that says who is signed in; `max_sessions` how many sessions
-    they may have: the least recently seen end. `on_conflict`: whether crossing changes of different
-    keys are merged, or a `SessionConflictError`. `on_binding_mismatch`: whether a session that is
-    bound elsewhere reads as none, or is only reported. `max_size` bounds the encoded
-    data, in bytes; `deadline`, in seconds, the writes of one response. `enc_hook` and `dec_hook`
-    are msgspec's. `clock`, for tests, gives seconds since the epoch, and ages are measured by it,
-    too; without one it is the store's time, and nobody can set back what ages are measured by.
+        manager = SessionManager("redis://localhost", secret_key)
+
+    - `store`: a store, a URL, or a redis-py asyncio client
+    - `keyring`: a `Keyring`, a secret key, or a list of keys with the newest first
+    - `max_age`: the absolute lifetime, in seconds or as a timedelta. None: 14 days, and a cookie
+      that ends with the browser
+    - `idle_timeout`: how long a session may go unused, in seconds or as a timedelta
+    - `principal`: the key, dotted path or callable that says who is signed in
+    - `max_sessions`: how many sessions a principal may have. A further sign-in ends the one that
+      was seen least recently
+    - `on_conflict`: `"merge"` keeps what several requests changed at once, if it was under
+      different keys; of one key the later value. `"error"` raises `SessionConflictError`
+    - `on_binding_mismatch`: `"reject"` opens no session that is bound to something else.
+      `"report"` opens and reports it
+    - `max_size`: the most bytes that the encoded data may have
+    - `deadline`: the seconds within which all writes of one response begin
+    - `on_event`: is called with each `Event`
+    - `enc_hook`, `dec_hook`: msgspec's
+    - `clock`, for tests: gives seconds since the epoch. Ages are measured by it, too. Without it
+      the time is the store's, and ages are measured by monotonic time, which nobody can set back
+
     Raises `ConfigurationError`.
     """
 
@@ -97,7 +108,7 @@ class SessionManager:
 
     @property
     def policy(self) -> Policy:
-        """What was decided about all sessions of this manager."""
+        """The checked options of this manager."""
         return self._backend.policy
 
     @property
@@ -112,9 +123,10 @@ class SessionManager:
 
     @stripped
     async def connect(self) -> None:
-        """Get ready: `ConfigurationError` for refused credentials, `StoreUnavailableError`.
+        """Connect to the store ahead of the first session.
 
-        Where other processes store sessions with other secret keys, that is logged.
+        If other processes store sessions with other secret keys, the log says so. Raises
+        `StoreUnavailableError`; and `ConfigurationError`, for example for wrong credentials.
         """
         check_event_loop()
         await self._backend.store.connect()
@@ -122,7 +134,7 @@ class SessionManager:
 
     @stripped
     async def close(self) -> None:
-        """Close what the running event loop holds open."""
+        """Close the store's connections of the running event loop."""
         await self._backend.store.close()
 
     async def load(
@@ -134,10 +146,11 @@ class SessionManager:
     ) -> Session:
         """The session that this token opens, or a new, empty one.
 
-        Several tokens (a browser's several cookies): the one that opens, unless more do. `bound`:
-        what the request is bound to; a session that is bound to something else isn't opened, and
-        without it none that is bound. Outside of a request `check_binding=False` opens all.
-        Raises nothing but `StoreError`; a token or record that is none is counted, and reported.
+        `token`: one token, or several, such as those of several cookies. If more than one opens a
+        session, the session is a new one. `bound`: what the request is bound to. A session that
+        is bound to something else isn't opened. Outside of a request, `check_binding=False` opens
+        bound sessions, too. Raises nothing but `StoreError`. A malformed token, and a record that
+        can't be opened, are events.
         """
         try:  # a decorator would cost each request another coroutine
             if not check_binding:
@@ -157,28 +170,26 @@ class SessionManager:
             strip(exc)
             raise
 
-    async def commit(
+    def commit(
         self, session: Session, *, status: int = 200, may_create: bool = True
-    ) -> Answer:
-        """Carry out what the request did to its session, given its response's status.
+    ) -> Coroutine[Any, Any, Answer]:
+        """Store what the request did to its session. The `Answer` says what the browser is told.
 
-        `may_create`: whether a new anonymous session may come into being. Raises
-        `SessionEncodeError` before anything is stored, `StoreError`, `SessionConflictError`.
+        `status`: the response's status code, since a failed request stores less. `may_create`:
+        whether a new anonymous session may begin. Raises `SessionEncodeError`, before anything is
+        stored, `StoreError` and `SessionConflictError`.
         """
-        try:
-            return await commit.commit(self._backend, session, status, may_create)
-        except BaseException as exc:
-            strip(exc)
-            raise
+        return commit.commit(self._backend, session, status, may_create)
 
     @stripped
     async def update(self, session: Session, function: Callable[[dict[str, Any]], T]) -> T:
-        """Change the newest data by a function, and store them at once; returns what it returns.
+        """Change the newest data by a function, and store them at once.
 
-        For counters and one-time values: where another request was faster, the function runs again
-        on what that one stored. It may set and remove keys, but not sign in or out. What the
-        request itself changed in `session` stays, unsaved. `SessionGoneError`,
-        `SessionConflictError` at the deadline, `StoreError`.
+        Use it for counters and one-time values. If another request was faster, the function runs
+        again, on what that one stored. It may set and remove keys, but not sign in or out. What
+        the request itself changed in `session` stays there, unsaved. Returns what the function
+        returns. Raises `SessionGoneError`, `StoreError`, and `SessionConflictError` if others kept
+        changing the session until the deadline.
         """
         state = state_of(session)
         await state.others()
@@ -192,29 +203,29 @@ class SessionManager:
 
     @stripped
     async def sessions_of(self, principal: AnyPrincipal) -> list[SessionInfo]:
-        """The live sessions of a principal, the one seen last first."""
+        """The live sessions of a principal. The one that was seen last comes first."""
         return await revocation.sessions_of(self._backend, principal)
 
     @stripped
     async def revoke(self, id: str, principal: AnyPrincipal) -> bool:
-        """End one session of a principal; False if it isn't theirs, or had ended.
+        """End one session of a principal. Returns False if it isn't theirs, or had ended.
 
-        The session is the principal's by its index, so an id that a client sent may be passed.
-        In the request that it belongs to it counts as `clear()`. If a failover lost the session's
-        entry in the index, nobody knows whose session it is. The answer is False then, and the
-        session ends when its next touch is due, if it is theirs.
+        The principal's index says whose session it is, so you may pass an id that a client sent.
+        If it is the session of the request that calls this, it counts as `clear()`. If a failover
+        lost the session's entry in the index, nobody knows whose session it is. The answer is
+        False then, and the session ends when its next touch is due, if it is theirs.
         """
         return await revocation.revoke(self._backend, id, principal)
 
     @stripped
     async def revoke_all(self, principal: AnyPrincipal, *, keep: str | None = None) -> int:
-        """End all sessions of a principal but `keep`, an id; returns how many it ended.
+        """End all sessions of a principal but the one with the id `keep`. Returns how many ended.
 
-        It takes effect with its first step, in constant time: each session that signed in before
-        it ends at its next touch at the latest. Then these sessions end at once, some hundred at a
-        time. It may be repeated until it succeeds. A sign-in of the principal that is under way is
-        refused. If it ends the session of the request that calls it, this counts as `clear()`: the
-        same request may sign in afterwards.
+        Its first step notes the time in the index. From then on each session that signed in before
+        is over, at its next touch at the latest. The next steps end these sessions at once, some
+        hundred at a time. If it fails, call it again. A sign-in of the principal that is under way
+        is refused. If it ends the session of the request that calls it, this counts as `clear()`,
+        and the same request may sign in afterwards.
         """
         return await revocation.revoke_all(self._backend, principal, keep=keep)
 

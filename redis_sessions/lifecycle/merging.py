@@ -1,8 +1,11 @@
-"""What several requests did to one session, together: key by key, the later one wins."""
+"""Several requests change one session at once: `refresh()`, `update()`, and how dicts are merged.
+
+It is merged by top-level keys. If two requests change the same key, the later commit wins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from redis_sessions.errors import (
@@ -18,6 +21,7 @@ from redis_sessions.session import values
 from redis_sessions.session.record import Reject, Stored
 from redis_sessions.session.session import Session, replace_data, state_of
 from redis_sessions.session.state import State, Status
+from redis_sessions.session.values import EMPTY
 
 __all__ = ["adopt", "reload", "update"]
 
@@ -32,29 +36,29 @@ def adopt(
     session: Session,
     encoded: bytes,
     data: bytes,
-    before: Mapping[Any, bytes] | None = None,
-    rebased: Mapping[Any, bytes] | None = None,
+    was: bytes = EMPTY,
+    base: bytes = EMPTY,
 ) -> bytes:
     """Make the session's dict these data, keeping the objects whose values are the same.
 
-    `encoded` is what it was. `before` and `rebased` are what its keys were compared with so far:
-    a value that `get_as` converted is the same as long as others left what it was converted from.
-    Returns what the session's dict is from now on, encoded.
+    `encoded` is what it was, `was` what was stored, and `base` what it was compared with. The last
+    two differ in each value that `get_as` has converted: the converted object is kept as long as
+    others leave the stored value as it was. Returns what the dict is from now on, encoded.
     """
     state = state_of(session)
     if data == encoded or state.wanted.cleared:  # cleared by another task since
         return encoded
     mine, stored = values.split(encoded), values.split(data)
     here = backend.values.keyed(dict(session))  # which a thread may change meanwhile
-    before, converted = before or {}, rebased or {}
-    adopted, came, bases = dict[Any, Any](), dict[Any, Any](), dict[Any, bytes]()
+    before, compared = values.split(was), values.split(base)
+    adopted, came, converted = dict[Any, Any](), dict[Any, Any](), dict[Any, bytes]()
     for key, raw in stored.items():
         if key not in here and mine.get(key) == raw:
             continue  # it was removed since it was encoded
         if key in here and mine.get(key) == raw:
             adopted[key] = here[key]
-        elif key in here and key in converted and before.get(key) == raw:
-            adopted[key], bases[key] = here[key], converted[key]
+        elif key in here and before.get(key) == raw != compared[key]:
+            adopted[key], converted[key] = here[key], compared[key]
         else:
             adopted[key] = came[key] = values.decode_value(raw)
     since = {key: value for key, value in here.items() if key not in mine}
@@ -62,13 +66,14 @@ def adopt(
     state.hold(came)
     assigned = backend.values.keyed(dict.fromkeys(state.origins.assigned or ()))
     state.origins.assigned = assigned.keys() - came.keys()
-    state.rebased = bases or None
-    kept = {key: mine[key] for key in bases}
-    return values.join({**stored, **kept}) if kept else data
+    if not converted:
+        return data
+    state.base = values.join({**stored, **converted})
+    return values.join({**stored, **{key: mine[key] for key in converted}})
 
 
 async def reload(backend: Backend, session: Session) -> None:
-    """Take what others stored; what was changed here stays changed."""
+    """What `await session.refresh()` does: take what others stored, and keep what changed here."""
     state, encoded = state_of(session), backend.values.encode(session)
     at = state.live
     if at is None:
@@ -77,36 +82,36 @@ async def reload(backend: Backend, session: Session) -> None:
         return  # there is nothing to load
     principal = backend.principal.of(encoded)
     if state.is_anothers(principal, backend.keyring):
-        return  # whoever signs in over it isn't to see it
+        return  # who signs in over it may not see it
     sealed = await backend.store.load(at.token.id)
     newest, _ = unseal(backend, at.token, sealed, state.request.bound)
     if isinstance(newest, Reject):
         refuse(backend, newest, at.token, sealed)
         state.gone()
         raise SessionGoneError(GONE)
-    mine, before, rebased = state.changes(encoded), values.split(state.base), state.rebased
+    mine, base = state.changes(encoded), state.base
     data = values.apply(newest.data, mine)
     if backend.principal.of(data) != principal:
         raise SessionConflictError(CROSSING)
     state.remember(newest)
-    adopt(backend, session, encoded, data, before, rebased)
+    adopt(backend, session, encoded, data, at.data, base)
 
 
 async def update(backend: Backend, session: Session, function: Callable[[dict[str, Any]], T]) -> T:
-    """Apply the function to the newest data, and store them, until nobody was faster."""
+    """What `SessionManager.update()` does: apply a function to the newest data, and store them."""
     state, encoded = state_of(session), backend.values.encode(session)
     at = state.live
     if at is None:
         if state.stored is not None and not state.wanted.cleared:
             raise SessionGoneError(GONE)
-        return function(session)  # it is stored with the response, and nobody else has it
+        return function(session)  # nobody else has it, and the response stores it
     if state.is_anothers(backend.principal.of(encoded), backend.keyring):
-        return function(session)  # of a session that is still to come, too
+        return function(session)  # a sign-in over it is to come, which the response stores
     writer = Writer(backend, session, encoded, None)
     due = backend.touch_due(state)
     if due and await writer.renew_entry() is None:
         raise SessionGoneError("the session was revoked")
-    mine, before, rebased = state.changes(encoded), values.split(state.base), state.rebased
+    mine, base = state.changes(encoded), state.base
     attempts = list[tuple[T, Stored]]()
 
     def updated(newest: Stored) -> Value:
@@ -121,7 +126,7 @@ async def update(backend: Backend, session: Session, function: Callable[[dict[st
         raise SessionGoneError(GONE)
     result, new = attempts[-1]
     state.remember(new)
-    adopt(backend, session, encoded, values.apply(new.data, mine), before, rebased)
+    adopt(backend, session, encoded, values.apply(new.data, mine), at.data, base)
     raise_if_short(writer.shortfall)
     return result
 
@@ -129,9 +134,9 @@ async def update(backend: Backend, session: Session, function: Callable[[dict[st
 def _applied(
     backend: Backend, state: State, newest: Stored, function: Callable[[dict[str, Any]], T]
 ) -> tuple[T, bytes]:
-    """What the function returns for the newest data, and what it makes of them, encoded."""
+    """What the function returns for the newest data, and the data after it, encoded."""
     data = values.decode(newest.data)
-    state.hold(data)  # what the function takes out of them, and returns, is the record's
+    state.hold(data)  # the function may return objects out of them, which are the record's
     result = function(data)
     state.hold(data)
     encoded = backend.values.encode(data)

@@ -1,6 +1,7 @@
-"""The rows of the table in which a session begins under a new id: first visits and sign-ins.
+"""The rows of the table in which a session begins under a new id: a first visit or a sign-in.
 
-The index is written first, the record second, and the response goes out last.
+A sign-in writes the principal's index first and the record second. The response is sent last. So
+no browser has the token of a session that the index doesn't know.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from redis_sessions.errors import SessionError, StoreUnavailableError
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.lifecycle.revocation import make_room
 from redis_sessions.session import values
-from redis_sessions.session.carryover import assigned
+from redis_sessions.session.carryover import carried_over
 from redis_sessions.session.outcome import Answer, Outcome
 from redis_sessions.session.record import Record, Stored
 from redis_sessions.session.token import SessionToken
@@ -20,7 +21,7 @@ __all__ = ["assigned_data", "create", "enter", "enter_again", "gain", "switch"]
 
 
 async def create(
-    c: PendingCommit,
+    pending: PendingCommit,
     outcome: Outcome,
     data: bytes,
     owner: bytes | None = None,
@@ -28,9 +29,12 @@ async def create(
     token: SessionToken | None = None,
     authenticated_at: int | None = None,
 ) -> Answer:
-    """A new session with these data, under a new id. `owner`: whose data they are."""
+    """Store a new session with these data, under a new id.
+
+    `owner`: whose data they are. `token` and `authenticated_at`: for a sign-in, what the index has.
+    """
     token = SessionToken.generate() if token is None else token
-    state, writer, backend = c.state, c.writer, c.backend
+    state, writer, backend = pending.state, pending.writer, pending.backend
     expires_at, idle, persistent = writer.lifetime(backend.policy.persistent)
     bound = state.request.bound
     record = Record(
@@ -50,15 +54,19 @@ async def create(
     state.forget()
     state.remember(new)
     state.principal = None if authenticated_at is None else writer.principal
-    c.adopt(data)
+    pending.adopt(data)
     backend.hold_all(writer.session)
     backend.report("created", outcome.name.lower(), token.id)
-    return c.answer(outcome)
+    return pending.answer(outcome)
 
 
-async def enter(c: PendingCommit, outcome: Outcome, data: bytes) -> Answer:
-    """A new session of the principal, with these data: entered in the index, then created."""
-    backend, writer, request = c.backend, c.writer, c.state.request
+async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer:
+    """Begin a new session of the principal, with these data.
+
+    It is entered in the principal's index, and then created. If the principal has too many
+    sessions, others end.
+    """
+    backend, writer, request = pending.backend, pending.writer, pending.state.request
     principal, token = writer.principal or "", SessionToken.generate()
     writer.check_time()
     status, at, size = await backend.index.enter(
@@ -76,7 +84,7 @@ async def enter(c: PendingCommit, outcome: Outcome, data: bytes) -> Answer:
             reason="server",
         )
     owner = backend.keyring.primary.owner(principal)
-    answer = await create(c, outcome, data, owner, token=token, authenticated_at=at)
+    answer = await create(pending, outcome, data, owner, token=token, authenticated_at=at)
     most = backend.policy.max_sessions
     rolling_out = len(backend.keyring.keys) > 1  # the size is of one key's index
     if most is not None and (rolling_out or size > most):
@@ -84,58 +92,61 @@ async def enter(c: PendingCommit, outcome: Outcome, data: bytes) -> Answer:
     return answer
 
 
-async def gain(c: PendingCommit) -> Answer:
-    """Signed in: all that the anonymous session holds goes along."""
-    old, mine = c.state.stored, set(c.state.changes(c.writer.encoded))
-    answer = await enter(c, Outcome.GAIN, c.carried)
+async def gain(pending: PendingCommit) -> Answer:
+    """GAIN: somebody signed in. All that the anonymous session holds goes along, and it ends."""
+    old, mine = pending.state.stored, set(pending.state.changes(pending.writer.encoded))
+    answer = await enter(pending, Outcome.GAIN, pending.carried)
     if old is not None:
 
         async def merge(before: Stored, newest: Stored) -> None:
             theirs = values.changes(values.split(before.data), values.split(newest.data))
-            await _merge_into_new(c, {k: v for k, v in theirs.items() if k not in mine})
+            await _merge_into_new(pending, {k: v for k, v in theirs.items() if k not in mine})
 
-        # If it was rotated or ended meanwhile, it is left alone.
-        await c.writer.end_if_unchanged(old, "signed in", merge)
+        # An anonymous session that was rotated or ended meanwhile is left alone.
+        await pending.writer.end_if_unchanged(old, "signed in", merge)
     return answer
 
 
-async def _merge_into_new(c: PendingCommit, theirs: Changes) -> None:
-    """What others changed in the anonymous session, into the one that took its place."""
+async def _merge_into_new(pending: PendingCommit, theirs: Changes) -> None:
+    """Store what others changed in the anonymous session in the one that takes its place."""
     if not theirs:
         return
-    writer, backend, at = c.writer, c.backend, c.writer.at
+    writer, backend, at = pending.writer, pending.backend, pending.writer.at
     data = values.apply(at.data, theirs)
     fits = len(data) <= backend.policy.max_size
     if not fits or backend.principal.of(data) != writer.principal:
-        c.dropped("no place after the sign-in")
+        pending.dropped("no place after the sign-in")
         return
     new = writer.seal(at, data=data)
     if await writer.store(at.version, new) is not Commit.STORED:
-        c.dropped("ended elsewhere")
+        pending.dropped("ended elsewhere")
         return
-    c.state.remember(new)
-    c.adopt(data)
+    pending.state.remember(new)
+    pending.adopt(data)
     backend.report("merged", None, at.token.id)
 
 
-async def switch(c: PendingCommit) -> Answer:
-    """Signed in over another's data: only what this request assigned goes along."""
-    state, writer, old, was = c.state, c.writer, c.state.stored, c.facts.was
+async def switch(pending: PendingCommit) -> Answer:
+    """SWITCH: somebody signed in over another's data. Only what this request assigned goes along.
+
+    The old session ends.
+    """
+    state, writer, old, was = pending.state, pending.writer, pending.state.stored, pending.facts.was
     if old is None:
-        return await enter(c, Outcome.SWITCH, c.carried)
-    ends, written = state.live is not None or was is not None, assigned_data(c)
-    answer = await enter(c, Outcome.SWITCH, written)
+        return await enter(pending, Outcome.SWITCH, pending.carried)
+    ends, written = state.live is not None or was is not None, assigned_data(pending)
+    answer = await enter(pending, Outcome.SWITCH, written)
     if ends:
         await writer.end(old.token.id, "switched")
         await writer.mark(old, was)
     return answer
 
 
-def assigned_data(c: PendingCommit) -> bytes:
-    """Only what this request assigned: what else is there belongs to somebody else."""
-    state, backend, writer = c.state, c.backend, c.writer
+def assigned_data(pending: PendingCommit) -> bytes:
+    """The data that this request assigned, encoded. All other data belong to another user."""
+    state, backend, writer = pending.state, pending.backend, pending.writer
     principal = backend.principal
-    data = assigned(writer.session, writer.encoded, state, backend.values, principal.path)
+    data = carried_over(writer.session, writer.encoded, state, backend.values, principal.path)
     if principal.of(data) != writer.principal:
         raise SessionError(
             "the keys that this request set don't say who signs in: with a callable "
@@ -149,16 +160,16 @@ def assigned_data(c: PendingCommit) -> bytes:
     return data
 
 
-async def enter_again(c: PendingCommit) -> Answer:
-    """A session that ended, of a principal who has just proved who they are, begins again.
+async def enter_again(pending: PendingCommit) -> Answer:
+    """Begin a new session in the place of one that ended while its principal signed in again.
 
     Only the keys that this request set go along, and those that say who is signed in.
     """
-    encoded, principal = c.writer.encoded, c.backend.principal
-    changed, now = c.state.changes(encoded), values.split(encoded)
+    encoded, principal = pending.writer.encoded, pending.backend.principal
+    changed, now = pending.state.changes(encoded), values.split(encoded)
     keys = {key for key, value in changed.items() if value is not None}
     keys |= principal.keys(changed)
     written = values.join({key: value for key, value in now.items() if key in keys})
-    if principal.of(written) != c.writer.principal:
-        written = encoded  # a callable's keys aren't known; the data are their own
-    return await enter(c, Outcome.GAIN, written)
+    if principal.of(written) != pending.writer.principal:
+        written = encoded  # a callable's keys aren't known, and all data are this principal's
+    return await enter(pending, Outcome.GAIN, written)

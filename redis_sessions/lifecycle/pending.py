@@ -1,9 +1,6 @@
-"""What is known of one session and one response when it is committed."""
+"""What is known of a session and a response when it is committed: the facts, and the outcome."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.lifecycle.backend import Backend
@@ -12,16 +9,17 @@ from redis_sessions.lifecycle.writer import Writer
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.session import Session, Unloaded, state_of
-from redis_sessions.session.state import NOTHING_WANTED, Status
+from redis_sessions.session.state import NOTHING_WANTED, Status, Wanted
 from redis_sessions.session.values import EMPTY
 
 __all__ = ["PendingCommit", "is_unchanged", "storable_data"]
 
 
 def is_unchanged(backend: Backend, session: Session) -> bool:
-    """The first row of the table, and that of most requests: nothing is asked, changed or due.
+    """Whether nothing is asked, changed or due, as in most requests.
 
-    It is judged without gathering the facts, from which `decide` would say NOTHING, too.
+    It is the first row of the table. Without it, `decide` would answer NOTHING, too; but it needs
+    all facts, and to gather them takes longer.
     """
     if session.__class__ is Unloaded:
         return True
@@ -34,14 +32,17 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
         try:
             encoded = backend.values.encode(session)
         except SessionEncodeError:
-            return False  # a commit says which
+            return False  # the commit raises it, and names the value
     return encoded == state.base or encoded == state.settled  # noqa: PLR1714 - on each request
 
 
 class PendingCommit:
-    """The facts about one session and one response, what is to be done, and who writes it."""
+    """One commit: its facts, its outcome, and the `Writer` that writes it.
 
-    __slots__ = ("backend", "carried", "facts", "outcome", "owner", "state", "writer")
+    The function of a row takes it, and returns the `Answer`.
+    """
+
+    __slots__ = ("backend", "carried", "facts", "met", "outcome", "owner", "state", "writer")
 
     def __init__(
         self, backend: Backend, session: Session, http_status: int, may_create: bool
@@ -54,51 +55,45 @@ class PendingCommit:
         self.state = state
         self.writer = Writer(backend, session, encoded, principal)
         self.carried = encoded
-        """What of the data goes along to a new id, encoded."""
+        """The data that go along to a new id, encoded."""
+        self.met: Wanted = state.wanted
+        """What the application wanted when the commit began. Its tasks may want more meanwhile."""
         self.owner: bytes | None = None
-        """Whose data a new anonymous session holds."""
+        """Whose data a new anonymous session holds (`Record.owner`). None is nobody's."""
         self.facts = _gather(self.writer, http_status, may_create)
         self.outcome = decide(self.facts)
 
     @property
     def needs_response(self) -> bool:
-        """Whether the browser's token changes, so that the commit belongs to a response."""
+        """Whether the browser's token changes. Then `save()` leaves the commit to the response."""
         return self.facts.cleared or self.outcome is Outcome.LOSE or self.outcome.needs_token
 
-    def adopt(
-        self,
-        data: bytes,
-        before: Mapping[Any, bytes] | None = None,
-        rebased: Mapping[Any, bytes] | None = None,
-    ) -> None:
+    def adopt(self, data: bytes, was: bytes = EMPTY, base: bytes = EMPTY) -> None:
         """Make the session's dict these data, as `merging.adopt` explains."""
         writer = self.writer
-        writer.encoded = adopt(self.backend, writer.session, writer.encoded, data, before, rebased)
+        writer.encoded = adopt(self.backend, writer.session, writer.encoded, data, was, base)
 
     def answer(self, outcome: Outcome) -> Answer:
-        """The token that is stored now, and for how long the browser is to have it."""
+        """The answer with the token that is stored now, and how long the browser keeps it."""
         at = self.writer.at
         left = max(1, at.record.expires_at - self.writer.now)
         return Answer(outcome, at.token, left if at.record.persistent else None)
 
     def dropped(self, reason: str, id: str | None = None) -> Answer:
-        """Report a change that isn't stored."""
+        """Report a change that isn't stored. Returns the answer."""
         self.backend.report("dropped", reason, id)
         return Answer(Outcome.DROP)
 
 
 def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
-    """The facts of one commit. `encoded` and `principal` are the writer's."""
+    """The facts of one commit."""
     state, backend, encoded = writer.state, writer.backend, writer.encoded
     wanted, stored = state.wanted, state.live
     rotates = False
     if stored is None:
         changed = encoded != EMPTY
     else:
-        changed = encoded != state.base
-        if changed and state.rebased:
-            changed = bool(state.changes(encoded))
-        changed = changed or wanted.modified
+        changed = encoded != state.base or wanted.modified
         if wanted.lifetime is not None:
             record = stored.record
             expires_at, _, persistent = writer.lifetime(record.persistent)
@@ -122,18 +117,22 @@ def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
 
 
 def _principal(backend: Backend, session: Session, encoded: bytes, http_status: int) -> str | None:
-    """Who is signed in by the data as the commit sees them."""
+    """Who is signed in by the data that are committed.
+
+    From status 500 on no change is stored but a sign-out. So the data are asked as they are now,
+    without the values that can't be encoded.
+    """
     state = state_of(session)
     if http_status >= 500:
         try:
             return backend.principal.of(storable_data(backend, session))
         except ConfigurationError:
             return state.principal
-    if encoded == state.base and not state.wanted.cleared:
+    if encoded == state.stored_data and not state.wanted.cleared:
         return state.principal
     return backend.principal.of(encoded)
 
 
 def storable_data(backend: Backend, session: Session) -> bytes:
-    """The data of a request that failed, encoded."""
+    """The data of a request that failed, encoded. Values that can't be stored are as before."""
     return storable(session, state_of(session).base, backend.values)

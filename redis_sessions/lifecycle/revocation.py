@@ -1,4 +1,4 @@
-"""The sessions of a principal: listed, revoked one by one or all, and never too many."""
+"""The sessions of a principal: list them, revoke one or all, and keep to `max_sessions`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SessionInfo:
     """Whether it is the session of the request that asks."""
     authenticated_at: datetime
     last_seen_at: datetime
-    """Within five minutes, as sessions are touched."""
+    """The last touch. The session may have been used up to five minutes later."""
     expires_at: datetime
     created_at: datetime | None
     address: str | None
@@ -46,12 +46,12 @@ class SessionInfo:
 
     @cached_property
     def browser(self) -> str | None:
-        """Such as `Firefox 140`, by ua-parser (extra `devices`); None if it can't be told."""
+        """Such as `Firefox 140`, by ua-parser (extra `devices`). None if it isn't known."""
         return _words(self.user_agent, "user_agent")
 
     @cached_property
     def system(self) -> str | None:
-        """Such as `Windows 10`, by ua-parser (extra `devices`); None if it can't be told."""
+        """Such as `Windows 10`, by ua-parser (extra `devices`). None if it isn't known."""
         return _words(self.user_agent, "os")
 
 
@@ -72,10 +72,10 @@ async def revoke(backend: Backend, id: str, principal: AnyPrincipal) -> bool:
     who = backend.principal.canonical(principal)
     if not is_id(id):
         return False
-    # One's own goes as well, though its entry may have been lost.
+    # The request's own session can be revoked also if its entry was lost.
     known = EntryStatus.LIVE if id in _mine(backend, who) else await backend.index.ask(who, id)
-    # A mark may be that of an id which isn't theirs, if this was asked before: its end is
-    # repeated, and what lives in spite of it ends at its touch, if it is theirs.
+    # A mark alone doesn't say that the id is theirs: an earlier call may have made it (below). So
+    # only an end is repeated. A session that is stored ends at its next touch, if it is theirs.
     over = known is EntryStatus.ENDED and not is_record(await backend.store.load(id))
     if known is EntryStatus.LIVE or over:
         count, shortfall = await _end_ids(backend, [id])
@@ -98,10 +98,10 @@ async def revoke_all(backend: Backend, principal: AnyPrincipal, *, keep: str | N
     for session in _serving(backend):
         request = state_of(session).request
         request.revocations = {**request.revocations, who: revoked}
-    mine = [id for id in _mine(backend, who) if id != keep]  # here, too
+    mine = [id for id in _mine(backend, who) if id != keep]  # also without an entry
     ended = await _end_ids(backend, mine)
     count, empty, shortfall = ended.result, not mine, shortfall or ended.shortfall
-    # Who has signed in since is left alone. A touch asks every index: so the latest counts.
+    # Later sign-ins are left alone. A touch asks every index, so the latest time counts.
     until = max(revoked.values())
     async for name, entries in backend.index.pages(who):
         empty = False
@@ -119,9 +119,10 @@ async def revoke_all(backend: Backend, principal: AnyPrincipal, *, keep: str | N
 
 
 async def make_room(backend: Backend, principal: str, most: int, *, keep: str) -> None:
-    """Keep to `max_sessions`: first those go that are dead, then the least recently seen.
+    """Keep to `max_sessions`. Entries without a session go first, then those seen least recently.
 
-    Of more than 1,000 entries it looks at some, and the next sign-ins at others.
+    If there are more than 1,000 entries, it looks at some of them. The next sign-ins look at
+    others.
     """
     try:
         entries = list[Entry]()
@@ -131,7 +132,7 @@ async def make_room(backend: Backend, principal: str, most: int, *, keep: str) -
                 if len(entries) > _LOOKED_AT:
                     break
         await _keep_to(backend, most, entries, principal, keep)
-    except StoreError as exc:  # the sign-in holds
+    except StoreError as exc:  # the sign-in is stored all the same
         logger.warning("sessions over max_sessions were left alive: %s", exc)
 
 
@@ -143,13 +144,13 @@ async def _keep_to(
     stored = await _stored(backend, [entry.id for entry in entries])
     newest = max(entry.seen for entry in entries)
 
-    def under_way(entry: Entry) -> bool:  # entered, and its record still to come, or never
+    def under_way(entry: Entry) -> bool:  # the record may still come
         return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
 
     def order(entry: Entry) -> tuple[bool, float]:
         return is_record(stored[entry.id]), entry.seen
 
-    # Sign-ins at once agree on this order; each sees to this once its record is there.
+    # Several sign-ins at once agree on this order. Each comes here after its record is stored.
     there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
     over = max(0, len(there) - allowed)
     ids = [entry.id for entry in sorted(there, key=order)[:over]]
@@ -164,7 +165,7 @@ def _serving(backend: Backend) -> list[Session]:
 
 
 def _own(backend: Backend) -> dict[str, Session]:
-    """Those that were loaded, cleared since or not, by id."""
+    """Those of them that were loaded, by id. They may have been cleared since."""
     pairs = [(state_of(session), session) for session in _serving(backend)]
     return {
         state.stored.token.id: session
@@ -174,17 +175,17 @@ def _own(backend: Backend) -> dict[str, Session]:
 
 
 def _mine(backend: Backend, principal: str) -> list[str]:
-    """The ids of those of this principal."""
+    """The ids of this principal's sessions in the request that is being served."""
     return [id for id, own in _own(backend).items() if state_of(own).principal == principal]
 
 
 async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -> Written[int]:
-    """End these ids; how many were alive."""
+    """End these ids. Returns how many sessions were stored."""
     own = _own(backend)
     told = {id for id, session in own.items() if not state_of(session).request.late}
     count, shortfall = 0, None
     for batch in _batches(ids):
-        # The own end is told apart: its browser learns of it, others start afresh.
+        # The browser of this request can be told of the end. With zero, others start anew.
         graves = [tombstone(backend.now() if id in told else 0) for id in batch]
         ended = await asyncio.gather(
             *(
@@ -205,7 +206,7 @@ async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -
 def _end_own(session: Session, alive: bool, how: str) -> None:
     state = state_of(session)
     if not alive or how == "evicted":
-        state.gone()  # another request ended it and tells its browser, or it had just begun
+        state.gone()  # another request ended it, or `max_sessions` left no room for it
         return
     if not state.wanted.cleared:
         session.clear()

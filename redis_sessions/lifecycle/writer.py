@@ -32,10 +32,10 @@ Value = tuple[bytes, int]
 class Writer:
     """Writes one session, until a deadline.
 
-    `encoded` is its data as they are now, and `principal` who is signed in by them. If too few
-    replicas have one of the writes, the others are made all the same, since a sign-out that was
-    carried out in part would be worse than one that a failover may lose. `shortfall` is what the
-    first of their answers says about it.
+    `encoded`: its data as they are now. `principal`: who is signed in by them. `now`: the second
+    that all writes use. `shortfall`: what the first write says that is on too few replicas. The
+    others are made all the same: a sign-out that was carried out in part would be worse than one
+    that a failover may lose.
     """
 
     __slots__ = (
@@ -58,7 +58,7 @@ class Writer:
 
     @property
     def at(self) -> Stored:
-        """What is stored, as far as this request knows."""
+        """The record that is stored, as far as this request knows."""
         if self.state.stored is None:
             raise RuntimeError("nothing is stored")
         return self.state.stored
@@ -71,7 +71,7 @@ class Writer:
         written = await self.backend.store.commit(id, version, value, ttl)
         if written.shortfall is not None:
             if version is None:
-                raise_if_short(written.shortfall)  # nobody has its token
+                raise_if_short(written.shortfall)  # a creation: the browser doesn't get its token
             self._note_shortfall(written)
         return written.result
 
@@ -85,17 +85,20 @@ class Writer:
         value: Callable[[Stored], Value],
         merge: Callable[[Stored, Stored], Awaitable[None]] | None = None,
     ) -> Stored | None:
-        """Replace what is stored by `value(newest)`, until nobody was faster.
+        """Replace what is stored by `value(newest)`. After a conflict it tries again.
 
-        `at` is the newest version that is known. `merge(before, newest)` is awaited after each
-        conflict. Returns the version that was replaced, or None if the token opens it no more:
-        the session ended, or was rotated.
+        `at`: the newest version that is known. `merge(before, newest)`: is awaited after each
+        conflict. Returns the version that was replaced; or None if the session ended or was
+        rotated, so that the token opens it no more. At the deadline, raises `SessionConflictError`.
         """
         while True:
-            result = await self.commit(at.token.id, at.version, *value(at))
-            if result is Commit.STORED:
+            self.check_time()
+            written = await self.backend.store.commit(at.token.id, at.version, *value(at))
+            if written.result is Commit.STORED:
+                self._note_shortfall(written)
                 return at
-            newest = await self._newest(at.token) if result is Commit.CONFLICT else None
+            conflict = written.result is Commit.CONFLICT
+            newest = await self._newest(at.token) if conflict else None
             if newest is None:
                 return None
             if merge is not None:
@@ -103,11 +106,11 @@ class Writer:
             at = newest
 
     async def _newest(self, token: SessionToken) -> Stored | None:
-        """What is stored after a conflict; None if the token opens it no more."""
+        """What is stored after a conflict. None: the token doesn't open it any more."""
         self._contended = True
         self.check_time()
         sealed = await self.backend.store.load(token.id)
-        # What it is bound to was checked when it was loaded.
+        # The binding was checked when the session was loaded.
         newest, _ = unseal(self.backend, token, sealed, ANYWHERE)
         return newest if isinstance(newest, Stored) else None
 
@@ -124,7 +127,7 @@ class Writer:
     # -- ending
 
     async def end(self, id: str, how: str) -> bool:
-        """End this id, whatever is stored; whether it was alive."""
+        """End this id, whatever is stored under it. Returns whether a session was stored."""
         self.check_time()
         ended = await self.backend.store.end(id, self._tombstone(), TOMBSTONE_MS)
         self._note_shortfall(ended)
@@ -138,10 +141,10 @@ class Writer:
         how: str,
         merge: Callable[[Stored, Stored], Awaitable[None]] | None = None,
     ) -> Stored | None:
-        """End a session as it was last stored; None if another request ended or rotated it.
+        """End a session, unless another request has ended or rotated it. Then returns None.
 
-        Otherwise its last version: others may have changed it meanwhile, and their changes go
-        where `merge` or the caller takes them.
+        Otherwise returns the session's last version, which others may have changed meanwhile.
+        `merge`, or the caller, can keep their changes.
         """
         last = await self.compare_and_set(at, lambda _: (self._tombstone(), TOMBSTONE_MS), merge)
         if last is not None:
@@ -149,7 +152,7 @@ class Writer:
         return last
 
     def _tombstone(self) -> bytes:
-        """A browser that can't be told any more starts afresh."""
+        """The tombstone. With 0 in it, the browser, which can't be told any more, starts anew."""
         return tombstone(0 if self.state.request.late else self.now)
 
     # -- the index
@@ -162,9 +165,10 @@ class Writer:
             self._note_shortfall(await self.backend.index.mark(principal, at.token.id, ttl=ttl))
 
     async def renew_entry(self, ttl: int | None = None) -> float | None:
-        """Renew the session's entry, for `ttl` seconds; the server's time in milliseconds.
+        """Renew the session's entry in the index, for `ttl` seconds. Returns its time, in ms.
 
-        None if the index says that the session has ended. Then it ends here and now.
+        If the index says that the session has ended, it ends the record, too, and returns None.
+        If nobody is signed in, there is no entry, and it returns 0.
         """
         state, at = self.state, self.at
         if state.principal is None:
@@ -189,7 +193,11 @@ class Writer:
         return None
 
     async def note_authentication(self, id: str, at: int) -> None:
-        """Tell the index, after the record: a later time in the index would end the session."""
+        """Note in the index that the principal proved who they are.
+
+        Call it after the record is stored. If the index had a later time than the record, the
+        session would end at its next touch.
+        """
         if self.principal is None:
             return
         try:
@@ -198,7 +206,7 @@ class Writer:
             logger.warning("sessions: an index has an older time than its session: %s", exc)
 
     def descriptor(self, id: str, created_at: int) -> bytes:
-        """What the index shows of this session; empty where nobody knows who asks."""
+        """What lists show of this session, sealed. It is empty if no client is known."""
         backend, peer = self.backend, self.state.peer()
         principal = self.state.principal if self.principal is None else self.principal
         if peer == Peer() or principal is None:
@@ -220,7 +228,7 @@ class Writer:
         return self.backend.sealer.seal(at.token, at.record.amended(**fields), at.rotated_at)
 
     def lifetime(self, persistent: bool) -> tuple[int, int, bool]:
-        """expires_at, idle, persistent: as `expire_in` asked, else the policy's."""
+        """The fields `expires_at`, `idle` and `persistent`, by `expire_in()` or by the policy."""
         policy, wish = self.backend.policy, self.state.wanted.lifetime
         if wish is None:
             return self.now + policy.max_age, policy.idle_timeout, persistent

@@ -1,10 +1,12 @@
-"""What of its data a request may keep: over another's data, and after a failure.
+"""Which data a request may keep: when it signs somebody in over another user's data, or fails.
 
-When somebody signs in over another's data, a key goes along if this request assigned it, and if
-its value neither is nor holds an object of the other's record. What the request changed in place
-is still the other's. Objects are told apart by identity; and by value, where they were taken out
-of a container that the record holds. What Python has once for everybody (None, small integers, "")
-tells nothing.
+An example: a session holds Alice's data, and a request signs Bob in. A key stays if this request
+assigned it, and if its value neither is nor contains an object of Alice's record. A value of
+Alice's that the request changed in place is still Alice's.
+
+Objects are compared by identity. An object that was taken out of a list or dict of the record,
+such as by `pop()`, is compared by value as well. Python has some objects only once (None, small
+integers, ""); they don't show where a value comes from, and are ignored.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Any, Final, cast
 
 from redis_sessions.errors import SessionEncodeError
@@ -19,54 +22,57 @@ from redis_sessions.session import values
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
 
-__all__ = ["assigned", "carried", "holds_theirs", "storable"]
+__all__ = ["carried_over", "carry_over", "holds_recorded", "storable"]
 
 _IMMUTABLE: Final = (str, bytes, int, float, tuple, frozenset)
 _PLAIN: Final = frozenset({str, bytes, int, float})
 _EMPTY: Final = {(b"",), (b"\x80",), (b"\x90",)}
-"""The marks of what can't be stored, of an empty dict, and of an empty list."""
+"""The fingerprints of what can't be stored, of an empty dict, and of an empty list."""
 
 _SHARED_KEY: Final = 32
-"""A dict's keys up to this length are one object in all that msgspec decodes."""
+"""msgspec gives equal keys of dicts the same str object if they have at most this length."""
 
 _ABSENT: Final = object()
 
 
-def carried(
+def carry_over(
     session: Mapping[Any, Any], state: State, codec: Values, path: Sequence[str]
 ) -> dict[Any, Any]:
-    """What goes along at `sign_in()`; notes whether there are changes that don't."""
-    kept = _going_along(session, state, codec, path)
-    before = {} if state.wanted.cleared else state.before()
+    """The data that stay at `sign_in()`. Notes in the state if a change is among the others."""
+    kept = _kept(session, state, codec, path)
+    before = state.before()
     state.origins.left_changes |= any(
-        not codec.packs(value, before.get(_stored(key, codec), b""))
+        not codec.encodes_to(value, before.get(_stored_key(key, codec), b""))
         for key, value in list(session.items())
         if key not in kept
     )
     return kept
 
 
-def assigned(
+def carried_over(
     session: Mapping[Any, Any], encoded: bytes, state: State, codec: Values, path: Sequence[str]
 ) -> bytes:
-    """What of the `encoded` session goes along, encoded."""
+    """The data that stay at the commit of a sign-in, encoded. `encoded`: all of the session's."""
     parts, kept = values.split(encoded), dict[Any, bytes]()
-    for own, value in _going_along(session, state, codec, path).items():
-        key = _stored(own, codec)
+    for name, value in _kept(session, state, codec, path).items():
+        key = _stored_key(name, codec)
         if path and key == path[0]:
             kept[key] = codec.encode_value(key, value)
-        elif key in parts and codec.packs(value, parts[key]):
-            kept[key] = parts[key]  # (otherwise a thread has changed it since)
+        elif key in parts and codec.encodes_to(value, parts[key]):
+            kept[key] = parts[key]  # if it differs, a thread has changed the value since
     return values.join(kept)
 
 
-def holds_theirs(session: Mapping[Any, Any], state: State, codec: Values) -> bool:
+def holds_recorded(session: Mapping[Any, Any], state: State, codec: Values) -> bool:
     """Whether an object of the record is in the session."""
-    return _theirs(state, codec).in_(dict(session))
+    return _recorded(state, codec).is_in(dict(session))
 
 
 def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
-    """The data of a request that failed, encoded: a value that can't be stored is as it was."""
+    """The data of a request that failed, encoded.
+
+    A value that can't be stored is replaced by the one that `base`, the stored data, has.
+    """
     before, parts = values.split(base), dict[Any, bytes]()
     for key, value in list(session.items()):
         try:
@@ -77,123 +83,145 @@ def storable(session: Mapping[Any, Any], base: bytes, codec: Values) -> bytes:
     return values.join(parts)
 
 
-def _going_along(
+def _kept(
     session: Mapping[Any, Any], state: State, codec: Values, path: Sequence[str]
 ) -> dict[Any, Any]:
-    """What this request assigned, without what is another's.
+    """What this request assigned, except for objects of the record.
 
-    `path`: where the principal is. It goes along in any case, with nothing of another's beside it.
+    The key that `path`, the principal's, begins with is always kept, with the principal and with
+    what is beside it and isn't of the record.
     """
-    theirs = _theirs(state, codec)
-    ours = codec.keyed(dict.fromkeys(state.origins.assigned or ()))
+    recorded = _recorded(state, codec)
+    assigned = codec.keyed(dict.fromkeys(state.origins.assigned or ()))
     kept = dict[Any, Any]()
-    for own, value in list(session.items()):
-        key = _stored(own, codec)
+    for name, value in list(session.items()):
+        key = _stored_key(name, codec)
         if path and key == path[0]:
-            kept[own] = theirs.left_out_of(value, path)
-        elif (state.wanted.cleared or key in ours) and not (theirs.is_(own) or theirs.in_(value)):
-            kept[own] = value
+            kept[name] = recorded.removed_from(value, path)
+        elif (state.wanted.cleared or key in assigned) and not (
+            recorded.has(name) or recorded.is_in(value)
+        ):
+            kept[name] = value
     return kept
 
 
-def _stored(key: Any, codec: Values) -> Any:
+def _stored_key(key: Any, codec: Values) -> Any:
     return key if type(key) is str else codec.stored_key(key)
 
 
-def _theirs(state: State, codec: Values) -> _Theirs:
-    """Found once, for `sign_in()` and for the commit after it."""
+def _recorded(state: State, codec: Values) -> _RecordedObjects:
+    """These are found once, for `sign_in()` and for the commit after it."""
     if state.origins.theirs is None:
-        state.origins.theirs = _Theirs(state, codec)
-    return cast("_Theirs", state.origins.theirs)
+        state.origins.theirs = _RecordedObjects(state, codec)
+    return cast("_RecordedObjects", state.origins.theirs)
 
 
-class _Theirs:
-    """The objects that a record holds; looked for when something is first compared with them."""
+class _RecordedObjects:
+    """The objects that a record holds. They are searched for at the first comparison."""
 
     def __init__(self, state: State, codec: Values) -> None:
-        origins = state.origins
-        self._base, self._roots = values.split(state.base), (origins.loaded, *origins.held)
+        self._stored = values.split(state.stored_data)
+        self._loaded, self._held = state.origins.loaded, state.origins.held
         self._codec = codec
-        self._found = dict[int, Any]()
-        self._taken_out = set[Any]()
 
-    def _objects(self) -> dict[int, Any]:
-        if self._roots:
-            loaded, *held = self._roots
-            for key, value in loaded.items():
-                self._add(value, self._base.get(key))
-            for root in held:
-                for key, value in root.items():
-                    if loaded.get(key) is not value and id(value) not in self._found:
-                        self._add(value, None)
-            self._roots = ()
-        return self._found
+    def has(self, value: Any) -> bool:
+        """Whether this is an object of the record."""
+        return _is_distinctive(value) and id(value) in self._found[0]
 
-    def _add(self, value: Any, raw: bytes | None) -> None:
-        objects = _objects_in(value, self._codec, longer=_SHARED_KEY)
-        if raw is not None and not self._codec.packs(value, raw):
-            # It was changed in place, or converted: constants of the application are in it.
-            was = _objects_in(values.decode_value(raw), self._codec, longer=_SHARED_KEY)
-            had = Counter(map(self._mark, was))
-            marked = [(each, self._mark(each)) for each in objects]
-            self._taken_out |= (had - Counter(mark for _, mark in marked)).keys() - _EMPTY
-            objects = [
-                each for each, mark in marked if mark in had or not isinstance(each, _IMMUTABLE)
-            ]
-        self._found.update((id(each), each) for each in objects)
-
-    def is_(self, value: Any) -> bool:
-        """Whether this is an object of theirs."""
-        return _tells(value) and id(value) in self._objects()
-
-    def in_(self, value: Any) -> bool:
-        """Whether something of theirs is in a value, or is the value."""
-        if not _tells(value):
+    def is_in(self, value: Any) -> bool:
+        """Whether an object of the record is in this value, or is this value."""
+        if not _is_distinctive(value):
             return False
-        theirs, taken_out = self._objects(), self._taken_out
+        objects, taken_out = self._found
         return any(
-            id(each) in theirs or (taken_out and self._mark(each) in taken_out)
-            for each in _objects_in(value, self._codec, longer=0)
+            id(each) in objects or (taken_out and self._fingerprint(each) in taken_out)
+            for each in self._objects_in(value, key_length=0).values()
         )
 
-    def left_out_of(self, value: Any, path: Sequence[str]) -> Any:
-        """The principal's value, without what is theirs."""
-        was = values.decode_value(self._base[path[0]]) if path[0] in self._base else None
-        return self._left_out_of(value, was, path[1:])
+    def removed_from(self, value: Any, path: Sequence[str]) -> Any:
+        """The value of the principal's key, without the objects of the record in it."""
+        was = values.decode_value(self._stored[path[0]]) if path[0] in self._stored else None
+        return self._removed_from(value, was, path[1:])
 
-    def _left_out_of(self, value: Any, was: Any, path: Sequence[str]) -> Any:
-        if not path or not self.in_(value):
+    def _removed_from(self, value: Any, was: Any, path: Sequence[str]) -> Any:
+        if not path or not self.is_in(value):
             return value
-        if not _is(value, dict):  # a typed one
+        if not _is(value, dict):  # such as a dataclass
             return _only(values.decode_value(self._codec.encode_value(path[0], value)), path)
         old: Any = was if _is(was, dict) else {}
         kept = {
             key: each
             for key, each in self._codec.keyed(value).items()
-            if key == path[0] or not (self.in_(each) or self._same(each, old.get(key, _ABSENT)))
+            if key == path[0] or not (self.is_in(each) or self._same(each, old.get(key, _ABSENT)))
         }
-        kept[path[0]] = self._left_out_of(kept.get(path[0]), old.get(path[0]), path[1:])
+        kept[path[0]] = self._removed_from(kept.get(path[0]), old.get(path[0]), path[1:])
         return kept
 
+    @cached_property
+    def _found(self) -> tuple[dict[int, Any], set[Any]]:
+        """The objects by their ids, and the fingerprints of those that were taken out."""
+        found, taken_out = dict[int, Any](), set[Any]()
+        for key, value in self._loaded.items():
+            objects, raw = self._objects_in(value), self._stored.get(key)
+            if raw is not None and not self._codec.encodes_to(value, raw):
+                objects, missing = self._compare(objects, raw)
+                taken_out |= missing
+            found |= objects
+        for held in self._held:
+            for key, value in held.items():
+                if self._loaded.get(key) is not value and id(value) not in found:
+                    found |= self._objects_in(value)
+        return found, taken_out
+
+    def _compare(self, objects: dict[int, Any], raw: bytes) -> tuple[dict[int, Any], set[Any]]:
+        """The record's among the objects of a value that was changed in place, or converted.
+
+        The others are the application's: constants that it has put there, or a type's defaults.
+        Returns also the fingerprints of the objects that `raw`, the stored value, has besides.
+        """
+        stored = self._objects_in(values.decode_value(raw)).values()
+        before = Counter(map(self._fingerprint, stored))
+        now = {at: self._fingerprint(each) for at, each in objects.items()}
+        recorded = {
+            at: each
+            for at, each in objects.items()
+            if now[at] in before or not isinstance(each, _IMMUTABLE)
+        }
+        return recorded, (before - Counter(now.values())).keys() - _EMPTY
+
+    def _objects_in(self, value: Any, key_length: int = _SHARED_KEY) -> dict[int, Any]:
+        """A value and all distinctive objects in it, by their ids.
+
+        A dict's keys are left out if they are texts of at most `key_length` characters.
+        """
+        found, left = dict[int, Any](), [value]
+        while left:
+            each = left.pop()
+            if id(each) not in found and _is_distinctive(each):
+                found[id(each)] = each
+                if type(each) not in _PLAIN:
+                    left.extend(self._codec.parts_of(each, key_length))
+        return found
+
     def _same(self, value: Any, old: Any) -> bool:
-        return old is not _ABSENT and self._pack(value) == self._pack(old)
+        return old is not _ABSENT and self._encode(value) == self._encode(old)
 
-    def _mark(self, value: Any) -> Any:
-        """What an object is compared by with those that were taken out; cheap for plain values."""
+    def _fingerprint(self, value: Any) -> Any:
+        """Equal for two objects that are stored as the same. A plain value is its own."""
         if type(value) not in _PLAIN:
-            packed = self._pack(value)
-            if not packed or isinstance(value, (dict, list, tuple)):
-                return (packed,)
-            value = values.decode_value(packed)
+            encoded = self._encode(value)
+            if not encoded or isinstance(value, (dict, list, tuple)):
+                return (encoded,)
+            value = values.decode_value(encoded)
             if type(value) not in _PLAIN:
-                return (packed,)
-        return (float, value) if type(value) is float else value
+                return (encoded,)
+        return (float, value) if type(value) is float else value  # 1.0 == 1
 
-    def _pack(self, value: Any) -> bytes:
+    def _encode(self, value: Any) -> bytes:
         try:
             return self._codec.encode_value("", value)
         except SessionEncodeError:
-            return b""  # nothing is stored as this
+            return b""  # no value is stored as this
 
 
 def _only(value: Any, path: Sequence[str]) -> Any:
@@ -204,9 +232,9 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _tells(value: Any) -> bool:
-    """Whether an object isn't one that everybody has."""
-    if type(value) is str:
+def _is_distinctive(value: Any) -> bool:
+    """Whether the identity of an object shows where it comes from."""
+    if type(value) is str:  # the most frequent type first
         return len(value) > 1
     if value is None or isinstance(value, (Enum, type)):
         return False
@@ -215,18 +243,3 @@ def _tells(value: Any) -> bool:
     if isinstance(value, (str, bytes)):
         return len(value) > 1
     return bool(value) if _is(value, (tuple, frozenset)) else True
-
-
-def _objects_in(value: Any, codec: Values, *, longer: int) -> list[Any]:
-    """An object and all that is in it, as far as they tell whose they are.
-
-    `longer`: than which a dict's keys have to be.
-    """
-    found, left = dict[int, Any](), [value]
-    while left:
-        each = left.pop()
-        if id(each) not in found and _tells(each):
-            found[id(each)] = each
-            if type(each) not in _PLAIN:
-                left.extend(codec.inside(each, longer=longer))
-    return list(found.values())

@@ -1,4 +1,4 @@
-"""A stored value as a typed one: msgspec Structs, dataclasses, attrs, pydantic, and `dec_hook`."""
+"""Stored values as typed objects: Structs, dataclasses, attrs, pydantic, and a `dec_hook`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ T = TypeVar("T")
 
 DecHook = Callable[[type, Any], Any]
 
-# Where msgspec says that a value doesn't fit.
+# The end of msgspec's message: the place in the value that doesn't fit.
 _PATH: Final = re.compile(r" - at `(\$[^`]*)`$")
 
 
 def convert(key: str, value: Any, type: type[T], dec_hook: DecHook | None) -> T:
-    """The value of a key, as it was loaded, as a `type`; ValueError if it doesn't fit."""
+    """The value of a key, as it was loaded, as a `type`. ValueError if it doesn't fit.
+
+    The error names the key, the place in the value and the type, but nothing of the value itself,
+    since errors end up in logs.
+    """
     if value.__class__ is type:
         same: T = value
         return same
 
-    def to_unknown(kind: Any, each: Any) -> Any:
+    def restore(kind: Any, each: Any) -> Any:
         if isinstance(each, kind):
             return each
         if hasattr(kind, "model_validate"):
@@ -34,23 +38,24 @@ def convert(key: str, value: Any, type: type[T], dec_hook: DecHook | None) -> T:
         raise NotImplementedError(f"no dec_hook restores a {name_of(kind)}")
 
     try:
-        return msgspec.convert(value, type, dec_hook=to_unknown)
+        return msgspec.convert(value, type, dec_hook=restore)
     except msgspec.ValidationError as exc:
-        # Not its text, nor the chain: pydantic's quotes the value.
+        # Neither its text nor the chain of its causes: pydantic quotes the value.
         where = _PATH.search(str(exc))
         at = f" at {where[1]}" if where else ""
-        which = f": {exc.__cause__}" if isinstance(exc.__cause__, _MisfitError) else ""
-        told = f"session[{key!r}], as it is stored, doesn't fit {name_of(type)}{at}{which}"
-        raise ValueError(told) from None
+        fields = f": {exc.__cause__}" if isinstance(exc.__cause__, _MisfitError) else ""
+        raise ValueError(
+            f"session[{key!r}], as it is stored, doesn't fit {name_of(type)}{at}{fields}"
+        ) from None
 
 
 class _MisfitError(ValueError):
-    """What a model refused, by its fields' names."""
+    """The names of the fields that a pydantic model refuses."""
 
 
-def _validate(type: Any, value: Any) -> Any:
+def _validate(model: Any, value: Any) -> Any:
     try:
-        return type.model_validate(value, by_name=True, by_alias=False, strict=False)
+        return model.model_validate(value, by_name=True, by_alias=False, strict=False)
     except ValueError as exc:
         errors: list[Any] = getattr(exc, "errors", list)()
         fields = {".".join(map(str, error["loc"])) for error in errors} - {""}
@@ -58,6 +63,6 @@ def _validate(type: Any, value: Any) -> Any:
 
 
 def name_of(type: type[Any]) -> str:
-    """A type in words: its module, unless it is built in, and its name."""
+    """The name of a type for an error, with its module unless it is built in."""
     module = type.__module__
     return type.__qualname__ if module == "builtins" else f"{module}.{type.__qualname__}"

@@ -1,4 +1,4 @@
-"""Names of options that somebody could take for ours, and which ones ours are."""
+"""Errors for options with a wrong name, which say what the option is called here."""
 
 from __future__ import annotations
 
@@ -14,65 +14,67 @@ __all__ = ["COOKIES", "suggesting"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
-COOKIES: Final = {
-    **dict.fromkeys(("cookie", "cookie_name", "name", "session_name"), "session_cookie"),
-    **dict.fromkeys(("redis_url", "url", "redis", "client", "backend", "session_store"), "store"),
-    **dict.fromkeys(("secret", "key", "secret_keys", "keyring"), "secret_key"),
-    **dict.fromkeys(("secure", "cookie_secure", "cookie_https_only"), "https_only"),
-    **dict.fromkeys(("samesite", "cookie_samesite", "cookie_same_site"), "same_site"),
-    **dict.fromkeys(("lifetime", "ttl", "expire", "expires", "cookie_max_age"), "max_age"),
-    **dict.fromkeys(("idle", "timeout", "rolling"), "idle_timeout"),
-    **dict.fromkeys(("user_key", "user", "user_id"), "principal"),
-    **dict.fromkeys(("key_prefix", "redis_prefix"), "prefix"),
-    "cookie_domain": "domain",
-    "cookie_path": "path",
+_OTHER_NAMES: Final = {
+    "session_cookie": ("cookie", "cookie_name", "name", "session_name"),
+    "store": ("redis_url", "url", "redis", "client", "backend", "session_store"),
+    "secret_key": ("secret", "key", "secret_keys", "keyring"),
+    "https_only": ("secure", "cookie_secure", "cookie_https_only"),
+    "same_site": ("samesite", "cookie_samesite", "cookie_same_site"),
+    "max_age": ("lifetime", "ttl", "expire", "expires", "cookie_max_age"),
+    "idle_timeout": ("idle", "timeout", "rolling"),
+    "principal": ("user_key", "user", "user_id"),
+    "prefix": ("key_prefix", "redis_prefix"),
+    "domain": ("cookie_domain",),
+    "path": ("cookie_path",),
 }
-"""What other libraries call the options of a session middleware."""
 
-
-_BY_NAME: Final = Parameter.KEYWORD_ONLY
+COOKIES: Final = {other: ours for ours, others in _OTHER_NAMES.items() for other in others}
+"""The names that other session middlewares have for options, and our name for each."""
 
 
 class _WrongArgumentsError(ConfigurationError, TypeError):
-    """Python's own error for it is a TypeError."""
+    """Also a TypeError, which is what Python raises for wrong arguments."""
 
 
 def suggesting(
     others: Mapping[str, str], refuse: Callable[[Any, ConfigurationError], None] | None = None
 ) -> Callable[[F], F]:
-    """Have an `__init__` say what to write where its arguments don't fit.
+    """Decorates an `__init__`: the error for wrong arguments says what to write.
 
-    `others`: names elsewhere, with ours. `refuse(self, error)` is called in place of raising the
-    error. The signature stays as it is.
+        @suggesting({"redis_url": "store"})
+        def __init__(self, *, store): ...  # Class(redis_url=…): "has no option …: write store="
+
+    `others`: names from elsewhere, and our name for each. `refuse(self, error)` is called instead
+    of raising the error. The signature stays the same.
     """
 
     def decorate(init: F) -> F:
         whole = signature(init)
-        kinds = {name: each.kind for name, each in [*whole.parameters.items()][1:]}
-        known, first = list(kinds), [n for n, k in kinds.items() if k is not _BY_NAME]
+        own = [*whole.parameters.values()][1:]  # all but self
+        known = [each.name for each in own]
+        positional = [each.name for each in own if each.kind is not Parameter.KEYWORD_ONLY]
 
-        def wrong(self: object, args: tuple[Any, ...], options: dict[str, Any]) -> str | None:
-            told: list[str] = []
-            for name in [name for name in options if name not in known]:
-                close = get_close_matches(name, known, 1)
-                meant = others.get(name) or next(iter(close), None)
-                hint = f"write {meant}=" if meant else f"it takes {', '.join(known)}"
-                told.append(f"no option {name}=: {hint}")
-            if told:
-                return f"has {'; '.join(told)}"
+        def explain(name: str) -> str:
+            meant = others.get(name) or next(iter(get_close_matches(name, known, 1)), None)
+            advice = f"write {meant}=" if meant else f"it takes {', '.join(known)}"
+            return f"no option {name}=: {advice}"
+
+        def problem(self: object, args: tuple[Any, ...], options: dict[str, Any]) -> str | None:
+            if unknown := [name for name in options if name not in known]:
+                return f"has {'; '.join(map(explain, unknown))}"
             try:
                 whole.bind(self, *args, **options)
             except TypeError as exc:
-                return f"takes {', '.join(first)}, and all others by name: {exc}"
+                return f"takes {', '.join(positional)}, and all others by name: {exc}"
             return None
 
         @wraps(init)
         def checked(self: object, *args: Any, **options: Any) -> None:
-            told = wrong(self, args, options)
-            if told is None:
+            wrong = problem(self, args, options)
+            if wrong is None:
                 init(self, *args, **options)
                 return
-            error = _WrongArgumentsError(f"{type(self).__name__} {told}")
+            error = _WrongArgumentsError(f"{type(self).__name__} {wrong}")
             if refuse is None:
                 raise error
             refuse(self, error)

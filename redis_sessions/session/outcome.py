@@ -1,6 +1,8 @@
-"""What a response owes the session: one pure function from facts to a named outcome.
+"""What is done about the session of a request: one pure function from facts to an outcome.
 
-The rows of the table, the first that applies decides; `docs/concepts.md` explains them.
+For example, if nobody was signed in and now somebody is, the outcome is GAIN. `decide` goes through
+the rows of a table, and the first row that applies decides. `docs/concepts.md` has this table as a
+user sees it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ __all__ = ["NOTHING", "Answer", "Facts", "Outcome", "decide"]
 
 
 class Outcome(Enum):
-    """What is done about the session of one request."""
+    """What is done about the session of one request. Error messages show the values."""
 
     NOTHING = "nothing"
     CLEAR = "ended, and nothing came after"
@@ -36,7 +38,7 @@ class Outcome(Enum):
 
     @property
     def needs_token(self) -> bool:
-        """Whether the browser has to learn a new token for this to make sense."""
+        """Whether the browser has to get a new token."""
         return self in _NEED_TOKEN
 
 
@@ -46,36 +48,48 @@ _NEED_TOKEN = frozenset(
 
 
 class Facts(msgspec.Struct, kw_only=True):
-    """All that the decision depends on."""
+    """All that the decision depends on. `lifecycle/pending.py` gathers it."""
 
     status: Status
-    """The session's."""
+    """The status of the session."""
     http_status: int
-    """The response's."""
+    """The status code of the response."""
     was: str | None = None
-    """The principal that was loaded."""
+    """The principal by the data that are stored. None is nobody."""
     now: str | None = None
-    """The principal that is set now."""
+    """The principal by the data as they are now. None is nobody."""
     owned: bool = True
-    """Whether what the session holds belongs to nobody, or to `now`."""
+    """Whether the stored data belong to nobody, or to the principal `now`."""
     cleared: bool = False
+    """Whether `clear()` was called."""
     changed: bool = False
-    """Whether the data changed; of a session that isn't stored, whether there are any."""
+    """Whether there is something to store.
+
+    If nothing is stored yet, these are any data. Otherwise they are data that differ from the
+    stored ones, a `mark_modified()`, or an `expire_in()` of which the cookie needn't know. From
+    status 500 on there is nothing to store.
+    """
     rotates: bool = False
-    """`rotate()`, or an `expire_in()` whose cookie has to go out."""
+    """Whether `rotate()` was called, or an `expire_in()` of which the cookie has to know."""
     authenticates: bool = False
+    """Whether `authenticated()` or `sign_in()` was called, and a session is stored."""
     touch_due: bool = False
+    """Whether the session's time is to be renewed."""
     may_create: bool = True
-    """False for a cross-site unsafe request."""
+    """Whether an anonymous session may begin. An unsafe request of another site begins none."""
 
 
 def decide(facts: Facts) -> Outcome:
-    """What is done about a session; if it was cleared, about what was written after `clear()`."""
+    """The outcome for these facts.
+
+    A session that was cleared ends in any case. The outcome is then for what was written after
+    `clear()`.
+    """
     return _judge(_as_new(facts) if facts.cleared else facts)
 
 
 def _as_new(facts: Facts) -> Facts:
-    """What was written after `clear()` is judged as a new session."""
+    """The same facts, for what was written after `clear()`: it is judged as a new session."""
     return replace(
         facts,
         status=facts.status if facts.status in _NOT_OURS else Status.NEW,
@@ -88,6 +102,7 @@ def _as_new(facts: Facts) -> Facts:
 
 
 def _judge(f: Facts) -> Outcome:
+    """The table: each `return` is a row, and the first one that applies decides."""
     if f.status is UNAVAILABLE:
         wanted = f.changed or f.cleared or f.rotates or f.authenticates
         return Outcome.REFUSE if wanted and f.http_status < 500 else Outcome.NOTHING
@@ -112,7 +127,9 @@ def _judge(f: Facts) -> Outcome:
 
 
 _NOBODYS = (Status.NEW, Status.STALE)
+"""The browser's token names no session, so that a new one may begin."""
 _NOT_OURS = (Status.SUPERSEDED, Status.ROTATED, Status.UNAVAILABLE)
+"""No session may begin: another request decided what the browser holds, or the store is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +138,11 @@ class Answer:
 
     outcome: Outcome
     token: SessionToken | None = None
-    """To be sent; None: the browser keeps what it has, unless `expire`."""
+    """The new token. None: the browser gets none."""
     max_age: int | None = None
-    """Seconds; None: until the browser is closed."""
+    """For how many seconds the browser keeps the token. None: until it is closed."""
     expire: bool = False
+    """Whether the browser forgets its token. If this is False, and `token` None, it keeps it."""
 
 
 NOTHING: Final = Answer(Outcome.NOTHING)

@@ -25,15 +25,19 @@ class Policy:
     persistent: bool
     """Whether cookies outlive the browser."""
     idle_timeout: int
+    """How long a session may go unused."""
     principal: Principal
+    """Finds who is signed in by the data."""
     max_sessions: int | None
     """How many sessions a principal may have. None is no limit."""
     on_conflict: Literal["merge", "error"]
+    """What happens if several requests change one session at once."""
     on_binding_mismatch: Literal["reject", "report"]
+    """What happens to a session that is bound to something else than the request."""
     max_size: int
-    """Of the encoded data, in bytes."""
+    """How many bytes the encoded data may have."""
     deadline: float
-    """For all writes of one response."""
+    """Within how many seconds all writes of one response begin."""
 
 
 def checked_policy(
@@ -47,7 +51,7 @@ def checked_policy(
     max_size: int,
     deadline: float,
 ) -> Policy:
-    """The policy that these options of a `SessionManager` describe; `ConfigurationError`."""
+    """The policy for these options of a `SessionManager`. Raises `ConfigurationError`."""
     lifetime = DEFAULT_MAX_AGE if max_age is None else seconds(max_age, "max_age")
     idle = (
         min(DEFAULT_IDLE, lifetime)

@@ -1,4 +1,4 @@
-"""Who is signed in: where the principal is found in the data, and its one canonical form."""
+"""Who is signed in: where the data name the principal, and the form in which two are compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redis_sessions.session.values import decode, reader
 
 __all__ = ["Principal", "PrincipalOption"]
 
-# What is stored as it is.
+# Types that come back from the store as they were.
 _PLAIN: Final = frozenset({str, int, type(None)})
 
 _ONLY_STR: Final = frozenset({str})
@@ -23,8 +23,11 @@ PrincipalOption = str | Callable[[Mapping[str, Any]], Any]
 class Principal:
     """Finds the principal in a session's data: a str, or None for nobody.
 
-    `0` is somebody. int, str and UUID become str, since what was loaded may have another type
-    than what was stored; anything else is a `ConfigurationError`.
+        Principal("user_id").find({"user_id": 7})  # "7"
+
+    A str, an int (also 0) or a UUID is a principal. Each becomes a str, since a value may have
+    another type after it was stored and loaded: a UUID comes back as a str. Any other type is a
+    `ConfigurationError`.
     """
 
     __slots__ = ("_find", "_key", "_read", "option", "path")
@@ -32,37 +35,31 @@ class Principal:
     def __init__(self, option: PrincipalOption) -> None:
         self.option = option
         self.path: tuple[str, ...] = ()
-        """The keys that lead to it; none if it is a callable's."""
+        """The keys that lead to the principal. Empty if a callable finds it."""
         self._find: Callable[[Mapping[str, Any]], Any] | None = None
-        self._key = ""
         if isinstance(option, str):
             self.path = tuple(option.split("."))
-            if not all(self.path):
-                raise ConfigurationError(
-                    f"principal={option!r}: write a key, a dotted path such as 'user.sub', "
-                    "or a callable"
-                )
-            self._key = self.path[0]
             if len(self.path) > 1:
                 self._find = self._follow
         elif callable(option):
             self._find = option
-        else:
+        if not all(self.path) or not (self.path or self._find):
             raise ConfigurationError(
                 f"principal={option!r}: write a key, a dotted path such as 'user.sub', "
                 "or a callable"
             )
+        self._key = self.path[0] if self.path else ""
         self._read = reader(self._key)
 
     def find(self, data: Mapping[str, Any]) -> str | None:
-        """Who is signed in by data that were loaded; `ConfigurationError`."""
+        """Who is signed in, by data as they are loaded. Raises `ConfigurationError`."""
         value = data.get(self._key) if self._find is None else self._find(data)
         if value is None or (type(value) is str and value):
             return value
         return int.__repr__(value) if type(value) is int else self.canonical(value)
 
     def of(self, encoded: bytes) -> str | None:
-        """Who is signed in by encoded data, as those who load them will find."""
+        """Who is signed in, by encoded data. Whoever loads them finds the same."""
         try:
             data = {self._key: self._read(encoded)} if self.path else decode(encoded)
         except ValueError as exc:
@@ -72,17 +69,27 @@ class Principal:
         return self.find(data)
 
     def shows(self, data: Mapping[Any, Any]) -> bool:
-        """Whether data that aren't encoded show it: by one plain key, which is stored as it is."""
+        """Whether `find` gives for these data, not encoded yet, what `of` gives once they are."""
         if self._find is not None or not {*map(type, data)} <= _ONLY_STR:
-            return False  # another key may be stored as this one: an Enum member, by its value
+            return False  # an Enum member among the keys may be stored as the principal's key
         return type(data.get(self._key)) in _PLAIN
 
     def keys(self, changed: Iterable[Any]) -> set[Any]:
-        """The top-level keys that say who it is; of a callable, any that changed may."""
+        """The top-level keys that name the principal. For a callable, any that changed may."""
         return {self.path[0]} if self.path else set(changed)
 
+    def path_for(self, method: str) -> tuple[str, ...]:
+        """The path that `sign_in()` or `sign_out()` changes. A callable has none: raises."""
+        if not self.path:
+            raise ConfigurationError(
+                f"{method}() can't know which keys the callable principal= reads: to sign in, set "
+                "these keys and call authenticated(); to sign out, remove them; or name a key, "
+                'such as principal="user_id"'
+            )
+        return self.path
+
     def as_stored(self, principal: str | int | UUID) -> str | int:
-        """What `sign_in(principal)` stores; `ConfigurationError`."""
+        """What `sign_in(principal)` stores. Raises `ConfigurationError`."""
         value: Any = principal
         if isinstance(value, UUID):
             return str(value)
@@ -106,7 +113,7 @@ class Principal:
         return value
 
     def canonical(self, value: Any) -> str:
-        """The one form in which principals are compared; raises `ConfigurationError`."""
+        """The form in which principals are compared. Raises `ConfigurationError`."""
         if isinstance(value, str) and not value:
             raise ConfigurationError(
                 f"the principal (principal={self.option!r}) is an empty str, which names nobody: "

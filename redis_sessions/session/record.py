@@ -3,11 +3,13 @@
     byte 0       format, 0x01
     bytes 1-4    key id
     bytes 5-8    rotated_at: when this token replaced another (else 0), seconds, unsigned
-    bytes 9-32   nonce                      these 33 bytes are the header: the record's version
-    bytes 33-    secretbox (XSalsa20-Poly1305) of the MessagePack array; nothing: a tombstone
+    bytes 9-32   nonce, random
+    bytes 33-    secretbox (XSalsa20-Poly1305) of the MessagePack array
+
+Bytes 0-32 are the header, which is also the version of the record. A tombstone is a header alone.
 
 The key of the box depends on the secret key, on bytes 0-8, on the whole token and on the key
-prefix: a record opens under one token, in one place, and nothing in clear can be altered.
+prefix. So a record opens under one token and one prefix only, and not if its header was altered.
 """
 
 from __future__ import annotations
@@ -48,19 +50,19 @@ FORMAT: Final = b"\x01"
 HEADER_SIZE: Final = 33
 
 TOMBSTONE_TTL: Final = 30
-"""Seconds that a tombstone lives, and that a rotated token is known as superseded."""
+"""How many seconds a tombstone lives, and a token that a rotation replaced is recognised."""
 
 TOUCH_AFTER: Final = 300
-"""A session's time is renewed after so many seconds, or a tenth of its idle timeout."""
+"""A session is touched after so many seconds, or after a tenth of its idle timeout if shorter."""
 
 REMEMBERED: Final = 1024
-"""Opening is remembered for so many records."""
+"""How many records that were opened are remembered."""
 
 _NO_KEY: Final = b"\0\0\0\0"
 
 
 class Reject(StrEnum):
-    """Why stored bytes read as no session."""
+    """Why stored bytes aren't a session for a token."""
 
     UNKNOWN = "unknown id"
     EXPIRED = "expired"
@@ -74,7 +76,10 @@ class Reject(StrEnum):
 
 
 class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=True):
-    """What is sealed. Whole seconds since the epoch; `authenticated_at` alone in milliseconds."""
+    """What is sealed.
+
+    Times are whole seconds since the epoch, except `authenticated_at`, which is in milliseconds.
+    """
 
     created_at: int
     authenticated_at: int | None
@@ -87,7 +92,7 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     data: msgspec.Raw
 
     def amended(self, **fields: Any) -> Record:
-        """A copy with other values for these fields; `data` as bytes."""
+        """A copy with other values for these fields. `data` is given as bytes."""
         if "data" in fields:
             fields["data"] = msgspec.Raw(fields["data"])
         return msgspec.structs.replace(self, **fields)
@@ -100,11 +105,11 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     record: Record
     sealed: bytes
     data: bytes
-    """The record's, encoded."""
+    """The record's data, encoded."""
     ends: int
-    """The second at which it ends unless it is touched: idle or absolute, the earlier."""
+    """When it ends unless it is touched: by its idle timeout or absolutely, whichever is first."""
     touch_at: float
-    """The second from which on its time is to be renewed."""
+    """From when on it is to be touched."""
 
     @property
     def version(self) -> bytes:
@@ -118,11 +123,11 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
         return f"<Stored {self.token.id}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("id", self.token.id)]  # msgspec's, which rich prefers, tells everything
+        return [("id", self.token.id)]  # rich would take msgspec's, which shows everything
 
 
 class Descriptor(msgspec.Struct, array_like=True, gc=False, kw_only=True):
-    """What a principal's index holds, sealed, about one session: for lists of devices."""
+    """What a principal's index holds about one session, sealed, for lists of devices."""
 
     created_at: int
     address: str | None
@@ -136,26 +141,26 @@ _decode = msgspec.msgpack.Decoder(Record).decode
 
 
 class Sealer:
-    """Seals and opens the records under one key prefix."""
+    """Seals and opens the records of one key prefix."""
 
     small = 4096
-    """Of at most so many bytes a record is remembered."""
+    """A record is remembered if it has at most so many bytes."""
 
     __slots__ = ("_before", "_derivations", "_keyring", "_primary", "_recent", "_sealing")
 
     def __init__(self, keyring: Keyring, prefix: str) -> None:
         self._keyring = keyring
         salt = blake2b(prefix.encode(), digest_size=16, person=b"rs-prefix").digest()
-        # By a record's first five bytes. Copying one costs half of keying another.
+        # By a record's first five bytes. A copy costs half as much as a new keyed hash.
         self._derivations = {FORMAT + key.id: key.derivation(salt) for key in keyring.keys}
         self._primary = FORMAT + keyring.primary.id
         self._sealing = self._derivations[self._primary]
-        # What was sealed or opened lately, by its sealing key: the bytes, and what they hold.
+        # What was sealed or opened last, by its sealing key: the bytes, and what they contain.
         self._recent: dict[bytes, tuple[bytes, Record, bytes, int, float]] = {}
         self._before = self._recent
 
     def seal(self, token: SessionToken, record: Record, rotated_at: int) -> Stored:
-        """The record as it is to be stored: under the primary key, with a fresh nonce."""
+        """The record as it will be stored: sealed under the primary key, with a new nonce."""
         context = self._primary + rotated_at.to_bytes(4, "big")
         derivation = self._sealing.copy()
         derivation.update(context + token.value.encode())
@@ -164,7 +169,7 @@ class Sealer:
         return self._opened(key, token, record, sealed)
 
     def open(self, token: SessionToken, sealed: bytes) -> Stored | Reject:
-        """What these bytes hold, or why they are nothing for this token. Never raises."""
+        """What these bytes contain, or why they aren't a session for this token. Never raises."""
         keyed = self._derivations.get(sealed[:5])
         if keyed is None or len(sealed) <= HEADER_SIZE:
             return _misfit(sealed)
@@ -184,7 +189,7 @@ class Sealer:
         return self._opened(key, token, record, sealed)
 
     def _opened(self, key: bytes, token: SessionToken, record: Record, sealed: bytes) -> Stored:
-        """What is stored, and remembered: the same bytes under the same key hold the same."""
+        """The result, which is also remembered: the same bytes and key give the same record."""
         data, seen, idle = bytes(record.data), record.seen_at, record.idle
         ends = seen + idle
         if ends > record.expires_at:  # noqa: PLR1730 - calling min() costs twice as much
@@ -193,12 +198,12 @@ class Sealer:
         if len(sealed) <= self.small:
             if len(self._recent) >= REMEMBERED // 2:
                 self._before, self._recent = self._recent, {}
-            # Without the token: what is remembered opens nothing.
+            # The token isn't remembered, so that nothing here opens a session.
             self._recent[key] = sealed, record, data, ends, touch_at
         return Stored(token, record, sealed, data, ends, touch_at)
 
     def seal_descriptor(self, index: str, id: str, descriptor: Descriptor) -> bytes:
-        """Key id, nonce and box: bound to the index and the id, and nothing that a token opens."""
+        """Key id, nonce and box. The box opens only for this index and id, and by no token."""
         key, nonce = self._keyring.primary, urandom(24)
         return (
             key.id
@@ -207,7 +212,7 @@ class Sealer:
         )
 
     def open_descriptor(self, index: str, id: str, sealed: bytes) -> Descriptor | None:
-        """What was sealed for this id, or None. Never raises."""
+        """The descriptor that was sealed for this index and id, or None. Never raises."""
         key = self._keyring.get(sealed[:4])
         if key is None or len(sealed) < 4 + 24 + 16:
             return None
@@ -225,7 +230,7 @@ def _misfit(stored: bytes) -> Reject:
 
 
 def tombstone(rotated_at: int) -> bytes:
-    """A header alone: what stands for 30 seconds where a session ended."""
+    """A header alone, which is stored for 30 seconds in place of a session that ended."""
     return FORMAT + _NO_KEY + rotated_at.to_bytes(4, "big") + urandom(24)
 
 
@@ -266,7 +271,7 @@ def key_id(stored: bytes) -> bytes:
 
 
 def rotated_at(stored: bytes) -> int:
-    """When the token of this record (or tombstone) replaced another; 0 if it didn't."""
+    """When the token of this record or tombstone replaced another. 0 if it didn't."""
     return int.from_bytes(stored[5:9], "big")
 
 

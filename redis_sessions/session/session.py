@@ -1,8 +1,8 @@
-"""The session as handlers see it: a dict, and what it knows of itself.
+"""The session that handlers work with: a dict with properties and methods of its own.
 
-Handlers mutate it and record what they want (`sign_in()`, `sign_out()`, `rotate()`,
-`authenticated()`, `expire_in()`, `clear()`); only what is awaited (`save()`, `refresh()`) does
-I/O, by way of the manager.
+A handler changes the data, or records what it wants: `sign_in()`, `sign_out()`, `rotate()`,
+`authenticated()`, `expire_in()`, `clear()`. None of these does I/O. Only the methods that are
+awaited do (`save()`, `refresh()`, `exclusive()`), through the manager.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, Final, Never, NoReturn, Self, TypeVar, overload
+from typing import Any, Final, Never, Self, TypeVar, cast, overload
 from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
-from redis_sessions.session.carryover import carried
+from redis_sessions.session import values
+from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.principal import Principal
 from redis_sessions.session.state import Duration, State, Wanted, seconds
@@ -38,7 +39,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_set_item: Final = dict[Any, Any].__setitem__  # super() costs as much again
+_set_item: Final = dict[Any, Any].__setitem__  # a call through super() takes twice as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ class Services:
 
 
 class Session(dict[str, Any]):
-    """A session: its data as a dict, whatever `request.session` is expected to be.
+    """The data of a session, as a dict.
 
-    What the request changed, nested values included, is stored when its response starts.
+    Every change of a request, also inside of nested values, is stored when its response starts.
     """
 
     __slots__ = ("_services", "_state")
@@ -76,30 +77,30 @@ class Session(dict[str, Any]):
 
     @property
     def id(self) -> str | None:
-        """20 characters that name the session and open nothing; None until it is stored."""
+        """20 characters that name the session but can't open it. None until it is stored."""
         stored = self._state.live
         return None if stored is None else stored.token.id
 
     @property
     def is_new(self) -> bool:
-        """Whether no live session was loaded, or it was cleared."""
+        """True if no live session was loaded, or if the session was cleared."""
         return self._state.live is None
 
     @property
     def created_at(self) -> datetime | None:
-        """When it was created (UTC); None if it isn't stored yet."""
+        """When the session was created (UTC). None until it is stored."""
         stored = self._state.live
         return None if stored is None else datetime.fromtimestamp(stored.record.created_at, UTC)
 
     @property
     def expires_at(self) -> datetime | None:
-        """When it ends, however much it is used (UTC); None if it isn't stored yet."""
+        """When the session ends at the latest, however much it is used (UTC). None until stored."""
         stored = self._state.live
         return None if stored is None else datetime.fromtimestamp(stored.record.expires_at, UTC)
 
     @property
     def authenticated_at(self) -> datetime | None:
-        """When its principal last signed in (UTC); None if nobody is signed in."""
+        """When the principal last signed in (UTC). None if nobody is signed in."""
         stored = self._state.live
         if stored is None or stored.record.authenticated_at is None:
             return None
@@ -108,98 +109,84 @@ class Session(dict[str, Any]):
     @property
     @stripped
     def principal(self) -> str | None:
-        """Who is signed in, in canonical form (a str), or None for nobody."""
+        """Who is signed in, always as a str. None if nobody is."""
         return self._services.principal_of(self)
 
-    # -- what is wanted of it; nothing here does I/O
+    # -- what a handler wants of it; none of these does I/O
 
     @stripped
     def sign_in(self, principal: str | int | UUID) -> None:
-        """Sign this user in, with the response: a new token, and a lifetime of its own.
+        """Sign this user in: the response carries a new token, and a new lifetime begins.
 
             session.sign_in(user.id)  # after you have checked a password
 
-        The data of the same user, or of nobody, stay. Another user's data are left behind, here
-        and now; what this request assigned before stays. It sets the principal's key, or a new
-        dict for a dotted path, unless this user is there already. `ConfigurationError` if
-        `principal=` is a callable.
+        Data of the same user, or of nobody, stay. Data of another user are left behind: they are
+        removed from this dict at once, except for what this request has assigned. Then the
+        principal is written under its key, or into a new dict for a dotted path, unless it is
+        there already. `ConfigurationError` if `principal=` is a callable.
         """
-        where, state = self._principal_place("sign_in"), self._state
-        value: Any = where.as_stored(principal)
-        anothers = state.is_anothers(str(value), self._services.keyring)
+        services, state = self._services, self._state
+        path = services.principal.path_for("sign_in")
+        value: Any = services.principal.as_stored(principal)
+        is_anothers = state.is_anothers(str(value), services.keyring)
         try:
-            known = self.principal == str(value)
+            is_present = self.principal == str(value)
         except (ConfigurationError, SessionEncodeError):
-            known = False
-        if not known:
-            self._forget_principal(where.path[0])
-        if anothers:
-            replace_data(self, carried(self, state, self._services.values, where.path))
-        if not known:
-            for step in reversed(where.path[1:]):
+            is_present = False
+        if not is_present:
+            _remove(self, path[0])
+        if is_anothers:
+            replace_data(self, carry_over(self, state, services.values, path))
+        if not is_present:
+            for step in reversed(path[1:]):
                 value = {step: value}
-            self[where.path[0]] = value
+            self[path[0]] = value
         state.want(authenticated=True)
 
     @stripped
     def sign_out(self) -> None:
         """Sign out whoever is signed in, and keep what else is in the session.
 
-        It removes the principal's key, or the first key of a dotted path. `clear()` keeps nothing.
-        Where several tokens each opened a session, all of these end. `ConfigurationError` if
-        `principal=` is a callable.
+        This removes the principal's key. For a dotted path it removes the first key. `clear()`
+        keeps nothing. If the request brought several tokens, and each opened a session, all these
+        sessions end. `ConfigurationError` if `principal=` is a callable.
         """
-        self._forget_principal(self._principal_place("sign_out").path[0])
-        self._state.want(
-            authenticated=False, cleared=self._state.wanted.cleared or bool(self._state.opened)
-        )
-
-    def _principal_place(self, verb: str) -> Principal:
-        where = self._services.principal
-        if not where.path:
-            raise ConfigurationError(
-                f"{verb}() can't know which keys the callable principal= reads: to sign in, set "
-                "these keys and call authenticated(); to sign out, remove them; or name a key, "
-                'such as principal="user_id"'
-            )
-        return where
-
-    def _forget_principal(self, key: str) -> None:
-        stored = self._services.values.stored_key
-        for name in [name for name in self if name == key or stored(name) == key]:
-            del self[name]
+        state = self._state
+        _remove(self, self._services.principal.path_for("sign_out")[0])
+        state.want(authenticated=False, cleared=state.wanted.cleared or bool(state.opened))
 
     def clear(self) -> None:
-        """End the session. What is written afterwards begins another one."""
+        """End the session. Data that are written afterwards begin a new session."""
         super().clear()
         self._state.wanted = Wanted(cleared=True)
         origins = self._state.origins
         origins.assigned, origins.left_changes = None, False
 
     def rotate(self) -> None:
-        """A new token for the same session, with the response; the old one opens nothing."""
+        """Send a new token for this session with the response. The old token opens nothing then."""
         self._state.want(rotate=True)
 
     def authenticated(self) -> None:
-        """The principal proved again who they are: a new token, and the lifetime restarts."""
+        """Note that the principal has proved again who they are: new token, new lifetime."""
         self._state.want(authenticated=True)
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:
         """Let this session end `duration` from now, whatever the default is ("remember me").
 
-        `persistent`: whether its cookie outlives the browser; None leaves that as it is. A
-        duration above the manager's `max_age` holds even if the session isn't used; a shorter
-        one leaves the idle timeout in force.
+        `persistent`: whether the cookie is kept when the browser closes. None changes nothing.
+
+        A duration above the manager's `max_age` also replaces the idle timeout: the session lives
+        that long even if nobody uses it. With a shorter one the idle timeout stays in force.
         """
         self._state.want(lifetime=(seconds(duration, "expire_in"), persistent))
 
     def mark_accessed(self) -> None:
-        """Note that the response depends on the session (`Vary`)."""
+        """Note that the response depends on the session, which adds `Vary` to it."""
         self._state.request.accessed = True
 
     def mark_modified(self) -> None:
-        """Have the session written, even if its data are the same."""
+        """Have the session stored even if its data didn't change."""
         self._state.request.accessed = True
         self._state.want(modified=True)
 
@@ -209,10 +196,13 @@ class Session(dict[str, Any]):
     def get_as(self, key: str, type: type[T], default: T) -> T: ...
     @stripped
     def get_as(self, key: str, type: type[T], default: T | None = None) -> T | None:
-        """The value of `key` as a `type` (msgspec Struct, dataclass, attrs, pydantic, ...).
+        """The value of `key` as a `type`: a msgspec Struct, dataclass, attrs or pydantic class ...
 
-        The converted object takes the value's place, so that changing it changes the session;
-        reading it doesn't. ValueError if the stored value doesn't fit.
+            cart = session.get_as("cart", Cart, Cart())
+
+        The converted object takes the place of the value in the session. If you change the
+        object, the change is stored; to read it is no change. Without such a key it returns the
+        default and stores nothing. ValueError if the value doesn't fit the type.
         """
         if key not in self:
             return default
@@ -220,32 +210,30 @@ class Session(dict[str, Any]):
         codec, state = self._services.values, self._state
         converted = codec.convert(key, value, type)
         if converted is not value:
-            if value is state.origins.loaded.get(key):
+            was, now = codec.encode_value(key, value), codec.encode_value(key, converted)
+            if value is state.origins.loaded.get(key):  # then so does the object that it becomes
                 state.hold({key: converted})
-            base = {} if state.wanted.cleared else state.before()
-            unchanged = base.get(key) == codec.encode_value(key, value)
-            _set_item(self, key, converted)  # which assigns nothing
-            if unchanged:
-                rebased = state.rebased or {}
-                rebased[key] = codec.encode_value(key, converted)
-                state.rebased = rebased
+            # What it is compared with is converted, too. If it was changed before, it stays so.
+            state.base = values.replace(state.base, key, was, now)
+            _set_item(self, key, converted)  # unlike self[key] = …, this doesn't count as assigned
         return converted
 
     # -- I/O
 
     @stripped
     async def save(self) -> None:
-        """Store the changes now, on top of what others stored: for sockets, streams, tasks.
+        """Store the changes now, for WebSockets, streams and background tasks.
 
-        Before the response has started, what needs a new token (a sign-in, a rotation, a new
-        session) is left for the response, which carries it. Raises `SessionGoneError` if the
-        session ended or was rotated elsewhere, `StoreUnavailableError`, `SessionConflictError`.
+        Changes of other requests are kept. Before the response has started, whatever needs a new
+        token (a sign-in, a rotation, a new session) waits for the response, which carries the
+        token. Raises `SessionGoneError` if another request ended or rotated the session,
+        `StoreUnavailableError` and `SessionConflictError`.
         """
         await self._awaited(self._services.save(self))
 
     @stripped
     async def refresh(self) -> None:
-        """Load what others stored meanwhile; keys that were changed here keep their change.
+        """Load what other requests have stored since. Keys that this request changed stay changed.
 
         Raises `SessionGoneError` and `StoreUnavailableError`.
         """
@@ -254,13 +242,15 @@ class Session(dict[str, Any]):
 
     @asynccontextmanager
     async def exclusive(self, *, timeout: float = 5) -> AsyncGenerator[None, None]:
-        """Hold the session's lock: load the newest data, and store the changes at the end.
+        """Hold the session's lock during a block.
 
             async with session.exclusive():
                 session["balance"] -= 1
 
-        No two such blocks of one session run at once, in whichever process. Waits `timeout`
-        seconds at most; then, or where many wait already, `SessionConflictError`.
+        The newest data are loaded at the start of the block, and its changes are stored at the
+        end. Of all blocks of one session, in all processes, one runs at a time. Raises
+        `SessionConflictError` if the lock isn't free within `timeout` seconds, or if too many
+        wait for it already.
         """
         try:
             try:
@@ -278,7 +268,7 @@ class Session(dict[str, Any]):
         except SessionError as exc:
             self._state.raise_as_seen(exc)
 
-    # -- as a dict, which notes what is assigned
+    # -- the methods of dict that assign: they note which keys this request assigned
 
     def __setitem__(self, key: str, value: Any) -> None:
         _set_item(self, key, value)
@@ -300,16 +290,16 @@ class Session(dict[str, Any]):
         dict.update(self, new)
         self._state.origins.assign(new)
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict's does so, too
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # as dict's own
         self.update(other)
         return self
 
     def __repr__(self) -> str:
-        # Data may be secret, and reprs end in logs.
+        # It shows no data: they may be secret, and reprs end up in logs.
         return f"<{type(self).__name__} id={self.id} keys={len(self)}>"
 
     def __rich_repr__(self) -> Iterator[str]:
-        yield repr(self)  # else rich and Sentry print a dict's contents
+        yield repr(self)  # without this, rich and Sentry print the contents of a dict
 
     def __sentry_repr__(self) -> str:
         return repr(self)
@@ -318,11 +308,22 @@ class Session(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class Unloaded(Session):
-    """Stands where a session would be: not loaded yet, or unavailable.
+@stripped
+def _refuse(self: Session, *_: Any, **__: Any) -> Any:
+    state = state_of(self)
+    state.raise_as_seen(state.missing())
 
-    Every method but `refresh()` raises and says why. C code reads the storage of a dict past
-    its methods: there it meets an entry that nothing can encode, rather than an empty session.
+
+# Any, since for a type checker its signature differs from those that it overrides.
+_refused: Final = cast("Any", _refuse)
+
+
+class Unloaded(Session):
+    """A placeholder for a session that isn't loaded yet, or that can't be loaded.
+
+    Every method raises an error that says why, except `refresh()`, which loads the session. Some
+    code in C reads a dict without calling its methods. This code doesn't find an empty session,
+    but one entry that no encoder takes.
     """
 
     __slots__ = ()
@@ -335,17 +336,32 @@ class Unloaded(Session):
     def __repr__(self) -> str:
         return f"<Session not loaded: {self._state.why}>"
 
+    # The methods of dict. Python looks the ones with underscores up in the class, so that
+    # __getattribute__ wouldn't see them. A test finds any that is missing here.
+    __contains__ = __getitem__ = __setitem__ = __delitem__ = _refused
+    __iter__ = __reversed__ = __len__ = _refused
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refused
+    __or__ = __ror__ = __ior__ = _refused
+    __reduce__ = __reduce_ex__ = __getstate__ = _refused
+    get = keys = values = items = copy = fromkeys = _refused
+    pop = popitem = setdefault = update = clear = _refused
+
+    # The methods and properties of Session.
+    sign_in = sign_out = rotate = authenticated = expire_in = _refused
+    mark_accessed = mark_modified = get_as = save = exclusive = _refused
+    id = is_new = created_at = expires_at = authenticated_at = principal = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - each is one
+
 
 class _NotLoaded:
     __slots__ = ()
 
 
 serving: ContextVar[tuple[Session, ...]] = ContextVar("redis_sessions_serving", default=())
-"""The sessions of the request that is being served, in its tasks and threads as well."""
+"""The sessions of the request that is being served. Its tasks and threads see them, too."""
 
 
 def new_session(data: Mapping[str, Any], state: State, services: Services) -> Session:
-    """A session of these data."""
+    """A session with these data."""
     session = Session.__new__(Session)
     dict.__init__(session, data)
     session._state = state  # pyright: ignore[reportPrivateUsage] - this module's own
@@ -354,7 +370,7 @@ def new_session(data: Mapping[str, Any], state: State, services: Services) -> Se
 
 
 def load_into(session: Session, data: Mapping[str, Any], state: State) -> None:
-    """Turn a placeholder into the session that it stood for: references to it stay good."""
+    """Turn a placeholder into the session. References to it are to the session then."""
     dict.clear(session)
     dict.update(session, data)
     session.__class__ = Session
@@ -362,31 +378,20 @@ def load_into(session: Session, data: Mapping[str, Any], state: State) -> None:
 
 
 def replace_data(session: Session, data: Mapping[str, Any]) -> None:
-    """Set the data without ending anything, as `clear()` would."""
+    """Set the data. Unlike `clear()`, this doesn't end the session."""
     dict.clear(session)
     dict.update(session, data)
 
 
+def _remove(session: Session, key: str) -> None:
+    """Remove each key that is stored as this one: an Enum member is stored as its value."""
+    stored_key = services_of(session).values.stored_key
+    for name in [name for name in session if name == key or stored_key(name) == key]:
+        del session[name]
+
+
 state_of: Final[Callable[[Session], State]] = attrgetter("_state")
-"""The library's side of a session."""
+"""The internal state of a session."""
 
 services_of: Final[Callable[[Session], Services]] = attrgetter("_services")
-"""What a session asks its manager for."""
-
-
-@stripped
-def _refuse(self: Session, *_: Any, **__: Any) -> NoReturn:
-    state: State = state_of(self)
-    state.raise_as_seen(state.missing())
-
-
-_HARMLESS: Final = {
-    *("__class__", "__class_getitem__", "__delattr__", "__dir__", "__doc__", "__format__"),
-    *("__getattribute__", "__hash__", "__init__", "__init_subclass__", "__module__", "__new__"),
-    *("__repr__", "__setattr__", "__sizeof__", "__slots__", "__str__", "__subclasshook__"),
-    *("__rich_repr__", "__sentry_repr__", "_awaited", "_services", "_state", "refresh"),
-}
-
-for _name in {*dir(dict), *vars(Session)} - _HARMLESS:
-    _refusal = property(_refuse) if isinstance(vars(Session).get(_name), property) else _refuse
-    setattr(Unloaded, _name, _refusal)
+"""What a session asks for the manager that it came from."""

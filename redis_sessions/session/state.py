@@ -1,4 +1,4 @@
-"""What a session is beside its data: its status, what is stored, and what is wanted of it."""
+"""What the library knows of a session beside its data: status, record, wishes, and request."""
 
 from __future__ import annotations
 
@@ -44,13 +44,17 @@ Duration = int | float | timedelta
 """Seconds, or a timedelta."""
 
 NEVER: Final = float("inf")
+"""The time of what is never due."""
 
 LONGEST: Final = 400 * 24 * 3600
 """The longest time that browsers keep a cookie (RFC 6265bis), in seconds."""
 
 
 class Status(Enum):
-    """What has become of a session. Each session has one of these at any time."""
+    """What has become of a session. Each session has one of these at any time.
+
+    A session that its own request has ended is NEW again.
+    """
 
     NEW = "no token came, or a malformed one: nothing is stored"
     LIVE = "the token opened a session, and it is stored"
@@ -75,11 +79,14 @@ class _Anywhere(Enum):
 ANYWHERE: Final = _Anywhere.ANYWHERE
 
 Bound = str | Literal[_Anywhere.ANYWHERE] | None
-"""What a request is bound to. None is nothing, and no bound session opens to it."""
+"""What a request is bound to, as a text. None: it is bound to nothing, and opens no bound session.
+
+`ANYWHERE`: the binding isn't checked.
+"""
 
 
 class Peer(NamedTuple):
-    """The other end of a request, as far as a list of sessions shows it."""
+    """The client of a request, as a list of sessions shows it."""
 
     address: str | None = None
     user_agent: str | None = None
@@ -98,16 +105,22 @@ class RequestContext(Protocol):
 
 
 Lifetime = tuple[int, bool | None]
-"""Seconds, and whether the cookie is to outlive the browser. None leaves that as it is."""
+"""What `expire_in()` asks for: seconds, and whether the cookie outlives the browser.
+
+The latter is None if it stays as it is.
+"""
 
 Revoked = Mapping[str, float]
-"""When all sessions of a principal were ended, by the name of each of their indexes."""
+"""When `revoke_all` ended a principal's sessions: a time for each of their indexes, by its name.
+
+There is one index for each secret key.
+"""
 
 _NO_REVOCATIONS: Final[Mapping[str, Revoked]] = MappingProxyType({})
 _NO_OBJECTS: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 MAX_HELD: Final = 64
-"""How many earlier loads of one session are remembered. A worker may save it for ever."""
+"""How many earlier `Origins.loaded` are kept. A worker may save one session for ever."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -116,8 +129,11 @@ class Wanted(msgspec.Struct, frozen=True):
     cleared: bool = False
     rotate: bool = False
     authenticated: bool = False
+    """By `authenticated()` or `sign_in()`."""
     modified: bool = False
+    """By `mark_modified()`."""
     lifetime: Lifetime | None = None
+    """By `expire_in()`."""
 
     def without(self, met: Wanted) -> Wanted:
         """What is left when `met` was carried out. Other tasks may have asked for more since."""
@@ -133,12 +149,12 @@ class Wanted(msgspec.Struct, frozen=True):
         return NOTHING_WANTED if left == NOTHING_WANTED else left
 
     def deferred(self) -> tuple[Wanted, Wanted]:
-        """What has to wait for a response, since it needs a token; and the rest."""
+        """What has to wait for a response, since it needs a new token; and the rest."""
         later = Wanted(rotate=self.rotate, authenticated=self.authenticated, lifetime=self.lifetime)
         return later, self.without(later)
 
     def besides(self, other: Wanted) -> Wanted:
-        """All that either of the two asks for. This one's lifetime comes first."""
+        """All that one of the two asks for. If both ask for a lifetime, this one's counts."""
         return Wanted(
             cleared=self.cleared or other.cleared,
             rotate=self.rotate or other.rotate,
@@ -156,21 +172,21 @@ class Request(msgspec.Struct, eq=False):
     """The request that a session serves, or the worker that loaded it."""
 
     began: float
-    """When it began, by the backend's `timer`: seconds, of use for an age alone."""
+    """When it began, in seconds of `Backend.timer`. Only its age can be told from this."""
     bound: Bound = None
     """What it is bound to. A new session is bound to the same."""
     tokens: Sequence[str] = ()
-    """What an unloaded session is to be loaded by; of several tokens, the one that opened it."""
+    """The tokens that load an unloaded session. If several came, the one that opened a session."""
     context: RequestContext | None = None
-    """The connection, as long as it lasts."""
+    """The connection. None outside of a request, and after its end."""
     accessed: bool = False
     """Whether the response depends on the session (`Vary`)."""
     answering: bool = False
-    """Whether the commit under way is the response's own, after which nobody can sign in."""
+    """Whether the response's own commit has begun. Nobody can sign in after it."""
     late: bool = False
     """Whether the response has started, so that no token can be sent any more."""
     revocations: Mapping[str, Revoked] = _NO_REVOCATIONS
-    """The revocations that it made itself, by principal."""
+    """When this request itself called `revoke_all`, by principal."""
 
 
 class Origins(msgspec.Struct, eq=False):
@@ -179,13 +195,13 @@ class Origins(msgspec.Struct, eq=False):
     loaded: Mapping[Any, Any] = _NO_OBJECTS
     """The objects that the record holds, by key."""
     held: tuple[Mapping[Any, Any], ...] = ()
-    """What `loaded` was before: the first of these, and the last ones."""
+    """Earlier `loaded`: the first one, and the latest ones. There are at most `MAX_HELD`."""
     assigned: set[Any] | None = None
     """The keys that this request assigned, and that aren't stored yet."""
     theirs: Any = None
-    """What `carryover` has worked out of these. It is of no use to anybody else."""
+    """A cache of `session/carryover.py`. Nobody else uses it."""
     left_changes: bool = False
-    """Whether `sign_in()` has left changes behind, in another's data."""
+    """Whether `sign_in()` has dropped changes, because they were in another user's data."""
 
     def assign(self, keys: Iterable[Any]) -> None:
         """Note that this request assigned these keys."""
@@ -194,9 +210,9 @@ class Origins(msgspec.Struct, eq=False):
         self.assigned.update(keys)
 
     def hold(self, data: Mapping[Any, Any]) -> None:
-        """Note that the record holds these objects: they aren't for who signs in over it."""
+        """Note that the record holds these objects. Another user who signs in gets none of them."""
         if self.loaded:
-            # The first are what was loaded, of which the handler may have kept anything.
+            # The first one is always kept: the handler may have any object of what was loaded.
             self.held = (*self.held[:1], *self.held[1:][2 - MAX_HELD :], self.loaded)
         self.loaded = {**self.loaded, **data}
         self.theirs = None
@@ -205,7 +221,7 @@ class Origins(msgspec.Struct, eq=False):
 class State(msgspec.Struct, eq=False):
     """What the library knows of one session, beside its data."""
 
-    # This and its parts are Structs, which are made in C, since there is one for each request.
+    # One is made for each request. So this and its parts are Structs, which are made in C.
 
     status: Status
     request: Request
@@ -214,26 +230,26 @@ class State(msgspec.Struct, eq=False):
     stored: Stored | None = None
     """The record as it was last loaded or stored here."""
     base: bytes = EMPTY
-    """The data of that record, encoded. A change is what differs from them."""
-    rebased: dict[Any, bytes] | None = None
-    """Values that `get_as` has converted, encoded, to be compared with in place of the base's."""
+    """The data of that record, encoded. A change is what differs from them.
+
+    A value that `get_as` has converted is in it as the converted object is stored."""
     principal: str | None = None
-    """Who is signed in by these data."""
+    """Who is signed in by the stored data. None is nobody."""
     touch_at: float = NEVER
-    """The second from which on its time is to be renewed. Never again after a touch that failed."""
+    """When its time is to be renewed, in seconds since the epoch. `NEVER` if a touch has failed."""
     settled: bytes | None = None
-    """The data that the last commit has dealt with, whatever became of them."""
+    """The data that the last commit dealt with, encoded. They aren't committed once more."""
     tombstone_of: str | None = None
-    """The id of the session that had ended when the request came."""
+    """The id in the request's token, if a tombstone was found under it."""
     opened: tuple[State, ...] = ()
-    """The sessions that several tokens opened. None of them counts."""
-    turn: asyncio.Future[None] | None = None
-    """Done when the commit, save or refresh that is under way is over. There is one at a time."""
+    """The sessions that were opened by several tokens of one request. None of them counts."""
+    turn: list[asyncio.Future[None]] | None = None
+    """Who waits for the commit, save or refresh that is under way. None: nothing is."""
     why: SessionError | None = None
-    """Why it isn't loaded."""
+    """The error for those who use it, if it isn't loaded."""
 
     def __repr__(self) -> str:
-        # Not what it holds: reprs end in logs.
+        # Without data, since reprs are logged.
         return f"<State {self.status.name}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -249,18 +265,18 @@ class State(msgspec.Struct, eq=False):
         self.wanted = replace(self.wanted, **wishes)
 
     def want_again(self, deferred: Wanted) -> None:
-        """Want what was put aside, besides what tasks asked for meanwhile."""
+        """Note once more what was put aside, besides what tasks asked for meanwhile."""
         self.wanted = self.wanted.besides(deferred)
 
     # -- the request
 
     def peer(self) -> Peer:
-        """The client. Nobody knows it outside of a request."""
+        """The client. It is empty outside of a request."""
         context = self.request.context
         return Peer() if context is None else context.peer()
 
     def missing(self) -> SessionError:
-        """Why it can't be used: a new error each time, since each raise adds to its traceback."""
+        """The error for whoever uses it unloaded. It is a new one, so that no traceback grows."""
         return afresh(self.why or SessionError("the session is not loaded"))
 
     def raise_as_seen(self, error: SessionError) -> NoReturn:
@@ -274,43 +290,56 @@ class State(msgspec.Struct, eq=False):
     async def others(self) -> None:
         """Wait until nobody else writes or reloads this session."""
         while self.turn is not None:
-            await asyncio.wait([self.turn])
+            over = asyncio.get_running_loop().create_future()
+            self.turn.append(over)
+            await over
 
     def begin_turn(self) -> None:
-        """Let others wait, until `end_turn`."""
-        self.turn = asyncio.get_running_loop().create_future()
+        """Begin a commit, save or refresh. Others wait until `end_turn`."""
+        self.turn = []
 
     def end_turn(self) -> None:
         """Let the next one begin."""
-        turn, self.turn = self.turn, None
-        if turn is not None:
-            turn.set_result(None)
+        waiting, self.turn = self.turn or (), None
+        for over in waiting:
+            if not over.done():
+                over.set_result(None)
 
     # -- changes
 
+    @property
+    def stored_data(self) -> bytes:
+        """The data that are stored, encoded."""
+        return EMPTY if self.stored is None else self.stored.data
+
     def before(self) -> dict[Any, bytes]:
         """What each key is compared with."""
-        parts = values.split(self.base)
-        if self.rebased:
-            parts.update(self.rebased)
-        return parts
+        return {} if self.wanted.cleared else values.split(self.base)
 
     def changes(self, encoded: bytes) -> Changes:
         """The top-level keys that this request set or removed."""
-        return values.changes({} if self.wanted.cleared else self.before(), values.split(encoded))
+        return values.changes(self.before(), values.split(encoded))
 
     def hold(self, data: Mapping[Any, Any]) -> None:
-        """Note that the record holds these objects, as long as somebody may sign in over it."""
+        """Note that the record holds these objects, unless it is too late for a sign-in."""
         request = self.request
         if not (request.late or request.answering):
             self.origins.hold(data)
 
     def is_anothers(self, principal: str | None, keyring: Keyring) -> bool:
-        """Whether what the record holds isn't for this user."""
+        """Whether the stored data belong to another user than this principal.
+
+        There are four cases:
+
+        1. Another user is signed in. The data are another's.
+        2. The session ended elsewhere. They count as another's, since nobody knows why it ended.
+        3. Nobody is signed in any more. The data belong to the record's owner.
+        4. Nobody ever was. The data are nobody's.
+        """
         if self.stored is None or principal is None or principal == self.principal:
             return False
         if self.principal is not None or (self.live is None and not self.wanted.cleared):
-            return True  # (it ended elsewhere, and nobody knows why)
+            return True
         owner = self.stored.record.owner
         return owner is not None and not keyring.owns(owner, principal)
 
@@ -322,7 +351,7 @@ class State(msgspec.Struct, eq=False):
         self.stored = stored
         self.base = stored.data
         self.touch_at = stored.touch_at
-        self.rebased = self.settled = None
+        self.settled = None
 
     def gone(self) -> None:
         """Note that it ended, or was rotated, elsewhere since it was loaded."""
@@ -332,7 +361,7 @@ class State(msgspec.Struct, eq=False):
     def forget(self) -> None:
         """Note that nothing of it is in the store any more."""
         self.status = Status.NEW
-        self.stored = self.rebased = self.principal = self.settled = None
+        self.stored = self.principal = self.settled = None
         self.touch_at = NEVER
         self.base = EMPTY
         if self.wanted.cleared:
@@ -348,7 +377,7 @@ def in_words(seconds: int) -> str:
 
 
 def seconds(duration: Duration, name: str) -> int:
-    """A duration in whole seconds, from 1 to 400 days; `ConfigurationError` names it."""
+    """A duration in whole seconds. `ConfigurationError` unless it is from 1 second to 400 days."""
     whole: Any = duration.total_seconds() if isinstance(duration, timedelta) else duration
     if isinstance(whole, bool) or not isinstance(whole, (int, float)) or not 1 <= whole <= LONGEST:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What the browser holds: an id that addresses a session and a secret that unlocks it."""
+"""The token that the browser holds: an id that names a session, and a secret that opens it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def is_id(text: object) -> bool:
 class SessionToken:
     """64 base64url characters: 20 of id (120 random bits), 44 of secret (264 random bits).
 
-    The id is the Redis key's suffix and may be logged and shown. The whole `value` opens the
-    session and is nobody's but the browser's: neither `repr` nor `str` contains it.
+    The id is the end of the Redis key, and may be logged and shown. The whole `value` opens the
+    session. Only the browser may know it, so neither `repr` nor `str` shows it.
     """
 
     __slots__ = ("id", "value")
@@ -33,14 +33,14 @@ class SessionToken:
 
     @classmethod
     def generate(cls, id: str | None = None) -> SessionToken:
-        """A fresh token; with `id`, a fresh secret for that id (a rotation in place)."""
+        """A new token. With `id`, a new secret for this id, as a rotation needs it."""
         if id is None:
             return cls(urlsafe_b64encode(token_bytes(48)).decode())
         return cls(id + urlsafe_b64encode(token_bytes(33)).decode())
 
     @classmethod
     def parse(cls, text: str) -> SessionToken | None:
-        """The token that `text` spells, or None: nothing else ever reaches a store."""
+        """The token that `text` spells, or None. What is no token never reaches a store."""
         return cls(text) if _is_token(text) else None
 
     def __eq__(self, other: object) -> bool:

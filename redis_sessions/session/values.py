@@ -1,6 +1,6 @@
-"""What an application keeps in a session, as MessagePack: encode, compare key by key, convert.
+"""The data of a session as MessagePack: encode, decode, limit, compare and change by key.
 
-Nothing here knows of tokens, seals or stores. The encoded bytes decide what counts as a change.
+Nothing here knows of tokens, keys or stores. Data have changed if their encoded bytes differ.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
-from itertools import chain, islice, zip_longest
+from itertools import islice, repeat
 from os import urandom
 from typing import Any, Final, TypeVar
 
@@ -17,7 +17,7 @@ import msgspec
 from redis_sessions.errors import SessionEncodeError
 from redis_sessions.session.conversion import convert, name_of
 
-__all__ = ["EMPTY", "MAX_CONTAINERS", "MAX_DEPTH", "REMOVED", "Changes", "Values"]
+__all__ = ["EMPTY", "MAX_CONTAINERS", "MAX_DEPTH", "Changes", "Values"]
 
 T = TypeVar("T")
 
@@ -25,17 +25,15 @@ EMPTY: Final = b"\x80"
 """An empty session, encoded."""
 
 MAX_DEPTH: Final = 100
-"""Levels of nesting: far below what the recursion limit of any supported Python decodes."""
+"""Levels of nesting. Every supported Python decodes many more before its recursion limit."""
 
 MAX_CONTAINERS: Final = 4096
-"""Dicts and lists in one session: each costs time and memory at each read, whatever its bytes."""
-
-REMOVED: Final = None
-"""What a key that was removed has in `Changes`, in place of its encoded value."""
+"""Dicts and lists in one session. Each costs time and memory at each read, even if it is small."""
 
 Changes = dict[Any, "bytes | None"]
+"""The encoded values of the top-level keys that were set, and None for each that was removed."""
 
-# Bytes that open no MessagePack map or array.
+# The bytes with which no MessagePack map or array begins.
 _NO_CONTAINERS: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
 
 _CONTAINERS: Final = (dict, list, tuple)
@@ -47,17 +45,17 @@ _ONLY_STR: Final = frozenset({str})
 _ATOMS: Final = (str, bytes, int, float, type(None), Enum)
 
 _split: Final = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
-_join: Final = msgspec.msgpack.Encoder().encode
+_pack: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(dict[Any, Any]).decode
 _decode_any: Final = msgspec.msgpack.Decoder().decode
 
 
 class Values:
-    """Encodes and decodes session data.
+    """How an application's values are encoded, with its hooks and its limit of size.
 
-    `enc_hook(value)` turns a value of an unknown type into one that MessagePack holds, or
-    raises NotImplementedError; `dec_hook(type, value)` restores one in `get_as`. Both are
-    msgspec's hooks. pydantic's models and secrets work without them. `max_size`: encoded bytes.
+    `enc_hook(value)` turns a value of a type that msgspec doesn't know into one that it knows,
+    or raises NotImplementedError. `dec_hook(type, value)` restores it in `get_as`. These are
+    msgspec's hooks. pydantic's models and secrets need none. `max_size` is in encoded bytes.
     """
 
     __slots__ = ("_dec_hook", "_enc_hook", "max_size", "pack")
@@ -72,15 +70,15 @@ class Values:
         self.max_size = max_size
         self._enc_hook = enc_hook
         self._dec_hook = dec_hook
-        self.pack = _join
-        """As `encode`, for values of types that msgspec knows, with the errors that it raises."""
+        self.pack = _pack
+        """As `encode`, but without hooks, and with msgspec's own errors. It is faster."""
 
     def encode(self, data: Mapping[Any, Any]) -> bytes:
-        """The bytes of a session's data; `SessionEncodeError` names what can't be stored."""
+        """The bytes of a session's data. `SessionEncodeError` names what can't be stored."""
         try:
-            return self._pack_any(data)
+            return self._encode(data)
         except RecursionError as exc:
-            raise _too_deep(k for k, v in _items(data) if not self._encodes(v)) from exc
+            raise _too_deep(k for k, v in list(data.items()) if not self._encodes(v)) from exc
         except SessionEncodeError:
             raise
         except Exception as exc:
@@ -91,17 +89,18 @@ class Values:
             ) from exc
 
     def encode_value(self, key: Any, value: Any) -> bytes:
-        """The bytes of one value."""
+        """The bytes of the value of one key. Raises what `encode` raises."""
         try:
-            return self._pack_any(value)
+            return self._encode(value)
         except Exception:
-            self.encode({key: value})  # raises, and says where
+            self.encode({key: value})  # raises an error that names the place
             raise
 
     def check(self, encoded: bytes, before: bytes = EMPTY) -> None:
-        """Refuse what is too large, too deep, or has too many dicts and lists.
+        """Raise `SessionEncodeError` for data above a limit: size, depth, or number of containers.
 
-        `before`: what was stored. Above a limit, which may be newer, that may stay and shrink.
+        `before`: the data that were stored. If they are above a limit already (it may be newer
+        than they are), they may stay so, or shrink, but not grow.
         """
         if len(encoded) > self.max_size and len(encoded) > len(before):
             sizes = {key: len(value) for key, value in split(encoded).items()}
@@ -109,7 +108,7 @@ class Values:
                 f"the session is {len(encoded)} bytes, over max_size={self.max_size}; "
                 f"its largest keys, in bytes: {_largest(sizes)}"
             )
-        # Bounds the number of containers, and so the depth, from above.
+        # There are at most so many containers, and so at most so many levels.
         candidates = len(encoded.translate(None, _NO_CONTAINERS))
         if candidates > MAX_DEPTH:
             try:
@@ -130,77 +129,93 @@ class Values:
                 )
 
     def keyed(self, data: Mapping[Any, Any]) -> Mapping[Any, Any]:
-        """These values by the keys that they are stored under: an Enum member, by its value."""
+        """The same values under their keys as they are stored: an Enum member's is its value."""
         if {*map(type, data)} <= _ONLY_STR:
             return data
-        return {self.stored_key(key): data[key] for key in _keys(data) if key in data}
+        return {self.stored_key(key): data[key] for key in _listed(data) if key in data}
 
-    def packs(self, value: Any, raw: bytes) -> bool:
-        """Whether these bytes are what a value is stored as."""
+    def stored_key(self, key: Any) -> Any:
+        """The key that comes back when this one is stored and loaded."""
         try:
-            return self._pack_any(value) == raw
-        except Exception:  # noqa: BLE001 - whatever it is, it isn't stored as these
+            (stored,) = _decode(self._encode({key: None}))
+        except Exception:  # noqa: BLE001 - it can't be stored: the one who encodes it gets the error
+            return key
+        return stored
+
+    def encodes_to(self, value: Any, raw: bytes) -> bool:
+        """Whether these are the bytes of the value. False if it can't be encoded."""
+        try:
+            return self._encode(value) == raw
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, it isn't stored as these
             return False
 
-    def inside(self, value: Any, *, longer: int) -> Iterable[Any]:
-        """The objects that a value consists of, one level down; of a dict's keys the `longer`."""
+    def parts_of(self, value: Any, key_length: int) -> Iterable[Any]:
+        """The objects that a value consists of, one level down.
+
+        Keys of a dict are left out if they are texts of at most `key_length` characters.
+        """
         if isinstance(value, dict):
-            return _objects_of(value, longer)
+            keys = [k for k in _listed(value) if not isinstance(k, str) or len(k) > key_length]
+            return [*keys, *value.values()]
         if isinstance(value, (list, tuple, set, frozenset)):
-            return _members(value)
+            return _listed(value)
         if isinstance(value, _ATOMS):
             return ()
-        kind: Any = value.__class__
-        fields: Any = getattr(kind, "__struct_fields__", getattr(kind, "__dataclass_fields__", ()))
-        fields = fields or [field.name for field in getattr(kind, "__attrs_attrs__", ())]
-        if fields:
-            return [getattr(value, name) for name in fields if hasattr(value, name)]
+        if fields := _fields(value):
+            return [getattr(value, name) for name in fields]
         try:
             return (self._from_unknown(value),)
-        except Exception:  # noqa: BLE001 - the hook's: it was asked before, when it was encoded
-            return ()  # such as a datetime
+        except Exception:  # noqa: BLE001 - a hook doesn't know it, and so it has been encoded
+            return ()  # without one, such as a datetime
 
     def convert(self, key: str, value: Any, type: type[T]) -> T:
-        """The value of a key, as it was loaded, as a `type`; ValueError if it doesn't fit."""
+        """The value of a key, as it was loaded, as a `type`. ValueError if it doesn't fit."""
         return convert(key, value, type, self._dec_hook)
 
-    def _pack_any(self, value: Any) -> bytes:
+    def _encode(self, value: Any) -> bytes:
         try:
-            return self.pack(value)
+            return _pack(value)
         except TypeError:
-            return self._pack_with_hooks(value)
+            return self._encode_with_hooks(value)
 
-    def _pack_with_hooks(self, value: Any) -> bytes:
-        """The bytes of what holds values of unknown types.
+    def _encode_with_hooks(self, value: Any) -> bytes:
+        """The bytes of a value that contains values of unknown types.
 
-        msgspec crashes where a thread changes a list or dict while a hook runs in the middle of
-        it. So it only marks these values here, with hooks written in C, and in one call written
-        in C: no other thread runs meanwhile. Their own bytes then go where the marks are.
+        msgspec would call a hook in the middle of a list or dict, and it crashes if another thread
+        changes this list or dict while the hook runs. So the hook runs afterwards:
+
+        1. One encoding collects the unknown values, and another has a random mark for each.
+        2. Each unknown value is encoded on its own, with the hook.
+        3. These bytes replace the marks.
         """
         unknown, mark = list[Any](), urandom(16)
-        hooks = unknown.append, partial({None: mark}.setdefault, None)
-        encoders = [msgspec.msgpack.Encoder(enc_hook=hook) for hook in hooks]
-        _, marked = map(msgspec.msgpack.Encoder.encode, encoders, (value, value))
-        known = marked.split(self.pack(mark))
-        if len(known) != len(unknown) + 1:
+        collecting = msgspec.msgpack.Encoder(enc_hook=unknown.append)
+        marking = msgspec.msgpack.Encoder(enc_hook=partial(next, repeat(mark)))
+        # No other thread runs between the start of the first and the end of the second encoding,
+        # since both, and their hooks, are written in C, and map() calls both without any Python.
+        _, marked = map(msgspec.msgpack.Encoder.encode, (collecting, marking), (value, value))
+        first, *known = marked.split(_pack(mark))
+        if len(known) != len(unknown):
             raise SessionEncodeError(_TORN)
-        encoded = [self._pack_any(self._from_unknown(each)) for each in unknown]
-        return b"".join(chain.from_iterable(zip_longest(known, encoded, fillvalue=b"")))
+        parts = [first]
+        for each, following in zip(unknown, known, strict=True):
+            parts += self._encode(self._from_unknown(each)), following
+        return b"".join(parts)
 
     def _from_unknown(self, value: Any) -> Any:
         if self._enc_hook is not None:
             try:
                 return self._enc_hook(value)
             except NotImplementedError:
-                pass  # the hook's word for "not mine"
-        if hasattr(value, "model_dump"):  # pydantic, unless mode="json" would mask secrets
+                pass  # the hook doesn't know this type either
+        if hasattr(value, "model_dump"):  # pydantic's; with mode="json" it would mask secrets
             return value.model_dump(round_trip=True, by_alias=False)
         if hasattr(value, "get_secret_value"):
             return value.get_secret_value()
         raise NotImplementedError("no enc_hook knows it")
 
     def _culprit(self, value: Any) -> tuple[str, str]:
-        """The path to what makes encoding fail, and what it is; only asked after a failure."""
+        """The path to the value that can't be encoded, and what it is."""
         path = ""
         for _ in range(MAX_DEPTH):
             children = _children(value)
@@ -209,23 +224,15 @@ class Values:
                 break
             path, value = path + child[0], child[1]
         if isinstance(value, dict):
-            for key in _keys(value):
+            for key in _listed(value):
                 if not self._encodes({key: None}):
                     return path, f"a key of type {_kind(key)}"
         return path, f"a value of type {_kind(value)}"
 
-    def stored_key(self, key: Any) -> Any:
-        """What those who load the data have in place of this key."""
-        try:
-            (stored,) = _decode(self._pack_any({key: None}))
-        except Exception:  # noqa: BLE001 - whoever encodes it says why it can't be stored
-            return key
-        return stored
-
     def _encodes(self, value: Any) -> bool:
         try:
-            self._pack_any(value)
-        except Exception:  # noqa: BLE001 - whatever it is, this is the way down
+            self._encode(value)
+        except Exception:  # noqa: BLE001 - any error at all means that it can't be stored
             return False
         return True
 
@@ -236,7 +243,7 @@ def _too_deep(keys: Iterable[Any]) -> SessionEncodeError:
 
 
 def decode(encoded: bytes) -> dict[Any, Any]:
-    """Session data; raises ValueError for bytes that are none."""
+    """The data of a session. ValueError if the bytes are none."""
     try:
         return _decode(encoded)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
@@ -244,55 +251,64 @@ def decode(encoded: bytes) -> dict[Any, Any]:
 
 
 def reader(key: str) -> Callable[[bytes], Any]:
-    """Makes what reads one key's value out of a session's encoded data; None if it isn't there.
+    """A function that returns one key's value from a session's encoded data, or None.
 
-    The rest isn't decoded. Raises ValueError for bytes that are no session's data.
+    It decodes nothing else. It raises ValueError if the bytes are no session's data.
     """
     field = ("value", Any, None)
     try:
         one_key = msgspec.defstruct("OneKey", [field], rename={"value": key}, gc=False)
-    except ValueError:  # such as a key with a quotation mark
+    except ValueError:  # msgspec doesn't take every key: none with a quotation mark, for example
         return lambda encoded: decode(encoded).get(key)
     read: Callable[[bytes], Any] = msgspec.msgpack.Decoder[Any](one_key).decode
 
     def read_key(encoded: bytes) -> Any:
         try:
             return read(encoded).value
-        except (msgspec.MsgspecError, RecursionError):  # such as a key that is an int, beside it
+        except (msgspec.MsgspecError, RecursionError):  # such as where another key is an int
             return decode(encoded).get(key)
 
     return read_key
 
 
 def decode_value(encoded: bytes) -> Any:
-    """One value, in its encoded form's own types."""
+    """One value, in the types that MessagePack has."""
     return _decode_any(encoded)
 
 
 def raw(encoded: bytes) -> msgspec.Raw:
-    """Encoded bytes that stand for themselves inside another encoding."""
+    """Bytes that are encoded already, to be put into another encoding as they are."""
     return msgspec.Raw(encoded)
 
 
 def split(encoded: bytes) -> dict[Any, bytes]:
-    """Each top-level key's value, still encoded."""
+    """The encoded value of each top-level key."""
     return {key: bytes(raw) for key, raw in _split(encoded).items()}
 
 
 def join(parts: Mapping[Any, bytes]) -> bytes:
     """The inverse of `split`."""
-    return _join({key: msgspec.Raw(value) for key, value in parts.items()})
+    return _pack({key: msgspec.Raw(value) for key, value in parts.items()})
+
+
+def replace(encoded: bytes, key: Any, was: bytes, now: bytes) -> bytes:
+    """The data with another value for this key, if its value is still `was`."""
+    parts = _split(encoded)
+    if was == now or key not in parts or bytes(parts[key]) != was:
+        return encoded
+    parts[key] = msgspec.Raw(now)
+    return _pack(parts)
 
 
 def changes(before: Mapping[Any, bytes], after: Mapping[Any, bytes]) -> Changes:
-    """The top-level keys that were set (their encoded values) or removed (None)."""
+    """What leads from one `split` to another."""
     changed: Changes = {k: v for k, v in after.items() if before.get(k) != v}
-    changed.update({k: REMOVED for k in before if k not in after})
+    changed.update({k: None for k in before if k not in after})
     return changed
 
 
 def apply(encoded: bytes, changed: Changes) -> bytes:
-    """`encoded` with these top-level keys set or removed."""
+    """The data with these changes."""
     parts = split(encoded)
     for key, value in changed.items():
         if value is None:
@@ -303,12 +319,20 @@ def apply(encoded: bytes, changed: Changes) -> bytes:
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
+    """The values in a value, each with its step of the path to it."""
     if isinstance(value, dict):
-        return [(f"[{key!r}]", child) for key, child in _items(value)]
+        return [(f"[{key!r}]", child) for key, child in _listed(value.items())]
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [(f"[{index}]", child) for index, child in enumerate(_members(value))]
-    fields: Any = getattr(value, "__struct_fields__", getattr(value, "__dataclass_fields__", ()))
-    return [(f".{name}", getattr(value, name)) for name in fields]
+        return [(f"[{index}]", child) for index, child in enumerate(_listed(value))]
+    return [(f".{name}", getattr(value, name)) for name in _fields(value)]
+
+
+def _fields(value: Any) -> list[str]:
+    """The names of the fields that a Struct, a dataclass or an attrs object has."""
+    kind: Any = value.__class__
+    names: Any = getattr(kind, "__struct_fields__", getattr(kind, "__dataclass_fields__", ()))
+    names = names or [field.name for field in getattr(kind, "__attrs_attrs__", ())]
+    return [name for name in names if hasattr(value, name)]
 
 
 def _largest(sizes: Mapping[Any, int]) -> str:
@@ -330,42 +354,31 @@ def _is_deep(raw: bytes) -> bool:
 
 
 def _counts(encoded: bytes) -> dict[Any, int]:
-    """How many dicts and lists each key's value consists of."""
+    """The number of dicts and lists in the value of each key."""
     levels = {key: _levels(decode_value(raw)) for key, raw in split(encoded).items()}
     return {key: sum(map(len, each)) for key, each in levels.items()}
 
 
 def _levels(value: Any) -> Iterator[list[Any]]:
-    """The dicts and lists of each level, the outermost first."""
+    """The dicts and lists of a value, level by level. The outermost level comes first."""
     level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     while level:
         yield level
         level = [
             child
             for container in level
-            for child in (_parts(container) if isinstance(container, dict) else container)
+            for child in (_both(container) if isinstance(container, dict) else container)
             if isinstance(child, _CONTAINERS)
         ]
 
 
-def _parts(value: Any) -> tuple[Any, ...]:
-    return (*value, *value.values())  # a key may be a tuple
+def _both(value: Any) -> tuple[Any, ...]:
+    """Keys and values of a dict: a key that is a tuple is a level, too."""
+    return (*value, *value.values())
 
 
-def _objects_of(value: Any, longer: int) -> list[Any]:
-    keys = [key for key in _keys(value) if not isinstance(key, str) or len(key) > longer]
-    return [*keys, *value.values()]
-
-
-def _items(value: Any) -> list[tuple[Any, Any]]:
-    return list(value.items())
-
-
-def _keys(value: Any) -> list[Any]:
-    return list(value)
-
-
-def _members(value: Any) -> list[Any]:
+def _listed(value: Any) -> list[Any]:
+    """A copy, made in one step: a thread may change the original."""
     return list(value)
 
 

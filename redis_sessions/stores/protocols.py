@@ -239,7 +239,8 @@ class SessionIndex(Protocol):
 
         `own` is the time of a revocation by the same request, or -1; the sign-in comes after it.
         The answer is ENDED if the id is marked, and REFUSED if there was another revocation since
-        the request began. `ttl` is in milliseconds.
+        the request began. `ttl` is in milliseconds. The entry's time is rounded up to a whole
+        millisecond.
         """
         ...
 

@@ -128,6 +128,31 @@ class IndexConformance:
                 return
         raise AssertionError("expired entries stay")
 
+    async def test_a_short_session_shortens_no_other(self, index: SessionIndex) -> None:
+        """What is entered, touched or marked for a moment leaves longer entries as they are."""
+        key, brief = new_key(), new_key()
+        id, at = await self._enter(index, key)
+        await self._enter(index, key, ttl=1)
+        await index.touch(key, new_id(), authenticated=at, ttl=1, descriptor=b"")
+        await index.mark(key, new_id(), ttl=1)
+        await index.revoke(key, keep=id, memory=1)
+        await self._enter(index, brief, ttl=50)
+        while await self._entries(index, brief):  # noqa: ASYNC110 - nobody tells when it is over
+            await asyncio.sleep(0)
+        assert id in await self._entries(index, key)
+        assert await index.ask(key, id, authenticated=at) is EntryStatus.LIVE
+
+    async def test_a_sign_in_is_not_earlier_than_it_was(self, index: SessionIndex) -> None:
+        """Its time is in whole milliseconds: the next one, so that no revocation of before counts.
+
+        A revocation may be known to the principal's index under another key alone.
+        """
+        for _ in range(5):  # the clock may be at a whole millisecond just then
+            key = new_key()
+            id, _ = await self._enter(index, key)
+            entry = (await self._entries(index, key))[id]
+            assert entry.authenticated >= entry.seen
+
     async def test_many(self, index: SessionIndex) -> None:
         """Concurrent sign-ins of one principal all stand, and are listed some at a time."""
         key = new_key()

@@ -11,17 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
-from tests.support import as_owner
+from tests.support.chromium import ARGUMENTS
+from tests.support.servers import as_owner
 
-ARGUMENTS = [
-    "--no-sandbox",  # root, in containers
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 COOKIE = "redis-sessions-demo"
 
 

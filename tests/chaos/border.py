@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final, Self
 
 from redis_sessions.testing.topologies.processes import HOST
-from tests.support import free_port
+from tests.support.servers import free_port
 
 __all__ = ["INSIDE", "Border"]
 

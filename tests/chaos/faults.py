@@ -26,7 +26,7 @@ from tests.chaos.audit import Report, audit, longest_gap
 from tests.chaos.border import INSIDE, Border
 from tests.chaos.browsers import Load, Record
 from tests.chaos.site import PREFIX, Later, Waits, Worker
-from tests.support import app_user, as_app
+from tests.support.servers import app_user, as_app
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from starlette.requests import HTTPConnection
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from redis_sessions import (
     Event,
@@ -20,9 +20,9 @@ from redis_sessions import (
     SessionMiddleware,
     get_session,
 )
+from tests.support.asgi import COOKIE, ask, cookie
 
 PREFIX: Final = "session:chaos:"
-_COOKIE: Final = "__Host-session"
 
 
 class Waits(NamedTuple):
@@ -79,30 +79,11 @@ class Worker:
 
     async def ask(self, action: str, number: int, token: str | None) -> Reply:
         """One request: `read`, `add`, `sign-in`, `sign-out`, `revoke` or `rotate`."""
-        status, headers, body = 0, list[tuple[bytes, bytes]](), b""
-
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: Message) -> None:
-            nonlocal status, headers, body
-            if message["type"] == "http.response.start":
-                status, headers = message["status"], message["headers"]
-            else:
-                body += message.get("body", b"")
-
-        cookie = [] if token is None else [(b"cookie", f"{_COOKIE}={token}".encode())]
-        scope: dict[str, Any] = {
-            "type": "http",
-            "method": "POST",
-            "scheme": "https",
-            "path": f"/{action}/{number}",
-            "headers": cookie,
-            "client": ("127.0.0.1", 1),
-        }
-        await self._app(scope, receive, send)
-        page = msgspec.msgpack.decode(body, type=Page) if status < 400 else Page()
-        sent = _sent(headers)
+        headers = [] if token is None else [(b"cookie", cookie(token))]
+        answer = await ask(self._app, headers, path=f"/{action}/{number}", method="POST")
+        status = answer.checked().status
+        page = msgspec.msgpack.decode(answer.body, type=Page) if status < 400 else Page()
+        sent = _sent(answer.headers)
         unconfirmed = bool(sent) and (sent or "")[:20] in self._unconfirmed
         self._unconfirmed.discard((sent or "")[:20])
         return Reply(status, page, sent, unconfirmed)
@@ -132,7 +113,7 @@ class Worker:
 def _sent(headers: list[tuple[bytes, bytes]]) -> str | None:
     """The value of the cookie that a response sets; "" if it expires it."""
     for name, value in headers:
-        if name == b"set-cookie" and value.startswith(f"{_COOKIE}=".encode()):
+        if name == b"set-cookie" and value.startswith(f"{COOKIE}=".encode()):
             token = value.decode().split(";")[0].split("=", 1)[1]
             return "" if token == "null" else token  # Starlette's word for none
     return None

@@ -9,8 +9,8 @@ import pytest
 from redis_sessions import MemoryStore, RedisStore
 from redis_sessions.stores.protocols import SessionIndex
 from redis_sessions.testing import IndexConformance
-from tests.deployments import Deployment
-from tests.support import Server
+from tests.support.deployments import Deployment
+from tests.support.servers import Server
 
 
 class TestMemoryIndex(IndexConformance):

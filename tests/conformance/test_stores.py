@@ -8,8 +8,9 @@ import pytest
 
 from redis_sessions import MemoryStore, RedisStore, SessionStore
 from redis_sessions.testing import StoreConformance
-from tests.deployments import Deployment
-from tests.support import LOOPS, Server
+from tests.support import LOOPS
+from tests.support.deployments import Deployment
+from tests.support.servers import Server
 
 
 class TestMemoryStore(StoreConformance):

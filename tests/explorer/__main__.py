@@ -30,7 +30,7 @@ from tests.explorer.families import (
 from tests.explorer.mutants import MUTANTS
 from tests.explorer.scenario import Scenario
 from tests.explorer.search import Explorer
-from tests.support import DEFAULT_SERVER, Server
+from tests.support.servers import DEFAULT_SERVER, Server
 
 DEEP: Final = ("touch", "a", "rotate", "inA", "inB", "out", "clear")
 FAMILIES: Final[dict[str, Callable[[], Iterator[Scenario]]]] = {

@@ -14,8 +14,8 @@ from redis_sessions.stores import MemoryStore, RedisStore, Store
 from redis_sessions.stores import memory as memory_store
 from redis_sessions.stores.protocols import Entry
 from redis_sessions.testing import Clock
-from tests.narrow_index import index_script, marks_are
-from tests.support import as_owner
+from tests.support.index_script import index_script, marks_are
+from tests.support.servers import as_owner
 
 __all__ = ["Backend", "MemoryBackend", "RedisBackend", "Seats", "narrow_memory", "redis_backend"]
 

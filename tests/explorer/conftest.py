@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from tests.explorer.backends import MemoryBackend, RedisBackend, narrow_memory, redis_backend
-from tests.support import DEFAULT_SERVER, Server
+from tests.support.servers import DEFAULT_SERVER, Server
 
 
 @pytest.fixture

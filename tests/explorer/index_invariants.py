@@ -12,8 +12,8 @@ from typing import Final
 
 from tests.explorer.actors import SIGNS_IN, Actor
 from tests.explorer.backends import Seats
+from tests.explorer.observation import Sight
 from tests.explorer.scenario import LOST_RECORD, Rec
-from tests.explorer.sight import Sight
 
 __all__ = ["all_ended", "ended_rightly", "index_is_sound", "older_than_their_entries"]
 

@@ -18,8 +18,8 @@ from tests.explorer.actors import Worker
 from tests.explorer.audit import audit
 from tests.explorer.backends import Backend
 from tests.explorer.invariants import Before, after_step, at_the_end
+from tests.explorer.observation import Wrapper
 from tests.explorer.scenario import EVERYTHING, Action, Footprint, Scenario
-from tests.explorer.sight import Wrapper
 from tests.explorer.tokens import watching_tokens
 from tests.explorer.world import World
 

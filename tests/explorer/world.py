@@ -12,6 +12,7 @@ from redis_sessions.errors import StoreUnavailableError
 from redis_sessions.session.token import SessionToken
 from tests.explorer.actors import ADMIN, Actor, Fact, Phase
 from tests.explorer.gate import Call, GatedStore
+from tests.explorer.observation import WHOSE, Sight
 from tests.explorer.scenario import (
     DAY,
     EVERYTHING,
@@ -24,7 +25,6 @@ from tests.explorer.scenario import (
     browsers_of,
     first_record,
 )
-from tests.explorer.sight import WHOSE, Sight
 
 __all__ = ["World"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -44,7 +45,13 @@ def errors(rows: list[dict[str, Any]]) -> int:
 @pytest.fixture(scope="module")
 def measured() -> Figures:
     """What a tiny run of one benchmark leaves."""
-    return {"codec": {"environment": figures.environment(), **codec.measure(codec.QUICK, silent)}}
+    gc.freeze()  # the benchmark collects garbage before each block; that of all tests takes seconds
+    try:
+        return {
+            "codec": {"environment": figures.environment(), **codec.measure(codec.QUICK, silent)}
+        }
+    finally:
+        gc.unfreeze()
 
 
 def test_codec(measured: Figures) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import LOOPS, StartServer
+from tests.support import LOOPS
+from tests.support.servers import StartServer
 from tests.torture import cancellation
 
 

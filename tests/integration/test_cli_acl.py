@@ -7,21 +7,18 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import ResponseError
 
 from redis_sessions import RedisStore, SessionConflictError, SessionManager, StoreError
 from redis_sessions.cli.acl import Role, acl_line, rules
-from redis_sessions.session.record import tombstone
 from redis_sessions.testing import (
     read_session,
     store_session,
 )
-from redis_sessions.testing.conformance import MINUTE, new_id, new_record
+from redis_sessions.testing.conformance import MINUTE, new_id
 from redis_sessions.testing.index_conformance import new_key
-from tests.integration.apps import manager_on
-from tests.support import DEFAULT_SERVER, Server
-
-PASSWORD = "correct-horse"
+from tests.integration.acl_roles import PASSWORD, administer, exercise, refused
+from tests.support.apps import manager_on
+from tests.support.servers import DEFAULT_SERVER, Server
 
 Account = Callable[..., str]
 
@@ -43,12 +40,6 @@ def account(server: Server, prefix: str) -> Iterator[Account]:
         yield make
         for name in made:
             client.execute_command("ACL", "DELUSER", name)
-
-
-def refused(client: Redis, *command: Any) -> None:
-    """The server refuses the command for want of rights, whatever words its version has."""
-    with pytest.raises(ResponseError, match=r"permission|ACL failure|can't run|can't access"):
-        client.execute_command(*command)
 
 
 # -- the application
@@ -86,31 +77,6 @@ def denied(server: Server) -> int:
     with Redis(port=server.port, protocol=2) as client:
         entries: list[Any] = client.acl_log()
         return sum(int(entry["count"]) for entry in entries)
-
-
-async def exercise(url: str, prefix: str) -> None:
-    """All kinds of commands that a store sends."""
-    store = RedisStore(url, prefix=prefix, timeout=1)
-    try:
-        id, key, record = new_id(), new_key(), new_record()
-        await store.commit(id, None, record, MINUTE)
-        await store.commit(id, None, record, MINUTE)  # a retry
-        await store.load(id)
-        for _ in range(2):
-            async with store.lock(id, wait=0.05, hold=10):
-                pass
-        await store.end(id, tombstone(0), MINUTE)
-        await store.enter(key, id, age=0, own=-1, ttl=MINUTE, descriptor=b"d")
-        await store.ask(key, id, authenticated=1)
-        await store.touch(key, id, authenticated=1, ttl=MINUTE, descriptor=b"")
-        await store.authenticated(key, id, at=2**50)
-        await store.revoke(key, keep=new_id(), memory=MINUTE)
-        await store.entries(key)
-        await store.remove(key, [id], until=2**51)
-        for _ in range(257):
-            await store.mark(key, new_id(), ttl=MINUTE)
-    finally:
-        await store.close()
 
 
 def forget_scripts(server: Server) -> None:
@@ -239,25 +205,6 @@ async def test_admin_signs_nobody_in(account: Account, prefix: str) -> None:
             refused(client, *command.split())
         hidden = client.script_load("return redis.call('HGETALL', ARGV[1])")
         refused(client, "EVALSHA", hidden, 0, "other:x")
-
-
-async def administer(url: str, prefix: str) -> None:
-    """What a manager sends to a store to list and to revoke, besides what it says of a retry."""
-    store = RedisStore(url, prefix=prefix, timeout=1)
-    try:
-        id, key = new_id(), new_key()
-        await store.load(id)
-        assert (await store.mark(key, id, ttl=MINUTE)).result is False
-        await store.revoke(key, keep=new_id(), memory=MINUTE)
-        await store.revoke(key, keep=None, memory=MINUTE)
-        await store.touch(key, other := new_id(), authenticated=2**50, ttl=MINUTE, descriptor=b"")
-        await store.entries(key)
-        await store.remove(key, [other], until=2**51)
-        await store.ask(key, id, authenticated=1)
-        for _ in range(2):
-            await store.end(id, tombstone(0), MINUTE)
-    finally:
-        await store.close()
 
 
 @pytest.mark.parametrize("server", [DEFAULT_SERVER], indirect=True)

@@ -9,22 +9,19 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from typer.testing import CliRunner, Result
 
 from redis_sessions.cli.acl import Role, acl_line, key_pattern, password_rule, rules
+from redis_sessions.cli.commands import app
 from redis_sessions.errors import ConfigurationError
-from tests.integration.test_cli_acl import PASSWORD, refused
-from tests.support import ROOT, Server
+from tests.integration.acl_roles import PASSWORD, refused
+from tests.support import ROOT
+from tests.support.servers import Server
 
 
-def acl(*args: str) -> subprocess.CompletedProcess[str]:
-    """The command."""
-    return subprocess.run(
-        [sys.executable, "-m", "redis_sessions.cli", "acl", *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+def acl(*args: str) -> Result:
+    """The command, in this process."""
+    return CliRunner().invoke(app, ["acl", *args])
 
 
 @pytest.mark.parametrize("role", Role)
@@ -37,7 +34,7 @@ def test_command_prints_the_line(server: Server, role: Role, prefix: str, tmp_pa
         *("--role", role, "--user", name, "--prefix", prefix, "--password-file", str(secret)),
         *("--cluster", "--replicas"),
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     assert PASSWORD not in done.stdout
     assert done.stdout.count("\n") == 1
     with Redis(port=server.port, protocol=2) as client:
@@ -95,7 +92,7 @@ def test_options_add_what_they_need() -> None:
 def test_what_cannot_work_is_refused(args: list[str], message: str) -> None:
     """Status 2, nothing on standard output, and the reason."""
     done = acl(*args)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
 
 
@@ -112,7 +109,7 @@ def test_a_file_without_a_password_is_refused(tmp_path: Path, text: bytes, why: 
     """As in a URL's `password_file=`: one line of text. None would let in who sends nothing."""
     (tmp_path / "odd").write_bytes(text)
     done = acl("--password-file", str(tmp_path / "odd"))
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert why in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stderr
@@ -155,11 +152,13 @@ def test_the_line_goes_to_redis_cli(
     name, odd = f"{prefix}piped", f"{prefix}{after}"
     secret = tmp_path / "password"
     secret.write_text(PASSWORD)
-    line = acl("--user", name, "--prefix", odd, "--password-file", str(secret)).stdout
+    command = [sys.executable, "-m", "redis_sessions.cli", "acl", "--user", name, "--prefix", odd]
+    command += ["--password-file", str(secret)]
+    line = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     done = subprocess.run(
-        [redis_cli, "-p", str(server.port)], input=line, capture_output=True, text=True, check=True
+        [redis_cli, "-p", str(server.port)], input=line, capture_output=True, check=True
     )
-    assert done.stdout == "OK\n"
+    assert done.stdout == b"OK\n"
     with Redis(port=server.port, username=name, password=PASSWORD, protocol=2) as user:
         assert user.set(f"{odd}x", b"1", px=1000)
         refused(user, "SET", f"{prefix}ab:x", "1")

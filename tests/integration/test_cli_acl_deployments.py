@@ -16,8 +16,8 @@ from redis_sessions.stores import RedisStore
 from redis_sessions.testing import read_session, store_session
 from redis_sessions.testing.topologies.replication import SERVICE
 from redis_sessions.testing.topology import ClusterTopology, Node, SentinelTopology
-from tests.integration.apps import KEY
-from tests.integration.test_cli_acl import PASSWORD, administer, exercise
+from tests.integration.acl_roles import PASSWORD, administer, exercise
+from tests.support.asgi import KEY
 
 Make = Callable[[Iterable[Node], Iterable[str]], str]
 

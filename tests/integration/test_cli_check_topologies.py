@@ -16,8 +16,9 @@ from redis_sessions.testing.topology import (
     TlsTopology,
     Topology,
 )
-from tests.integration.test_cli_check import SECRET, check, levels
-from tests.support import StartServer, eventually, free_port
+from tests.integration.check_command import SECRET, check, levels
+from tests.support import eventually
+from tests.support.servers import StartServer, free_port
 
 
 def test_replicas(replicas_topology: Topology, prefix: str) -> None:
@@ -168,7 +169,7 @@ def test_nodes_without_the_names_that_they_prefer(
     """They are where the node is that was asked, as for a store."""
     option = "cluster-preferred-endpoint-type"
     if not cluster_topology.nodes[0].ask("CONFIG", "GET", option):
-        pytest.skip("Redis 6.2 knows addresses only")
+        pytest.skip("a Cluster of Redis 6.2 knows its nodes by addresses only")
     try:
         for node in cluster_topology.nodes:
             node.ask("CONFIG", "SET", option, "hostname")

@@ -20,8 +20,8 @@ from redis_sessions import (
 )
 from redis_sessions.stores import Commit
 from redis_sessions.testing import topology
-from tests.integration.apps import Wire
-from tests.support import SERVERS, StartServer, as_user, free_port
+from tests.support.redis_wire import Wire
+from tests.support.servers import SERVERS, StartServer, as_user, free_port
 
 ID = "A" * 20
 

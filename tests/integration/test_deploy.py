@@ -24,7 +24,8 @@ from redis_sessions.errors import ConfigurationError
 from redis_sessions.testing.topologies.processes import HOST, Processes, wait_until
 from redis_sessions.testing.topologies.replication import BRISK, SERVICE
 from redis_sessions.testing.topology import ClusterTopology, Node, SentinelTopology, Topology
-from tests.support import ROOT, Server, StartServer
+from tests.support import ROOT
+from tests.support.servers import Server, StartServer
 
 PASSWORD = "development"
 DEPLOY = ROOT / "deploy"

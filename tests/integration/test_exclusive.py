@@ -13,9 +13,11 @@ from starlette.routing import Route
 from redis_sessions import RedisStore, SessionConflictError, get_session
 from redis_sessions.stores.commands import LOCK
 from redis_sessions.testing import store_session
-from tests.deployments import Deployment
-from tests.integration.apps import COOKIE, Wire, client_of, doing, manager_on
-from tests.support import StartServer
+from tests.support.apps import client_of, doing, manager_on
+from tests.support.asgi import COOKIE
+from tests.support.deployments import Deployment
+from tests.support.redis_wire import Wire
+from tests.support.servers import StartServer
 
 ID = "A" * 20
 SESSIONS = 10

@@ -29,8 +29,10 @@ from redis_sessions.fastapi import (
     fresh,
     session_security,
 )
-from tests.integration.apps import BASE, Monitor, client_of, manager_on, token_in
-from tests.support import StartServer
+from redis_sessions.testing import Clock
+from tests.support.apps import BASE, client_of, manager_on, token_in
+from tests.support.redis_wire import Monitor
+from tests.support.servers import StartServer
 
 
 @pytest.fixture
@@ -328,3 +330,24 @@ def test_the_test_client_with_a_session(manager: SessionManager) -> None:
     with TestClient(app_with(manager), base_url=BASE) as browser:
         browser.post("/sign-in/alice")
         assert browser.get("/me").json() == "alice"
+
+
+def test_fresh_goes_by_the_managers_clock() -> None:
+    """Step-up asks the same clock that the sign-in was timed with."""
+    clock = Clock()
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=manager_on(MemoryStore(clock=clock), clock=clock))
+
+    @app.post("/in")
+    async def enter(session: SessionDep) -> None:
+        session["user_id"] = 1
+
+    @app.get("/pay", dependencies=[Depends(fresh(within=300))])
+    async def pay() -> None: ...
+
+    with TestClient(app, base_url=BASE) as client:
+        client.post("/in")
+        clock.advance(299)
+        assert client.get("/pay").status_code == 200
+        clock.advance(2)
+        assert client.get("/pay").status_code == 401

@@ -11,20 +11,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from redis_sessions import HeaderTransport, SessionGoneError, get_session
-from tests.integration.apps import (
+from redis_sessions import (
+    HeaderTransport,
+    Keyring,
+    MemoryStore,
+    SessionGoneError,
+    SessionManager,
+    get_session,
+)
+from tests.support.apps import (
     BASE,
-    COOKIE,
-    KEY,
     Events,
     app_of,
     client_of,
     doing,
     manager_on,
-    request_of,
+    serve,
     signed_in,
     token_in,
 )
+from tests.support.asgi import COOKIE, KEY, ask
 
 # -- headers
 
@@ -197,10 +203,26 @@ async def test_headers_may_be_lists(redis_url: str, prefix: str) -> None:
     """Daphne and Mangum give headers as lists of two: the cross-site rule holds there too."""
     app = doing(store=redis_url, prefix=prefix, secret_key=KEY)
     for site, begins in ((b"same-origin", True), (b"cross-site", False)):
-        _, headers = await request_of(
-            app, "/do", [[b"sec-fetch-site", site]], method="POST", query_string=b"set=a:1"
-        )
-        assert (b"set-cookie" in headers) is begins
+        reply = await ask(app, [[b"sec-fetch-site", site]], path="/do?set=a:1", method="POST")
+        assert bool(reply.checked().cookies) is begins
+
+
+# -- the client's address
+
+
+async def test_behind_a_proxy() -> None:
+    """uvicorn --proxy-headers: the client that the trusted proxy names is the one that counts."""
+    manager = SessionManager(MemoryStore(), Keyring(KEY))
+    app = doing(manager=manager, binding="ip", https_only=False)
+    with serve(app, proxy_headers=True, forwarded_allow_ips="127.0.0.1") as address:
+        async with httpx2.AsyncClient(base_url=f"http://{address}") as browser:
+            here, there = ({"X-Forwarded-For": host} for host in ("192.0.2.1", "192.0.2.2"))
+            await browser.get("/do?set=user_id:alice", headers=here)
+            assert (await browser.get("/do", headers=here)).json() == {"user_id": "alice"}
+            assert (await browser.get("/do", headers=there)).json() == {}
+            assert (await browser.get("/do")).json() == {}
+    (info,) = await manager.sessions_of("alice")
+    assert info.address == "192.0.2.1"
 
 
 # -- warnings

@@ -14,7 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from redis_sessions import SessionError, get_session
-from tests.integration.apps import KEY, Wire, client_of, doing, serve, signed_in, token_in
+from tests.support.apps import client_of, doing, serve, signed_in, token_in
+from tests.support.asgi import KEY
+from tests.support.redis_wire import Wire
 
 # -- status rules
 

@@ -19,8 +19,8 @@ from redis_sessions import (
 )
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import Clock
-from tests.integration.apps import doing
-from tests.support import StartServer, as_owner
+from tests.support.apps import doing
+from tests.support.servers import StartServer, as_owner
 
 OLD, NEW, OTHER = generate_key(), generate_key(), generate_key()
 DAY = 24 * 3600

@@ -14,7 +14,7 @@ from redis_sessions import (
 )
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import read_session, store_session
-from tests.support import SERVERS, StartServer, as_owner
+from tests.support.servers import SERVERS, StartServer, as_owner
 
 
 @pytest.mark.parametrize("kind", SERVERS)

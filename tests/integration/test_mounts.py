@@ -30,7 +30,8 @@ from redis_sessions import (
 )
 from redis_sessions.fastapi import SessionDep, session_security
 from redis_sessions.http.transports import Transport
-from tests.integration.apps import COOKIE, KEY, client_of, doing, manager_on, signed_in, token_in
+from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
+from tests.support.asgi import COOKIE, KEY
 
 
 @pytest.fixture

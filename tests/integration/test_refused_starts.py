@@ -16,8 +16,9 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from redis_sessions import ConfigurationError, SessionMiddleware
-from tests.integration.apps import BASE, KEY, doing, manager_on, request_of, serve
-from tests.support import free_port
+from tests.support.apps import BASE, doing, manager_on, serve
+from tests.support.asgi import KEY, ask
+from tests.support.servers import free_port
 
 APPLICATION = """
 from starlette.applications import Starlette
@@ -107,8 +108,7 @@ def test_it_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Where it is constructed: a server may say nothing of a lifespan that failed."""
     app = SessionMiddleware(Starlette(), store="memory://", secret_key="short")
     for _ in range(2):
-        with pytest.raises(ConfigurationError):
-            asyncio.run(request_of(app))
+        assert isinstance(asyncio.run(ask(app)).error, ConfigurationError)
     (record,) = [r for r in caplog.records if r.name == "redis_sessions"]
     assert record.levelno == logging.ERROR
     assert "at least 32" in record.getMessage()
@@ -117,12 +117,9 @@ def test_it_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_each_error_is_a_new_one() -> None:
     """One that was raised again and again would keep what each of the requests had."""
     app = SessionMiddleware(Starlette(), store="memory://", secret_key="short")
-    raised: list[BaseException] = []
-    for _ in range(2):
-        with pytest.raises(ConfigurationError) as caught:
-            asyncio.run(request_of(app))
-        raised.append(caught.value)
-    assert raised[0] is not raised[1]
+    one, other = [asyncio.run(ask(app)).error for _ in range(2)]
+    assert isinstance(one, ConfigurationError)
+    assert one is not other
 
 
 def test_a_start_that_fails_inside_closes_what_was_opened(redis_url: str, prefix: str) -> None:

@@ -17,10 +17,12 @@ from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import LIMIT
 from redis_sessions.testing import read_session, store_session, topology
-from tests.deployments import until
-from tests.integration.apps import COOKIE, Monitor, Wire, client_of, doing, manager_on, signed_in
-from tests.integration.test_deployments import MINUTE, id_in, record, slots_of
-from tests.support import StartServer, app_user, as_app
+from tests.integration.cluster_slots import MINUTE, id_in, record, slots_of
+from tests.support.apps import client_of, doing, manager_on, signed_in
+from tests.support.asgi import COOKIE
+from tests.support.deployments import until
+from tests.support.redis_wire import Monitor, Wire
+from tests.support.servers import StartServer, app_user, as_app
 
 
 def restore(redis: Wire, key: str, value: bytes) -> None:

@@ -13,9 +13,10 @@ from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit
 from redis_sessions.stores.repeats import AT_ONCE, LARGE, LIMIT, MAX_BYTES
 from redis_sessions.testing import read_session, store_session
-from tests.integration.apps import Monitor, Wire, client_of, doing, manager_on
-from tests.integration.test_deployments import MINUTE
-from tests.support import SERVERS, StartServer, as_owner
+from tests.integration.cluster_slots import MINUTE
+from tests.support.apps import client_of, doing, manager_on
+from tests.support.redis_wire import Monitor, Wire
+from tests.support.servers import SERVERS, StartServer, as_owner
 
 HEADER: Final = 33
 

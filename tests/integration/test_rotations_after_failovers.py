@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +18,12 @@ from redis_sessions.connect.nodes import SLOTS
 from redis_sessions.testing import read_session, topology
 from tests.chaos.border import Border
 from tests.chaos.faults import announce, put_behind
-from tests.deployments import until
-from tests.integration.apps import Wire, client_of, doing, manager_on, signed_in, token_in
-from tests.integration.test_deployments import slots_of
-from tests.proxy import HOST, Proxy
-from tests.support import SERVERS, StartServer, app_user, as_app
+from tests.integration.cluster_slots import slots_of
+from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
+from tests.support.deployments import until
+from tests.support.proxy import HOST, Proxy
+from tests.support.redis_wire import Wire
+from tests.support.servers import SERVERS, StartServer, app_user, as_app
 
 FORTNIGHT: Final = 14 * 24 * 3600
 WAYS: Final = ["rotate=", "authenticated=", f"expire_in={2 * FORTNIGHT}"]
@@ -60,12 +62,22 @@ async def rotated(browser: httpx2.AsyncClient, way: str) -> str:
     return new
 
 
-async def check(manager: SessionManager, stranger: SessionManager, old: str, new: str) -> None:
-    """Who never rotated it finds the replaced token until the one who did has come."""
-    assert await read_session(stranger, old) == ALICE, "it wasn't lost"
-    assert await read_session(manager, old) == {}
-    for each in (manager, stranger):
-        assert [await read_session(each, token) for token in (old, new)] == [{}, ALICE]
+async def all_rotated(signed: Sequence[tuple[httpx2.AsyncClient, str]]) -> list[tuple[str, str]]:
+    """Rotate each browser's session in a way of its own; the tokens before and after."""
+    found = zip(signed, WAYS, strict=True)
+    return [(old, await rotated(browser, way)) for (browser, old), way in found]
+
+
+async def check(
+    manager: SessionManager, stranger: SessionManager, *tokens: tuple[str, str]
+) -> None:
+    """Who never rotated them finds the replaced tokens until the one who did has come."""
+    for old, _ in tokens:
+        assert await read_session(stranger, old) == ALICE, "it wasn't lost"
+    for old, new in tokens:
+        assert await read_session(manager, old) == {}
+        for each in (manager, stranger):
+            assert [await read_session(each, token) for token in (old, new)] == [{}, ALICE]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -90,36 +102,36 @@ async def test_behind_a_name(start_server: StartServer, kind: str, way: str) -> 
             redis.ask("REPLICAOF", "NO", "ONE")
             name.target = replica.port
             name.heal()
-            await check(manager, stranger, old, new)
+            await check(manager, stranger, (old, new))
             assert (await browser.get("/do")).json() == ALICE
         await manager.close()
         await stranger.close()
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_behind_sentinels(server_binary: Path, way: str) -> None:
-    """The primary is killed before its replica has received the rotation."""
+async def test_behind_sentinels(server_binary: Path) -> None:
+    """The primary is killed before its replica has received the rotations, one of each kind."""
     options = app_user(replicas=True)
     with topology.sentinel(replicas=1, server=server_binary, options=options) as running:
         async with Border(running.primary.port) as border:
             await asyncio.to_thread(put_behind, running, border)
             manager = manager_on(as_app(running.url))
-            async with alices(manager) as (browser, old):
-                await replicated(running.replicas[0].port, old)
+            async with AsyncExitStack() as stack:
+                signed = [await stack.enter_async_context(alices(manager)) for _ in WAYS]
+                for _, old in signed:
+                    await replicated(running.replicas[0].port, old)
                 border.lag = SOON
-                new = await rotated(browser, way)
+                tokens = await all_rotated(signed)
                 before = running.primary
                 before.kill()
                 await asyncio.to_thread(running.wait_promoted, before)
                 stranger = manager_on(as_app(f"redis://{running.primary.address}"))
-                await check(manager, stranger, old, new)
+                await check(manager, stranger, *tokens)
             await manager.close()
             await stranger.close()
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_in_a_cluster(server_binary: Path, way: str) -> None:
-    """The node is killed before its replica has received the rotation."""
+async def test_in_a_cluster(server_binary: Path) -> None:
+    """The node is killed before its replica has received the rotations, one of each kind."""
     options = app_user(cluster=True)
     with topology.cluster(server=server_binary, options=options) as running:
         victim = running.primaries[0]
@@ -128,24 +140,23 @@ async def test_in_a_cluster(server_binary: Path, way: str) -> None:
         async with Border(victim.port) as border:
             await asyncio.to_thread(announce, running, border)
             manager, stranger = [manager_on(as_app(running.url)) for _ in range(2)]
-            async with alices(manager, slots) as (browser, old):
-                await replicated(heir.port, old)
+            async with AsyncExitStack() as stack:
+                signed = [await stack.enter_async_context(alices(manager, slots)) for _ in WAYS]
+                for _, old in signed:
+                    await replicated(heir.port, old)
                 border.lag = SOON
-                new = await rotated(browser, way)
+                tokens = await all_rotated(signed)
                 victim.kill()
                 await asyncio.to_thread(running.wait_promoted, heir)
 
-                async def opens() -> bool:
-                    return await read_session(stranger, old) == ALICE
+                async def reads(by: SessionManager, expected: object) -> bool:
+                    return all([await read_session(by, old) == expected for old, _ in tokens])
 
-                await until(opens)
-
-                async def over() -> bool:
-                    return await read_session(manager, old) == {}
-
-                await until(over)  # a read may come before what repeats it
-                for each in (manager, stranger):
-                    assert await read_session(each, new) == ALICE
-                    assert await read_session(each, old) == {}
+                await until(partial(reads, stranger, ALICE))
+                await until(partial(reads, manager, {}))  # one may come before what repeats it
+                for old, new in tokens:
+                    for each in (manager, stranger):
+                        assert await read_session(each, new) == ALICE
+                        assert await read_session(each, old) == {}
             await manager.close()
             await stranger.close()

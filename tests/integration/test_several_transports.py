@@ -26,15 +26,8 @@ from redis_sessions import (
 from redis_sessions.fastapi import session_security
 from redis_sessions.http.transports import Transport
 from redis_sessions.testing import store_session
-from tests.integration.apps import (
-    COOKIE,
-    Events,
-    client_of,
-    doing,
-    manager_on,
-    request_of,
-    token_in,
-)
+from tests.support.apps import Events, client_of, doing, manager_on, token_in
+from tests.support.asgi import COOKIE, ask
 
 HEADER: Final = "X-Session-Token"
 BOTH: Final[list[Transport]] = [CookieTransport(), HeaderTransport()]
@@ -266,7 +259,7 @@ async def test_the_cross_site_guard_is_the_answering_transports(
     """A form of another site begins no session by cookie; a header doesn't come from forms."""
     site = Site(transport=[CookieTransport(), _Anywhere()])
     cross = [*headers, (b"sec-fetch-site", b"cross-site")]
-    _, told = await request_of(site.app, "/do", cross, method="POST", query_string=b"set=a:1")
+    told = dict((await ask(site.app, cross, path="/do?set=a:1", method="POST")).headers)
     assert (b"x-session-token" in told, b"set-cookie" in told) == (begins, False)
 
 
@@ -283,7 +276,7 @@ async def test_only_a_cookie_is_warned_of(
     token = (await site.token(cart="tea")).encode()
     name = f"{COOKIE}=".encode() if way == "cookie" else b""
     header = (b"cookie" if way == "cookie" else b"x-session-token", name + token)
-    await request_of(site.app, "/do", [header], scheme="http", query_string=b"rotate=")
+    (await ask(site.app, [header], path="/do?rotate=", scheme="http")).checked()
     assert ("Secure session cookie" in caplog.text) is warned
 
 

@@ -14,8 +14,10 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from redis_sessions import ConfigurationError
-from tests.integration.apps import BASE, Wire, doing, manager_on, serve
-from tests.support import ROOT, StartServer, as_owner, as_user
+from tests.support import ROOT
+from tests.support.apps import BASE, doing, manager_on, serve
+from tests.support.redis_wire import Wire
+from tests.support.servers import StartServer, as_owner, as_user
 
 
 def started(url: str, **options: Any) -> Starlette:

@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from redis_sessions import SessionError, SessionMiddleware
 from redis_sessions.fastapi import SessionDep
-from tests.integration.apps import KEY, app_of, client_of, doing, serve, signed_in, token_in
+from tests.support.apps import app_of, client_of, doing, serve, signed_in, token_in
+from tests.support.asgi import KEY
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

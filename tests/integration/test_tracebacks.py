@@ -17,10 +17,9 @@ from redis_sessions import (
     Written,
     generate_key,
 )
-from tests.support import StartServer
-from tests.unit.tracebacks.conftest import recorded_tokens
+from tests.support.servers import StartServer
 from tests.unit.tracebacks.shown import ours, shown
-from tests.unit.tracebacks.visit import MARK, check
+from tests.unit.tracebacks.troubled_request import MARK, check, recorded_tokens
 
 
 class Recording(RedisStore):

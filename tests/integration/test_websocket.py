@@ -18,7 +18,8 @@ from websockets.exceptions import InvalidStatus
 
 from redis_sessions import SessionError, SessionGoneError, SessionMiddleware, get_session
 from redis_sessions.fastapi import PrincipalDep, SessionDep
-from tests.integration.apps import BASE, KEY, app_of, serve, token_in
+from tests.support.apps import BASE, app_of, serve, token_in
+from tests.support.asgi import KEY
 
 # A Secure cookie doesn't go over ws://, to which the client resolves a mere path.
 SOCKET = "wss://testserver/ws"

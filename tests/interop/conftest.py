@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.kit import HTTP, HTTPS, SECRET, Options, Records, Site
+from tests.interop.serving import HTTP, HTTPS, SECRET, Options, Records, Site
 
 
 @pytest.fixture

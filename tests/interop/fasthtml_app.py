@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from redis_sessions import Session, SessionMiddleware
-from tests.interop.kit import HTTP, SECRET
+from tests.interop.serving import HTTP, SECRET
 
 FastHTML: Any = import_module("fasthtml.common").FastHTML  # it carries no types
 

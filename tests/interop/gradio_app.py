@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from redis_sessions import SessionMiddleware
 from redis_sessions.fastapi import SessionDep
-from tests.interop.kit import SECRET
+from tests.interop.serving import SECRET
 
 gradio: Any = import_module("gradio")  # its types are partial
 oauth: Any = import_module("gradio.oauth")

@@ -13,7 +13,7 @@ from nicegui import app, ui
 
 from redis_sessions import SessionMiddleware, get_session
 from redis_sessions.fastapi import SessionDep
-from tests.interop.kit import SECRET
+from tests.interop.serving import SECRET
 
 store, prefix = sys.argv[1:]
 outer = FastAPI()

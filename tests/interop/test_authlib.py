@@ -16,8 +16,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from redis_sessions import SessionMiddleware
-from tests.interop.kit import HTTPS, Options, Records, Site, id_of
 from tests.interop.provider import CLIENT_ID, CLIENT_SECRET, ISSUER, SUBJECT, Provider, query
+from tests.interop.serving import HTTPS, Options, Records, Site, id_of
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import os
 import httpx2
 import pytest
 
-from tests.interop.kit import HTTP, Records, id_of, served
+from tests.interop.serving import HTTP, Records, id_of, served
 
 
 @pytest.mark.timeout(180)  # its imports alone take seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.interop.kit import HTTP, Records, served
+from tests.interop.serving import HTTP, Records, served
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from redis_sessions import SessionManager, SessionMiddleware
 from redis_sessions.errors import SessionError
 from redis_sessions.stores import open_store
-from tests.interop.kit import HTTPS, SECRET, Options, Records, id_of
+from tests.interop.serving import HTTPS, SECRET, Options, Records, id_of
 
 Asks = Request[Any, Any, Any]
 

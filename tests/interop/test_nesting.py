@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from redis_sessions import SessionMiddleware
-from tests.interop.kit import HTTPS, SECRET, Options, Records, Site
+from tests.interop.serving import HTTPS, SECRET, Options, Records, Site
 
 THEIRS = Middleware(StarlettesMiddleware, secret_key=SECRET)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.browser.test_demo import ARGUMENTS
-from tests.interop.kit import HTTP, Records, served
+from tests.interop.serving import HTTP, Records, served
+from tests.support.chromium import ARGUMENTS
 
 
 def clicks(page: Page, address: str) -> None:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from redis_sessions import SessionMiddleware
-from tests.interop.kit import HTTPS, Options, Records, Site
+from tests.interop.serving import HTTPS, Options, Records, Site
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from redis_sessions import Session, SessionError, SessionMiddleware, get_session
 from redis_sessions.fastapi import SessionDep
-from tests.interop.kit import HTTPS, Options
+from tests.interop.serving import HTTPS, Options
 
 DATA: dict[str, Any] = {
     "user_id": "ann",

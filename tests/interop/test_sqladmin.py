@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from redis_sessions import SessionMiddleware, get_session
-from tests.interop.kit import SECRET, Options, Records, Site, id_of
+from tests.interop.serving import SECRET, Options, Records, Site, id_of
 
 THEIR_COOKIE = "session"
 

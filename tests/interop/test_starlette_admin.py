@@ -19,7 +19,7 @@ from starlette_admin.auth import AdminUser, AuthProvider, LoginFailed
 from starlette_admin.base import BaseAdmin
 
 from redis_sessions import SessionMiddleware, get_session
-from tests.interop.kit import HTTPS, SECRET, Options, Records, Site, id_of
+from tests.interop.serving import HTTPS, SECRET, Options, Records, Site, id_of
 
 PROFILE = {"username": "root", "name": "Root", "roles": ["read", "write"]}
 

@@ -25,7 +25,7 @@ from starlette_login.mixins import UserMixin
 from starlette_login.utils import login_user, logout_user
 
 from redis_sessions import SessionMiddleware
-from tests.interop.kit import HTTPS, SECRET, Options, Records, Site, id_of
+from tests.interop.serving import HTTPS, SECRET, Options, Records, Site, id_of
 
 
 class User(UserMixin):  # type: ignore[misc]  # to mypy its classes are Any

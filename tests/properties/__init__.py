@@ -1,4 +1,4 @@
 import pytest
 
 # Their assertions tell the values that differ, as those of test modules do.
-pytest.register_assert_rewrite("tests.properties.state_machine", "tests.properties.vault")
+pytest.register_assert_rewrite("tests.properties.state_machine", "tests.properties.sealed_records")

@@ -8,9 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from redis_sessions import RedisStore
-from tests.properties.harness import Site
-from tests.properties.vault import Vault
-from tests.support import as_owner
+from tests.properties.sealed_records import Vault
+from tests.support.servers import as_owner
+from tests.support.site import Site
 
 
 @pytest.fixture

@@ -10,8 +10,19 @@ import pytest
 
 from redis_sessions import MemoryStore, Session, SessionGoneError, SessionToken
 from redis_sessions.session.record import is_tombstone, tombstone
-from tests.properties.harness import Reply, Site, forge, plaintext
-from tests.properties.vault import DATA, DAY, HEADER, Vault, flipped, write, write_and_rotate
+from tests.properties.sealed_records import (
+    DATA,
+    DAY,
+    HEADER,
+    Vault,
+    flipped,
+    forge,
+    plaintext,
+    write,
+    write_and_rotate,
+)
+from tests.support.asgi import Reply
+from tests.support.site import Site
 
 
 async def test_a_session_that_becomes_another_type_meanwhile(vault: Vault) -> None:

@@ -11,16 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_sessions import MemoryStore, SessionToken
-from tests.properties.harness import (
-    Reply,
-    Site,
-    assert_rejected,
-    examples,
-    forge,
-    plaintext,
-    storable,
-)
-from tests.properties.vault import DAY, Vault
+from tests.properties.sealed_records import DAY, Vault, forge, plaintext
+from tests.properties.strategies import examples, storable
+from tests.support.asgi import Reply
+from tests.support.site import Site, assert_rejected
 
 NOW = time.time()
 DEEP = b"\x91" * 100_000 + b"\xc0"

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from redis_sessions import HeaderTransport, MemoryStore, RedisStore, Session, SessionToken
-from tests.properties.harness import COOKIE, Site, assert_rejected, cookie, examples
-from tests.support import StartServer, as_owner
+from tests.properties.strategies import examples
+from tests.support.asgi import COOKIE, cookie
+from tests.support.servers import StartServer, as_owner
+from tests.support.site import Site, assert_rejected
 
 GOOD = "A" * 64
 FORM = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")

@@ -14,8 +14,18 @@ from redis.asyncio import Redis
 
 from redis_sessions import Event, Keyring, MemoryStore, Session, SessionToken
 from redis_sessions.session.record import tombstone
-from tests.properties.harness import Site, assert_rejected, examples, forge, plaintext
-from tests.properties.vault import DATA, DAY, HEADER, Vault, flipped, write
+from tests.properties.sealed_records import (
+    DATA,
+    DAY,
+    HEADER,
+    Vault,
+    flipped,
+    forge,
+    plaintext,
+    write,
+)
+from tests.properties.strategies import examples
+from tests.support.site import Site, assert_rejected
 
 
 def reason_at(byte: int) -> str:

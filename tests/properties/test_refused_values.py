@@ -20,8 +20,9 @@ from redis_sessions import (
     SessionEncodeError,
     SessionError,
 )
-from tests.properties.harness import Site, examples
-from tests.support import StartServer, as_owner
+from tests.properties.strategies import examples
+from tests.support.servers import StartServer, as_owner
+from tests.support.site import Site
 
 
 class Text(str):

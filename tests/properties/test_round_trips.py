@@ -13,7 +13,8 @@ from redis_sessions import MemoryStore, SessionToken
 from redis_sessions.session import values
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.values import Values
-from tests.properties.harness import Site, datas, examples, storable, texts
+from tests.properties.strategies import datas, examples, storable, texts
+from tests.support.site import Site
 
 CODEC = Values(max_size=1 << 20)
 

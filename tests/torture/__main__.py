@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from tests.chaos import faults, figures
 from tests.properties.state_machine import machine
-from tests.support import DEFAULT_SERVER, Server
+from tests.support.servers import DEFAULT_SERVER, Server
 from tests.torture import cancellation, soak
 
 MOST_GROWTH: Final = 6 << 20

@@ -28,8 +28,8 @@ from redis_sessions import (
     generate_key,
     get_session,
 )
-from tests.properties.harness import cookie
-from tests.support import as_owner
+from tests.support.asgi import cookie, scope_of
+from tests.support.servers import as_owner
 
 SESSIONS: Final = 64
 IN_FLIGHT: Final = 96
@@ -133,15 +133,8 @@ class Site:
                 assert b"set-cookie" not in dict(message["headers"]), "nothing changes a token here"
             await asyncio.sleep(0)  # a transport that is busy
 
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "scheme": "https",
-            "path": path,
-            "headers": [(b"cookie", cookie(self.tokens[number]))],
-            "client": ("127.0.0.1", number + 1),
-            "owner": number,
-        }
+        headers = [(b"cookie", cookie(self.tokens[number]))]
+        scope = scope_of(path, headers, client=("127.0.0.1", number + 1), owner=number)
         try:
             await self.app(scope, receive, send)
         except OSError:

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from redis_sessions import (
     Keyring,
@@ -32,8 +32,8 @@ from redis_sessions import (
     generate_key,
     get_session,
 )
-from tests.properties.harness import COOKIE, cookie
-from tests.support import as_owner
+from tests.support.asgi import COOKIE, ask, cookie
+from tests.support.servers import as_owner
 
 BROWSERS: Final = 64
 USERS: Final = 24
@@ -123,33 +123,17 @@ class Browser:
         if act == "forget the cookie":
             self.token = None
         token = "nonsense" if act == "nonsense" else self.token
-        status = 0
-
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                for name, value in message["headers"]:
-                    if name == b"set-cookie":
-                        morsel = SimpleCookie(value.decode())[COOKIE]
-                        self.token = None if morsel.value == "null" else morsel.value
-
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "scheme": "https",
-            "path": "/",
-            "headers": [] if token is None else [(b"cookie", cookie(token))],
-            "client": ("127.0.0.1", 1),
-            "act": act,
-            "user": self.random.randrange(USERS),
-            "value": self.random.randrange(1 << 20),
-        }
-        await self.app(scope, receive, send)
-        return str(status)
+        reply = await ask(
+            self.app,
+            [] if token is None else [(b"cookie", cookie(token))],
+            act=act,
+            user=self.random.randrange(USERS),
+            value=self.random.randrange(1 << 20),
+        )
+        for value in reply.checked().cookies:
+            morsel = SimpleCookie(value)[COOKIE]
+            self.token = None if morsel.value == "null" else morsel.value
+        return str(reply.status)
 
 
 async def _handle(scope: Scope, receive: Receive, send: Send) -> None:

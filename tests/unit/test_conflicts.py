@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from redis_sessions import SessionConflictError, get_session
 from redis_sessions.session.outcome import Outcome
-from tests.integration.apps import app_of, client_of
+from tests.support.apps import app_of, client_of
 from tests.unit.setting import DUE, Setting, count
 
 

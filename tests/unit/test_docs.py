@@ -155,3 +155,36 @@ def test_events_are_the_codes() -> None:
 
     assert len(named) > 20
     assert [name for name in named if f'"{name}"' not in code and name not in known] == []
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    """Each file, `module.name` and `Class.name` of docs/architecture.md is in the code."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    paths = [*(ROOT / "redis_sessions").rglob("*.py")]
+    members: dict[str, set[str]] = {}
+    for path in paths:
+        tree = ast.parse(path.read_text())
+        members.setdefault(path.stem, set()).update(_defined(tree.body))
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                inside = (n for n in ast.walk(node) if isinstance(n, ast.Attribute))
+                fields = {n.attr for n in inside if ast.unparse(n.value) == "self"}
+                members.setdefault(node.name, set()).update(_defined(node.body), fields)
+
+    files = re.findall(r"`((?:\w+/)+\w+\.\w+)`", page)
+    names = [match for match in re.findall(r"`(\w+)\.(\w+)`", page) if match[0] in members]
+    assert [file for file in files if not (ROOT / "redis_sessions" / file).exists()] == []
+    assert len(names) > 40
+    assert [f"{of}.{name}" for of, name in names if name not in {*members[of], "py", "lua"}] == []
+
+
+def _defined(body: list[ast.stmt]) -> set[str]:
+    """The names that these statements define."""
+    names: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            names.update(map(ast.unparse, targets))
+    return names

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from redis_sessions import Session, SessionConflictError, SessionGoneError, get_session
 from redis_sessions.lifecycle import exclusive
 from redis_sessions.lifecycle.exclusive import MAX_WAITING
-from tests.integration.apps import app_of, client_of
+from tests.support.apps import app_of, client_of
 from tests.unit.setting import Setting, count, token_of
 
 

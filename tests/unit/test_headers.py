@@ -51,6 +51,8 @@ NO_STORE = (b"cache-control", b"no-store")
         ),
         ([(b"cdn-cache-control", b"no-store")], [NO_STORE], False),
         ([(b"cdn-cache-control", b"no-store-x")], [NO_STORE], True),
+        ([(b"Cache-Control", b"public")], [NO_STORE], True),
+        ([(b"Cache-Control", b"No-Store")], [(b"Cache-Control", b"No-Store")], False),
     ],
 )
 def test_forbid_storing(

@@ -11,11 +11,8 @@ import pytest
 
 from redis_sessions import ConfigurationError, SessionInfo, SessionManager
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.session.session import state_of
-from redis_sessions.session.state import Peer
-from redis_sessions.stores.protocols import Entry
 from tests.unit.setting import ALICE, DUE, Setting
-from tests.unit.visits import Visiting, ids, in_request, signed_in, visit
+from tests.unit.visits import Peer, ids, in_request, signed_in, visit
 
 FIREFOX: Final = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 SAFARI: Final = (
@@ -61,9 +58,7 @@ async def test_a_touch_tells_from_where(at: Setting) -> None:
     """The address and the browser are those of the last touch."""
     token = await signed_in(at, peer=Peer("192.0.2.1", FIREFOX))
     at.clock.advance(DUE)
-    session = await at.load(token)
-    state_of(session).request.context = Visiting(Peer("192.0.2.2", SAFARI))
-    await at.commit(session)
+    await visit(at, token, Peer("192.0.2.2", SAFARI))
     (info,) = await at.manager.sessions_of("alice")
     assert (info.address, info.user_agent) == ("192.0.2.2", SAFARI)
 
@@ -129,9 +124,21 @@ async def test_a_long_user_agent_is_cut(at: Setting) -> None:
 async def test_dead_entries_are_not_shown(at: Setting) -> None:
     """An entry without a record, or with a tombstone, is no session."""
     lost, ended, live = [await signed_in(at) for _ in range(3)]
-    at.store._records.pop(lost[:20])  # pyright: ignore[reportPrivateUsage] - as if lost
+    at.store.lose_record(lost[:20])
     await at.store.end(ended[:20], b"\x01" + bytes(32), 30_000)
     assert await ids(at) == [live[:20]]
+
+
+async def descriptor(at: Setting, token: str) -> bytes:
+    """What the index has to describe a session of Alice's."""
+    _, entries = await at.store.entries(backend_of(at.manager).keyring.primary.index("alice"))
+    return next(entry.descriptor for entry in entries if entry.id == token[:20])
+
+
+async def describe(at: Setting, token: str, descriptor: bytes) -> None:
+    """Write another description of the session into the index."""
+    key = backend_of(at.manager).keyring.primary.index("alice")
+    await at.store.enter(key, token[:20], age=0, own=-1, ttl=60_000, descriptor=descriptor)
 
 
 DAMAGE: Final[dict[str, Callable[[bytes], bytes]]] = {
@@ -148,12 +155,7 @@ DAMAGE: Final[dict[str, Callable[[bytes], bytes]]] = {
 async def test_damaged_descriptors(at: Setting, damage: Callable[[bytes], bytes]) -> None:
     """A descriptor that doesn't open leaves its fields empty; the session is listed."""
     token = await signed_in(at, peer=Peer("192.0.2.1", FIREFOX))
-    index: Any = at.store._indexes  # pyright: ignore[reportPrivateUsage] - a writer in the store
-    (entries,) = index.values()
-    entry: Entry = entries.live[token[:20]]
-    entries.live[token[:20]] = Entry(
-        entry.id, entry.authenticated, entry.seen, entry.expires, damage(entry.descriptor)
-    )
+    await describe(at, token, damage(await descriptor(at, token)))
     (info,) = await at.manager.sessions_of("alice")
     assert (info.id, info.created_at, info.address, info.user_agent) == (
         token[:20],
@@ -168,12 +170,7 @@ async def test_a_descriptor_of_another_session(at: Setting) -> None:
     """A descriptor that was moved to another id doesn't open there."""
     one = await signed_in(at, peer=Peer("192.0.2.1", FIREFOX))
     two = await signed_in(at, peer=Peer("192.0.2.2", SAFARI))
-    index: Any = at.store._indexes  # pyright: ignore[reportPrivateUsage] - a writer in the store
-    (entries,) = index.values()
-    moved: Entry = entries.live[two[:20]]
-    entries.live[one[:20]] = Entry(
-        one[:20], moved.authenticated, moved.seen, moved.expires, moved.descriptor
-    )
+    await describe(at, one, await descriptor(at, two))
     shown = {info.id: info.address for info in await at.manager.sessions_of("alice")}
     assert shown == {one[:20]: None, two[:20]: "192.0.2.2"}
 

@@ -152,3 +152,27 @@ async def test_sign_ins_at_once_never_end_all(limit: int, before: int) -> None:
     living = [token for token in tokens if await manager.load(token)]
     assert len(living) >= 1
     assert len(await manager.sessions_of("alice")) <= limit
+
+
+async def test_sign_ins_that_failed_cost_nobody_their_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They entered the index and never came into being: no device is signed out for them."""
+    at = Setting(max_sessions=3)
+    devices = [await store_session(at.manager, {"user_id": "ada"}) for _ in range(2)]
+
+    async def fails(*_: object) -> None:
+        raise StoreUnavailableError("away")
+
+    for _ in range(3):
+        session = await at.load(None)
+        session["user_id"] = "ada"
+        with monkeypatch.context() as patched, pytest.raises(StoreUnavailableError):
+            patched.setattr(at.store, "commit", fails)
+            await at.commit(session)
+    newest = await store_session(at.manager, {"user_id": "ada"})
+    assert [await at.data(token) for token in (*devices, newest)] == [{"user_id": "ada"}] * 3
+    fourth = await store_session(at.manager, {"user_id": "ada"})
+    assert [bool(await at.data(token)) for token in (*devices, newest, fourth)] == [
+        *(False, True, True, True)
+    ]

@@ -145,7 +145,7 @@ def test_a_middleware_that_is_gone_is_forgotten(told: Callable[[], list[str]]) -
     assert told() == []
 
 
-@pytest.mark.parametrize("case", DIFFERENT.keys() - {"another prefix"})
+@pytest.mark.parametrize("case", [case for case in DIFFERENT if case != "another prefix"])
 def test_nested_over_other_records_with_one_prefix(case: str) -> None:
     """The error advises another prefix, and claims nothing that isn't so."""
     options: list[dict[str, Any]] = [{"secret_key": KEY, **each} for each in DIFFERENT[case]()]

@@ -21,7 +21,7 @@ from redis_sessions import (
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import store_session
-from tests.integration.apps import app_of, client_of
+from tests.support.apps import app_of, client_of
 from tests.unit.setting import ALICE, DUE, Setting, token_of
 from tests.unit.visits import alive, ids, in_request, signed_in, visit
 

@@ -14,7 +14,7 @@ from redis_sessions import ConfigurationError, SessionError, StoreUnavailableErr
 from redis_sessions.lifecycle.loading import unloaded
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
-from redis_sessions.session.session import Session, state_of
+from redis_sessions.session.session import Session
 from tests.unit.setting import ALICE, DAY, WHY, Setting, token_of
 from tests.unit.visits import ids
 
@@ -131,11 +131,10 @@ async def test_after_clear(at: Setting) -> None:
 
 async def test_late(at: Setting) -> None:
     """Once the response has started, the browser can't learn a token, of the same user either."""
-    session = await at.load(await at.begin(ALICE))
-    state_of(session).request.late = True
-    session.sign_in("alice")
+    token = await at.begin(ALICE)
+    reply = await at.request(lambda session: session.sign_in("alice"), token, late=True)
     with pytest.raises(SessionError, match="has started"):
-        await at.commit(session)
+        reply.checked()
 
 
 # -- out

@@ -16,7 +16,6 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from redis_sessions import (
-    Commit,
     CookieTransport,
     Event,
     Keyring,
@@ -29,8 +28,9 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.testing import Clock, read_session, store_session
-from tests.properties.harness import COOKIE, SECRET, Site
 from tests.support import ROOT
+from tests.support.asgi import COOKIE, KEY
+from tests.support.site import Site
 
 DAY: Final = 24 * 3600
 
@@ -84,7 +84,7 @@ def test_a_token_is_read_from_nowhere_else() -> None:
         await request.body()
         return JSONResponse(get_session(request))
 
-    manager = SessionManager(MemoryStore(), Keyring(SECRET))
+    manager = SessionManager(MemoryStore(), Keyring(KEY))
     app = Starlette(
         routes=[Route("/{rest:path}", look, methods=["GET", "POST"])],
         middleware=[Middleware(SessionMiddleware, manager=manager)],
@@ -99,22 +99,6 @@ def test_a_token_is_read_from_nowhere_else() -> None:
     assert client.post("/", json=named).json() == {}
     for header in ("authorization", "x-session", "referer", COOKIE):
         assert client.get("/", headers={header: token}).json() == {}
-
-
-@pytest.mark.standard(7)
-async def test_creating_is_atomic(redis_url: str, prefix: str) -> None:
-    """Of many that create one id at once, over several connections, exactly one does."""
-    stores = [RedisStore(redis_url, prefix=prefix) for _ in range(8)]
-    id = SessionToken.generate().id
-    values = [bytes([1, *range(n, n + 40)]) for n in range(len(stores))]
-    written = await asyncio.gather(
-        *(s.commit(id, None, v, 10_000) for s, v in zip(stores, values, strict=True))
-    )
-    done = [each.result for each in written]
-    assert sorted(done, key=str) == [*[Commit.CONFLICT] * 7, Commit.STORED]
-    assert await stores[0].load(id) == values[done.index(Commit.STORED)]
-    for store in stores:
-        await store.close()
 
 
 @pytest.mark.standard(14, "ASVS 7.4.2", "ASVS 7.4.3", "ASVS 7.4.5", "ASVS 7.5.2")

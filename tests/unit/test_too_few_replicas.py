@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import MemoryStore, ReplicationError, Session, SessionManager, Written
+from redis_sessions import ReplicationError, Session, SessionManager, Written
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.record import is_tombstone
+from tests.support.stores import UnreliableStore
 from tests.unit.setting import ALICE, DUE, KEY, Setting, count, token_of
 
 
-class Short(MemoryStore):
+class Short(UnreliableStore):
     """Too few replicas have the writes that a test names. A tombstone that is committed ends."""
 
     def __init__(self, **options: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from redis_sessions import Keyring, MemoryStore, Session, SessionManager
 from redis_sessions.session.outcome import Outcome
-from tests.unit.kinds import Color, Point
+from tests.unit.application_types import Color, Point
 
 
 class Line(msgspec.Struct, rename="camel"):

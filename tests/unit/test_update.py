@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 
 from redis_sessions import SessionEncodeError, SessionError, SessionGoneError, get_session
 from redis_sessions.session.outcome import Outcome
-from tests.integration.apps import app_of, client_of
+from tests.support.apps import app_of, client_of
 from tests.unit.setting import DAY, Setting, count, token_of
 
 

@@ -9,13 +9,14 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import attrs
 import msgspec
 import pytest
 
 from redis_sessions import SessionEncodeError
 from redis_sessions.session import values
 from redis_sessions.session.values import MAX_CONTAINERS, MAX_DEPTH, Values
-from tests.unit.kinds import Color, Point
+from tests.unit.application_types import Color, Point
 
 UTC = dt.UTC
 CODEC = Values(max_size=64 * 1024)
@@ -244,3 +245,23 @@ def test_the_path_goes_through_typed_values() -> None:
 
     with pytest.raises(SessionEncodeError, match=r"session\['a'\]\.inner\.x\[0\] can't"):
         CODEC.encode({"a": Box(Point([1j]))})  # type: ignore[arg-type]  # the bad value # pyright: ignore[reportArgumentType] # same
+
+
+def test_the_path_goes_through_attrs() -> None:
+    """Fields of attrs classes are steps as well."""
+
+    @attrs.define
+    class Box:
+        inner: list[Any]
+
+    with pytest.raises(SessionEncodeError, match=r"session\['a'\]\.inner\[1\] can't"):
+        CODEC.encode({"a": Box([1, 1j])})
+
+
+def test_a_value_is_replaced_while_it_is_the_same() -> None:
+    """Another value under the key, and no such key, leave the data as they are."""
+    data, one, two = CODEC.encode({"a": 1, "b": 1}), CODEC.pack(1), CODEC.pack(2)
+
+    assert values.decode(values.replace(data, "b", one, two)) == {"a": 1, "b": 2}
+    assert values.replace(data, "b", two, one) == data
+    assert values.replace(data, "c", one, two) == data

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from redis_sessions import Session, SessionError
-from redis_sessions.session.session import serving, state_of
-from redis_sessions.session.state import Peer
+from redis_sessions import Session
+from redis_sessions.session.session import serving
+from tests.support.asgi import Reply
 from tests.unit.setting import Setting, token_of
 
 
@@ -21,29 +22,38 @@ def in_request(*sessions: Session) -> Generator[None]:
         serving.reset(token)
 
 
-class Visiting:
-    """A request, as far as a session asks for it."""
+class Peer(NamedTuple):
+    """Who asks."""
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-
-    def peer(self) -> Peer:
-        return self._peer
-
-    def as_seen(self, error: SessionError) -> SessionError:
-        return error
+    address: str
+    user_agent: str
 
 
 async def signed_in(at: Setting, user: object = "alice", peer: Peer | None = None) -> str:
+    """The token of a session in which a user signed in, from where `peer` says."""
+    if peer is not None:
+        reply = await from_peer(at, peer, lambda session: session.update(user_id=user))
+        return reply.token.value
     session = await at.load(None)
     session["user_id"] = user
-    if peer is not None:
-        state_of(session).request.context = Visiting(peer)
     return token_of(await at.commit(session))
 
 
-async def visit(at: Setting, token: str) -> None:
-    await at.commit(await at.load(token))
+async def visit(at: Setting, token: str, peer: Peer | None = None) -> None:
+    """A request that reads."""
+    if peer is not None:
+        await from_peer(at, peer, dict, token)
+    else:
+        await at.commit(await at.load(token))
+
+
+async def from_peer(
+    at: Setting, peer: Peer, act: Callable[[Session], object], token: str | None = None
+) -> Reply:
+    """A request from an address, by a browser."""
+    headers = [(b"user-agent", peer.user_agent.encode())]
+    reply = await at.request(act, token, headers=headers, client=(peer.address, 1))
+    return reply.checked()
 
 
 async def ids(at: Setting, who: str = "alice") -> list[str]:

@@ -31,7 +31,15 @@ from redis_sessions.connect.launch import LaunchError, start, wait_until_it_answ
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.testing.topologies.certificates import Certificates
 
-__all__ = ["HOST", "Node", "Processes", "TopologyError", "find_binary", "wait_until"]
+__all__ = [
+    "HOST",
+    "Node",
+    "Processes",
+    "TopologyError",
+    "find_binary",
+    "reserve_port",
+    "wait_until",
+]
 
 HOST: Final = "127.0.0.1"
 TIMEOUT: Final = 30.0  # seconds, for whatever is waited for
@@ -106,6 +114,7 @@ class Processes:
         self.binary = find_binary(server)
         self._owner = os.getpid()
         self._nodes: list[Node] = []
+        self._reserved: list[socket.socket] = []
         self._tls: list[str] = []
         self._client: dict[str, Any] = {}
         self.directory = Path(tempfile.mkdtemp(prefix="redis-sessions-"))
@@ -159,12 +168,10 @@ class Processes:
         return node
 
     def _free_port(self) -> int:
-        # Both below the range of outgoing connections, so that a stopped server's stay free.
-        taken = {node.port for node in self._nodes}
-        while True:
-            port = random.randrange(11_000, 21_000)  # noqa: S311 - nobody has to guess it
-            if port not in taken and _is_free(port) and _is_free(port + _BUS):
-                return port
+        # Below the range of outgoing connections, so that a stopped server's port stays free.
+        port, reserved = reserve_port(range(11_000, 21_000), bus=True)
+        self._reserved.extend(reserved)
+        return port
 
     def close(self) -> None:
         """End every process, even a paused one, and remove the directory."""
@@ -175,6 +182,8 @@ class Processes:
         self._reaper.wait()
         for node in self._nodes:
             node.wait()
+        for reserved in self._reserved:
+            reserved.close()
         shutil.rmtree(self.directory)
         assert self._reaper.stdin
         self._reaper.stdin.close()
@@ -186,13 +195,27 @@ class Processes:
         self.close()
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+def reserve_port(ports: Sequence[int], *, bus: bool = False) -> tuple[int, list[socket.socket]]:
+    """A TCP port of these that nobody uses, and what to close when it isn't needed any more.
+
+    A server that is stopped leaves its port free for a while, and so does one that is about to
+    start. Nobody else who reserves is given the port meanwhile: the UDP port of the same number,
+    which no server uses, is bound until then. `bus`: a Cluster's second port is reserved with it.
+    """
+    while True:
+        port = random.choice(ports)  # noqa: S311 - nobody has to guess it
+        wanted = [port, port + _BUS] if bus else [port]
+        reserved = [socket.socket(type=socket.SOCK_DGRAM) for _ in wanted]
         try:
-            probe.bind((HOST, port))
+            for each, number in zip(reserved, wanted, strict=True):
+                each.bind((HOST, number))
+                with socket.socket() as probe:
+                    probe.bind((HOST, number))
         except OSError:
-            return False
-    return True
+            for each in reserved:
+                each.close()
+        else:
+            return port, reserved
 
 
 class Node:

@@ -177,8 +177,8 @@ class SentinelTopology(Topology):
                 return f"{watcher} doesn't know that {primary} is the primary"
             with watcher.connect() as client:
                 client.sentinel_ckquorum(SERVICE)
-                known = _well(client.sentinel_sentinels(SERVICE))
-                known |= _well(client.sentinel_slaves(SERVICE))
+                known = _well(client.execute_command("SENTINEL SENTINELS", SERVICE))
+                known |= _well(client.execute_command("SENTINEL SLAVES", SERVICE))
             others = [node for node in (*watchers, *self.replicas) if node is not watcher]
             if missing := [node for node in others if node.port not in known]:
                 return f"{watcher} doesn't know of {missing}"

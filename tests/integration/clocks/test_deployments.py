@@ -6,8 +6,8 @@ import pytest
 
 from redis_sessions import ConfigurationError, Keyring, RedisStore, SessionManager, generate_key
 from redis_sessions.lifecycle.manager import backend_of
-from tests.deployments import Deployment
-from tests.integration.clocks.test_asking import OFF, error, set_wrong
+from tests.integration.clocks.wrong_time import OFF, error, set_wrong
+from tests.support.deployments import Deployment
 
 
 async def test_the_time_is_the_servers(

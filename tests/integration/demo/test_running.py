@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from redis_sessions import generate_key
 from redis_sessions.demo import create_app
 from tests.integration.demo.process import COOKIE, JSON, NAME, Demo, wait_until
-from tests.support import as_owner
+from tests.support.servers import as_owner
 
 
 @pytest.fixture

@@ -16,15 +16,7 @@ import pytest
 from redis_sessions.connect import embedded
 from redis_sessions.connect.embedded import ensure_server
 from redis_sessions.errors import StoreUnavailableError
-from tests.integration.embedded.workers import (
-    GRACE,
-    Hire,
-    Worker,
-    ask,
-    pipe,
-    processes,
-    server_pid,
-)
+from tests.integration.embedded.workers import GRACE, Hire, Worker, ask, pipe, processes, server_pid
 from tests.support import eventually
 
 # -- the server and its users

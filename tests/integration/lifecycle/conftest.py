@@ -6,27 +6,43 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from redis_sessions import SessionManager
-from tests.integration.apps import Wire, manager_on
+from redis_sessions import RedisStore, SessionManager
+from tests.support.apps import manager_on
+from tests.support.deployments import DEPLOYMENTS, Deployment
+from tests.support.redis_wire import Wire
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that is marked `everywhere` runs over one Redis, and over each deployment."""
+    if metafunc.definition.get_closest_marker("everywhere"):
+        metafunc.parametrize("where", ["redis", *DEPLOYMENTS], indirect=True)
 
 
 @pytest.fixture
-async def manager(redis_url: str, prefix: str) -> AsyncIterator[SessionManager]:
-    manager = manager_on(redis_url, prefix)
-    yield manager
-    await manager.close()
+def where(request: pytest.FixtureRequest) -> Deployment:
+    """One Redis, or the deployment that a test is to run over."""
+    name = getattr(request, "param", "redis")
+    if name == "redis":
+        return Deployment(request.getfixturevalue("redis_url"), {}, None)
+    return DEPLOYMENTS[name](request)
 
 
 @pytest.fixture
-async def workers(redis_url: str, prefix: str) -> AsyncIterator[list[SessionManager]]:
+async def workers(where: Deployment, prefix: str) -> AsyncIterator[list[SessionManager]]:
     """Four processes' managers, each with a store of its own."""
-    managers = [manager_on(redis_url, prefix) for _ in range(4)]
-    yield managers
-    for manager in managers:
-        await manager.close()
+    stores = [RedisStore(where.url, prefix=prefix, **where.options) for _ in range(4)]
+    yield [manager_on(store) for store in stores]
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+def manager(workers: list[SessionManager]) -> SessionManager:
+    return workers[0]
 
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Wire]:
+    """A look into the one Redis."""
     with Wire.of(redis_url) as wire:
         yield wire

@@ -7,11 +7,28 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import SessionConflictError, SessionManager
+from redis_sessions import Commit, RedisStore, SessionConflictError, SessionManager, SessionToken
 from redis_sessions.testing import store_session
-from tests.integration.apps import Wire, client_of, doing, manager_on, token_in
+from tests.support.apps import client_of, doing, manager_on, token_in
+from tests.support.redis_wire import Wire
 
 # -- many at once
+
+
+@pytest.mark.standard(7)
+async def test_creating_is_atomic(redis_url: str, prefix: str) -> None:
+    """Of many that create one id at once, over several connections, exactly one does."""
+    stores = [RedisStore(redis_url, prefix=prefix) for _ in range(8)]
+    id = SessionToken.generate().id
+    values = [bytes([1, *range(n, n + 40)]) for n in range(len(stores))]
+    written = await asyncio.gather(
+        *(s.commit(id, None, v, 10_000) for s, v in zip(stores, values, strict=True))
+    )
+    done = [each.result for each in written]
+    assert sorted(done, key=str) == [*[Commit.CONFLICT] * 7, Commit.STORED]
+    assert await stores[0].load(id) == values[done.index(Commit.STORED)]
+    for store in stores:
+        await store.close()
 
 
 def count(data: dict[str, Any]) -> int:
@@ -19,6 +36,7 @@ def count(data: dict[str, Any]) -> int:
     return int(data["n"])
 
 
+@pytest.mark.everywhere
 async def test_64_keys(workers: list[SessionManager]) -> None:
     """64 parallel requests that each set their own key on one session: all 64 are there."""
     token = await store_session(workers[0], {"user_id": "alice"})
@@ -34,6 +52,7 @@ async def test_64_keys(workers: list[SessionManager]) -> None:
     assert data == {"user_id": "alice", **{f"k{number}": str(number) for number in range(64)}}
 
 
+@pytest.mark.everywhere
 async def test_64_increments(workers: list[SessionManager]) -> None:
     """64 parallel increments by update(), through several processes: the counter is 64."""
     token = await store_session(workers[0], {"n": 0})
@@ -67,6 +86,7 @@ async def test_64_under_the_lock(workers: list[SessionManager], redis: Wire, pre
     assert redis.keys(f"{prefix}lock:") == []
 
 
+@pytest.mark.everywhere
 async def test_a_value_is_taken_once(workers: list[SessionManager]) -> None:
     """Of 16 requests that take a one-time value one gets it."""
     token = await store_session(workers[0], {"otp": "1"})
@@ -93,6 +113,7 @@ async def test_the_lock_is_a_key_with_an_end(
     assert redis.keys(f"{prefix}lock:") == []
 
 
+@pytest.mark.everywhere
 async def test_another_process_holds_the_lock(workers: list[SessionManager]) -> None:
     """The lock counts across processes: who can't have it in time is told so."""
     token = await store_session(workers[0], {"n": 0})

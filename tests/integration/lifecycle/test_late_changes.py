@@ -18,7 +18,8 @@ from starlette.websockets import WebSocket
 
 from redis_sessions import Session, SessionGoneError, SessionManager, get_session
 from redis_sessions.lifecycle.manager import backend_of
-from tests.integration.apps import BASE, KEY, Events, client_of, doing, signed_in, token_in
+from tests.support.apps import BASE, Events, client_of, doing, signed_in, token_in
+from tests.support.asgi import KEY
 
 SOCKET: Final = "wss://testserver/ws"
 
@@ -134,6 +135,7 @@ async def test_a_visit_after_a_late_end(manager: SessionManager, how: str) -> No
         assert (await browser.get("/do")).json() == {"csrf": "1"}
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("kind", ["stream", "events", "background"])
 async def test_late_changes_are_merged(manager: SessionManager, kind: str) -> None:
     """What a stream or a background task changes is stored on top of what came meanwhile."""
@@ -172,6 +174,7 @@ async def test_late_changes_are_merged(manager: SessionManager, kind: str) -> No
     }  # fmt: skip
 
 
+@pytest.mark.everywhere
 async def test_a_late_change_after_a_revocation(manager: SessionManager) -> None:
     """A background task of a session that was revoked meanwhile: dropped, and nothing revived."""
     elsewhere = SessionManager(
@@ -193,6 +196,7 @@ async def test_a_late_change_after_a_revocation(manager: SessionManager) -> None
     assert not await manager.load(token)
 
 
+@pytest.mark.everywhere
 async def test_saving_in_a_background_task(manager: SessionManager) -> None:
     """save() stores at once; on a session that ended it says so."""
     caught: list[bool] = []

@@ -12,9 +12,10 @@ from redis_sessions import SessionManager, StoreUnavailableError
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session
-from tests.deployments import until
-from tests.integration.apps import Wire, client_of, doing, manager_on, signed_in
-from tests.support import StartServer
+from tests.support.apps import client_of, doing, manager_on, signed_in
+from tests.support.deployments import until
+from tests.support.redis_wire import Wire
+from tests.support.servers import StartServer
 
 HOUR: Final = 3_600_000
 
@@ -94,6 +95,7 @@ async def test_every_key_has_an_end(manager: SessionManager, redis: Wire, prefix
     assert {key: redis.ask("PTTL", key) > 0 for key in keys} == dict.fromkeys(keys, True)
 
 
+@pytest.mark.everywhere
 async def test_revoking_an_id_of_ones_making(manager: SessionManager) -> None:
     """An id that a client sent is an id, not the name of another field of the index."""
     session = await manager.load()

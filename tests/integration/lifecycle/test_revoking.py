@@ -17,7 +17,7 @@ from redis_sessions import SessionManager, SessionMiddleware, get_session
 from redis_sessions.fastapi import SessionDep, SessionManagerDep
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import store_session
-from tests.integration.apps import Events, app_of, client_of, doing, signed_in, token_in
+from tests.support.apps import Events, app_of, client_of, doing, signed_in, token_in
 
 
 def revoked(manager: SessionManagerDep) -> int:
@@ -72,6 +72,7 @@ def shop(manager: SessionManager) -> FastAPI:
     return app
 
 
+@pytest.mark.everywhere
 async def test_devices(manager: SessionManager) -> None:
     """A page of devices: each with its browser and address, the current one marked."""
     agents = {
@@ -91,6 +92,7 @@ async def test_devices(manager: SessionManager) -> None:
     assert [d["browser"] for d in shown] == [None, "Firefox 140"]
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("how", ["async", "task", "thread", "dependency"])
 @pytest.mark.parametrize("was_in", [False, True], ids=["anonymous", "signed in"])
 async def test_password_reset(manager: SessionManager, how: str, was_in: bool) -> None:
@@ -106,6 +108,7 @@ async def test_password_reset(manager: SessionManager, how: str, was_in: bool) -
         assert [d["current"] for d in (await thief.get("/devices")).json()] == [False]
 
 
+@pytest.mark.everywhere
 async def test_signing_out_everywhere(manager: SessionManager) -> None:
     """Everywhere else: the others end. Everywhere: the own cookie expires in that response."""
     app = shop(manager)
@@ -120,6 +123,7 @@ async def test_signing_out_everywhere(manager: SessionManager) -> None:
         assert (await other.get("/devices")).json() == []
 
 
+@pytest.mark.everywhere
 async def test_revoked_while_a_request_is_under_way(manager: SessionManager) -> None:
     """A slow request of a revoked session: its change is dropped, and no cookie is sent."""
     events = Events()
@@ -145,6 +149,7 @@ async def test_revoked_while_a_request_is_under_way(manager: SessionManager) -> 
         assert not await manager.load(token)
 
 
+@pytest.mark.everywhere
 async def test_a_refused_sign_in_is_503(manager: SessionManager) -> None:
     """revoke_all while a sign-in is under way: 503, Retry-After, no cookie, the cart intact."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,17 @@ from redis_sessions import (
     StoreUnavailableError,
 )
 from redis_sessions.testing import store_session
-from tests.integration.apps import KEY, Events, client_of, doing, manager_on, token_in
-from tests.integration.lifecycle.test_concurrency import count
-from tests.support import ROOT, Server, StartServer
+from tests.support import ROOT
+from tests.support.apps import Events, client_of, doing, manager_on, token_in
+from tests.support.asgi import KEY
+from tests.support.servers import Server, StartServer
 
 # -- events
+
+
+def count(data: dict[str, Any]) -> int:
+    data["n"] += 1
+    return int(data["n"])
 
 
 async def test_events() -> None:

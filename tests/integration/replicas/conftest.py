@@ -9,10 +9,10 @@ import pytest
 
 from redis_sessions import SessionManager
 from redis_sessions.testing import topology
-from tests.integration.apps import manager_on
 from tests.integration.replicas.lagging import Lagging, wait_for_copies
-from tests.proxy import Proxy
-from tests.support import app_user
+from tests.support.apps import manager_on
+from tests.support.proxy import Proxy
+from tests.support.servers import app_user
 
 
 @pytest.fixture(scope="package")

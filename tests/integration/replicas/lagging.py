@@ -11,10 +11,10 @@ from redis_sessions import RedisStore, SessionManager
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import topology
 from redis_sessions.testing.topologies.processes import wait_until
-from tests.deployments import until
-from tests.integration.apps import client_of, doing
-from tests.proxy import Proxy
-from tests.support import as_app
+from tests.support.apps import client_of, doing
+from tests.support.deployments import until
+from tests.support.proxy import Proxy
+from tests.support.servers import as_app
 
 
 class Lagging:

@@ -28,10 +28,11 @@ from redis_sessions.lifecycle.loading import load_from_replica, reads_replicas
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session, topology
-from tests.deployments import replicas_url, until
-from tests.integration.apps import BASE, COOKIE, client_of, doing, manager_on, signed_in, token_in
 from tests.integration.replicas.lagging import Lagging, in_copy, see, wait_for_copies
-from tests.support import as_app
+from tests.support.apps import BASE, client_of, doing, manager_on, signed_in, token_in
+from tests.support.asgi import COOKIE
+from tests.support.deployments import replicas_url, until
+from tests.support.servers import as_app
 
 HINT = f"{COOKIE}-fresh"
 

@@ -18,10 +18,10 @@ from redis_sessions.stores import replicas as replicas_module
 from redis_sessions.stores.dialects import ONE_SERVER
 from redis_sessions.stores.replicas import Replicas
 from redis_sessions.testing import store_session, topology
-from tests.deployments import until
-from tests.integration.apps import client_of, doing, manager_on, signed_in, token_in
 from tests.integration.replicas.lagging import Lagging, follows, in_copy, see, wait_for_copies
-from tests.proxy import Proxy
+from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
+from tests.support.deployments import until
+from tests.support.proxy import Proxy
 
 # -- nobody is signed out by a replica, or overwrites by one
 

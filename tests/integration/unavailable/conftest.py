@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from redis_sessions import SessionManager
-from tests.integration.apps import manager_on
 from tests.integration.unavailable.outages import TIMEOUT
-from tests.support import Server, StartServer
+from tests.support.apps import manager_on
+from tests.support.servers import Server, StartServer
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from starlette.routing import Mount, Route
 
 from redis_sessions import StoreError
 from redis_sessions.fastapi import PrincipalDep, SessionDep
-from tests.integration.apps import doing
-from tests.support import Server
+from tests.support.apps import doing
+from tests.support.servers import Server
 
 TIMEOUT = 0.2
 

@@ -16,13 +16,14 @@ from redis_sessions import (
     Event,
     SessionGoneError,
 )
-from tests.integration.apps import BASE, KEY, doing
-from tests.stores import Away
+from tests.support.apps import BASE, doing
+from tests.support.asgi import KEY
+from tests.support.stores import UnreliableStore
 
 
 def test_task_groups() -> None:
     """The 503 is found inside an exception group."""
-    store = Away()
+    store = UnreliableStore()
 
     async def grouped(request: Request) -> Response:
         async def touch() -> None:
@@ -60,7 +61,7 @@ def test_bugs_stay_bugs() -> None:
 @pytest.mark.parametrize("answer", [None, "junk"])
 def test_an_undecided_callable(answer: Any) -> None:
     """on_unavailable that returns neither word is an error, never an open door."""
-    store = Away()
+    store = UnreliableStore()
 
     def choose(connection: object) -> Any:
         return answer
@@ -75,7 +76,7 @@ def test_an_undecided_callable(answer: Any) -> None:
 
 def test_each_refusal_is_reported() -> None:
     """Whoever needed the store and got none is counted, with the reason."""
-    store, events = Away(), list[Event]()
+    store, events = UnreliableStore(), list[Event]()
     app = doing(store=store, secret_key=KEY, on_event=events.append)
     with TestClient(app, base_url=BASE) as client:
         client.get("/do?set=a:1")

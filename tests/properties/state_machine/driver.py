@@ -11,7 +11,7 @@ from typing import Final, cast
 from hypothesis.stateful import RuleBasedStateMachine
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from redis_sessions import (
     Event,
@@ -25,18 +25,11 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.session.session import state_of
-from tests.properties.harness import COOKIE, cookie
 from tests.properties.state_machine.acts import change
 from tests.properties.state_machine.model import DAY, Model, SteppingClock
-from tests.properties.state_machine.visits import (
-    Act,
-    Owed,
-    Stored,
-    Visit,
-    clear,
-    note_assignment,
-)
-from tests.support import as_owner
+from tests.properties.state_machine.visits import Act, Owed, Stored, Visit, clear, note_assignment
+from tests.support.asgi import COOKIE, ask, cookie
+from tests.support.servers import as_owner
 
 BROWSERS: Final = 3
 WORKERS: Final = 2
@@ -141,21 +134,10 @@ class Driver(RuleBasedStateMachine):
             await send({"type": "http.response.start", "status": visit.status, "headers": []})
             await send({"type": "http.response.body", "body": b"ok"})
 
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                visit.answered = message["status"]
-                visit.cookies += [v.decode() for k, v in message["headers"] if k == b"set-cookie"]
-
         headers = [] if visit.token is None else [(b"cookie", cookie(visit.token))]
-        scope = {"type": "http", "method": "GET", "scheme": "https", "path": "/"}
-        try:
-            middleware = SessionMiddleware(app, manager=manager)
-            await middleware({**scope, "headers": headers, "client": ("::1", 1)}, receive, send)
-        except Exception as exc:  # noqa: BLE001 - the machine looks at it
-            visit.error = exc
+        reply = await ask(SessionMiddleware(app, manager=manager), headers)
+        visit.answered, visit.error = reply.status or None, reply.error
+        visit.cookies += reply.cookies
 
     async def _really(
         self, act: Act, visit: Visit, session: Session, manager: SessionManager

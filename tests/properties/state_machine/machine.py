@@ -14,11 +14,11 @@ from hypothesis.stateful import invariant, precondition, rule, run_state_machine
 
 from redis_sessions import generate_key
 from redis_sessions.session.session import state_of
-from tests.narrow_index import index_script, marks_are
 from tests.properties.state_machine.acts import USERS, acts, statuses, users
 from tests.properties.state_machine.driver import BROWSERS, WORKERS, Driver
 from tests.properties.state_machine.model import DAY
 from tests.properties.state_machine.visits import Act
+from tests.support.index_script import index_script, marks_are
 
 MARKS: Final = 2
 """Of ended sessions, in each index: more had to make room, which nobody may notice."""

@@ -6,11 +6,11 @@ import pytest
 
 from redis_sessions import SessionGoneError
 from redis_sessions.session.outcome import Outcome
-from tests.unit.index.watching import Watching, changed, ids, lose_the_end, lose_the_entry, visited
-from tests.unit.setting import ALICE, DAY, DUE
+from tests.unit.index.losses import changed, ids, lose_the_end, lose_the_entry, visited
+from tests.unit.setting import ALICE, DAY, DUE, Setting
 
 
-async def test_a_lost_end_takes_effect_at_the_touch(at: Watching) -> None:
+async def test_a_lost_end_takes_effect_at_the_touch(at: Setting) -> None:
     """The tombstone was lost: the session reads until its touch is due, and ends there."""
     token = await at.begin(ALICE)
     await lose_the_end(at, token)
@@ -24,7 +24,7 @@ async def test_a_lost_end_takes_effect_at_the_touch(at: Watching) -> None:
     assert "touched" not in [event.name for event in at.events]
 
 
-async def test_changes_do_not_keep_a_revoked_session_alive(at: Watching) -> None:
+async def test_changes_do_not_keep_a_revoked_session_alive(at: Setting) -> None:
     """A session that is busy changing data ends when its touch is due; the change is dropped."""
     token = await at.begin(ALICE)
     await lose_the_end(at, token)
@@ -37,7 +37,7 @@ async def test_changes_do_not_keep_a_revoked_session_alive(at: Watching) -> None
     assert await at.data(token) == {}
 
 
-async def test_updates_do_not_keep_a_revoked_session_alive(at: Watching) -> None:
+async def test_updates_do_not_keep_a_revoked_session_alive(at: Setting) -> None:
     """update() renews the session when a touch is due: it asks the index before."""
     token = await at.begin(ALICE)
     await lose_the_end(at, token)
@@ -48,7 +48,7 @@ async def test_updates_do_not_keep_a_revoked_session_alive(at: Watching) -> None
     assert await at.data(token) == {}
 
 
-async def test_rotations_do_not_keep_a_revoked_session_alive(at: Watching) -> None:
+async def test_rotations_do_not_keep_a_revoked_session_alive(at: Setting) -> None:
     """rotate() renews the session when a touch is due: it asks the index before."""
     token = await at.begin(ALICE)
     await lose_the_end(at, token)
@@ -60,7 +60,7 @@ async def test_rotations_do_not_keep_a_revoked_session_alive(at: Watching) -> No
     assert await at.data(token) == {}
 
 
-async def test_saves_do_not_keep_a_revoked_session_alive(at: Watching) -> None:
+async def test_saves_do_not_keep_a_revoked_session_alive(at: Setting) -> None:
     """save() asks the index when a touch is due, and says that the session is gone."""
     token = await at.begin(ALICE)
     await lose_the_end(at, token)
@@ -72,7 +72,7 @@ async def test_saves_do_not_keep_a_revoked_session_alive(at: Watching) -> None:
     assert await at.data(token) == {}
 
 
-async def test_a_longer_life_is_asked_for_at_the_index(at: Watching) -> None:
+async def test_a_longer_life_is_asked_for_at_the_index(at: Setting) -> None:
     """expire_in() asks the index whatever is due: a revoked session gets no longer life."""
     token = await at.begin(ALICE)
     await lose_the_end(at, token)
@@ -83,7 +83,7 @@ async def test_a_longer_life_is_asked_for_at_the_index(at: Watching) -> None:
     assert await at.data(token) == {}
 
 
-async def test_a_lost_entry_is_written_again(at: Watching) -> None:
+async def test_a_lost_entry_is_written_again(at: Setting) -> None:
     """The entry was lost, and nothing speaks against the session: its touch enters it."""
     token = await at.begin(ALICE)
     await lose_the_entry(at)
@@ -93,7 +93,7 @@ async def test_a_lost_entry_is_written_again(at: Watching) -> None:
     assert await ids(at) == {token[:20]}
 
 
-async def test_a_lost_entry_stays_lost_after_a_revocation(at: Watching) -> None:
+async def test_a_lost_entry_stays_lost_after_a_revocation(at: Setting) -> None:
     """... unless all sessions were revoked since it signed in."""
     token = await at.begin(ALICE)
     await lose_the_entry(at)
@@ -105,7 +105,7 @@ async def test_a_lost_entry_stays_lost_after_a_revocation(at: Watching) -> None:
     assert await at.data(token) == {}
 
 
-async def test_what_is_kept_lives_without_its_entry(at: Watching) -> None:
+async def test_what_is_kept_lives_without_its_entry(at: Setting) -> None:
     """revoke_all(keep=…) enters the session that it keeps, if its entry was lost."""
     token = await at.begin(ALICE)
     await lose_the_entry(at)

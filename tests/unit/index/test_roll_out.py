@@ -7,7 +7,6 @@ import pytest
 from redis_sessions import (
     Event,
     Keyring,
-    MemoryStore,
     Session,
     SessionManager,
     StoreUnavailableError,
@@ -15,6 +14,7 @@ from redis_sessions import (
 )
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import Clock, store_session
+from tests.support.stores import UnreliableStore
 from tests.unit.setting import ALICE, DUE
 
 OLD, NEW = generate_key(), generate_key()
@@ -26,7 +26,7 @@ class Rollout:
     def __init__(self) -> None:
         self.clock = Clock()
         self.events: list[Event] = []
-        self.store = MemoryStore(clock=self.clock)
+        self.store = UnreliableStore(clock=self.clock)
         self.before = self._manager(OLD)
         self.during = self._manager(NEW, OLD)
         self.after = self._manager(NEW)
@@ -116,7 +116,7 @@ async def test_a_revocation_under_the_old_key_counts() -> None:
     """revoke_all under the old key alone, a touch under [new, old]: overtaken is overtaken."""
     roll = Rollout()
     token = await store_session(roll.before, ALICE)
-    roll.store._indexes.clear()  # pyright: ignore[reportPrivateUsage] - as a failover would
+    roll.store.lose_indexes()
     roll.clock.advance(1)
     await roll.before.revoke_all("alice")
     roll.clock.advance(DUE)

@@ -10,13 +10,13 @@ from redis_sessions import StoreUnavailableError
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.state import LONGEST
 from redis_sessions.stores.protocols import EntryStatus
-from tests.unit.index.watching import Watching, ids, lose_the_end
+from tests.unit.index.losses import ids, lose_the_end
 from tests.unit.setting import ALICE, DAY, Setting, token_of
 
 # -- proving again who one is
 
 
-async def test_authenticated_is_in_the_index(at: Watching) -> None:
+async def test_authenticated_is_in_the_index(at: Setting) -> None:
     """The index, the record and the list of sessions have the same, new time."""
     token = await at.begin(ALICE)
     at.clock.advance(1000)
@@ -29,7 +29,7 @@ async def test_authenticated_is_in_the_index(at: Watching) -> None:
 
 
 @pytest.mark.parametrize("end_lost", [False, True])
-async def test_authenticated_after_a_revocation(at: Watching, end_lost: bool) -> None:
+async def test_authenticated_after_a_revocation(at: Setting, end_lost: bool) -> None:
     """Who proves again who they are is signed in: under a new id, with this request's keys."""
     token = await at.begin({**ALICE, "old": 1})
     session = await at.load(token)
@@ -47,7 +47,7 @@ async def test_authenticated_after_a_revocation(at: Watching, end_lost: bool) ->
     assert await at.data(token) == {}
 
 
-async def test_authenticated_signs_in_after_a_revocation(at: Watching) -> None:
+async def test_authenticated_signs_in_after_a_revocation(at: Setting) -> None:
     """... as the same principal, though the request itself didn't set who that is."""
     token = await at.begin(ALICE)
     session = await at.load(token)
@@ -58,7 +58,7 @@ async def test_authenticated_signs_in_after_a_revocation(at: Watching) -> None:
     assert await ids(at) == {new[:20]}
 
 
-async def test_authenticated_is_overtaken_by_revoke_all(at: Watching) -> None:
+async def test_authenticated_is_overtaken_by_revoke_all(at: Setting) -> None:
     """revoke_all while a re-authentication is under way refuses it, as it does a sign-in."""
     token = await at.begin(ALICE)
     session = await at.load(token)
@@ -78,7 +78,7 @@ async def expiry(at: Setting) -> int:
     return int(info.expires_at.timestamp())
 
 
-async def test_a_longer_life_is_the_entrys_too(at: Watching) -> None:
+async def test_a_longer_life_is_the_entrys_too(at: Setting) -> None:
     """expire_in() renews the entry's time: it isn't pruned before its session ends."""
     token = await at.begin(ALICE)
     session = await at.load(token)
@@ -90,7 +90,7 @@ async def test_a_longer_life_is_the_entrys_too(at: Watching) -> None:
     assert await at.manager.revoke_all("alice") == 1
 
 
-async def test_a_life_chosen_at_the_sign_in(at: Watching) -> None:
+async def test_a_life_chosen_at_the_sign_in(at: Setting) -> None:
     """Remember me: the entry lasts as long as the session."""
     session = await at.load(None)
     session["user_id"] = "alice"
@@ -99,7 +99,7 @@ async def test_a_life_chosen_at_the_sign_in(at: Watching) -> None:
     assert await expiry(at) == int(at.clock.now) + 60 * DAY
 
 
-async def test_a_mark_lasts_as_long_as_the_session(at: Watching) -> None:
+async def test_a_mark_lasts_as_long_as_the_session(at: Setting) -> None:
     """A session whose end was lost can't outlive the mark that ends it."""
     session = await at.load(None)
     session["user_id"] = "alice"
@@ -108,10 +108,10 @@ async def test_a_mark_lasts_as_long_as_the_session(at: Watching) -> None:
     await at.manager.revoke(token[:20], principal="alice")
     at.clock.advance(LONGEST - 1)
     key = backend_of(at.manager).keyring.primary.index("alice")
-    assert await at.watched.ask(key, token[:20], authenticated=2**52) is EntryStatus.ENDED
+    assert await at.store.ask(key, token[:20], authenticated=2**52) is EntryStatus.ENDED
 
 
-async def test_an_expired_session_is_not_listed(at: Watching) -> None:
+async def test_an_expired_session_is_not_listed(at: Setting) -> None:
     """Neither one that wasn't used for the idle timeout, nor one past its lifetime."""
     await at.begin(ALICE)
     at.clock.advance(7 * DAY + 1)

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from redis_sessions import SessionEncodeError, SessionMiddleware, SessionToken
 from redis_sessions.fastapi import PrincipalDep, SessionDep
 from tests.unit.tracebacks.shown import frames, ours, shown
-from tests.unit.tracebacks.visit import MARK, Visit
+from tests.unit.tracebacks.troubled_request import MARK, Visit
 
 HERE = __name__
 
@@ -152,7 +152,7 @@ async def test_an_end_that_fails_is_logged_without_our_frames(
     assert exc is not None
     assert traceback is exc.__traceback__
     assert "end fails" in str(exc)
-    assert set(frames(exc)) == {"tests.unit.tracebacks.visit"}
+    assert set(frames(exc)) == {"tests.support.stores"}
     assert not ours(exc)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.types import Message
 
 from redis_sessions import (
     ConfigurationError,
@@ -17,6 +16,7 @@ from redis_sessions import (
     SessionMiddleware,
     generate_key,
 )
+from tests.support.asgi import ask
 from tests.unit.tracebacks.shown import ours, shown
 
 KEY, SHORT = generate_key(), "short-and-secret"
@@ -68,15 +68,9 @@ async def test_no_key_of_a_middleware_shows(case: str) -> None:
     """What can't work is raised by the requests, where no lifespan has told."""
     options: dict[str, Any] = {"store": "memory://", "secret_key": KEY, **MIDDLEWARES[case]}
 
-    async def receive() -> Message:
-        raise NotImplementedError
-
-    async def send(message: Message) -> None:
-        raise NotImplementedError
-
-    with pytest.raises(ConfigurationError) as caught:
-        await SessionMiddleware(Starlette(), **options)({"type": "http"}, receive, send)
-    check(caught.value)
+    reply = await ask(SessionMiddleware(Starlette(), **options))
+    assert isinstance(reply.error, ConfigurationError)
+    check(reply.error)
 
 
 def test_no_key_shows_in_what_an_application_s_own_object_raises() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from redis_sessions import CookieTransport, Session, SessionToken
-from tests.unit.tracebacks.visit import MARK, Act, Visit
+from tests.unit.tracebacks.troubled_request import MARK, Act, Visit
 
 DUE = 301
 

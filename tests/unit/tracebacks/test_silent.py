@@ -12,7 +12,7 @@ from redis_sessions.lifecycle.loading import unloaded
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.session import state_of
 from tests.unit.setting import Setting
-from tests.unit.tracebacks.visit import MARK
+from tests.unit.tracebacks.troubled_request import MARK
 
 
 async def test_silent_to_every_tool() -> None:

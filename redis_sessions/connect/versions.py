@@ -1,0 +1,66 @@
+"""What differs between the versions of redis-py that are supported: all of it is here."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any, Final
+
+from redis.asyncio import RedisCluster, cluster
+from redis.asyncio.connection import AbstractConnection, RedisSSLContext
+
+__all__ = ["QUIET", "REPLACED", "UNKNOWN_TLS", "is_clean", "startup_nodes"]
+
+_KNOWN: Final = signature(AbstractConnection).parameters
+
+
+def _quiet() -> dict[str, Any]:
+    arguments: dict[str, Any]
+    if "driver_info" in _KNOWN:
+        arguments = {"driver_info": None}
+    else:  # before 7.2
+        arguments = {"lib_name": None, "lib_version": None}
+    if "maint_notifications_config" in _KNOWN:  # since 8.1
+        from redis.maint_notifications import MaintNotificationsConfig
+
+        arguments["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+    parser = getattr(cluster, "ClusterParser", None)
+    if parser is not None:  # before 6.0 no other parser knows a Cluster's errors
+        arguments["parser_class"] = parser
+    return arguments
+
+
+QUIET: Final = _quiet()
+"""Arguments of connections that send nothing of their own: no CLIENT SETINFO, at which twemproxy
+closes the connection, and no request for notifications of maintenance."""
+
+REPLACED: Final = ("lib_name", "lib_version") if "driver_info" in _KNOWN else ()
+"""Arguments that redis-py's own clients of a Cluster give, of which its connections warn."""
+
+UNKNOWN_TLS: Final = tuple(
+    name
+    for name in ("ca_path", "exclude_verify_flags", "include_verify_flags", "password")
+    if name not in RedisSSLContext.__slots__
+)
+"""Options of TLS that redis-py doesn't take: before 7.2."""
+
+
+def startup_nodes(client: RedisCluster) -> list[Any]:
+    """The nodes that a client of a Cluster was given; before 7.0, those that it knows by now."""
+    known: Any = client.nodes_manager.startup_nodes
+    return list(getattr(client, "startup_nodes", known.values()))
+
+
+if hasattr(AbstractConnection, "can_read"):
+
+    async def is_clean(connection: Any) -> bool:
+        """Whether a connection that waits is open, and has nothing to be read."""
+        return not await connection.can_read()
+
+else:  # before 8.0
+
+    async def is_clean(connection: Any) -> bool:
+        """Whether a connection that waits is open, and has nothing to be read."""
+        # As can_read() has it since 8.0. can_read_destructive(), which is older, waits for a turn
+        # of the event loop: the connection would be lost if the task is cancelled in it.
+        replies, stream = connection._parser._reader, connection._reader
+        return not (replies.has_data() or stream.at_eof() or stream._buffer)

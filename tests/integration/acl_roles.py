@@ -1,0 +1,66 @@
+"""Users with the roles of `redis-sessions acl`, and all that a store sends as one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from redis_sessions import RedisStore
+from redis_sessions.session.record import tombstone
+from redis_sessions.testing.conformance import MINUTE, new_id, new_record
+from redis_sessions.testing.index_conformance import new_key
+
+PASSWORD = "correct-horse"
+
+
+def refused(client: Redis, *command: Any) -> None:
+    """The server refuses the command for want of rights, whatever words its version has."""
+    with pytest.raises(ResponseError, match=r"permission|ACL failure|can't run|can't access"):
+        client.execute_command(*command)
+
+
+async def exercise(url: str, prefix: str) -> None:
+    """All kinds of commands that a store sends."""
+    store = RedisStore(url, prefix=prefix, timeout=1)
+    try:
+        id, key, record = new_id(), new_key(), new_record()
+        await store.commit(id, None, record, MINUTE)
+        await store.commit(id, None, record, MINUTE)  # a retry
+        await store.load(id)
+        for _ in range(2):
+            async with store.lock(id, wait=0.05, hold=10):
+                pass
+        await store.end(id, tombstone(0), MINUTE)
+        await store.enter(key, id, age=0, own=-1, ttl=MINUTE, descriptor=b"d")
+        await store.ask(key, id, authenticated=1)
+        await store.touch(key, id, authenticated=1, ttl=MINUTE, descriptor=b"")
+        await store.authenticated(key, id, at=2**50)
+        await store.revoke(key, keep=new_id(), memory=MINUTE)
+        await store.entries(key)
+        await store.remove(key, [id], until=2**51)
+        for _ in range(257):
+            await store.mark(key, new_id(), ttl=MINUTE)
+    finally:
+        await store.close()
+
+
+async def administer(url: str, prefix: str) -> None:
+    """What a manager sends to a store to list and to revoke, besides what it says of a retry."""
+    store = RedisStore(url, prefix=prefix, timeout=1)
+    try:
+        id, key = new_id(), new_key()
+        await store.load(id)
+        assert (await store.mark(key, id, ttl=MINUTE)).result is False
+        await store.revoke(key, keep=new_id(), memory=MINUTE)
+        await store.revoke(key, keep=None, memory=MINUTE)
+        await store.touch(key, other := new_id(), authenticated=2**50, ttl=MINUTE, descriptor=b"")
+        await store.entries(key)
+        await store.remove(key, [other], until=2**51)
+        await store.ask(key, id, authenticated=1)
+        for _ in range(2):
+            await store.end(id, tombstone(0), MINUTE)
+    finally:
+        await store.close()

@@ -1,0 +1,98 @@
+"""A store in memory that fails, waits or forgets when a test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis_sessions import Commit, MemoryStore, StoreUnavailableError
+from redis_sessions.stores.protocols import Entered, Touched, Written
+
+
+class UnreliableStore(MemoryStore):
+    """A store in memory, which does what a store on a server may do."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.failing = set[str]()
+        """The methods that raise `StoreUnavailableError`, by name."""
+        self.asked = list[str]()
+        """The writes that were carried out, by the method's name."""
+        self.given = list[bytes]()
+        """All records that it was to store."""
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        """Runs once, before the next call."""
+        self.loaded: Callable[[], Awaitable[None]] | None = None
+        """Runs before each load is answered."""
+        self.committed: Callable[[bytes | None, Commit], Awaitable[None]] | None = None
+        """Runs before each commit is answered, with what was expected and with the answer."""
+
+    @property
+    def away(self) -> bool:
+        """Whether sessions can be neither loaded nor stored."""
+        return {"load", "commit"} <= self.failing
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        self.failing = {"load", "commit"} if away else set()
+
+    async def _begin(self, method: str) -> None:
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        if method in self.failing:
+            raise StoreUnavailableError(f"{method} fails, says the test", reason="server")
+        if method != "load":
+            self.asked.append(method)
+
+    async def load(self, id: str) -> bytes | None:
+        await self._begin("load")
+        found = await super().load(id)
+        if self.loaded is not None:
+            await self.loaded()
+        return found
+
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
+        self.given.append(bytes(value))
+        await self._begin("commit")
+        written = await super().commit(id, expected, value, ttl)
+        if self.committed is not None:
+            await self.committed(expected, written.result)
+        return written
+
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
+        await self._begin("end")
+        return await super().end(id, tombstone, ttl)
+
+    async def enter(self, *arguments: Any, **named: Any) -> Written[Entered]:
+        await self._begin("enter")
+        return await super().enter(*arguments, **named)
+
+    async def touch(self, *arguments: Any, **named: Any) -> Written[Touched]:
+        await self._begin("touch")
+        return await super().touch(*arguments, **named)
+
+    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
+        await self._begin("authenticated")
+        return await super().authenticated(key, id, at=at)
+
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
+        await self._begin("mark")
+        return await super().mark(key, id, ttl=ttl)
+
+    # -- what a failover may do
+
+    def lose_record(self, id: str) -> None:
+        """Forget a session's record."""
+        self._records.pop(id, None)
+
+    def put_back(self, id: str, record: bytes, ttl: int) -> None:
+        """Have a record again as it was before."""
+        self._put(id, record, ttl)
+
+    def lose_indexes(self, *keys: str) -> None:
+        """Forget these indexes; without a name, all of them."""
+        for key in keys or list(self._indexes):
+            self._indexes.pop(key, None)
