@@ -148,7 +148,8 @@ async def _end_all(store: RedisStore, meter: _Meter, entries: int = 50_000) -> f
 
     await meter.cost(enter, entries, 64)
     before = meter.redis_cpu()
-    revoked, cursor = await store.revoke("e" * 32, keep=None, memory=10**9), -1
+    cursor = -1
+    revoked, _ = await store.revoke("e" * 32, keep=None, memory=10**9)
     while cursor != 0:
         cursor, page = await store.entries("e" * 32, max(0, cursor))
         await store.remove("e" * 32, [entry.id for entry in page], until=revoked)

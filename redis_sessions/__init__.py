@@ -26,6 +26,7 @@ from redis_sessions.stores import (
     SessionIndex,
     SessionStore,
     Store,
+    Written,
 )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "Transport",
+    "Written",
     "client_ip",
     "generate_key",
     "get_session",

@@ -15,7 +15,6 @@ A session that isn't there is no error. The request gets a new session, which is
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 __all__ = [
     "ConfigurationError",
@@ -74,14 +73,17 @@ class StoreUnavailableError(StoreError):
 class ReplicationError(StoreError):
     """A write was stored, but too few replicas confirmed it in time.
 
-    `result` is what the operation would have returned.
+    A change, a sign-out or a revocation was carried out to its end all the same. Of a new session
+    nobody has the token.
     """
 
     reason = "replication"
 
-    def __init__(self, message: str, *, result: Any = None) -> None:
-        super().__init__(message)
-        self.result = result
+
+def raise_if_short(shortfall: str | None) -> None:
+    """`ReplicationError` if there is a sentence that says how few replicas have a write."""
+    if shortfall is not None:
+        raise ReplicationError(shortfall)
 
 
 def afresh(error: SessionError) -> SessionError:

@@ -56,7 +56,8 @@ def context_of(connection: SSLConnection) -> ssl.SSLContext:
     given: Any = connection.ssl_context
     if given.context is None:
         if isinstance(connection, _TLS) and connection.unknown:
-            known = {name: getattr(given, name) for name in type(given).__slots__}
+            slots: Any = type(given).__slots__
+            known: dict[str, Any] = {name: getattr(given, name) for name in slots}
             given = SimpleNamespace(**known, **connection.unknown)
         context = ssl.create_default_context(
             cafile=given.ca_certs, capath=given.ca_path, cadata=given.ca_data

@@ -6,7 +6,7 @@ too. Its ServerErrorMiddleware makes a 500 of any other exception.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from starlette.exceptions import HTTPException
 
@@ -32,8 +32,7 @@ class _UnavailableError(StoreUnavailableError, HTTPException):
 
 
 class _UnreplicatedError(ReplicationError, HTTPException):
-    def __init__(self, result: Any) -> None:
-        self.result = result
+    def __init__(self) -> None:
         HTTPException.__init__(
             self, 503, "The session isn't replicated yet", {"Retry-After": _RETRY_AFTER}
         )
@@ -59,7 +58,7 @@ def as_http(error: SessionError) -> SessionError:
     if isinstance(error, StoreUnavailableError):
         return _UnavailableError(error.reason)
     if isinstance(error, ReplicationError):
-        return _UnreplicatedError(error.result)
+        return _UnreplicatedError()
     if isinstance(error, SessionConflictError):
         return _ConflictError()
     return _GoneError() if isinstance(error, SessionGoneError) else error

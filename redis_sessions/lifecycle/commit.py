@@ -13,6 +13,7 @@ from redis_sessions.errors import (
     SessionError,
     SessionGoneError,
     StoreUnavailableError,
+    raise_if_short,
 )
 from redis_sessions.events import logger
 from redis_sessions.lifecycle import ending, in_place, new_id
@@ -105,10 +106,10 @@ def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
     state.wanted = state.wanted.without(met)
     if lifetime is not None and state.status in (Status.NEW, Status.STALE):
         state.want(lifetime=lifetime)  # for the session that may begin later
-    if writer.shortfall.error is not None:
+    if writer.shortfall is not None:
         if pending.facts.cleared or pending.outcome not in _SENT_ALL_THE_SAME:
-            writer.shortfall.tell(answer)
-        logger.warning("sessions: %s", writer.shortfall.error)
+            raise_if_short(writer.shortfall)
+        logger.warning("sessions: %s", writer.shortfall)
         pending.backend.report("unavailable", "replication", writer.at.token.id)
     return answer
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
+from redis_sessions.errors import raise_if_short
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.state import LONGEST, Revoked
-from redis_sessions.stores.protocols import Entry, EntryStatus, SessionIndex, Touched
-from redis_sessions.stores.shortfall import Shortfall
+from redis_sessions.stores.protocols import Entry, EntryStatus, SessionIndex, Touched, Written
 
 __all__ = ["Index"]
 
@@ -60,14 +60,16 @@ class Index:
 
         `began`: when the request began, by the timer. Only the duration since then is sent, so
         that no clocks are compared. `own`: the revocation that the request itself has made. The
-        sign-in comes after it, so it isn't refused by it.
+        sign-in comes after it, so it isn't refused by it. Raises `ReplicationError` if too few
+        replicas have the sign-in, since nobody has the session's token yet.
         """
         name = self._keyring.primary.index(principal)
         mine = -1.0 if own is None else own[name]
         for _ in range(_ATTEMPTS):
-            entered = await self._store.enter(
+            entered, shortfall = await self._store.enter(
                 name, id, age=self.age(began), own=mine, ttl=ttl, descriptor=descriptor
             )
+            raise_if_short(shortfall)
             if entered.status is not EntryStatus.LIVE:
                 return entered.status, 0, 0
             # A revocation may have overtaken the command on its way. Then it is entered once more.
@@ -75,21 +77,21 @@ class Index:
                 at = entered.authenticated
                 if own is not None and max(own.values()) >= at:  # another server's clock is ahead
                     at = int(max(own.values())) + 1
-                    await self._store.authenticated(name, id, at=at)
+                    raise_if_short((await self._store.authenticated(name, id, at=at)).shortfall)
                 return EntryStatus.LIVE, at, entered.size
-        await self._store.mark(name, id, ttl=ttl)
+        raise_if_short((await self._store.mark(name, id, ttl=ttl)).shortfall)
         return EntryStatus.REFUSED, 0, 0
 
     async def touch(
         self, principal: str, id: str, *, authenticated: int, ttl: int, descriptor: bytes
-    ) -> Touched:
+    ) -> Written[Touched]:
         """Renew an entry. The status is LIVE, ENDED or OUTDATED."""
         primary, *retired = self._names(principal)
         elsewhere = EntryStatus.MISSING
         for name in retired:
             status = await self._store.ask(name, id, authenticated=authenticated)
             if status in (EntryStatus.ENDED, EntryStatus.OUTDATED):
-                return Touched(status, 0)
+                return Written(Touched(status, 0))
             if status is EntryStatus.LIVE or elsewhere is EntryStatus.MISSING:
                 elsewhere = status
         return await self._store.touch(
@@ -101,16 +103,17 @@ class Index:
             elsewhere=elsewhere,
         )
 
-    async def authenticated(self, principal: str, id: str, at: int) -> None:
+    async def authenticated(self, principal: str, id: str, at: int) -> Written[None]:
         """Note that the principal proved again who they are."""
-        await self._store.authenticated(self._keyring.primary.index(principal), id, at=at)
+        return await self._store.authenticated(self._keyring.primary.index(principal), id, at=at)
 
-    async def mark(self, principal: str, id: str, *, ttl: int = _MEMORY) -> None:
+    async def mark(self, principal: str, id: str, *, ttl: int = _MEMORY) -> Written[None]:
         """Mark a session as ended, under every key."""
-        short = Shortfall()
+        shortfall: str | None = None
         for name in self._names(principal):
-            await short.of(self._store.mark(name, id, ttl=ttl))
-        short.tell()
+            marked = await self._store.mark(name, id, ttl=ttl)
+            shortfall = shortfall or marked.shortfall
+        return Written(None, shortfall)
 
     async def ask(self, principal: str, id: str) -> EntryStatus:
         """LIVE: the session has an entry. ENDED: it has a mark. MISSING: it has neither."""
@@ -123,18 +126,19 @@ class Index:
                 found = status
         return found
 
-    async def revoke(self, principal: str, *, keep: str | None) -> Revoked:
+    async def revoke(self, principal: str, *, keep: str | None) -> Written[Revoked]:
         """End all sessions until now but `keep`. Returns the time in each index, by its name."""
-        short = Shortfall()
         revoked: dict[str, float] = {}
+        shortfall: str | None = None
         for name in self._names(principal):
-            revoked[name] = await short.of(self._store.revoke(name, keep=keep, memory=_MEMORY))
-        short.tell(revoked)
-        return revoked
+            written = await self._store.revoke(name, keep=keep, memory=_MEMORY)
+            revoked[name] = written.result
+            shortfall = shortfall or written.shortfall
+        return Written(revoked, shortfall)
 
-    async def remove(self, name: str, ids: Sequence[str], *, until: float) -> None:
+    async def remove(self, name: str, ids: Sequence[str], *, until: float) -> Written[None]:
         """Remove the entries of sessions that the revocation at `until` has ended."""
-        await self._store.remove(name, ids, until=until)
+        return await self._store.remove(name, ids, until=until)
 
     async def pages(self, principal: str) -> AsyncGenerator[tuple[str, list[Entry]]]:
         """The entries, some at a time, each once, with the name of their index.

@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from redis_sessions.errors import SessionConflictError, SessionError, SessionGoneError
+from redis_sessions.errors import (
+    SessionConflictError,
+    SessionError,
+    SessionGoneError,
+    raise_if_short,
+)
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import refuse, unseal
 from redis_sessions.lifecycle.writer import Value, Writer
@@ -123,7 +128,7 @@ async def update(backend: Backend, session: Session, function: Callable[[dict[st
     result, new = attempts[-1]
     state.remember(new)
     adopt(backend, session, encoded, values.apply(new.data, mine), at.data, base)
-    writer.shortfall.tell(result)
+    raise_if_short(writer.shortfall)
     return result
 
 

@@ -11,15 +11,14 @@ from functools import cached_property
 from typing import Any, Final
 from uuid import UUID
 
-from redis_sessions.errors import ConfigurationError, StoreError
+from redis_sessions.errors import ConfigurationError, StoreError, raise_if_short
 from redis_sessions.events import logger
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.record import TOMBSTONE_TTL, is_record, tombstone
 from redis_sessions.session.session import Session, services_of, serving, state_of
 from redis_sessions.session.state import Status
 from redis_sessions.session.token import is_id
-from redis_sessions.stores.protocols import Entry, EntryStatus
-from redis_sessions.stores.shortfall import Shortfall
+from redis_sessions.stores.protocols import Entry, EntryStatus, Written
 
 __all__ = ["AnyPrincipal", "SessionInfo", "make_room", "revoke", "revoke_all", "sessions_of"]
 
@@ -73,22 +72,21 @@ async def revoke(backend: Backend, id: str, principal: AnyPrincipal) -> bool:
     who = backend.principal.canonical(principal)
     if not is_id(id):
         return False
-    short = Shortfall()
     # The request's own session can be revoked also if its entry was lost.
     known = EntryStatus.LIVE if id in _mine(backend, who) else await backend.index.ask(who, id)
     # A mark alone doesn't say that the id is theirs: an earlier call may have made it (below). So
     # only an end is repeated. A session that is stored ends at its next touch, if it is theirs.
     over = known is EntryStatus.ENDED and not is_record(await backend.store.load(id))
     if known is EntryStatus.LIVE or over:
-        ended = await short.of(_end_ids(backend, [id])) == 1
-        await short.of(backend.index.mark(who, id))
-    else:
-        ended = False
-        await backend.key_notes.check()
-        if is_record(await backend.store.load(id)):
-            await short.of(backend.index.mark(who, id))
-    short.tell(ended)
-    return ended
+        count, shortfall = await _end_ids(backend, [id])
+        marked = await backend.index.mark(who, id)
+        raise_if_short(shortfall or marked.shortfall)
+        return count == 1
+    await backend.key_notes.check()
+    if is_record(await backend.store.load(id)):
+        marked = await backend.index.mark(who, id)
+        raise_if_short(marked.shortfall)
+    return False
 
 
 async def revoke_all(backend: Backend, principal: AnyPrincipal, *, keep: str | None = None) -> int:
@@ -96,25 +94,27 @@ async def revoke_all(backend: Backend, principal: AnyPrincipal, *, keep: str | N
     who = backend.principal.canonical(principal)
     if keep is not None and not is_id(keep):
         raise ConfigurationError("keep= is no session's id: write session.id")
-    short = Shortfall()
-    revoked = await short.of(backend.index.revoke(who, keep=keep))
+    revoked, shortfall = await backend.index.revoke(who, keep=keep)
     for session in _serving(backend):
         request = state_of(session).request
         request.revocations = {**request.revocations, who: revoked}
     mine = [id for id in _mine(backend, who) if id != keep]  # also without an entry
-    count, empty = await short.of(_end_ids(backend, mine)), not mine
+    ended = await _end_ids(backend, mine)
+    count, empty, shortfall = ended.result, not mine, shortfall or ended.shortfall
     # Later sign-ins are left alone. A touch asks every index, so the latest time counts.
     until = max(revoked.values())
     async for name, entries in backend.index.pages(who):
         empty = False
         before = [e.id for e in entries if e.authenticated <= until and e.id != keep]
-        count += await short.of(_end_ids(backend, [id for id in before if id not in mine]))
+        ended = await _end_ids(backend, [id for id in before if id not in mine])
+        count, shortfall = count + ended.result, shortfall or ended.shortfall
         for ids in _batches(before):
-            await short.of(backend.index.remove(name, ids, until=until))
+            removed = await backend.index.remove(name, ids, until=until)
+            shortfall = shortfall or removed.shortfall
     if empty:
         await backend.key_notes.check()
     backend.report("revoked", "all" if keep is None else "all but one", keep)
-    short.tell(count)
+    raise_if_short(shortfall)
     return count
 
 
@@ -154,10 +154,9 @@ async def _keep_to(
     there = [entry for entry in entries if entry.id == keep or not under_way(entry)]
     over = max(0, len(there) - allowed)
     ids = [entry.id for entry in sorted(there, key=order)[:over]]
-    short = Shortfall()
-    await short.of(_end_ids(backend, ids, "evicted"))
+    await _end_ids(backend, ids, "evicted")
     for id in ids:
-        await short.of(backend.index.mark(principal, id))
+        await backend.index.mark(principal, id)
 
 
 def _serving(backend: Backend) -> list[Session]:
@@ -180,29 +179,28 @@ def _mine(backend: Backend, principal: str) -> list[str]:
     return [id for id, own in _own(backend).items() if state_of(own).principal == principal]
 
 
-async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -> int:
+async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -> Written[int]:
     """End these ids. Returns how many sessions were stored."""
     own = _own(backend)
     told = {id for id, session in own.items() if not state_of(session).request.late}
-    short = Shortfall()
-    count = 0
+    count, shortfall = 0, None
     for batch in _batches(ids):
         # The browser of this request can be told of the end. With zero, others start anew.
         graves = [tombstone(backend.now() if id in told else 0) for id in batch]
         ended = await asyncio.gather(
             *(
-                short.of(backend.store.end(id, grave, _TOMBSTONE_MS))
+                backend.store.end(id, grave, _TOMBSTONE_MS)
                 for id, grave in zip(batch, graves, strict=True)
             )
         )
-        for id, alive in zip(batch, ended, strict=True):
+        for id, written in zip(batch, ended, strict=True):
+            alive, shortfall = written.result, shortfall or written.shortfall
             count += alive
             if alive:
                 backend.report("ended", how, id)
             if id in own:
                 _end_own(own[id], alive, how)
-    short.tell(count)
-    return count
+    return Written(count, shortfall)
 
 
 def _end_own(session: Session, alive: bool, how: str) -> None:

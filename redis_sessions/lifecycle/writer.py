@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from redis_sessions.errors import (
-    ReplicationError,
     SessionConflictError,
     StoreError,
     StoreUnavailableError,
+    raise_if_short,
 )
 from redis_sessions.events import logger
 from redis_sessions.lifecycle.backend import Backend
@@ -19,8 +19,7 @@ from redis_sessions.session.record import TOMBSTONE_TTL, Descriptor, Stored, tom
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import ANYWHERE, Peer
 from redis_sessions.session.token import SessionToken
-from redis_sessions.stores.protocols import Commit, EntryStatus
-from redis_sessions.stores.shortfall import Shortfall
+from redis_sessions.stores.protocols import Commit, EntryStatus, Written
 
 __all__ = ["TOMBSTONE_MS", "Writer"]
 
@@ -34,7 +33,9 @@ class Writer:
     """Writes one session, until a deadline.
 
     `encoded`: its data as they are now. `principal`: who is signed in by them. `now`: the second
-    that all writes use. `shortfall`: whether a write is on too few replicas.
+    that all writes use. `shortfall`: what the first write says that is on too few replicas. The
+    others are made all the same: a sign-out that was carried out in part would be worse than one
+    that a failover may lose.
     """
 
     __slots__ = (
@@ -51,7 +52,7 @@ class Writer:
         self.encoded = encoded
         self.principal = principal
         self.now = backend.now()
-        self.shortfall = Shortfall()
+        self.shortfall: str | None = None
         self._ends = asyncio.get_running_loop().time() + backend.policy.deadline
         self._contended = False
 
@@ -67,13 +68,12 @@ class Writer:
     async def commit(self, id: str, version: bytes | None, value: bytes, ttl: int) -> Commit:
         """One attempt to store a value, for `ttl` milliseconds."""
         self.check_time()
-        try:
-            return await self.backend.store.commit(id, version, value, ttl)
-        except ReplicationError as exc:
+        written = await self.backend.store.commit(id, version, value, ttl)
+        if written.shortfall is not None:
             if version is None:
-                raise  # a creation: the browser doesn't get its token
-            self.shortfall.error = exc
-            return Commit.STORED
+                raise_if_short(written.shortfall)  # a creation: the browser doesn't get its token
+            self._note_shortfall(written)
+        return written.result
 
     async def store(self, version: bytes | None, new: Stored) -> Commit:
         """One attempt to store a record."""
@@ -93,13 +93,12 @@ class Writer:
         """
         while True:
             self.check_time()
-            try:
-                result = await self.backend.store.commit(at.token.id, at.version, *value(at))
-            except ReplicationError as exc:
-                self.shortfall.error, result = exc, Commit.STORED
-            if result is Commit.STORED:
+            written = await self.backend.store.commit(at.token.id, at.version, *value(at))
+            if written.result is Commit.STORED:
+                self._note_shortfall(written)
                 return at
-            newest = await self._newest(at.token) if result is Commit.CONFLICT else None
+            conflict = written.result is Commit.CONFLICT
+            newest = await self._newest(at.token) if conflict else None
             if newest is None:
                 return None
             if merge is not None:
@@ -122,16 +121,19 @@ class Writer:
                 raise SessionConflictError("the session kept changing until the deadline")
             raise StoreUnavailableError("the deadline has passed", reason="timeout")
 
+    def _note_shortfall(self, written: Written[Any]) -> None:
+        self.shortfall = self.shortfall or written.shortfall
+
     # -- ending
 
     async def end(self, id: str, how: str) -> bool:
         """End this id, whatever is stored under it. Returns whether a session was stored."""
         self.check_time()
-        end = self.backend.store.end(id, self._tombstone(), TOMBSTONE_MS)
-        alive = await self.shortfall.of(end)
-        if alive:
+        ended = await self.backend.store.end(id, self._tombstone(), TOMBSTONE_MS)
+        self._note_shortfall(ended)
+        if ended.result:
             self.backend.report("ended", how, id)
-        return alive
+        return ended.result
 
     async def end_if_unchanged(
         self,
@@ -160,7 +162,7 @@ class Writer:
         if principal is not None:
             self.check_time()
             ttl = max(1, at.record.expires_at - self.now) * 1000
-            await self.shortfall.of(self.backend.index.mark(principal, at.token.id, ttl=ttl))
+            self._note_shortfall(await self.backend.index.mark(principal, at.token.id, ttl=ttl))
 
     async def renew_entry(self, ttl: int | None = None) -> float | None:
         """Renew the session's entry in the index, for `ttl` seconds. Returns its time, in ms.
@@ -172,14 +174,15 @@ class Writer:
         if state.principal is None:
             return 0
         self.check_time()
-        touched = self.backend.index.touch(
+        touched = await self.backend.index.touch(
             state.principal,
             at.token.id,
             authenticated=at.record.authenticated_at or 0,
             ttl=(max(1, at.record.expires_at - self.now) if ttl is None else ttl) * 1000,
             descriptor=self.descriptor(at.token.id, at.record.created_at),
         )
-        status, clock = await self.shortfall.of(touched)
+        self._note_shortfall(touched)
+        status, clock = touched.result
         if status is EntryStatus.LIVE:
             return clock
         if status is EntryStatus.ENDED:
@@ -198,7 +201,7 @@ class Writer:
         if self.principal is None:
             return
         try:
-            await self.shortfall.of(self.backend.index.authenticated(self.principal, id, at))
+            self._note_shortfall(await self.backend.index.authenticated(self.principal, id, at))
         except StoreError as exc:
             logger.warning("sessions: an index has an older time than its session: %s", exc)
 

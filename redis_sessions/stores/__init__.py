@@ -15,6 +15,7 @@ from redis_sessions.stores.protocols import (
     SessionIndex,
     SessionStore,
     Store,
+    Written,
 )
 from redis_sessions.stores.redis import RedisStore
 
@@ -28,6 +29,7 @@ __all__ = [
     "SessionStore",
     "Store",
     "StoreOption",
+    "Written",
     "open_store",
 ]
 

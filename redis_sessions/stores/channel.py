@@ -29,7 +29,7 @@ from redis_sessions.stores.commands import (
 )
 from redis_sessions.stores.dialects import ONE_SERVER, Dialect
 from redis_sessions.stores.durability import Durability
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import Commit, Written
 from redis_sessions.stores.repeats import Repeats
 from redis_sessions.stores.replicas import Replicas
 
@@ -74,7 +74,7 @@ class Channel:
             else (self._load_all, self._write_all, self._write_all_replicated)
         )
         self.loads = Batcher[str, "bytes | None"](load, health, timeout)
-        self.writes = Batcher[Write, Commit](write, health, timeout)
+        self.writes = Batcher[Write, Written[Commit]](write, health, timeout)
         self.index_commands = Batcher[IndexCommand, Any](self._each, health, timeout)
         self.replicated_writes = self.writes
         self.replicated_index_commands = self.index_commands
@@ -174,11 +174,13 @@ class Channel:
         found: dict[str, bytes | None] = dict(zip(unique, values, strict=True))
         return [found[key] for key in keys]
 
-    async def _write_all(self, writes: Sequence[Write]) -> list[Commit | Exception]:
+    async def _write_all(self, writes: Sequence[Write]) -> list[Written[Commit] | Exception]:
         (reply,) = await self._send([commit_of(writes)])
         return self._verdicts(writes, reply)
 
-    async def _write_all_replicated(self, writes: Sequence[Write]) -> list[Commit | Exception]:
+    async def _write_all_replicated(
+        self, writes: Sequence[Write]
+    ) -> list[Written[Commit] | Exception]:
         (reply,), confirmed = await self._send_and_wait([commit_of(writes)])
         return self._judge(writes, self._verdicts(writes, reply), confirmed)
 
@@ -231,15 +233,15 @@ class Channel:
             raise self.wire.unexpected_reply()
         return self._durability.judge(items, answers, confirmed)
 
-    def _verdicts(self, writes: Sequence[Write], reply: Any) -> list[Commit | Exception]:
+    def _verdicts(self, writes: Sequence[Write], reply: Any) -> list[Written[Commit] | Exception]:
         if isinstance(reply, errors.RedisError):
             raise self.wire.translate(reply) from reply
         try:
             verdicts = [verdict(answer) for _, answer in zip(writes, reply, strict=True)]
         except UNEXPECTED_REPLY as exc:
             raise self.wire.unexpected_reply() from exc
-        answers: list[Commit | Exception] = [
-            v if isinstance(v, Commit) else self.wire.translate(v) for v in verdicts
+        answers: list[Written[Commit] | Exception] = [
+            v if isinstance(v, Written) else self.wire.translate(v) for v in verdicts
         ]
         self.repeats.note(writes, answers)
         return answers

@@ -23,7 +23,7 @@ from redis_sessions.connect.health import AWAY
 from redis_sessions.connect.nodes import tags
 from redis_sessions.connect.resp import Script
 from redis_sessions.connect.slots import SlotMap
-from redis_sessions.errors import ReplicationError, StoreError, StoreUnavailableError
+from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.commands import Item
 from redis_sessions.stores.dialects import CLUSTER_NODE
@@ -89,15 +89,16 @@ class Cluster:
 
         There are five cases for what the node does:
 
-        1. It answers. The answer counts, unless the node has lost the slot meanwhile.
+        1. It answers, whether enough replicas have the write or not. The answer counts, unless
+           the node has lost the slot meanwhile. Then the item is tried again.
         2. It names another node for the whole slot (MOVED). The slot map is corrected, and the
            item goes there.
         3. It names another node for this key alone (ASK), since the slot is on its way there. The
            item goes there once, after ASKING. The slot map stays.
         4. It says that the Cluster is down, or that the item is to be tried again. The slot map is
            fetched, and the item is tried again, unless the Cluster has been down for a while.
-        5. It is away, or too few replicas have the write. The item is tried again if another node
-           has the slot by now. Otherwise the error is raised.
+        5. It is away. The item is tried again if another node has the slot by now. Otherwise the
+           error is raised.
 
         All attempts together take one time-out; the answer to the last one may take longer.
         """
@@ -126,10 +127,6 @@ class Cluster:
             except StoreUnavailableError as exc:
                 trouble = exc
                 if exc.reason not in AWAY or not await self._map.has_moved(slot, node, ends):
-                    raise
-            except ReplicationError as exc:
-                trouble = exc
-                if self._map.has_slot(node, slot):
                     raise
             else:
                 node.node_health.note_answer(queue)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from redis_sessions.connect.resp import Command
-from redis_sessions.errors import ConfigurationError, ReplicationError, check_bound
+from redis_sessions.errors import ConfigurationError, check_bound
 from redis_sessions.events import logger
 from redis_sessions.session.record import is_change
 from redis_sessions.stores.commands import END, IndexCommand, Item, Write
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import GONE, STORED, Written
 
 __all__ = ["MAX_WAIT", "Durability", "OnTooFew", "WaitFor", "durability"]
 
@@ -31,7 +31,7 @@ class Durability:
     every: bool
     """Whether changes and touches wait as well."""
     strict: bool
-    """Whether too few replicas are an error; else they are a warning in the log."""
+    """Whether the answers say that too few replicas have it; else it is a warning in the log."""
     _short: bool = field(default=False, init=False)  # whether there were too few the last time
 
     @property
@@ -51,7 +51,7 @@ class Durability:
         return self.every or not is_change(item.value, item.expected)
 
     def judge(self, items: Sequence[Item], answers: Sequence[Any], confirmed: int) -> list[Any]:
-        """The answers, with `ReplicationError` in the place of those that too few replicas have."""
+        """The answers. Each write that was made and waits has a `Written`, with its shortfall."""
         written = [
             self.concerns(item) and _has_written(item, answer)
             for item, answer in zip(items, answers, strict=True)
@@ -65,11 +65,10 @@ class Durability:
             else:
                 logger.warning("sessions: %d replicas confirm writes again", self.replicas)
         self._short = short
-        if not short or not self.strict:
-            return list(answers)
+        shortfall = self._message(confirmed) if short and self.strict else None
         return [
-            ReplicationError(self._message(confirmed), result=answer) if wrote else answer
-            for wrote, answer in zip(written, answers, strict=True)
+            _written(item, answer, shortfall) if wrote else answer
+            for item, wrote, answer in zip(items, written, answers, strict=True)
         ]
 
     def _message(self, confirmed: int) -> str:
@@ -98,8 +97,8 @@ def _has_written(item: Item, answer: object) -> bool:
         return False
     # An end that found nothing, or a tombstone, has written a tombstone or its TTL.
     ends = isinstance(item, Write) and item.expected == END
-    return (
-        isinstance(item, IndexCommand)
-        or answer is Commit.STORED
-        or (ends and answer is Commit.GONE)
-    )
+    return isinstance(item, IndexCommand) or answer is STORED or (ends and answer is GONE)
+
+
+def _written(item: Item, answer: Any, shortfall: str | None) -> Written[Any]:
+    return Written(answer if isinstance(item, IndexCommand) else answer.result, shortfall)

@@ -14,11 +14,15 @@ from redis_sessions.connect.loops import PerLoop
 from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, other_tombstone, version
 from redis_sessions.stores.locks import Locks
 from redis_sessions.stores.protocols import (
+    CONFLICT,
+    GONE,
+    STORED,
     Commit,
     Entered,
     Entry,
     EntryStatus,
     Touched,
+    Written,
     checked_prefix,
 )
 
@@ -90,32 +94,34 @@ class MemoryStore:
         with self._lock:
             return self._get(id)
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         with self._lock:
             found = self._get(id)
             if found is None:
                 if expected is not None:
-                    return Commit.GONE
+                    return GONE
             elif version(found) == version(value):
                 pass  # our own write, repeated
             elif is_tombstone(found):
-                return Commit.GONE
+                return GONE
             elif version(found) != expected:
-                return Commit.CONFLICT
+                return CONFLICT
             self._put(id, value, ttl)
-            return Commit.STORED
+            return STORED
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         with self._lock:
             found = self._get(id)
             if found is None:
                 self._put(id, other_tombstone(tombstone), ttl)  # so that a retry answers the same
-                return False
+                return Written(False)
             if is_tombstone(found):
                 self._put(id, found, ttl)
-                return found == tombstone
+                return Written(found == tombstone)
             self._put(id, tombstone, ttl)
-            return True
+            return Written(True)
 
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
         return self._waiting.get().lock(id, wait=wait, hold=hold)
@@ -136,21 +142,21 @@ class MemoryStore:
 
     async def enter(
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
-    ) -> Entered:
+    ) -> Written[Entered]:
         with self._lock:
             index, now = self._index(key)
             clock = self._clock() * 1000
             at, revoked = max(clock - age, own + 0.001), index.revoked
             if id in index.marks:
-                return Entered(EntryStatus.ENDED, 0, 0, inf)
+                return Written(Entered(EntryStatus.ENDED, 0, 0, inf))
             if revoked > own and (own >= 0 or index.happened >= at):
-                return Entered(EntryStatus.REFUSED, 0, 0, inf)
+                return Written(Entered(EntryStatus.REFUSED, 0, 0, inf))
             authenticated = max(ceil(at), int(max(revoked, own)) + 1)
             # A revocation that comes next has a later time.
             index.last = now = max(now, authenticated)
             index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
             since = clock - index.happened if revoked > own else inf
-            return Entered(EntryStatus.LIVE, authenticated, len(index.live), since)
+            return Written(Entered(EntryStatus.LIVE, authenticated, len(index.live), since))
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
         with self._lock:
@@ -166,24 +172,24 @@ class MemoryStore:
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
-    ) -> Touched:
+    ) -> Written[Touched]:
         with self._lock:
             index, now = self._index(key)
             entry, here = index.live.get(id), index.status(id, authenticated, now)
             clock = self._clock() * 1000
             if here in (EntryStatus.ENDED, EntryStatus.OUTDATED):
-                return Touched(here, clock)
+                return Written(Touched(here, clock))
             unsure = EntryStatus.UNSURE in (here, elsewhere)
             if entry is None and unsure and elsewhere is not EntryStatus.LIVE:
-                return Touched(EntryStatus.ENDED, clock)
+                return Written(Touched(EntryStatus.ENDED, clock))
             if entry is not None:
                 authenticated = max(authenticated, entry.authenticated)
                 descriptor = descriptor or entry.descriptor
             index.last = max(index.last, authenticated)
             index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
-            return Touched(EntryStatus.LIVE, clock)
+            return Written(Touched(EntryStatus.LIVE, clock))
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
         with self._lock:
             index, _ = self._index(key)
             entry = index.live.get(id)
@@ -191,37 +197,39 @@ class MemoryStore:
                 latest = max(at, entry.authenticated)
                 index.last = max(index.last, latest)
                 index.live[id] = replace(entry, authenticated=latest)
+            return Written(None)
 
-    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         with self._lock:
             index, now = self._index(key)
             if id in index.marks:
-                return False
+                return Written(False)
             if len(index.marks) >= _MARKS:
                 _, marked = index.marks.pop(next(iter(index.marks)))
                 index.floor = max(index.floor, marked)
             entry = index.live.pop(id, None)
             index.marks[id] = (entry.expires if entry else now + ttl, now)
-            return entry is not None
+            return Written(entry is not None)
 
-    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
         with self._lock:
             index, now = self._index(key)
             if keep is None or keep != index.keep:
                 index.before = index.revoked
             index.revoked, index.happened, index.keep = now, self._clock() * 1000, keep
-            return now
+            return Written(now)
 
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         with self._lock:
             return 0, list(self._index(key)[0].live.values())
 
-    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
         with self._lock:
             live = self._index(key)[0].live
             for id in ids:
                 if id in live and live[id].authenticated <= until:
                     del live[id]
+            return Written(None)
 
     # -- the store
 

@@ -6,11 +6,14 @@ from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from redis_sessions.errors import ConfigurationError
 
 __all__ = [
+    "CONFLICT",
+    "GONE",
+    "STORED",
     "Commit",
     "Entered",
     "Entry",
@@ -23,8 +26,23 @@ __all__ = [
     "Store",
     "Timed",
     "Touched",
+    "Written",
     "checked_prefix",
 ]
+
+T = TypeVar("T")
+
+
+class Written(NamedTuple, Generic[T]):
+    """The answer to a write: what it did, and whether enough replicas have it.
+
+    For example: `Written(Commit.STORED)`. A store that waits for no replicas leaves out the rest.
+    """
+
+    result: T
+    """What the write did."""
+    shortfall: str | None = None
+    """None if enough replicas have it; else a sentence that says how many have it."""
 
 
 class Commit(Enum):
@@ -35,12 +53,19 @@ class Commit(Enum):
     GONE = -1
 
 
+# They are made once, since each change gets one of them.
+STORED: Final[Written[Commit]] = Written(Commit.STORED)
+CONFLICT: Final[Written[Commit]] = Written(Commit.CONFLICT)
+GONE: Final[Written[Commit]] = Written(Commit.GONE)
+
+
 @runtime_checkable
 class SessionStore(Protocol):
     """Where records live. `redis_sessions.testing.StoreConformance` tests an implementation.
 
     Every operation is atomic, and may be repeated after a lost reply. Each raises
-    `StoreUnavailableError` when its outcome is unknown. A value's first 33 bytes are its
+    `StoreUnavailableError` when its outcome is unknown. A write that too few replicas have is no
+    error: its answer says so. A value's first 33 bytes are its
     version; a value of exactly 33 bytes is a tombstone (`redis_sessions.session.record` has
     functions for both).
     """
@@ -52,7 +77,9 @@ class SessionStore(Protocol):
         """The stored bytes, or None. An implementation may be an `async def`."""
         ...
 
-    def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Awaitable[Commit]:
+    def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Awaitable[Written[Commit]]:
         """Store `value` for `ttl` milliseconds if the stored version is `expected`.
 
         `expected=None` means that nothing must be stored. There are three results:
@@ -64,7 +91,7 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         """End an id: whatever is stored, there is a tombstone afterwards, for `ttl` milliseconds.
 
         There are three cases:
@@ -207,7 +234,7 @@ class SessionIndex(Protocol):
 
     async def enter(
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
-    ) -> Entered:
+    ) -> Written[Entered]:
         """Enter a sign-in whose request began `age` ms ago.
 
         `own` is the time of a revocation by the same request, or -1; the sign-in comes after it.
@@ -230,7 +257,7 @@ class SessionIndex(Protocol):
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
-    ) -> Touched:
+    ) -> Written[Touched]:
         """Renew an entry, or write it again if it is missing and nothing speaks against it.
 
         `elsewhere` is what the principal's indexes under other secret keys say: LIVE, UNSURE or
@@ -244,18 +271,18 @@ class SessionIndex(Protocol):
         """
         ...
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
         """Set an entry's time to a later one. An earlier time, or no entry, changes nothing."""
         ...
 
-    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         """Mark a session as ended, and remove its entry. True if there was an entry.
 
         The mark is kept as long as the entry would have been; without an entry, for `ttl`.
         """
         ...
 
-    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
         """Note that all sessions of before have ended, except `keep`; returns the time.
 
         A session ends by it even if it has no entry. The time is kept for `memory` ms. Earlier
@@ -270,7 +297,7 @@ class SessionIndex(Protocol):
         """
         ...
 
-    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
         """Remove the entries that a revocation at `until` has ended, of at most 1,000 `ids`."""
         ...
 

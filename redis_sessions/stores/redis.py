@@ -17,12 +17,7 @@ from redis_sessions.connect.connector import connector_of
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.connect.resp import UNEXPECTED_REPLY
 from redis_sessions.connect.wire import CREDENTIALS
-from redis_sessions.errors import (
-    ConfigurationError,
-    ReplicationError,
-    StoreError,
-    StoreUnavailableError,
-)
+from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.session.record import tombstone
 from redis_sessions.session.token import is_id
@@ -46,10 +41,10 @@ from redis_sessions.stores.protocols import (
     Entry,
     EntryStatus,
     Touched,
+    Written,
     checked_prefix,
 )
 from redis_sessions.stores.servers import Servers
-from redis_sessions.stores.shortfall import Shortfall
 from redis_sessions.tracebacks import stripped
 
 __all__ = ["RedisStore"]
@@ -128,19 +123,18 @@ class RedisStore:
         """
         return self._servers.get().load_from_replica(self.prefix + id)
 
-    def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Awaitable[Commit]:
+    def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Awaitable[Written[Commit]]:
         write = Write(self.prefix + id, ABSENT if expected is None else expected, value, ttl)
         servers, waits = self._servers.get(), self._durability
         queue = servers.replicated_writes if waits and waits.concerns(write) else servers.writes
         return queue.submit(write, len(value) + 128)
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         write = Write(self.prefix + id, END, tombstone, ttl)
-        try:
-            return await self._servers.get().replicated_writes.submit(write, 256) is Commit.STORED
-        except ReplicationError as exc:
-            exc.result = exc.result is Commit.STORED
-            raise
+        result, shortfall = await self._servers.get().replicated_writes.submit(write, 256)
+        return Written(result is Commit.STORED, shortfall)
 
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
         return self._locks.get().lock(f"{self.prefix}lock:{id}", wait=wait, hold=hold)
@@ -149,12 +143,14 @@ class RedisStore:
 
     async def enter(
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
-    ) -> Entered:
+    ) -> Written[Entered]:
         times = f"{age:.3f}", f"{own:.3f}", ttl
-        return _entered(await self._call("lifecycle", key, "enter", id, *times, descriptor))
+        enter = self._call("lifecycle", key, "enter", id, *times, descriptor)
+        return await self._write(enter, _entered)
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
-        return _status(await self._call("read", key, "ask", id, authenticated))
+        ask = self._call("read", key, "ask", id, authenticated)
+        return _status(await self._servers.get().index_commands.submit(ask, 512))
 
     async def touch(
         self,
@@ -165,26 +161,19 @@ class RedisStore:
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
-    ) -> Touched:
-        touch = ("touch", id, authenticated, ttl, descriptor, elsewhere.value)
-        try:
-            return _touched(await self._call("touch", key, *touch))
-        except ReplicationError as exc:
-            exc.result = _touched(exc.result)
-            raise
+    ) -> Written[Touched]:
+        arguments = (id, authenticated, ttl, descriptor, elsewhere.value)
+        return await self._write(self._call("touch", key, "touch", *arguments), _touched)
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> None:
-        await self._call("touch", key, "authenticated", id, at)
+    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
+        return await self._write(self._call("touch", key, "authenticated", id, at), _nothing)
 
-    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        return _flag(await self._call("lifecycle", key, "mark", id, ttl))
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
+        return await self._write(self._call("lifecycle", key, "mark", id, ttl), _flag)
 
-    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
-        try:
-            return _moment(await self._call("lifecycle", key, "revoke", keep or "", memory))
-        except ReplicationError as exc:
-            exc.result = _moment(exc.result)
-            raise
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
+        revoke = self._call("lifecycle", key, "revoke", keep or "", memory)
+        return await self._write(revoke, _moment)
 
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         name = self._index_key(key)
@@ -196,17 +185,23 @@ class RedisStore:
                 raise
             return 0, []  # the next write to the index replaces what has its name
 
-    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
-        await self._call("touch", key, "remove", f"{until:.3f}", *ids)
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
+        remove = self._call("touch", key, "remove", f"{until:.3f}", *ids)
+        return await self._write(remove, _nothing)
 
-    def _call(self, weight: Weight, key: str, *arguments: Any) -> Awaitable[Any]:
-        """The reply of the index's script; the first of the arguments names the operation."""
+    def _call(self, weight: Weight, key: str, *arguments: Any) -> IndexCommand:
+        """A call of the index's script; the first of the arguments names the operation."""
         name = self._index_key(key)
-        command = IndexCommand(name, INDEX.call([name], arguments), weight)
+        return IndexCommand(name, INDEX.call([name], arguments), weight)
+
+    async def _write(self, command: IndexCommand, read: Callable[[Any], T]) -> Written[T]:
+        """Send a command that writes; `read` makes the result of the script's reply."""
         servers, waits = self._servers.get(), self._durability
         if waits and waits.concerns(command):
-            return servers.replicated_index_commands.submit(command, 512)
-        return servers.index_commands.submit(command, 512)
+            reply, shortfall = await servers.replicated_index_commands.submit(command, 512)
+        else:
+            reply, shortfall = await servers.index_commands.submit(command, 512), None
+        return Written(read(reply), shortfall)
 
     def _index_key(self, key: str) -> str:
         return f"{self.prefix}of:{key}"
@@ -241,7 +236,7 @@ class RedisStore:
         servers = self._servers.get()
         servers.log_trouble(False)  # the errors are raised here
         try:
-            troubles = await self._try_out()
+            troubles, shortfalls = await self._try_out()
         finally:
             servers.log_trouble(True)
         refused = [t for t in troubles if getattr(t, "reason", None) == "refused"]
@@ -251,32 +246,33 @@ class RedisStore:
             if any(word in reasons for word in CREDENTIALS):
                 advice = "correct the user and password in the URL"
             raise ConfigurationError(f"{reasons}; {advice}") from refused[0]
-        for trouble in troubles:
+        if troubles:
+            trouble = troubles[0]
             if isinstance(trouble, StoreUnavailableError) and trouble.reason != "protocol":
                 raise trouble
-            if not isinstance(trouble, ReplicationError):
-                raise ConfigurationError(str(trouble)) from trouble
-            logger.error("sessions: %s; the application starts all the same", trouble)
+            raise ConfigurationError(str(trouble)) from trouble
+        for shortfall in shortfalls:
+            logger.error("sessions: %s; the application starts all the same", shortfall)
         await self._warn_of_eviction()
 
-    async def _try_out(self) -> list[StoreError]:
-        """Write and read once on each primary; the errors."""
+    async def _try_out(self) -> tuple[list[StoreError], list[str]]:
+        """Write and read once on each primary: the errors, and the shortfalls."""
         try:
             parts = await self._servers.get().tags(self.prefix)
         except StoreError as exc:
-            return [exc]
+            return [exc], []
         found = await asyncio.gather(*(self._try_one(f"connect:{part}") for part in parts))
-        return [trouble for trouble in found if trouble is not None]
+        troubles = [trouble for trouble in found if isinstance(trouble, StoreError)]
+        return troubles, [shortfall for shortfall in found if isinstance(shortfall, str)]
 
-    async def _try_one(self, id: str) -> StoreError | None:
-        short = Shortfall()
+    async def _try_one(self, id: str) -> StoreError | str | None:
         try:
-            await short.of(self.commit(id, None, tombstone(0), 1000))
+            stored = await self.commit(id, None, tombstone(0), 1000)
             await self.load(id)
-            await short.of(self.mark(id, id, ttl=1000))
+            marked = await self.mark(id, id, ttl=1000)
         except StoreError as exc:
             return exc
-        return short.error
+        return stored.shortfall or marked.shortfall
 
     async def close(self) -> None:
         """Close the running loop's connections."""
@@ -344,6 +340,10 @@ def _checked(read: Callable[[Any], T]) -> Callable[[Any], T]:
 @_checked
 def _flag(reply: Any) -> bool:
     return {0: False, 1: True}[reply]
+
+
+def _nothing(_: Any) -> None:
+    """The result of a write that only reports its errors."""
 
 
 @_checked

@@ -17,7 +17,7 @@ from redis_sessions.session.record import (
 )
 from redis_sessions.stores.commands import COMMIT, EARLIER, END, Item, Write
 from redis_sessions.stores.dialects import Dialect
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import GONE, STORED
 
 __all__ = ["Repeat", "Repeats"]
 
@@ -29,9 +29,6 @@ LARGE: Final = 16 * 1024
 """The most bytes of one record that is kept."""
 AT_ONCE: Final = 128 * 1024
 """The most bytes that are sent in one piece before a batch. 512 ends fit into one piece."""
-
-_STORED: Final = Commit.STORED  # looking it up in the enum takes longer than the rest of `note`
-_GONE: Final = Commit.GONE
 
 
 class Repeat(NamedTuple):
@@ -91,12 +88,12 @@ class Repeats:
                 continue
             if is_change(value, expected):
                 # It belongs to a rotation that is kept, and keeps that one's place in the order.
-                if kept and key in kept and answer is _STORED:
+                if kept and key in kept and answer is STORED:
                     self._put_record(key, value, ttl, in_place=True)
             elif is_tombstone(value):
-                if answer is _STORED or (expected == END and answer is _GONE):
+                if answer is STORED or (expected == END and answer is GONE):
                     self._put(Repeat(item._replace(expected=END)))
-            elif answer is _STORED:
+            elif answer is STORED:
                 self._put_record(key, value, ttl)
 
     def _put_record(self, key: str, value: bytes, ttl: int, *, in_place: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import Any, Protocol, TypeVar
 
 from redis_sessions.stores.commands import IndexCommand, Write
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import Commit, Written
 
 __all__ = ["Queue", "Servers"]
 
@@ -30,17 +30,17 @@ class Servers(Protocol):
     """What a `Channel` and a `Cluster` have in common.
 
     It belongs to one event loop. `replicated_writes` and `replicated_index_commands` are for what
-    waits for replicas.
+    waits for replicas. The answer to an index command that waits is its reply in a `Written`.
     """
 
     @property
     def loads(self) -> Queue[str, bytes | None]: ...
     @property
-    def writes(self) -> Queue[Write, Commit]: ...
+    def writes(self) -> Queue[Write, Written[Commit]]: ...
     @property
     def index_commands(self) -> Queue[IndexCommand, Any]: ...
     @property
-    def replicated_writes(self) -> Queue[Write, Commit]: ...
+    def replicated_writes(self) -> Queue[Write, Written[Commit]]: ...
     @property
     def replicated_index_commands(self) -> Queue[IndexCommand, Any]: ...
 

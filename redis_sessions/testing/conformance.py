@@ -43,7 +43,7 @@ class StoreConformance:
     async def test_create_and_load(self, store: SessionStore) -> None:
         """What is stored is loaded, byte for byte, and any byte is allowed."""
         id, record = new_id(), new_record() + bytes(range(256))
-        assert await store.commit(id, None, record, MINUTE) is Commit.STORED
+        assert (await store.commit(id, None, record, MINUTE)).result is Commit.STORED
         assert await store.load(id) == record
 
     async def test_large_record(self, store: SessionStore) -> None:
@@ -56,14 +56,14 @@ class StoreConformance:
         """Creating never overwrites."""
         id, first, second = new_id(), new_record(), new_record()
         await store.commit(id, None, first, MINUTE)
-        assert await store.commit(id, None, second, MINUTE) is Commit.CONFLICT
+        assert (await store.commit(id, None, second, MINUTE)).result is Commit.CONFLICT
         assert await store.load(id) == first
 
     async def test_replace(self, store: SessionStore) -> None:
         """The version that is expected is replaced."""
         id, first, second = new_id(), new_record(), new_record(10)
         await store.commit(id, None, first, MINUTE)
-        assert await store.commit(id, version(first), second, MINUTE) is Commit.STORED
+        assert (await store.commit(id, version(first), second, MINUTE)).result is Commit.STORED
         assert await store.load(id) == second
 
     async def test_conflict(self, store: SessionStore) -> None:
@@ -71,22 +71,24 @@ class StoreConformance:
         id, first, second = new_id(), new_record(), new_record()
         await store.commit(id, None, first, MINUTE)
         late = await store.commit(id, version(new_record()), second, MINUTE)
-        assert late is Commit.CONFLICT
+        assert late.result is Commit.CONFLICT
         assert await store.load(id) == first
 
     async def test_gone(self, store: SessionStore) -> None:
         """A version is expected, and there is nothing: it isn't brought back."""
         id = new_id()
-        assert await store.commit(id, version(new_record()), new_record(), MINUTE) is Commit.GONE
+        assert (
+            await store.commit(id, version(new_record()), new_record(), MINUTE)
+        ).result is Commit.GONE
         assert await store.load(id) is None
 
     async def test_commit_again(self, store: SessionStore) -> None:
         """A commit that is repeated recognises its own write."""
         id, first, second = new_id(), new_record(), new_record()
         for _ in range(2):
-            assert await store.commit(id, None, first, MINUTE) is Commit.STORED
+            assert (await store.commit(id, None, first, MINUTE)).result is Commit.STORED
         for _ in range(2):
-            assert await store.commit(id, version(first), second, MINUTE) is Commit.STORED
+            assert (await store.commit(id, version(first), second, MINUTE)).result is Commit.STORED
         assert await store.load(id) == second
 
     async def test_commit_again_renews(self, store: SessionStore) -> None:
@@ -105,7 +107,7 @@ class StoreConformance:
         grave = tombstone(0)
         await store.end(id, grave, MINUTE)
         for expected in (None, version(record), grave):
-            assert await store.commit(id, expected, new_record(), MINUTE) is Commit.GONE
+            assert (await store.commit(id, expected, new_record(), MINUTE)).result is Commit.GONE
         assert await store.load(id) == grave
 
     async def test_end_if_unchanged(self, store: SessionStore) -> None:
@@ -113,30 +115,30 @@ class StoreConformance:
         id, record, grave = new_id(), new_record(), tombstone(1)
         await store.commit(id, None, record, MINUTE)
         stale = await store.commit(id, version(new_record()), grave, MINUTE)
-        assert stale is Commit.CONFLICT
+        assert stale.result is Commit.CONFLICT
         for _ in range(2):
-            assert await store.commit(id, version(record), grave, MINUTE) is Commit.STORED
+            assert (await store.commit(id, version(record), grave, MINUTE)).result is Commit.STORED
         assert await store.load(id) == grave
 
     async def test_end(self, store: SessionStore) -> None:
         """Ending tells who ended a record, also when it is repeated."""
         id, mine, theirs = new_id(), tombstone(1), tombstone(2)
         await store.commit(id, None, new_record(), MINUTE)
-        assert await store.end(id, mine, MINUTE) is True
-        assert await store.end(id, mine, MINUTE) is True
-        assert await store.end(id, theirs, MINUTE) is False
+        assert (await store.end(id, mine, MINUTE)).result is True
+        assert (await store.end(id, mine, MINUTE)).result is True
+        assert (await store.end(id, theirs, MINUTE)).result is False
         assert await store.load(id) == mine
 
     async def test_end_nothing(self, store: SessionStore) -> None:
         """Ending leaves a tombstone even where nothing is: what is late finds it."""
         id, grave = new_id(), tombstone(7)
         for _ in range(2):  # the second time as if the first answer was lost
-            assert await store.end(id, grave, MINUTE) is False
+            assert (await store.end(id, grave, MINUTE)).result is False
             found = await store.load(id)
             assert found is not None
             assert len(found) == len(grave)
             assert found[:-1] == grave[:-1]
-        assert await store.commit(id, None, new_record(), MINUTE) is Commit.GONE
+        assert (await store.commit(id, None, new_record(), MINUTE)).result is Commit.GONE
 
     async def test_end_again_renews(self, store: SessionStore) -> None:
         """A tombstone that stands already stands longer."""
@@ -167,9 +169,9 @@ class StoreConformance:
         results = await asyncio.gather(
             *(store.commit(id, version(first), record, MINUTE) for record in records)
         )
-        winners = [r for r, c in zip(records, results, strict=True) if c is Commit.STORED]
+        winners = [r for r, c in zip(records, results, strict=True) if c.result is Commit.STORED]
         assert len(winners) == 1
-        assert results.count(Commit.CONFLICT) == 39
+        assert [each.result for each in results].count(Commit.CONFLICT) == 39
         assert await store.load(id) == winners[0]
 
     async def test_nobody_is_mixed_up(self, store: SessionStore) -> None:
@@ -178,7 +180,7 @@ class StoreConformance:
         stored = await asyncio.gather(
             *(store.commit(id, None, record, MINUTE) for id, record in records.items())
         )
-        assert set(stored) == {Commit.STORED}
+        assert {each.result for each in stored} == {Commit.STORED}
         ids = [*records, *reversed(records), *(new_id() for _ in range(50))]
         loaded = await asyncio.gather(*(store.load(id) for id in ids))
         assert loaded == [records.get(id) for id in ids]

@@ -29,12 +29,12 @@ class IndexConformance:
         self, index: SessionIndex, key: str, *, age: float = 0, own: float = -1, ttl: int = HOUR
     ) -> tuple[str, int]:
         id = new_id()
-        status, at, *_ = await index.enter(key, id, age=age, own=own, ttl=ttl, descriptor=b"d")
-        assert status is EntryStatus.LIVE
-        return id, at
+        entered, _ = await index.enter(key, id, age=age, own=own, ttl=ttl, descriptor=b"d")
+        assert entered.status is EntryStatus.LIVE
+        return id, entered.authenticated
 
     async def _touch(self, index: SessionIndex, key: str, id: str, at: int) -> EntryStatus:
-        touched = await index.touch(key, id, authenticated=at, ttl=HOUR, descriptor=b"e")
+        touched, _ = await index.touch(key, id, authenticated=at, ttl=HOUR, descriptor=b"e")
         return touched.status
 
     async def _now(self, index: SessionIndex, key: str) -> float:
@@ -61,7 +61,7 @@ class IndexConformance:
     async def test_enter(self, index: SessionIndex) -> None:
         """An entry holds its times and its descriptor, whatever bytes that has."""
         key, id, odd = new_key(), new_id(), bytes(range(256))
-        entered = await index.enter(key, id, age=5000, own=-1, ttl=HOUR, descriptor=odd)
+        entered, _ = await index.enter(key, id, age=5000, own=-1, ttl=HOUR, descriptor=odd)
         assert (entered.status, entered.size, entered.since_revoked) == (EntryStatus.LIVE, 1, inf)
         entry = (await self._entries(index, key))[id]
         assert (entry.authenticated, entry.descriptor) == (entered.authenticated, odd)
@@ -79,7 +79,7 @@ class IndexConformance:
         """A sign-in that is repeated stands once."""
         key, id = new_key(), new_id()
         for _ in range(2):
-            entered = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
+            entered, _ = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
             assert (entered.status, entered.size) == (EntryStatus.LIVE, 1)
 
     async def test_order(self, index: SessionIndex) -> None:
@@ -111,7 +111,7 @@ class IndexConformance:
         """A missing entry is written again, unless a revocation came since."""
         key, id = new_key(), new_id()
         assert await self._touch(index, key, id, 1) is EntryStatus.LIVE
-        at = int(await index.revoke(key, keep=None, memory=HOUR))
+        at = int((await index.revoke(key, keep=None, memory=HOUR)).result)
         assert await self._touch(index, key, new_id(), at) is EntryStatus.ENDED
         assert await index.ask(key, new_id(), authenticated=at) is EntryStatus.ENDED
         assert await self._touch(index, key, new_id(), at + 1) is EntryStatus.LIVE
@@ -196,18 +196,18 @@ class IndexConformance:
         """What is marked has ended, and isn't listed."""
         key = new_key()
         id, at = await self._enter(index, key)
-        assert await index.mark(key, id, ttl=HOUR) is True
-        assert await index.mark(key, id, ttl=HOUR) is False
+        assert (await index.mark(key, id, ttl=HOUR)).result is True
+        assert (await index.mark(key, id, ttl=HOUR)).result is False
         assert await self._entries(index, key) == {}
         assert await index.ask(key, id, authenticated=at) is EntryStatus.ENDED
         assert await self._touch(index, key, id, at) is EntryStatus.ENDED
-        entered = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
+        entered, _ = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
         assert entered.status is EntryStatus.ENDED
 
     async def test_mark_without_an_entry(self, index: SessionIndex) -> None:
         """A session whose entry was lost can be marked all the same."""
         key, id = new_key(), new_id()
-        assert await index.mark(key, id, ttl=HOUR) is False
+        assert (await index.mark(key, id, ttl=HOUR)).result is False
         assert await self._touch(index, key, id, 1) is EntryStatus.ENDED
 
     async def test_marks_are_bounded(self, index: SessionIndex) -> None:
@@ -252,7 +252,7 @@ class IndexConformance:
             (EntryStatus.MISSING, later, EntryStatus.LIVE),
             (EntryStatus.UNSURE, later, EntryStatus.ENDED),
         ):
-            touched = await index.touch(
+            touched, _ = await index.touch(
                 key,
                 new_id(),
                 authenticated=authenticated,
@@ -268,7 +268,7 @@ class IndexConformance:
         """All of before are over at once, with an entry or without; who signs in later isn't."""
         key = new_key()
         id, at = await self._enter(index, key)
-        revoked = await index.revoke(key, keep=None, memory=HOUR)
+        revoked, _ = await index.revoke(key, keep=None, memory=HOUR)
         assert await index.ask(key, id, authenticated=at) is EntryStatus.ENDED
         assert await self._touch(index, key, id, at) is EntryStatus.ENDED
         assert await self._touch(index, key, new_id(), at) is EntryStatus.ENDED
@@ -281,7 +281,7 @@ class IndexConformance:
         key = new_key()
         for _ in range(50):
             for by_oneself in (False, True):
-                own = await index.revoke(key, keep=None, memory=HOUR)
+                own, _ = await index.revoke(key, keep=None, memory=HOUR)
                 id, at = await self._enter(index, key, own=own if by_oneself else -1)
                 assert await index.ask(key, id, authenticated=at) is EntryStatus.LIVE
                 await index.revoke(key, keep=None, memory=HOUR)
@@ -292,7 +292,7 @@ class IndexConformance:
         key, id = new_key(), new_id()
         ahead = int(await self._now(index, key)) + 600_000
         assert await self._touch(index, key, id, ahead) is EntryStatus.LIVE
-        assert await index.revoke(key, keep=None, memory=HOUR) > ahead
+        assert (await index.revoke(key, keep=None, memory=HOUR)).result > ahead
         assert await index.ask(key, id, authenticated=ahead) is EntryStatus.ENDED
         other, at = await self._enter(index, key)
         assert at > ahead
@@ -302,7 +302,7 @@ class IndexConformance:
         """What a revocation has ended is removed; who signed in since is left alone."""
         key = new_key()
         ids = [(await self._enter(index, key))[0] for _ in range(5)]
-        revoked = await index.revoke(key, keep=None, memory=HOUR)
+        revoked, _ = await index.revoke(key, keep=None, memory=HOUR)
         later, _ = await self._enter(index, key)
         await index.remove(key, [*ids, later, new_id()], until=revoked)
         assert set(await self._entries(index, key)) == {later}
@@ -314,7 +314,7 @@ class IndexConformance:
         await index.revoke(key, keep=id, memory=HOUR)
         assert await self._touch(index, key, id, at) is EntryStatus.LIVE
         lost, key = new_id(), new_key()
-        at = int(await index.revoke(key, keep=lost, memory=HOUR))
+        at = int((await index.revoke(key, keep=lost, memory=HOUR)).result)
         assert await self._entries(index, key) == {}
         assert await index.ask(key, lost, authenticated=at) is EntryStatus.MISSING
         assert await self._touch(index, key, lost, at) is EntryStatus.LIVE
@@ -340,7 +340,7 @@ class IndexConformance:
     async def test_keep_is_no_pardon(self, index: SessionIndex) -> None:
         """What an earlier revocation, or a mark, has ended doesn't come back by being kept."""
         key, id = new_key(), new_id()
-        at = int(await index.revoke(key, keep=None, memory=HOUR))
+        at = int((await index.revoke(key, keep=None, memory=HOUR)).result)
         await index.revoke(key, keep=id, memory=HOUR)
         assert await self._touch(index, key, id, at) is EntryStatus.ENDED
         id, at = await self._enter(index, key)
@@ -352,7 +352,7 @@ class IndexConformance:
         """Whose request began before a revocation isn't signed in after it."""
         key = new_key()
         await index.revoke(key, keep=None, memory=HOUR)
-        entered = await index.enter(key, new_id(), age=60_000, own=-1, ttl=HOUR, descriptor=b"")
+        entered, _ = await index.enter(key, new_id(), age=60_000, own=-1, ttl=HOUR, descriptor=b"")
         assert entered.status is EntryStatus.REFUSED
         assert await self._entries(index, key) == {}
 
@@ -360,15 +360,15 @@ class IndexConformance:
         """Who signs in right after a revocation is told how long ago that was."""
         key = new_key()
         await index.revoke(key, keep=None, memory=HOUR)
-        entered = await index.enter(key, new_id(), age=0, own=-1, ttl=HOUR, descriptor=b"")
+        entered, _ = await index.enter(key, new_id(), age=0, own=-1, ttl=HOUR, descriptor=b"")
         assert entered.status is EntryStatus.LIVE
         assert 0 < entered.since_revoked < HOUR
 
     async def test_sign_in_after_the_own_revocation(self, index: SessionIndex) -> None:
         """Who revokes and then signs in, in one request, is signed in."""
         key, id = new_key(), new_id()
-        own = await index.revoke(key, keep=None, memory=HOUR)
-        entered = await index.enter(key, id, age=60_000, own=own, ttl=HOUR, descriptor=b"d")
+        own, _ = await index.revoke(key, keep=None, memory=HOUR)
+        entered, _ = await index.enter(key, id, age=60_000, own=own, ttl=HOUR, descriptor=b"d")
         assert (entered.status, entered.since_revoked) == (EntryStatus.LIVE, inf)
         assert entered.authenticated > own
         assert await self._touch(index, key, id, entered.authenticated) is EntryStatus.LIVE
@@ -377,15 +377,17 @@ class IndexConformance:
         """... unless another revoked since, however young the request is."""
         for age in (60_000, 0):
             key = new_key()
-            own = await index.revoke(key, keep=None, memory=HOUR)
+            own, _ = await index.revoke(key, keep=None, memory=HOUR)
             await index.revoke(key, keep=None, memory=HOUR)
-            entered = await index.enter(key, new_id(), age=age, own=own, ttl=HOUR, descriptor=b"")
+            entered, _ = await index.enter(
+                key, new_id(), age=age, own=own, ttl=HOUR, descriptor=b""
+            )
             assert entered.status is EntryStatus.REFUSED
 
     async def test_the_time_goes_forward(self, index: SessionIndex) -> None:
         """No two operations have the same time, and a later one has a later time."""
         key = new_key()
         times = [await self._now(index, key) for _ in range(20)]
-        times.append(await index.revoke(key, keep=None, memory=HOUR))
+        times.append((await index.revoke(key, keep=None, memory=HOUR)).result)
         times.append(await self._now(index, key))
         assert times == sorted(set(times))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
-from redis_sessions.stores.protocols import Entered, Touched
+from redis_sessions.stores.protocols import Entered, Touched, Written
 
 __all__ = ["Call", "GatedStore"]
 
@@ -85,14 +85,16 @@ class GatedStore:
     async def load(self, id: str) -> bytes | None:
         return await self._wait("load", id, lambda: self._real.load(id))
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        def send() -> Awaitable[Commit]:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
+        def send() -> Awaitable[Written[Commit]]:
             return self._real.commit(id, expected, value, ttl)
 
         return await self._wait("commit", id, send, value)
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
-        def send() -> Awaitable[bool]:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
+        def send() -> Awaitable[Written[bool]]:
             return self._real.end(id, tombstone, ttl)
 
         return await self._wait("end", id, send, tombstone)
@@ -104,10 +106,10 @@ class GatedStore:
 
     async def enter(
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
-    ) -> Entered:
+    ) -> Written[Entered]:
         since = self._clock()
 
-        def send() -> Awaitable[Entered]:
+        def send() -> Awaitable[Written[Entered]]:
             so_old = age + self._waited(since)
             return self._real.enter(key, id, age=so_old, own=own, ttl=ttl, descriptor=descriptor)
 
@@ -128,8 +130,8 @@ class GatedStore:
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
-    ) -> Touched:
-        def send() -> Awaitable[Touched]:
+    ) -> Written[Touched]:
+        def send() -> Awaitable[Written[Touched]]:
             return self._real.touch(
                 key,
                 id,
@@ -141,17 +143,17 @@ class GatedStore:
 
         return await self._wait("touch", key, send, None, (id,))
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> None:
-        def send() -> Awaitable[None]:
+    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
+        def send() -> Awaitable[Written[None]]:
             return self._real.authenticated(key, id, at=at)
 
         return await self._wait("authenticated", key, send, None, (id,))
 
-    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         return await self._wait("mark", key, lambda: self._real.mark(key, id, ttl=ttl), None, (id,))
 
-    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
-        def send() -> Awaitable[float]:
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
+        def send() -> Awaitable[Written[float]]:
             return self._real.revoke(key, keep=keep, memory=memory)
 
         return await self._wait("revoke", key, send, None, () if keep is None else (keep,))
@@ -159,8 +161,8 @@ class GatedStore:
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         return await self._wait("entries", key, lambda: self._real.entries(key, cursor))
 
-    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
-        def send() -> Awaitable[None]:
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
+        def send() -> Awaitable[Written[None]]:
             return self._real.remove(key, ids, until=until)
 
         return await self._wait("remove", key, send, None, ids)

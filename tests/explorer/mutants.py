@@ -16,7 +16,7 @@ from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import Bound, Origins, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
-from redis_sessions.stores.protocols import Entered, Touched
+from redis_sessions.stores.protocols import CONFLICT, GONE, Entered, Touched, Written
 from tests.explorer.actors import Worker
 from tests.explorer.backends import Backend
 
@@ -36,10 +36,12 @@ class Passing:
     async def load(self, id: str) -> bytes | None:
         return await self.real.load(id)
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         return await self.real.commit(id, expected, value, ttl)
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         return await self.real.end(id, tombstone, ttl)
 
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
@@ -47,7 +49,7 @@ class Passing:
 
     async def enter(
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
-    ) -> Entered:
+    ) -> Written[Entered]:
         return await self.real.enter(key, id, age=age, own=own, ttl=ttl, descriptor=descriptor)
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
@@ -62,7 +64,7 @@ class Passing:
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
-    ) -> Touched:
+    ) -> Written[Touched]:
         return await self.real.touch(
             key,
             id,
@@ -72,20 +74,20 @@ class Passing:
             elsewhere=elsewhere,
         )
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> None:
-        await self.real.authenticated(key, id, at=at)
+    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
+        return await self.real.authenticated(key, id, at=at)
 
-    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         return await self.real.mark(key, id, ttl=ttl)
 
-    async def revoke(self, key: str, *, keep: str | None, memory: int) -> float:
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
         return await self.real.revoke(key, keep=keep, memory=memory)
 
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         return await self.real.entries(key, cursor)
 
-    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> None:
-        await self.real.remove(key, ids, until=until)
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
+        return await self.real.remove(key, ids, until=until)
 
     async def connect(self) -> None:
         await self.real.connect()
@@ -95,7 +97,9 @@ class Passing:
 
 
 class _Overwrites(Passing):
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         found = await self.real.load(id)
         if found is not None and len(found) > HEADER_SIZE:
             expected = found[:HEADER_SIZE]
@@ -103,7 +107,9 @@ class _Overwrites(Passing):
 
 
 class _Revives(Passing):
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         found = await self.real.load(id)
         if found is None or len(found) == HEADER_SIZE:
             await self.backend.put(id, None)
@@ -114,44 +120,49 @@ class _Revives(Passing):
 class _Deletes(Passing):
     """Ends leave nothing behind."""
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
-        alive = await self.real.end(id, tombstone, ttl)
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
+        ended = await self.real.end(id, tombstone, ttl)
         await self.backend.put(id, None)
-        return alive
+        return ended
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-        result = await self.real.commit(id, expected, value, ttl)
-        if result is Commit.STORED and len(value) == HEADER_SIZE:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
+        written = await self.real.commit(id, expected, value, ttl)
+        if written.result is Commit.STORED and len(value) == HEADER_SIZE:
             await self.backend.put(id, None)
-        return result
+        return written
 
 
 class _Buries(Passing):
     """An end replaces another's tombstone."""
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
-        alive = await self.real.end(id, tombstone, ttl)
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
+        ended = await self.real.end(id, tombstone, ttl)
         await self.backend.put(id, tombstone)
-        return alive
+        return ended
 
 
 class _Forgets(Passing):
     """A retry doesn't recognise its own write, or end."""
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         found = await self.real.load(id)
         if found is not None and found[:HEADER_SIZE] == value[:HEADER_SIZE]:
-            return Commit.GONE if len(value) == HEADER_SIZE else Commit.CONFLICT
+            return GONE if len(value) == HEADER_SIZE else CONFLICT
         return await self.real.commit(id, expected, value, ttl)
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         found = await self.real.load(id)
-        return await self.real.end(id, tombstone, ttl) and found != tombstone
+        ended = await self.real.end(id, tombstone, ttl)
+        return Written(ended.result and found != tombstone)
 
 
 class _Unmarked(Passing):
-    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
-        return False
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
+        return Written(False)
 
 
 class _Lenient(Passing):
@@ -159,9 +170,11 @@ class _Lenient(Passing):
 
     async def enter(
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
-    ) -> Entered:
-        entered = await self.real.enter(key, id, age=-1000, own=own, ttl=ttl, descriptor=descriptor)
-        return entered._replace(since_revoked=inf)
+    ) -> Written[Entered]:
+        entered, _ = await self.real.enter(
+            key, id, age=-1000, own=own, ttl=ttl, descriptor=descriptor
+        )
+        return Written(entered._replace(since_revoked=inf))
 
 
 class _Unasked(Passing):
@@ -176,8 +189,8 @@ class _Unasked(Passing):
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
-    ) -> Touched:
-        return Touched(EntryStatus.LIVE, authenticated)
+    ) -> Written[Touched]:
+        return Written(Touched(EntryStatus.LIVE, authenticated))
 
 
 def _unaware(backend: Any, why: Reject, token: SessionToken, sealed: bytes | None) -> Status:

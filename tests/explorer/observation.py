@@ -133,7 +133,6 @@ class Sight:
     def _brief(self, result: Any) -> str:
         if isinstance(result, bytes):
             return "record" if len(result) > HEADER_SIZE else "tombstone"
-        if isinstance(result, tuple):
-            first: object = cast("tuple[object, ...]", result)[0]
-            return str(first)
+        while isinstance(result, tuple):  # a `Written`, and what it has
+            result = cast("tuple[object, ...]", result)[0]
         return str(result)

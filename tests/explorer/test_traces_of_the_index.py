@@ -179,11 +179,13 @@ async def test_signed_in_between_revocations_of_one_millisecond(
     """It gets the next whole millisecond, and the second revocation ends it all the same."""
     backend: Backend = memory if which == "memory" else narrow_backend
     store, id = backend.store, SessionToken.generate().id
-    first = await store.revoke("a", keep=None, memory=DAY)
+    first, _ = await store.revoke("a", keep=None, memory=DAY)
     await backend.advance(0 if own else 1 / 4096)
-    entered = await store.enter("a", id, age=0, own=first if own else -1, ttl=DAY, descriptor=b"")
+    entered, _ = await store.enter(
+        "a", id, age=0, own=first if own else -1, ttl=DAY, descriptor=b""
+    )
     assert entered.status is EntryStatus.LIVE
-    second = await store.revoke("a", keep=None, memory=DAY)
+    second, _ = await store.revoke("a", keep=None, memory=DAY)
     assert await store.ask("a", id, authenticated=entered.authenticated) is EntryStatus.ENDED
     assert second - first < 2
     await backend.wipe([], ["a"])

@@ -244,7 +244,7 @@ class World(Sight):
     async def _applied(self, call: Call, actor: Actor, result: Any) -> None:
         if call.name == "revoke":
             # What was there by the explorer's own clock is over, whatever the index's says.
-            actor.revoked = max(result, self.backend.clock() * 1000)
+            actor.revoked = max(result.result, self.backend.clock() * 1000)
             keep = call.ids[0] if call.ids else None
             whose, revoked = WHOSE[call.target], actor.revoked
             actor.begun.append(Fact(principal=whose, revoked=revoked, keep=keep, by=actor.number))

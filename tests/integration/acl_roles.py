@@ -53,7 +53,7 @@ async def administer(url: str, prefix: str) -> None:
     try:
         id, key = new_id(), new_key()
         await store.load(id)
-        assert await store.mark(key, id, ttl=MINUTE) is False
+        assert (await store.mark(key, id, ttl=MINUTE)).result is False
         await store.revoke(key, keep=new_id(), memory=MINUTE)
         await store.revoke(key, keep=None, memory=MINUTE)
         await store.touch(key, other := new_id(), authenticated=2**50, ttl=MINUTE, descriptor=b"")

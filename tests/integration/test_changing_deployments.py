@@ -65,7 +65,7 @@ async def test_a_primary_that_hangs(server_binary: Path) -> None:
     with topology.sentinel(server=server_binary, options=app_user(replicas=True)) as running:
         idle = RedisStore(as_app(running.url), timeout=0.5)
         id, value = SessionToken.generate().id, record()
-        assert await idle.commit(id, None, value, MINUTE) is Commit.STORED
+        assert (await idle.commit(id, None, value, MINUTE)).result is Commit.STORED
         before = running.primary
         before.pause()
         await asyncio.to_thread(running.wait_promoted, before)
@@ -160,11 +160,11 @@ async def test_moved_slots(running: topology.ClusterTopology, store: RedisStore)
     ids = [id_in(slots, store.prefix) for _ in range(20)]
     values = [record() for _ in ids]
     for id, value in zip(ids, values, strict=True):
-        assert await store.commit(id, None, value, MINUTE) is Commit.STORED
+        assert (await store.commit(id, None, value, MINUTE)).result is Commit.STORED
     await asyncio.to_thread(running.move_slots, slots, source, target)
     try:
         assert await loaded(store, *ids) == values
-        assert await store.end(ids[0], tombstone(0), MINUTE)
+        assert (await store.end(ids[0], tombstone(0), MINUTE)).result
         async with store.lock(ids[0], wait=0.1, hold=1):
             pass
     finally:
@@ -193,19 +193,19 @@ async def test_a_slot_on_its_way(running: topology.ClusterTopology, store: Redis
         id_in(range(slot, slot + 1), store.prefix),
     )
     first, second = record(), record()
-    assert await store.commit(here, None, first, MINUTE) is Commit.STORED
+    assert (await store.commit(here, None, first, MINUTE)).result is Commit.STORED
     ids = {node: node.ask("CLUSTER", "MYID") for node in (source, target)}
     target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
     source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
     try:
-        assert await store.commit(there, None, second, MINUTE) is Commit.STORED
+        assert (await store.commit(there, None, second, MINUTE)).result is Commit.STORED
         with target.connect() as client:
             client.execute_command("ASKING")
             assert client.get(store.prefix + there) == second
         assert await loaded(store, here, there) == [first, second]
         newer = record()
         changed = store.commit(there, second[:HEADER_SIZE], newer, MINUTE)
-        assert await changed is Commit.STORED
+        assert (await changed).result is Commit.STORED
         async with store.lock(there, wait=0.1, hold=5):
             with pytest.raises(SessionConflictError):
                 async with store.lock(there, wait=0.1, hold=5):
@@ -339,7 +339,7 @@ async def test_a_seed_is_enough(running: topology.ClusterTopology, prefix: str) 
     await store.connect()
     ids = [SessionToken.generate().id for _ in range(30)]
     stored = await asyncio.gather(*(store.commit(id, None, record(), MINUTE) for id in ids))
-    assert set(stored) == {Commit.STORED}
+    assert {each.result for each in stored} == {Commit.STORED}
     await store.close()
 
 

@@ -125,7 +125,7 @@ async def test_a_cluster_that_is_down(
         lost = id_in(slots_of(running, victim), prefix)
         values = {id: record() for id in [*ids, lost]}
         for id, value in values.items():
-            assert await store.commit(id, None, value, MINUTE) is Commit.STORED
+            assert (await store.commit(id, None, value, MINUTE)).result is Commit.STORED
 
         victim.kill()
         await until(lambda: down(others))
@@ -202,12 +202,12 @@ async def test_two_sessions_in_a_split_slot(running: Shards, store: RedisStore) 
     here, there = (id_in(range(slot, slot + 1), store.prefix) for _ in range(2))
     keys = [store.prefix + here, store.prefix + there]
     first, second = record(), record()
-    assert await store.commit(here, None, first, MINUTE) is Commit.STORED
+    assert (await store.commit(here, None, first, MINUTE)).result is Commit.STORED
     names = {node: node.ask("CLUSTER", "MYID") for node in (source, target)}
     target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
     source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
     try:
-        assert await store.commit(there, None, second, MINUTE) is Commit.STORED
+        assert (await store.commit(there, None, second, MINUTE)).result is Commit.STORED
         with target.connect() as client:
             client.execute_command("ASKING")
             with pytest.raises(ResponseError, match=r"TRYAGAIN|Multiple keys"):
@@ -220,15 +220,15 @@ async def test_two_sessions_in_a_split_slot(running: Shards, store: RedisStore) 
             store.commit(here, first[:HEADER_SIZE], newer[0], MINUTE),
             store.commit(there, second[:HEADER_SIZE], newer[1], MINUTE),
         )
-        assert set(stored) == {Commit.STORED}
+        assert {each.result for each in stored} == {Commit.STORED}
         assert await loaded(store, here, there) == list(newer)
         ended = await asyncio.gather(*(store.end(i, tombstone(0), MINUTE) for i in (here, there)))
-        assert ended == [True, True]
+        assert [each.result for each in ended] == [True, True]
         index = index_in(slot, store.prefix)
         for id in (here, there):
             await store.enter(index, id, age=0, own=-1, ttl=MINUTE, descriptor=b"")
         assert {entry.id for entry in (await store.entries(index))[1]} == {here, there}
-        revoked = await store.revoke(index, keep=None, memory=MINUTE)
+        revoked, _ = await store.revoke(index, keep=None, memory=MINUTE)
         await store.remove(index, [here], until=revoked)
         assert {entry.id for entry in (await store.entries(index))[1]} == {there}
 
@@ -299,7 +299,7 @@ async def test_a_node_that_is_replaced(
     after = running.replicas_of(before)[0]
     store = RedisStore(as_app(f"redis+cluster://{seed.address}"), prefix=prefix, timeout=2.5)
     id, value = id_in(slots_of(running, before), prefix), record()
-    assert await store.commit(id, None, value, MINUTE) is Commit.STORED
+    assert (await store.commit(id, None, value, MINUTE)).result is Commit.STORED
     with before.connect() as client:
         assert client.wait(1, 5_000) == 1
     before.ask("CLIENT", "PAUSE", 4_000, "ALL")

@@ -138,7 +138,7 @@ async def test_a_connection_that_stayed_behind(
     with topology.sentinel(replicas=1, server=server_binary, options=options) as running:
         store = RedisStore(as_app(running.url), timeout=1.0)
         before = running.primary
-        assert await store.commit(ID, None, bytes(64), 60_000) is Commit.STORED
+        assert (await store.commit(ID, None, bytes(64), 60_000)).result is Commit.STORED
         # A connection each, which are held.
         await asyncio.gather(store.load(ID), store.commit("B" * 20, None, bytes(64), 60_000))
         before.pause()
@@ -169,7 +169,7 @@ async def test_an_answer_of_a_former_primary(server_binary: Path) -> None:
     ) as running:
         store = RedisStore(as_app(running.url), timeout=2.5)
         before = running.primary
-        assert await store.commit(ID, None, bytes(64), 60_000) is Commit.STORED
+        assert (await store.commit(ID, None, bytes(64), 60_000)).result is Commit.STORED
         before.pause()
         ending = asyncio.create_task(store.end(ID, tombstone(1), 60_000))
         await asyncio.to_thread(running.wait_promoted, before)
@@ -177,7 +177,7 @@ async def test_an_answer_of_a_former_primary(server_binary: Path) -> None:
             watcher.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "100000000")
         async with store.lock("B" * 20, wait=0, hold=5):  # over a new connection
             before.resume()
-            assert await ending
+            assert (await ending).result
         with Wire(running.primary.port) as redis:
             assert is_tombstone(redis.ask("GET", store.prefix + ID))
         await store.close()
@@ -199,7 +199,7 @@ async def test_a_proxy_that_closes_on_setinfo(start_server: StartServer, ready: 
         url = as_app(proxy.url)
         store = RedisStore(Redis.from_url(url, **QUIET) if ready else url)
         await store.connect()
-        assert await store.commit(ID, None, tombstone(0), 1000) is Commit.STORED
+        assert (await store.commit(ID, None, tombstone(0), 1000)).result is Commit.STORED
         await store.close()
         says_so = RedisStore(Redis(port=proxy.port, username="app", password="development"))
         with pytest.raises(StoreUnavailableError, match="can't be reached"):

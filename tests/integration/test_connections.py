@@ -203,7 +203,7 @@ async def test_refused_writes_are_logged_once(
             await asyncio.gather(store.load(ID), store.load(ID), store.entries("index"))
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         redis.ask(*end)
-        assert await store.commit(ID, None, bytes(64), 60_000) is Commit.STORED
+        assert (await store.commit(ID, None, bytes(64), 60_000)).result is Commit.STORED
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     await store.close()
 

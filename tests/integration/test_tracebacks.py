@@ -14,6 +14,7 @@ from redis_sessions import (
     RedisStore,
     SessionManager,
     StoreUnavailableError,
+    Written,
     generate_key,
 )
 from tests.support.servers import StartServer
@@ -26,7 +27,9 @@ class Recording(RedisStore):
 
     seen: list[bytes]
 
-    def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Awaitable[Commit]:
+    def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Awaitable[Written[Commit]]:
         self.seen.append(bytes(value))
         return super().commit(id, expected, value, ttl)
 

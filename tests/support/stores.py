@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis_sessions import Commit, MemoryStore, StoreUnavailableError
-from redis_sessions.stores.protocols import Entered, Touched
+from redis_sessions.stores.protocols import Entered, Touched, Written
 
 
 class UnreliableStore(MemoryStore):
@@ -52,31 +52,33 @@ class UnreliableStore(MemoryStore):
             await self.loaded()
         return found
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         self.given.append(bytes(value))
         await self._begin("commit")
-        result = await super().commit(id, expected, value, ttl)
+        written = await super().commit(id, expected, value, ttl)
         if self.committed is not None:
-            await self.committed(expected, result)
-        return result
+            await self.committed(expected, written.result)
+        return written
 
-    async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         await self._begin("end")
         return await super().end(id, tombstone, ttl)
 
-    async def enter(self, *arguments: Any, **named: Any) -> Entered:
+    async def enter(self, *arguments: Any, **named: Any) -> Written[Entered]:
         await self._begin("enter")
         return await super().enter(*arguments, **named)
 
-    async def touch(self, *arguments: Any, **named: Any) -> Touched:
+    async def touch(self, *arguments: Any, **named: Any) -> Written[Touched]:
         await self._begin("touch")
         return await super().touch(*arguments, **named)
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> None:
+    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
         await self._begin("authenticated")
-        await super().authenticated(key, id, at=at)
+        return await super().authenticated(key, id, at=at)
 
-    async def mark(self, key: str, id: str, *, ttl: int) -> bool:
+    async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         await self._begin("mark")
         return await super().mark(key, id, ttl=ttl)
 

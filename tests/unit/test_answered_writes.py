@@ -10,7 +10,7 @@ import pytest
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.commands import ABSENT, EARLIER, END, Write
 from redis_sessions.stores.dialects import ONE_SERVER
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import CONFLICT, GONE, STORED
 from redis_sessions.stores.repeats import LARGE, LIMIT, Repeat, Repeats
 
 
@@ -26,7 +26,7 @@ def end(key: str = "k") -> Write:
     return Write(key, END, tombstone(1), 30_000)
 
 
-def noted(*writes: Write, answer: Any = Commit.STORED) -> Repeats:
+def noted(*writes: Write, answer: Any = STORED) -> Repeats:
     repeats = Repeats(ONE_SERVER)
     for write in writes:
         repeats.note([write], [answer])
@@ -60,12 +60,12 @@ def test_what_counts(writes: list[Write], expected: bytes, value: bytes | None) 
 @pytest.mark.parametrize(
     ("write", "answer"),
     [
-        (rotation(0, 0), Commit.STORED),
-        (rotation(0, 9), Commit.CONFLICT),
-        (rotation(0, 9), Commit.GONE),
+        (rotation(0, 0), STORED),
+        (rotation(0, 9), CONFLICT),
+        (rotation(0, 9), GONE),
         (rotation(0, 9), RuntimeError()),
-        (rotation(0, 9)._replace(expected=ABSENT), Commit.STORED),
-        (Write("k", ABSENT, tombstone(1), 1000), Commit.STORED),
+        (rotation(0, 9)._replace(expected=ABSENT), STORED),
+        (Write("k", ABSENT, tombstone(1), 1000), STORED),
     ],
 )
 def test_what_is_not_kept(write: Write, answer: Any) -> None:
@@ -80,7 +80,7 @@ def test_what_another_node_had_acknowledged() -> None:
     assert not repeats.due
     repeats.add(Repeat(rotation(0, 6)._replace(expected=EARLIER)))
     assert list(repeats.due) == ["k"]
-    repeats.note([rotation(6, 6, b"changed")], [Commit.STORED])
+    repeats.note([rotation(6, 6, b"changed")], [STORED])
     assert not repeats.due, "it took a change of that rotation, so it has it"
     repeats.add(Repeat(end()))
     assert list(repeats.due) == ["k"]

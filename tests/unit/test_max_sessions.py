@@ -13,6 +13,7 @@ from redis_sessions import (
     MemoryStore,
     SessionManager,
     StoreUnavailableError,
+    Written,
     generate_key,
 )
 from redis_sessions.session.outcome import Outcome
@@ -77,7 +78,7 @@ async def test_making_room_fails_no_sign_in() -> None:
     """Where the others can't be ended, the sign-in holds all the same."""
 
     class Stuck(MemoryStore):
-        async def end(self, id: str, tombstone: bytes, ttl: int) -> bool:
+        async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
             raise StoreUnavailableError("away")
 
     clock = Clock()
@@ -97,7 +98,9 @@ class Gated(MemoryStore):
         self.gate.set()
         self.waiting = 0
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         if expected is None:
             self.waiting += 1
             await self.gate.wait()

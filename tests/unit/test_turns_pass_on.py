@@ -14,6 +14,7 @@ from redis_sessions import (
     Session,
     SessionManager,
     StoreUnavailableError,
+    Written,
 )
 from tests.support.stores import UnreliableStore
 from tests.unit.setting import KEY, Setting
@@ -31,7 +32,9 @@ class Slow(UnreliableStore):
         await asyncio.sleep(0)
         return await super().load(id)
 
-    async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
         for _ in range(3):
             await asyncio.sleep(0)
         if self.fails:

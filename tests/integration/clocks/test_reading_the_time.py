@@ -112,6 +112,6 @@ async def test_a_proxy_that_hangs_up_on_the_question_loses_nothing(
         store = RedisStore(url)
         for _ in range(3):
             assert await store.load(ID) is None
-        assert await store.mark(ID, ID, ttl=1000) is False
+        assert (await store.mark(ID, ID, ttl=1000)).result is False
         assert error(store) == pytest.approx(OFF, abs=OFF / 10)
         await store.close()

@@ -21,9 +21,10 @@ async def test_creating_is_atomic(redis_url: str, prefix: str) -> None:
     stores = [RedisStore(redis_url, prefix=prefix) for _ in range(8)]
     id = SessionToken.generate().id
     values = [bytes([1, *range(n, n + 40)]) for n in range(len(stores))]
-    done = await asyncio.gather(
+    written = await asyncio.gather(
         *(s.commit(id, None, v, 10_000) for s, v in zip(stores, values, strict=True))
     )
+    done = [each.result for each in written]
     assert sorted(done, key=str) == [*[Commit.CONFLICT] * 7, Commit.STORED]
     assert await stores[0].load(id) == values[done.index(Commit.STORED)]
     for store in stores:

@@ -134,7 +134,9 @@ async def test_marks_make_room_without_losing_an_end(
     key = backend_of(manager).keyring.primary.index("alice")
     mark = partial(manager.store.mark, key, ttl=HOUR)
     await asyncio.gather(*(mark(SessionToken.generate().id) for _ in range(MARKS)))
-    touched = await manager.store.touch(key, token[:20], authenticated=at, ttl=HOUR, descriptor=b"")
+    touched, _ = await manager.store.touch(
+        key, token[:20], authenticated=at, ttl=HOUR, descriptor=b""
+    )
     assert touched.status is EntryStatus.ENDED
 
 
@@ -175,7 +177,7 @@ async def test_revoking_a_session_whose_entry_was_lost(
     for _ in range(3):  # the mark that this leaves makes nobody its owner
         assert await manager.revoke(other[:20], principal="alice") is False
     key = backend_of(manager).keyring.primary.index("alice")
-    touched = await manager.store.touch(
+    touched, _ = await manager.store.touch(
         key, token[:20], authenticated=2**42, ttl=HOUR, descriptor=b""
     )
     assert touched.status is EntryStatus.ENDED

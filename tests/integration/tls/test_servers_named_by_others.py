@@ -271,12 +271,12 @@ async def test_sentinels_fail_over(tls_sentinel_topology: Sent, prefix: str) -> 
     """Whom they name next is reached by its name, and has what was stored."""
     store = RedisStore(as_app(tls_sentinel_topology.url), prefix=prefix, wait_replicas=1)
     id, value = SessionToken.generate().id, bytes(80)
-    assert await store.commit(id, None, value, 60_000) is Commit.STORED
+    assert (await store.commit(id, None, value, 60_000)).result is Commit.STORED
     await asyncio.to_thread(tls_sentinel_topology.failover)
 
     async def served() -> bool:
         try:
-            return await store.end(id, tombstone(0), 60_000)
+            return (await store.end(id, tombstone(0), 60_000)).result
         except StoreError:
             return False
 
@@ -293,7 +293,7 @@ async def test_slots_move_and_nodes_fail_over(tls_cluster_topology: Shards, pref
     ids = [id_in(slots, prefix) for _ in range(10)]
     values = [record() for _ in ids]
     for id, value in zip(ids, values, strict=True):
-        assert await store.commit(id, None, value, 60_000) is Commit.STORED
+        assert (await store.commit(id, None, value, 60_000)).result is Commit.STORED
     for here, there in ((source, target), (target, source)):
         moving = asyncio.to_thread(tls_cluster_topology.move_slots, slots, here, there)
         _, found = await asyncio.gather(moving, loaded(store, *ids))

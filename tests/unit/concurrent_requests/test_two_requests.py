@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_sessions import Answer, Commit, Session, SessionConflictError
+from redis_sessions import Answer, Commit, Session, SessionConflictError, Written
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from tests.support.stores import UnreliableStore
@@ -126,7 +126,9 @@ async def test_sign_in_crossing_a_change(at: Setting) -> None:
     class Late(UnreliableStore):
         """Lets a change in between the sign-in's two commits."""
 
-        async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
+        async def commit(
+            self, id: str, expected: bytes | None, value: bytes, ttl: int
+        ) -> Written[Commit]:
             if expected is not None and len(value) == 33 and changing:
                 await at.commit(changing.pop())
             return await super().commit(id, expected, value, ttl)
@@ -186,8 +188,12 @@ async def test_endless_conflict() -> None:
     class Contended(UnreliableStore):
         """Somebody else is always faster."""
 
-        async def commit(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> Commit:
-            return Commit.CONFLICT if busy else await super().commit(id, expected, value, ttl)
+        async def commit(
+            self, id: str, expected: bytes | None, value: bytes, ttl: int
+        ) -> Written[Commit]:
+            return (
+                Written(Commit.CONFLICT) if busy else await super().commit(id, expected, value, ttl)
+            )
 
     at = Setting(deadline=0.02)
     at.store = backend_of(at.manager).store = Contended(clock=at.clock)
