@@ -222,11 +222,12 @@ class Connection:
         """Commit the session, for a response with this status."""
         if self.failure is None and self.scope.get("session") is not self.session:
             carry_out_replacement(self.scope, self.session, self.setup.backend)
-        create = not self.refused if self.is_socket else self._may_create()
+        create = (
+            not self.refused
+            if self.is_socket
+            else is_same_site(self.scope) or self.transport.cross_site
+        )
         return self.setup.manager.commit(self.session, status=status, may_create=create)
-
-    def _may_create(self) -> bool:
-        return is_same_site(self.scope) or self.transport.cross_site
 
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""

@@ -21,7 +21,7 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.session import Session, Unloaded, state_of
-from redis_sessions.session.state import Status
+from redis_sessions.session.state import NOTHING_WANTED, Status
 from redis_sessions.tracebacks import strip
 
 __all__ = ["commit", "save"]
@@ -36,6 +36,9 @@ _SENT_ALL_THE_SAME: Final = (
     Outcome.REAUTHENTICATE,
     Outcome.GAIN,
 )
+
+
+_STORES_NO_DATA: Final = (Outcome.NOTHING, Outcome.TOUCH)
 
 
 async def commit(backend: Backend, session: Session, http_status: int, may_create: bool) -> Answer:
@@ -92,7 +95,7 @@ async def save(backend: Backend, session: Session) -> None:
 def _begin(pending: PendingCommit) -> Awaitable[Answer]:
     """Check what is to be stored, and begin the row of the table. It waits nowhere."""
     state, writer, outcome = pending.state, pending.writer, pending.outcome
-    if pending.facts.http_status < 500 and outcome not in (Outcome.NOTHING, Outcome.TOUCH):
+    if pending.facts.http_status < 500 and outcome not in _STORES_NO_DATA:
         pending.backend.values.check(writer.encoded, state.stored_data)
         pending.backend.warn_of_suspects(writer.session, writer.principal)
     return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
@@ -103,7 +106,8 @@ def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
     state, writer, met = pending.state, pending.writer, pending.met
     state.settled = writer.encoded
     lifetime = state.wanted.lifetime
-    state.wanted = state.wanted.without(met)
+    if state.wanted is not met or met is not NOTHING_WANTED:
+        state.wanted = state.wanted.without(met)
     if lifetime is not None and state.status in (Status.NEW, Status.STALE):
         state.want(lifetime=lifetime)  # for the session that may begin later
     if writer.shortfall is not None:

@@ -9,7 +9,7 @@ from redis_sessions.lifecycle.writer import Writer
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.session import Session, Unloaded, state_of
-from redis_sessions.session.state import NOTHING_WANTED, Status, Wanted
+from redis_sessions.session.state import LIVE, NOTHING_WANTED, Status, Wanted
 from redis_sessions.session.values import EMPTY
 
 __all__ = ["PendingCommit", "is_unchanged", "storable_data"]
@@ -88,7 +88,18 @@ class PendingCommit:
 def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
     """The facts of one commit."""
     state, backend, encoded = writer.state, writer.backend, writer.encoded
-    wanted, stored = state.wanted, state.live
+    wanted, principal = state.wanted, state.principal
+    if wanted is NOTHING_WANTED and state.status is LIVE and writer.principal == principal:
+        # Most commits change data and nothing else. The other facts are the defaults.
+        return Facts(
+            status=LIVE,
+            http_status=http_status,
+            was=principal,
+            now=principal,
+            changed=encoded != state.base and http_status < 500,
+            touch_due=backend.touch_due(state),
+        )
+    stored = state.live
     rotates = False
     if stored is None:
         changed = encoded != EMPTY
