@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
-from redis.asyncio.connection import SSLConnection
+from redis.asyncio.connection import RedisSSLContext, SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 
 from redis_sessions.connect.versions import UNKNOWN_TLS
@@ -56,8 +56,8 @@ def context_of(connection: SSLConnection) -> ssl.SSLContext:
     given: Any = connection.ssl_context
     if given.context is None:
         if isinstance(connection, _TLS) and connection.unknown:
-            slots: Any = type(given).__slots__
-            known: dict[str, Any] = {name: getattr(given, name) for name in slots}
+            slots = cast("tuple[str, ...]", RedisSSLContext.__slots__)
+            known: dict[str, Any] = {name: getattr(connection.ssl_context, name) for name in slots}
             given = SimpleNamespace(**known, **connection.unknown)
         context = ssl.create_default_context(
             cafile=given.ca_certs, capath=given.ca_path, cadata=given.ca_data
