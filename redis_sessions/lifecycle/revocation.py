@@ -186,11 +186,11 @@ async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -
     count, shortfall = 0, None
     for batch in _batches(ids):
         # The browser of this request can be told of the end. With zero, others start anew.
-        graves = [tombstone(backend.now() if id in told else 0) for id in batch]
+        tombstones = [tombstone(backend.now() if id in told else 0) for id in batch]
         ended = await asyncio.gather(
             *(
-                backend.store.end(id, grave, _TOMBSTONE_MS)
-                for id, grave in zip(batch, graves, strict=True)
+                backend.store.end(id, end, _TOMBSTONE_MS)
+                for id, end in zip(batch, tombstones, strict=True)
             )
         )
         for id, written in zip(batch, ended, strict=True):

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from redis_sessions import SessionConflictError, get_session
+from redis_sessions import Commit, SessionConflictError, get_session
 from redis_sessions.session.outcome import Outcome
 from tests.support.apps import app_of, client_of
 from tests.unit.setting import DUE, Setting, count
@@ -29,6 +29,25 @@ async def test_conflicts_are_merged(at: Setting) -> None:
     await asyncio.gather(*(at.commit(session) for session in sessions))
     assert await at.data(token) == {"n": 0, **{f"k{number}": number for number in range(64)}}
     assert len(at.reported("merged")) == 63
+
+
+async def test_a_conflict_costs_a_load_and_a_commit(at: Setting) -> None:
+    """The attempt that failed isn't made again: commit, load, commit."""
+    token = await at.begin({"n": 0})
+    one, other = [await at.load(token) for _ in range(2)]
+    one["a"], other["b"] = 1, 2
+    await at.commit(one)
+    calls = list[str]()
+
+    async def note_load() -> None:
+        calls.append("load")
+
+    async def note_commit(_: bytes | None, result: Commit) -> None:
+        calls.append(f"commit: {result.name}")
+
+    at.store.loaded, at.store.committed = note_load, note_commit
+    await at.commit(other)
+    assert calls == ["commit: CONFLICT", "load", "commit: STORED"]
 
 
 async def test_conflicts_are_errors_if_asked_for(strict: Setting) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -9,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from redis_sessions import Session
+from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged
 from redis_sessions.session.outcome import Facts, Outcome, decide
 from redis_sessions.session.state import Status
+from tests.unit.setting import DUE, Setting
 
 OPEN: Final = Facts(status=Status.LIVE, http_status=200)
 NEW: Final = Facts(status=Status.NEW, http_status=200)
@@ -198,3 +204,44 @@ def test_always(facts: Facts) -> None:
         assert facts.owned
     if outcome is Outcome.CREATE:
         assert facts.status not in SUPERSEDED
+
+
+ACTS: Final[dict[str, Callable[[Session], object]]] = {
+    "read": lambda session: session.get("n"),
+    "same": lambda session: session.update(n=session.get("n", 0)),
+    "set": lambda session: session.update(n=1),
+    "put back": lambda session: session.update(n=0),
+    "remove": lambda session: session.pop("n", None),
+    "sign in": lambda session: session.sign_in("A"),
+    "sign out": Session.sign_out,
+    "clear": Session.clear,
+    "rotate": Session.rotate,
+    "expire": lambda session: session.expire_in(60),
+    "modified": Session.mark_modified,
+}
+
+
+@given(
+    stored=st.booleans(),
+    acts=st.lists(st.sampled_from(sorted(ACTS)), max_size=4),
+    due=st.booleans(),
+    status=st.sampled_from(ANY),
+)
+def test_the_first_row_is_what_the_table_says(
+    stored: bool, acts: list[str], due: bool, status: int
+) -> None:
+    """What counts as unchanged, without gathering facts, is NOTHING by the facts as well."""
+
+    async def judge() -> tuple[bool, PendingCommit]:
+        at = Setting()
+        session = await at.load(await at.begin({"n": 0}) if stored else None)
+        for act in acts:
+            ACTS[act](session)
+        if due:
+            at.clock.advance(DUE)
+        backend = backend_of(at.manager)
+        return is_unchanged(backend, session), PendingCommit(backend, session, status, True)
+
+    unchanged, pending = asyncio.run(judge())
+    if unchanged:
+        assert (pending.outcome, pending.facts.cleared) == (Outcome.NOTHING, False)
