@@ -39,7 +39,7 @@ class Writer:
     """
 
     __slots__ = (
-        *("_contended", "_ends", "_time", "backend", "encoded", "now", "principal"),
+        *("_contended", "_ends", "backend", "encoded", "now", "principal"),
         *("session", "shortfall", "state"),
     )
 
@@ -53,8 +53,7 @@ class Writer:
         self.principal = principal
         self.now = backend.now()
         self.shortfall: str | None = None
-        self._time = asyncio.get_running_loop().time
-        self._ends = self._time() + backend.policy.deadline
+        self._ends = asyncio.get_running_loop().time() + backend.policy.deadline
         self._contended = False
 
     @property
@@ -117,7 +116,7 @@ class Writer:
 
     def check_time(self) -> None:
         """Raise an error if the deadline has passed."""
-        if self._time() > self._ends:
+        if asyncio.get_running_loop().time() > self._ends:
             if self._contended:
                 raise SessionConflictError("the session kept changing until the deadline")
             raise StoreUnavailableError("the deadline has passed", reason="timeout")
