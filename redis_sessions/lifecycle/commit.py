@@ -18,7 +18,7 @@ from redis_sessions.errors import (
 from redis_sessions.events import logger
 from redis_sessions.lifecycle import ending, in_place, new_id
 from redis_sessions.lifecycle.backend import Backend
-from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged
+from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged, pending_commit
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.session import Session, Unloaded, state_of
 from redis_sessions.session.state import NOTHING_WANTED, Status
@@ -48,11 +48,11 @@ async def commit(backend: Backend, session: Session, http_status: int, may_creat
         # A connection asks before it commits its answer, and needn't be asked again.
         if not state.request.answering and is_unchanged(backend, session):
             return NOTHING
-        if state.turn is not None:
+        if state.turn:
             await state.others()
         state.begin_turn()
         try:
-            pending = PendingCommit(backend, session, http_status, may_create)
+            pending = pending_commit(backend, session, http_status, may_create)
             answer = _conclude(pending, await _begin(pending))
         finally:
             state.end_turn()
@@ -70,7 +70,7 @@ async def save(backend: Backend, session: Session) -> None:
     state = state_of(session)
     if isinstance(session, Unloaded):
         raise state.missing()
-    if state.turn is not None:
+    if state.turn:
         await state.others()
     state.begin_turn()
     deferred = None
@@ -78,7 +78,7 @@ async def save(backend: Backend, session: Session) -> None:
         if not state.request.late:
             # What needs a new token waits for the response. The rest is stored now.
             deferred, state.wanted = state.wanted.deferred()
-        pending = PendingCommit(backend, session, 200, True)
+        pending = pending_commit(backend, session, 200, True)
         if deferred is not None and pending.needs_response:
             return
         answer = _conclude(pending, await _begin(pending))

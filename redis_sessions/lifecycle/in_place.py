@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.events import logger
 from redis_sessions.lifecycle.merging import CROSSING
@@ -30,7 +32,7 @@ async def change(pending: PendingCommit) -> Answer:
     at = pending.writer.at
     if pending.facts.touch_due and await pending.writer.renew_entry() is None:
         return pending.dropped("revoked", at.token.id)
-    change = _Change(pending, at, at.token, at.rotated_at)
+    change = _Change(pending, at, at.token, at.rotated_at, at, at)
     if await pending.writer.compare_and_set(at, change) is None:
         pending.state.gone()
         return pending.dropped("ended elsewhere", at.token.id)
@@ -72,7 +74,7 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
         lives = await writer.renew_entry(wish[0] if wish else None) is not None
     token = SessionToken.generate(at.token.id)
     rotated = max(writer.now, at.rotated_at + 1)  # each differs: a store may go by it
-    change = _Change(pending, at, token, rotated, authenticated_at)
+    change = _Change(pending, at, token, rotated, at, at, authenticated_at)
     if lives and await writer.compare_and_set(at, change) is not None:
         change.adopt()
         if principal is not None and authenticated_at is not None:
@@ -99,28 +101,21 @@ def _authenticated_at(
     )
 
 
-class _Change:
+class _Change(msgspec.Struct, eq=False, gc=False):
     """What this request changed, as it is stored under the same id, on top of the newest version.
 
     `authenticated_at`: when the principal proved again who they are. The lifetime restarts then.
     """
 
-    __slots__ = ("at", "authenticated_at", "new", "newest", "pending", "rotated", "token")
-
-    def __init__(
-        self,
-        pending: PendingCommit,
-        at: Stored,
-        token: SessionToken,
-        rotated: int,
-        authenticated_at: int | None = None,
-    ) -> None:
-        self.pending = pending
-        self.at = self.newest = at
-        self.token = token
-        self.rotated = rotated
-        self.authenticated_at = authenticated_at
-        self.new = at
+    pending: PendingCommit
+    at: Stored
+    token: SessionToken
+    rotated: int
+    newest: Stored
+    """The version on top of which it was tried last."""
+    new: Stored
+    """What was sealed last."""
+    authenticated_at: int | None = None
 
     def __call__(self, newest: Stored) -> Value:
         """The record, sealed, and for how long."""

@@ -248,7 +248,7 @@ def anonymous(backend: Backend, why: StoreError) -> Session:
 async def load_in_turn(session: Session, load: Load) -> None:
     """Turn a placeholder into the session that it stands for, unless another task has done so."""
     state = state_of(session)
-    if state.turn is not None:
+    if state.turn:
         await state.others()
         if session.__class__ is not Unloaded:
             return

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.merging import adopt
-from redis_sessions.lifecycle.writer import Writer
+from redis_sessions.lifecycle.writer import Writer, writer_of
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.session import Session, Unloaded, state_of
-from redis_sessions.session.state import LIVE, NOTHING_WANTED, Status, Wanted
+from redis_sessions.session.state import LIVE, NOTHING_WANTED, State, Status, Wanted
 from redis_sessions.session.values import EMPTY
 
-__all__ = ["PendingCommit", "is_unchanged", "storable_data"]
+__all__ = ["PendingCommit", "is_unchanged", "pending_commit", "storable_data"]
 
 
 def is_unchanged(backend: Backend, session: Session) -> bool:
@@ -36,32 +38,25 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
     return encoded == state.base or encoded == state.settled  # noqa: PLR1714 - on each request
 
 
-class PendingCommit:
+class PendingCommit(msgspec.Struct, eq=False, gc=False):
     """One commit: its facts, its outcome, and the `Writer` that writes it.
 
     The function of a row takes it, and returns the `Answer`.
     """
 
-    __slots__ = ("backend", "carried", "facts", "met", "outcome", "owner", "state", "writer")
+    # Unknown to the collector, as a `Writer`.
 
-    def __init__(
-        self, backend: Backend, session: Session, http_status: int, may_create: bool
-    ) -> None:
-        state = state_of(session)
-        # From 500 on no change of data is stored.
-        encoded = state.base if http_status >= 500 else backend.values.encode(session)
-        principal = _principal(backend, session, encoded, http_status)
-        self.backend = backend
-        self.state = state
-        self.writer = Writer(backend, session, encoded, principal)
-        self.carried = encoded
-        """The data that go along to a new id, encoded."""
-        self.met: Wanted = state.wanted
-        """What the application wanted when the commit began. Its tasks may want more meanwhile."""
-        self.owner: bytes | None = None
-        """Whose data a new anonymous session holds (`Record.owner`). None is nobody's."""
-        self.facts = _gather(self.writer, http_status, may_create)
-        self.outcome = decide(self.facts)
+    backend: Backend
+    state: State
+    writer: Writer
+    facts: Facts
+    outcome: Outcome
+    met: Wanted
+    """What the application wanted when the commit began. Its tasks may want more meanwhile."""
+    carried: bytes
+    """The data that go along to a new id, encoded."""
+    owner: bytes | None = None
+    """Whose data a new anonymous session holds (`Record.owner`). None is nobody's."""
 
     @property
     def needs_response(self) -> bool:
@@ -83,6 +78,19 @@ class PendingCommit:
         """Report a change that isn't stored. Returns the answer."""
         self.backend.report("dropped", reason, id)
         return Answer(Outcome.DROP)
+
+
+def pending_commit(
+    backend: Backend, session: Session, http_status: int, may_create: bool
+) -> PendingCommit:
+    """Find the facts about a session, and decide what is to be done."""
+    state = state_of(session)
+    # From 500 on no change of data is stored.
+    encoded = state.base if http_status >= 500 else backend.values.encode(session)
+    principal = _principal(backend, session, encoded, http_status)
+    writer = writer_of(backend, session, encoded, principal)
+    facts = _gather(writer, http_status, may_create)
+    return PendingCommit(backend, state, writer, facts, decide(facts), state.wanted, encoded)
 
 
 def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
+
 from redis_sessions.errors import (
     SessionConflictError,
     StoreError,
@@ -17,11 +19,11 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import unseal
 from redis_sessions.session.record import TOMBSTONE_TTL, Descriptor, Stored, tombstone
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import ANYWHERE, Peer
+from redis_sessions.session.state import ANYWHERE, Peer, State
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit, EntryStatus, Written
 
-__all__ = ["TOMBSTONE_MS", "Writer"]
+__all__ = ["TOMBSTONE_MS", "Writer", "writer_of"]
 
 TOMBSTONE_MS: Final = TOMBSTONE_TTL * 1000
 
@@ -29,7 +31,15 @@ Value = tuple[bytes, int]
 """What is to be stored, and for how many milliseconds."""
 
 
-class Writer:
+def writer_of(backend: Backend, session: Session, encoded: bytes, principal: str | None) -> Writer:
+    """A writer whose deadline begins now."""
+    ends = asyncio.get_running_loop().time() + backend.policy.deadline
+    return Writer(
+        backend, session, state_of(session), encoded, principal, int(backend.clock()), ends
+    )
+
+
+class Writer(msgspec.Struct, eq=False, gc=False):
     """Writes one session, until a deadline.
 
     `encoded`: its data as they are now. `principal`: who is signed in by them. `now`: the second
@@ -38,23 +48,20 @@ class Writer:
     that a failover may lose.
     """
 
-    __slots__ = (
-        *("_contended", "_ends", "backend", "encoded", "now", "principal"),
-        *("session", "shortfall", "state"),
-    )
+    # Many commits wait at once. What the collector needn't know doesn't bring it on (`gc=False`):
+    # nothing that a commit's objects refer to refers back to them.
 
-    def __init__(
-        self, backend: Backend, session: Session, encoded: bytes, principal: str | None
-    ) -> None:
-        self.backend = backend
-        self.session = session
-        self.state = state_of(session)
-        self.encoded = encoded
-        self.principal = principal
-        self.now = backend.now()
-        self.shortfall: str | None = None
-        self._ends = asyncio.get_running_loop().time() + backend.policy.deadline
-        self._contended = False
+    backend: Backend
+    session: Session
+    state: State
+    encoded: bytes
+    principal: str | None
+    now: int
+    ends: float
+    """When the deadline is, on the loop's clock."""
+    shortfall: str | None = None
+    contended: bool = False
+    """Whether another request was faster at least once."""
 
     @property
     def at(self) -> Stored:
@@ -107,7 +114,7 @@ class Writer:
 
     async def _newest(self, token: SessionToken) -> Stored | None:
         """What is stored after a conflict. None: the token doesn't open it any more."""
-        self._contended = True
+        self.contended = True
         self.check_time()
         sealed = await self.backend.store.load(token.id)
         # The binding was checked when the session was loaded.
@@ -116,8 +123,8 @@ class Writer:
 
     def check_time(self) -> None:
         """Raise an error if the deadline has passed."""
-        if asyncio.get_running_loop().time() > self._ends:
-            if self._contended:
+        if asyncio.get_running_loop().time() > self.ends:
+            if self.contended:
                 raise SessionConflictError("the session kept changing until the deadline")
             raise StoreUnavailableError("the deadline has passed", reason="timeout")
 

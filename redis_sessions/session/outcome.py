@@ -47,7 +47,7 @@ _NEED_TOKEN = frozenset(
 )
 
 
-class Facts(msgspec.Struct, kw_only=True):
+class Facts(msgspec.Struct, kw_only=True, gc=False):
     """All that the decision depends on. `lifecycle/pending.py` gathers it."""
 
     status: Status

@@ -243,8 +243,10 @@ class State(msgspec.Struct, eq=False):
     """The id in the request's token, if a tombstone was found under it."""
     opened: tuple[State, ...] = ()
     """The sessions that were opened by several tokens of one request. None of them counts."""
-    turn: list[asyncio.Future[None]] | None = None
-    """Who waits for the commit, save or refresh that is under way. None: nothing is."""
+    turn: bool = False
+    """Whether a commit, save or refresh is under way. There is one at a time."""
+    waiting: list[asyncio.Future[None]] | None = None
+    """Who waits for its end."""
     why: SessionError | None = None
     """The error for those who use it, if it isn't loaded."""
 
@@ -292,18 +294,18 @@ class State(msgspec.Struct, eq=False):
 
     async def others(self) -> None:
         """Wait until nobody else writes or reloads this session."""
-        while self.turn is not None:
+        while self.turn:
             over = asyncio.get_running_loop().create_future()
-            self.turn.append(over)
+            self.waiting = [*(self.waiting or ()), over]
             await over
 
     def begin_turn(self) -> None:
         """Begin a commit, save or refresh. Others wait until `end_turn`."""
-        self.turn = []
+        self.turn = True
 
     def end_turn(self) -> None:
         """Let the next one begin."""
-        waiting, self.turn = self.turn or (), None
+        waiting, self.waiting, self.turn = self.waiting or (), None, False
         for over in waiting:
             if not over.done():
                 over.set_result(None)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from redis_sessions import Session
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged
+from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged, pending_commit
 from redis_sessions.session.outcome import Facts, Outcome, decide
 from redis_sessions.session.state import Status
 from tests.unit.setting import DUE, Setting
@@ -240,7 +240,7 @@ def test_the_first_row_is_what_the_table_says(
         if due:
             at.clock.advance(DUE)
         backend = backend_of(at.manager)
-        return is_unchanged(backend, session), PendingCommit(backend, session, status, True)
+        return is_unchanged(backend, session), pending_commit(backend, session, status, True)
 
     unchanged, pending = asyncio.run(judge())
     if unchanged:
