@@ -44,10 +44,9 @@ _STORES_NO_DATA: Final = (Outcome.NOTHING, Outcome.TOUCH)
 async def commit(backend: Backend, session: Session, http_status: int, may_create: bool) -> Answer:
     """What `SessionManager.commit()` does."""
     try:
-        state = state_of(session)
-        # A connection asks before it commits its answer, and needn't be asked again.
-        if not state.request.answering and is_unchanged(backend, session):
+        if is_unchanged(backend, session):
             return NOTHING
+        state = state_of(session)
         if state.turn:
             await state.others()
         state.begin_turn()
