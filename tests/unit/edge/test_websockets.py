@@ -216,6 +216,14 @@ async def test_away_before_it_is_accepted(at: Edge, scope: Mapping[str, Any]) ->
         assert (at.status, at.header("retry-after"), at.token) == (503, ["1"], None)
 
 
+async def test_away_and_untouched(at: Edge) -> None:
+    """A socket that doesn't touch its session is accepted, and served to its end."""
+    token = await at.begin({"x": 1})
+    at.away.away = True
+    await serve(at, doing(ACCEPT, CLOSE), token)
+    assert kinds(at) == ["accept", "close"]
+
+
 async def test_away_when_it_is_accepted(at: Edge) -> None:
     """The commit fails, so that it isn't accepted."""
     token = await at.begin({"x": 1})
