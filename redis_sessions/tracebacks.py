@@ -14,7 +14,7 @@ from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-__all__ = ["strip", "stripped"]
+__all__ = ["no_fields", "silent_repr", "strip", "stripped"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,3 +103,13 @@ def _note(exc: Exception, left_out: list[TracebackType]) -> None:
 
 def _module(at: TracebackType) -> str:
     return str(at.tb_frame.f_globals.get("__name__"))
+
+
+def silent_repr(self: object) -> str:
+    """A `__repr__` that shows no field, for what holds tokens or data: reprs end up in logs."""
+    return f"<{type(self).__name__}>"
+
+
+def no_fields(_: object) -> list[tuple[str, Any]]:
+    """A `__rich_repr__` beside it. rich would else take msgspec's, which shows all fields."""
+    return []

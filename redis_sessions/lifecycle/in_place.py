@@ -18,6 +18,7 @@ from redis_sessions.session.record import Record, Stored
 from redis_sessions.session.state import NEVER
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit
+from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["CHANGED", "change", "rotate", "touch"]
 
@@ -106,6 +107,9 @@ class _Change(msgspec.Struct, eq=False, gc=False):
 
     `authenticated_at`: when the principal proved again who they are. The lifetime restarts then.
     """
+
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
 
     pending: PendingCommit
     at: Stored

@@ -13,6 +13,7 @@ from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.session import Session, Unloaded, state_of
 from redis_sessions.session.state import LIVE, NOTHING_WANTED, State, Status, Wanted
 from redis_sessions.session.values import EMPTY
+from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["PendingCommit", "is_unchanged", "pending_commit", "storable_data"]
 
@@ -43,6 +44,9 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
 
     The function of a row takes it, and returns the `Answer`.
     """
+
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
 
     # Unknown to the collector, as a `Writer`.
 

@@ -22,6 +22,7 @@ from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import ANYWHERE, Peer, State
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit, EntryStatus, Written
+from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["TOMBSTONE_MS", "Writer", "writer_of"]
 
@@ -47,6 +48,9 @@ class Writer(msgspec.Struct, eq=False, gc=False):
     others are made all the same: a sign-out that was carried out in part would be worse than one
     that a failover may lose.
     """
+
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
 
     # Many commits wait at once. What the collector needn't know doesn't bring it on (`gc=False`):
     # nothing that a commit's objects refer to refers back to them.

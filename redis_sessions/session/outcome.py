@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from redis_sessions.session.state import LIVE, UNAVAILABLE, Status
 from redis_sessions.session.token import SessionToken
+from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["NOTHING", "Answer", "Facts", "Outcome", "decide"]
 
@@ -49,6 +50,9 @@ _NEED_TOKEN = frozenset(
 
 class Facts(msgspec.Struct, kw_only=True, gc=False):
     """All that the decision depends on. `lifecycle/pending.py` gathers it."""
+
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
 
     status: Status
     """The status of the session."""

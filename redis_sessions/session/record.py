@@ -26,6 +26,7 @@ from nacl.exceptions import CryptoError
 
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.token import SessionToken
+from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = [
     "HEADER_SIZE",
@@ -81,6 +82,9 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     Times are whole seconds since the epoch, except `authenticated_at`, which is in milliseconds.
     """
 
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
+
     created_at: int
     authenticated_at: int | None
     seen_at: int
@@ -128,6 +132,9 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 class Descriptor(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     """What a principal's index holds about one session, sealed, for lists of devices."""
+
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
 
     created_at: int
     address: str | None

@@ -17,6 +17,7 @@ from redis_sessions.session import values
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.record import Stored
 from redis_sessions.session.values import EMPTY, Changes
+from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = [
     "ANYWHERE",
@@ -171,6 +172,9 @@ NOTHING_WANTED: Final = Wanted()
 class Request(msgspec.Struct, eq=False):
     """The request that a session serves, or the worker that loaded it."""
 
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
+
     began: float
     """When it began, in seconds of `Backend.timer`. Only its age can be told from this."""
     bound: Bound = None
@@ -191,6 +195,9 @@ class Request(msgspec.Struct, eq=False):
 
 class Origins(msgspec.Struct, eq=False):
     """Where the objects in a session come from: its record, or this request."""
+
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
 
     loaded: Mapping[Any, Any] = _NO_OBJECTS
     """The objects that the record holds, by key."""

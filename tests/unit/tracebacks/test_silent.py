@@ -10,13 +10,14 @@ from sentry_sdk.serializer import serialize
 from redis_sessions import StoreUnavailableError
 from redis_sessions.lifecycle.loading import unloaded
 from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.lifecycle.pending import pending_commit
 from redis_sessions.session.session import state_of
 from tests.unit.setting import Setting
 from tests.unit.tracebacks.troubled_request import MARK
 
 
 async def test_silent_to_every_tool() -> None:
-    """A session, a placeholder, their states, what is stored, and a token."""
+    """A session, a placeholder, their states, what is stored, a token, and a commit."""
     at = Setting()
     token = await at.begin({"mark": MARK})
     session = await at.load(token)
@@ -24,7 +25,14 @@ async def test_silent_to_every_tool() -> None:
     stored = state_of(session).stored
     assert stored is not None
     secrets = [token[20:], MARK, repr(stored.sealed[33:50])[2:-1]]
-    for thing in (session, away, state_of(session), state_of(away), stored, stored.token):
+    backend, state = backend_of(at.manager), state_of(session)
+    session["more"] = MARK
+    pending = pending_commit(backend, session, 200, True)
+    parts = (state.request, state_of(away).request, state.origins, stored.record)
+    for thing in (
+        *(session, away, state, state_of(away), stored, stored.token),
+        *(*parts, pending, pending.writer, pending.facts),
+    ):
         serialized: Any = serialize({"vars": {"thing": thing}}, is_vars=True)
         for told in (repr(thing), str(thing), f"{thing}", pretty_repr(thing), repr(serialized)):
             assert not any(secret in told for secret in secrets)
