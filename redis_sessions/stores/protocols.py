@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from redis_sessions.errors import ConfigurationError
 
@@ -19,6 +19,8 @@ __all__ = [
     "Entry",
     "EntryStatus",
     "KeyNoting",
+    "NearCopies",
+    "NearCopy",
     "Offset",
     "ReplicaReads",
     "SessionIndex",
@@ -26,6 +28,7 @@ __all__ = [
     "Store",
     "Timed",
     "Touched",
+    "Watchable",
     "Written",
     "checked_prefix",
 ]
@@ -135,6 +138,53 @@ class ReplicaReads(Protocol):
         None if no replica may be read now. The caller uses `load` then, and also if what a
         replica has opens no session: so a replica signs nobody out.
         """
+        ...
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """What a store adds that tells when stored bytes have changed, whoever has changed them."""
+
+    def watch(self, id: str, notify: Callable[[bytes | None], None]) -> Callable[[], None]:
+        """Have `notify` called with the stored bytes; what is returned ends that.
+
+        There are three cases in which it is called, always by the event loop and never by
+        `watch` itself:
+
+        1. Soon after this call, once: so nothing is missed that changed since the caller loaded.
+        2. After each change: None if nothing is stored any more. Several changes may be told as
+           one, and what is told may have been told before.
+        3. After a connection was lost and is there again.
+
+        While the store is away, nothing is told. `notify` must not raise.
+        """
+        ...
+
+
+class NearCopy:
+    """What is stored under one id, as this process has read or written it a moment ago."""
+
+    __slots__ = ("opened", "own", "value")
+
+    def __init__(self, value: bytes, *, own: bool = False) -> None:
+        self.value = value
+        self.own = own
+        """Whether this process has written it."""
+        self.opened: Any = None
+        """The manager keeps here what it has made of the bytes, with the token that opens them."""
+
+
+@runtime_checkable
+class NearCopies(Protocol):
+    """What a store adds that keeps copies in this process, which Redis says when to forget."""
+
+    @property
+    def client_cache(self) -> float:
+        """Seconds: no copy is older than this. 0 if none are kept."""
+        ...
+
+    def near_copy(self, id: str) -> NearCopy | None:
+        """The copy, if there is one that is known to be at most `client_cache` seconds old."""
         ...
 
 
