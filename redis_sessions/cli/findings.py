@@ -15,7 +15,7 @@ from statistics import median
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.cli.finding import Finding, Level, unknown
-from redis_sessions.connect.wire import CREDENTIALS, NO_DATABASE
+from redis_sessions.connect.failures import CREDENTIALS, NO_DATABASE
 
 __all__ = ["find"]
 

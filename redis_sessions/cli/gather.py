@@ -27,9 +27,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.connect.connector import Connector, deployment_of, safe_on_connect
 from redis_sessions.connect.deployment import Address, Deployment, shown
+from redis_sessions.connect.failures import NO_DATABASE
 from redis_sessions.connect.nodes import SLOTS, slot_of, tags
 from redis_sessions.connect.tls import tls_class
-from redis_sessions.connect.wire import NO_DATABASE
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.redis import RedisStore

@@ -6,18 +6,16 @@ The servers are asked for it (`TIME`) in the background. A request asks nobody: 
 
 from __future__ import annotations
 
-import asyncio
 import time
-import weakref
-from contextvars import Context
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from statistics import median_low
 from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from redis_sessions.connect.wire import Wire
-from redis_sessions.errors import StoreError, StoreUnavailableError
+from redis_sessions.connect.link import Part
+from redis_sessions.connect.resp import Command, pack, read_reply
 from redis_sessions.events import logger
 
 __all__ = ["Measurement", "ServerClock"]
@@ -93,86 +91,56 @@ def _shown(seconds: float) -> str:
 
 
 class Measurement:
-    """Asks one server for its time: before all else, after each new connection, and every minute.
+    """Asks one server for its time: on new connections, and once a minute.
 
-    TIME is sent alone. So no command is lost where a proxy closes the connection at TIME.
+    Some proxies close the connection at TIME. There the server isn't asked for a minute.
     """
+
+    attempts = 0
+    until = float("-inf")
+    commands: Sequence[Command] = (("TIME",),)
 
     def __init__(self, clock: ServerClock, server: str) -> None:
         self._clock = clock
         self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._asking: asyncio.Task[StoreError | None] | None = None
-        self._asked = False
-        self._finished = float("-inf")
-        self._connects = 0
-        self._refused = False
-        self.due = True
-        """Whether the server is to be asked before the next command."""
+        self._sent = float("-inf")
+        self._answers = False  # whether it answered the last time
 
-    def on_connect(self) -> None:
-        """Note a new connection, which may lead to another server."""
-        self._connects += 1
-        if not self._refused and time.monotonic() - self._finished > _BUSY_FOR:
-            self.due = True
+    @property
+    def due(self) -> bool:
+        """Whether it is to be asked before the next command."""
+        return self._answers and time.monotonic() - self._sent > _EVERY
 
-    async def ask(self, wire: Wire) -> None:
-        """Ask in the background. Only the first answer is waited for.
-
-        Raises the `StoreError` of a server that can't be reached, as the next command would.
-        """
-        if self._asking is None:
-            # In the background, and in no request's context.
-            self._asking = self._loop.create_task(self._ask(wire), context=Context())
-        if not self._asked:
-            asking = self._asking
-            await asyncio.wait([asking])
-            trouble = None if asking.cancelled() else asking.result()
-            if trouble is not None and not self._refused:
-                raise trouble
-
-    async def close(self) -> None:
-        """Stop asking."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
-
-    async def _ask(self, wire: Wire) -> StoreError | None:
-        connects = self._connects
+    async def on_connect(self, connection: Any) -> None:
+        """Ask on a new connection, which may lead to another server."""
+        pause = _BUSY_FOR if self._answers else _EVERY
+        if time.monotonic() - self._sent <= pause:
+            return
+        self._sent, self._answers = time.monotonic(), False
         try:
-            # The first question may have to connect, which takes time: its answer proves little.
-            self._refused = not (await self._ask_once(wire) and await self._ask_once(wire))
-        except StoreError as exc:
-            self._clock.note_silence()
-            lost = isinstance(exc, StoreUnavailableError) and exc.reason == "connection"
-            self._refused = (
-                lost and self._connects != connects
-            )  # it closed a new connection at TIME
-            return exc
-        else:
-            self._asked = True
-            return None
+            await connection.send_packed_command(pack(self.commands))
+            self.on_replies([await read_reply(connection)])
         finally:
-            self.due = not self._asked and not self._refused
-            self._asking, self._finished = None, time.monotonic()
-            if not self.due:
-                me: weakref.ref[Measurement] = weakref.ref(self)
-                self._loop.call_later(_EVERY, _be_due, me)
+            if not self._answers:
+                self._clock.note_silence()
 
-    async def _ask_once(self, wire: Wire) -> bool:
-        sent = time.monotonic()
-        (reply,) = await wire.send([("TIME",)])
-        said = _seconds(reply)
-        if said is None:
-            self._clock.note_silence()
-        else:
-            self._clock.note(self._server, said, sent, time.monotonic())
-        return said is not None
+    def next_parts(self) -> Sequence[Part]:
+        """The question, for a link that is there."""
+        self._sent = time.monotonic()
+        return [self]
 
+    def on_replies(self, replies: list[Any]) -> bool:
+        """Take the answer."""
+        said = _seconds(replies[0])
+        self._answers = said is not None
+        if said is not None:
+            self._clock.note(self._server, said, self._sent, time.monotonic())
+        return True
 
-def _be_due(measurement: weakref.ref[Measurement]) -> None:
-    if (here := measurement()) is not None:
-        here.due = True
+    def on_failure(self, error: BaseException) -> None:
+        """Ask again on the next connection."""
+        self._answers = False
+        self._clock.note_silence()
 
 
 def _seconds(reply: Any) -> float | None:

@@ -19,7 +19,6 @@ from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Address
 from redis_sessions.connect.nodes import SLOTS, NodeHealth
 from redis_sessions.connect.resp import UNEXPECTED_REPLY
-from redis_sessions.connect.wire import Wire
 from redis_sessions.errors import StoreError, StoreUnavailableError
 
 __all__ = ["MappedNode", "SlotMap"]
@@ -36,9 +35,15 @@ class MappedNode(Protocol):
     @property
     def connector(self) -> Connector: ...
     @property
-    def wire(self) -> Wire: ...
-    @property
     def node_health(self) -> NodeHealth: ...
+
+    async def ask(self, *command: Any) -> Any:
+        """The reply to one command; raises `StoreError`."""
+        ...
+
+    def unexpected_reply(self) -> StoreError:
+        """The error for a reply that no Redis gives."""
+        ...
 
     def note_replicas(self, addresses: Sequence[Address]) -> None:
         """Note which replicas the map names for this node."""
@@ -156,7 +161,7 @@ class SlotMap(Generic[Node]):
         for node in self._to_ask():
             try:
                 async with asyncio.timeout(self._timeout / 4):
-                    reply = await node.wire.send_one("CLUSTER", "SLOTS")
+                    reply = await node.ask("CLUSTER", "SLOTS")
                 await self._adopt(reply, node)
             except TimeoutError:
                 where = node.connector.where
@@ -164,7 +169,7 @@ class SlotMap(Generic[Node]):
             except StoreError as exc:
                 trouble = exc
             except UNEXPECTED_REPLY:
-                trouble = node.wire.unexpected_reply()
+                trouble = node.unexpected_reply()
             else:
                 trouble = None
                 break

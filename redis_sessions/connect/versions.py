@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from inspect import signature
 from typing import Any, Final
 
 from redis.asyncio import RedisCluster, cluster
 from redis.asyncio.connection import AbstractConnection, RedisSSLContext
+from redis.exceptions import ConnectionError, InvalidResponse  # noqa: A004 - redis-py's
 
-__all__ = ["QUIET", "REPLACED", "UNKNOWN_TLS", "is_clean", "startup_nodes"]
+__all__ = ["QUIET", "REPLACED", "UNKNOWN_TLS", "startup_nodes", "take_over"]
 
 _KNOWN: Final = signature(AbstractConnection).parameters
 
@@ -50,17 +52,18 @@ def startup_nodes(client: RedisCluster) -> list[Any]:
     return list(getattr(client, "startup_nodes", known.values()))
 
 
-if hasattr(AbstractConnection, "can_read"):
+def take_over(connection: Any, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, object]:
+    """Give the socket of a new connection to another protocol; redis-py no longer knows it.
 
-    async def is_clean(connection: Any) -> bool:
-        """Whether a connection that waits is open, and has nothing to be read."""
-        return not await connection.can_read()
-
-else:  # before 8.0
-
-    async def is_clean(connection: Any) -> bool:
-        """Whether a connection that waits is open, and has nothing to be read."""
-        # As can_read() has it since 8.0. can_read_destructive(), which is older, waits for a turn
-        # of the event loop: the connection would be lost if the task is cancelled in it.
-        replies, stream = connection._parser._reader, connection._reader
-        return not (replies.has_data() or stream.at_eof() or stream._buffer)
+    Returns the transport, and what must be kept as long as that is open. `ConnectionError` if the
+    server has closed the connection, or has sent something that nobody asked for.
+    """
+    stream, writer = connection._reader, connection._writer
+    transport = writer.transport
+    if stream.at_eof() or transport.is_closing():
+        raise ConnectionError("the server closed the connection")
+    if stream._buffer or connection._parser._reader.has_data():
+        raise InvalidResponse("the server has sent something by itself")
+    transport.set_protocol(protocol)
+    connection._reader = connection._writer = None
+    return transport, writer  # a StreamWriter that is collected closes its transport

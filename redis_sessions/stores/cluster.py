@@ -54,8 +54,6 @@ class _ClusterQueue:
     def submit(self, item: Item, size: int) -> Awaitable[Any]:
         return self._cluster.run(self._queue, item, size)
 
-    ask = submit
-
 
 class Cluster:
     """The nodes of one Cluster, as one event loop sees them."""
@@ -227,4 +225,4 @@ def _translate(node: Channel, trouble: Exception) -> StoreError:
     if isinstance(trouble, errors.AskError):
         where = node.connector.where
         return StoreUnavailableError(f"{where} sends its clients on, in circles", reason="server")
-    return node.wire.translate(trouble)
+    return node.translate(trouble)

@@ -44,11 +44,7 @@ class Dialect(Protocol):
         ...
 
     def reads(self, keys: Sequence[str]) -> list[Command]:
-        """The commands that read these keys."""
-        ...
-
-    def values(self, replies: Sequence[Any]) -> Sequence[Any]:
-        """For each key its value, or an error, from the replies to `reads`."""
+        """The commands that read these keys. One command reads each key once."""
         ...
 
     def writes(self, writes: Sequence[Write]) -> list[Command]:
@@ -69,11 +65,7 @@ class _OneServer:
         return Health()
 
     def reads(self, keys: Sequence[str]) -> list[Command]:
-        return [("MGET", *keys)]
-
-    def values(self, replies: Sequence[Any]) -> Sequence[Any]:
-        (values,) = replies
-        return [values] if isinstance(values, errors.RedisError) else values
+        return [("MGET", *dict.fromkeys(keys))]
 
     def writes(self, writes: Sequence[Write]) -> list[Command]:
         return [commit_of(writes)] if writes else []
@@ -99,9 +91,6 @@ class _ClusterNode:
 
     def reads(self, keys: Sequence[str]) -> list[Command]:
         return [("GET", key) for key in keys]
-
-    def values(self, replies: Sequence[Any]) -> Sequence[Any]:
-        return replies
 
     def writes(self, writes: Sequence[Write]) -> list[Command]:
         return [command_of(write) for write in writes]

@@ -14,9 +14,9 @@ from redis.asyncio import Redis, RedisCluster
 
 from redis_sessions.connect.clock import ServerClock
 from redis_sessions.connect.connector import connector_of
+from redis_sessions.connect.failures import CREDENTIALS
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.connect.resp import UNEXPECTED_REPLY
-from redis_sessions.connect.wire import CREDENTIALS
 from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.session.record import tombstone
@@ -114,7 +114,7 @@ class RedisStore:
     # -- records
 
     def load(self, id: str) -> Awaitable[bytes | None]:
-        return self._servers.get().loads.ask(self.prefix + id, 64)
+        return self._servers.get().loads.submit(self.prefix + id, 64)
 
     def load_from_replica(self, id: str) -> Awaitable[bytes | None] | None:
         """What a replica has. A write of the last 5 seconds may be missing.

@@ -7,7 +7,8 @@ from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from redis_sessions.connect.resp import Command, pack, read_reply
+from redis_sessions.connect.link import Part
+from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command, pack, read_reply
 from redis_sessions.session.record import (
     TOMBSTONE_TTL,
     is_change,
@@ -74,6 +75,7 @@ class Repeats:
         self._kept: dict[str, Repeat] = {}
         self._sizes: dict[str, int] = {}  # of the records, by key
         self._bytes = 0
+        self._refused = False  # whether the server refused all of the last piece
         self.due: dict[str, None] = {}
         """The keys of those that are still to be sent, in this order."""
 
@@ -151,23 +153,26 @@ class Repeats:
         _, *replies = [await read_reply(connection) for _ in commands]
         self.note_replies(writes, replies)
 
-    def next_due(self) -> list[Write]:
-        """The first of those that are due, as many as are sent in one piece."""
-        writes, size = list[Write](), 0
+    def next_parts(self) -> list[Part]:
+        """Those that are due, in pieces. If the server refused all of a piece, one piece."""
+        pieces, size = [list[Write]()], 0
         for key in self.due:
             write = self._kept[key].to_send()
             size += len(write.key) + len(write.value) + 128
-            if writes and size > AT_ONCE:
-                break
-            writes.append(write)
-        return writes
+            if pieces[-1] and size > AT_ONCE:
+                if self._refused:
+                    break
+                pieces.append([])
+                size = 0
+            pieces[-1].append(write)
+        return [_Piece(self, writes) for writes in pieces]
 
     def commands(self, writes: Sequence[Write]) -> list[Command]:
         """The commands that carry out these writes."""
         return self._dialect.writes(writes)
 
-    def note_replies(self, writes: Sequence[Write], replies: Sequence[Any]) -> int:
-        """Note which writes are still due, by the replies to `commands`; how many aren't."""
+    def note_replies(self, writes: Sequence[Write], replies: Sequence[Any]) -> None:
+        """Note which writes are still due, by the replies to `commands`."""
         answers = self._dialect.outcomes(writes, replies)
         done = 0
         for write, answer in zip(writes, answers, strict=True):
@@ -176,7 +181,29 @@ class Repeats:
                 done += 1
             else:
                 self.due[write.key] = None  # behind the others
-        return done
+        self._refused = not done
+
+
+class _Piece:
+    """Repeats that are sent in one piece."""
+
+    attempts = 0
+    until = -inf
+
+    def __init__(self, repeats: Repeats, writes: Sequence[Write]) -> None:
+        self._repeats = repeats
+        self._writes = writes
+        self.commands: Sequence[Command] = repeats.commands(writes)
+
+    def on_replies(self, replies: list[Any]) -> bool:
+        try:
+            self._repeats.note_replies(self._writes, replies)
+        except UNEXPECTED_REPLY:
+            return False
+        return True
+
+    def on_failure(self, error: BaseException) -> None:
+        """They are still due, and are sent on the next connection."""
 
 
 def _rank(write: Write) -> int:

@@ -13,19 +13,25 @@ import asyncio
 import random
 import re
 from collections import deque
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final
 
+from redis import exceptions as errors
+
 from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Address
+from redis_sessions.connect.dialer import Dialer
 from redis_sessions.connect.health import Health
 from redis_sessions.connect.resp import UNEXPECTED_REPLY
-from redis_sessions.connect.wire import Wire
+from redis_sessions.connect.sender import Sender
 from redis_sessions.errors import StoreError
-from redis_sessions.stores.batching import Batcher
+from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.dialects import Dialect
+from redis_sessions.stores.queues import ItemQueue
+from redis_sessions.stores.repeats import Repeats
+from redis_sessions.stores.replies import ReplyReader, alone
 
 __all__ = ["MAX_LAG", "Replicas"]
 
@@ -38,6 +44,10 @@ _NEVER: Final = float("-inf")
 _REPLICA: Final = re.compile(r"slave\d+")
 
 
+Ask = Callable[..., Awaitable[Any]]
+"""`ask(*command)` is the reply of a server; `StoreError`."""
+
+
 class Replicas:
     """The replicas of one primary, as one event loop sees them.
 
@@ -47,13 +57,13 @@ class Replicas:
     def __init__(
         self,
         connector: Connector,
-        primary: Wire,
+        ask: Ask,
         timeout: float,
         dialect: Dialect,
         addresses: Sequence[Address] = (),
     ) -> None:
         self._connector = connector
-        self._primary = primary
+        self._ask = ask  # the primary
         self._timeout = timeout / 4  # a replica that hangs must not cost much
         self._dialect = dialect
         self.addresses = addresses
@@ -102,7 +112,7 @@ class Replicas:
 
     async def _compare(self) -> None:
         began = self._loop.time()
-        said = await _replication(self._primary)
+        said = await _replication(self._ask)
         if said.get("role") != "master":
             self._samples.clear()
             return
@@ -123,7 +133,7 @@ class Replicas:
     async def _keep(self, addresses: Iterable[Address]) -> None:
         wanted = set(addresses)
         for address in [known for known in self._all if known not in wanted]:
-            await self._all.pop(address).wire.close()
+            await self._all.pop(address).close()
         for address in wanted:
             if address not in self._all:
                 self._all[address] = _Replica(
@@ -167,10 +177,25 @@ class _Replica:
     ) -> None:
         self._known = known = _Knowledge(dialect)
         self._dialect = dialect
-        self.wire = Wire(connector.to(address, known.on_connect), timeout, [])
+        self._dialer = Dialer(connector.to(address, known.on_connect))
+        self._sender = sender = Sender(self._dialer, timeout)
+        read = ReplyReader(self._dialer.where, Repeats(dialect), dialect, None)
+        self._health = Health()
+        values = read.answers if dialect.one_key_a_command else read.values
+        self._loads: ItemQueue[str, bytes | None]
+        self._loads = ItemQueue(sender, dialect.reads, values, self._health, timeout)
+        self._commands: ItemQueue[IndexCommand, Any]
+        self._commands = ItemQueue(sender, alone, read.answers, self._health, timeout)
         self._loop = asyncio.get_running_loop()
-        self._loads = Batcher[str, "bytes | None"](self._get, Health(), timeout)
         self._size = 512
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._sender.close()
+        await self._dialer.close()
+
+    async def _ask(self, *command: Any) -> Any:
+        return await self._commands.submit(IndexCommand("", command), 512)
 
     def is_fresh(self, now: float) -> bool:
         """Whether it has every write from before `MAX_LAG` seconds ago."""
@@ -178,9 +203,17 @@ class _Replica:
 
     async def load(self, key: str) -> bytes | None:
         """Its value of a key; None also if it is no longer fresh when the reply is there."""
-        connects = self._known.connects
-        value = await self._loads.ask(key, self._size)
-        still_fresh = connects == self._known.connects and self.is_fresh(self._loop.time())
+        known, connects = self._known, self._known.connects
+        try:
+            value = await self._loads.submit(key, self._size)
+        except (StoreError, errors.RedisError):
+            known.as_of = _NEVER  # until it answers again
+            return None
+        if await self._reconnect_if_mixed():
+            return None
+        if value is not None:
+            self._size = (self._size + len(value)) // 2
+        still_fresh = connects == known.connects and self.is_fresh(self._loop.time())
         return value if still_fresh else None
 
     async def measure(self, stream: str, samples: Sequence[tuple[float, int]]) -> None:
@@ -188,7 +221,7 @@ class _Replica:
         for _ in range(2):  # a new connection makes the first answer worthless
             connects = self._known.connects
             try:
-                said = await _replication(self.wire)
+                said = await _replication(self._ask)
             except (StoreError, *UNEXPECTED_REPLY):
                 return  # what is known of it remains, and grows old
             if connects == self._known.connects:
@@ -208,26 +241,13 @@ class _Replica:
         """Disconnect if connections lead to several processes; whether they did."""
         if not self._known.mixed:
             return False
-        await self.wire.close()
+        await self._dialer.close()
         self._known.mixed = False
         return True
 
-    async def _get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        try:
-            replies = await self.wire.send(self._dialect.reads(keys))
-            pairs = zip(keys, self._dialect.values(replies), strict=True)
-            found = [value if isinstance(value, bytes) else None for _, value in pairs]
-        except (StoreError, *UNEXPECTED_REPLY):
-            self._known.as_of = _NEVER  # until it answers again
-            return [None] * len(keys)
-        if await self._reconnect_if_mixed():
-            return [None] * len(keys)
-        self._size = sum(len(value or b"") for value in found) // len(found) + 64
-        return found
 
-
-async def _replication(wire: Wire) -> dict[str, str]:
-    return _fields(await wire.send_one("INFO", "replication"))
+async def _replication(ask: Ask) -> dict[str, str]:
+    return _fields(await ask("INFO", "replication"))
 
 
 def _fields(text: bytes) -> dict[str, str]:

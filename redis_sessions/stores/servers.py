@@ -21,10 +21,6 @@ class Queue(Protocol[Item_contra, Reply_co]):
         """An item's reply, or `StoreError`. `size` is its number of bytes, roughly."""
         ...
 
-    def ask(self, item: Item_contra, size: int) -> Awaitable[Reply_co]:
-        """As `submit`, but what is returned must be awaited. It may be faster."""
-        ...
-
 
 class Servers(Protocol):
     """What a `Channel` and a `Cluster` have in common.

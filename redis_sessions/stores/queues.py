@@ -1,0 +1,224 @@
+"""Queues: the items of one kind wait here until they leave, and have their replies from here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from redis_sessions.connect.health import Health
+from redis_sessions.connect.resp import Command
+from redis_sessions.connect.sender import Sender
+from redis_sessions.errors import StoreError, StoreUnavailableError
+from redis_sessions.tracebacks import strip
+
+__all__ = ["ItemQueue"]
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+MAX_ITEMS: Final = 128
+"""The most items of one batch."""
+MAX_BYTES: Final = 256 * 1024
+"""The most bytes of one batch, roughly."""
+
+CAPACITY_ITEMS: Final = 16 * 1024
+"""The most items that wait in one queue."""
+CAPACITY_BYTES: Final = 64 * 1024 * 1024
+"""The most bytes that wait in one queue."""
+
+
+class ItemQueue(Generic[Item, Reply]):
+    """The items of one kind that wait for `sender`, which sends them in batches.
+
+    `commands(items)` writes a batch. `read(items, replies)` returns a reply or an exception for
+    each item; an exception that it raises is each item's. If a request is cancelled, it no longer
+    waits, and nothing else happens. An item waits `patience` seconds at most before it is sent.
+    While the store is away, one item at a time finds out whether it is back, and the others fail
+    at once.
+    """
+
+    __slots__ = (
+        *("_bytes", "_commands", "_futures", "_health", "_items", "_loop", "_patience", "_probes"),
+        *("_read", "_sender", "_since", "_sizes", "reply_size"),
+    )
+
+    def __init__(
+        self,
+        sender: Sender,
+        commands: Callable[[Sequence[Item]], list[Command]],
+        read: Callable[[Sequence[Item], list[Any]], Sequence[Reply | Exception]],
+        health: Health,
+        patience: float,
+    ) -> None:
+        self._sender = sender
+        self._commands = commands
+        self._read = read
+        self._health = health
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        # Of those that wait: the items, the futures of their replies, their bytes, and since when.
+        self._items: list[Item] = []
+        self._futures: list[asyncio.Future[Reply]] = []
+        self._sizes: list[int] = []
+        self._since: list[float] = []
+        self._bytes = 0
+        self._probes = False  # whether it is an item of this queue that finds out
+        self.reply_size = 0
+        """Bytes of a reply, roughly. They count for the size of a batch, not of the queue."""
+        sender.queues.append(self)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
+        """The future of this item's reply; never raises. `size`: its bytes, roughly."""
+        loop = self._loop
+        future: asyncio.Future[Reply] = loop.create_future()
+        waiting = len(self._items)
+        if waiting >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
+            future.set_exception(_full(f"{waiting} operations wait in this process already"))
+            return future
+        if self._health.away is not None and not self._may_probe():
+            away = StoreUnavailableError(f"still away: {self._health.away}")
+            # Not that error itself: it has the traceback of the request that it was raised in.
+            away.__cause__ = self._health.away.__cause__
+            future.set_exception(away)
+            return future
+        self._bytes += size
+        self._items.append(item)
+        self._futures.append(future)
+        self._sizes.append(size)
+        self._since.append(loop.time())
+        self._sender.wake()
+        return future
+
+    def _may_probe(self) -> bool:
+        if self._health.probing:
+            return False
+        self._health.probing = self._probes = True
+        return True
+
+    def next_part(self, now: float) -> _Batch[Item, Reply] | None:
+        """The items that leave next; None if nobody waits for one."""
+        count = self._fitting()
+        items, futures = self._items[:count], self._futures[:count]
+        late = self._since[0] < now - self._patience
+        since = self._since[:count] if late else ()
+        self._remove(count)
+        if since:
+            for future, at in zip(futures, since, strict=True):
+                if at < now - self._patience and not future.done():
+                    future.set_exception(_full(f"it waited {self._patience:g} s in a queue"))
+        if any(future.done() for future in futures):  # nobody waits for these any more
+            pairs = [(i, f) for i, f in zip(items, futures, strict=True) if not f.done()]
+            items, futures = [item for item, _ in pairs], [future for _, future in pairs]
+        if items:
+            return _Batch(self, items, futures, self._commands(items))
+        self.end_probe()
+        return None
+
+    def _fitting(self) -> int:
+        """How many of the items that wait fit into one batch."""
+        count = min(len(self._items), MAX_ITEMS)
+        if self._bytes + count * self.reply_size <= MAX_BYTES:
+            return count
+        total = 0
+        for fitting, size in enumerate(self._sizes[:count]):
+            if total >= MAX_BYTES:
+                return fitting
+            total += size + self.reply_size
+        return count
+
+    def _remove(self, count: int) -> None:
+        if count == len(self._items):
+            self._bytes = 0
+            self._items, self._futures, self._sizes, self._since = [], [], [], []
+        else:
+            self._bytes -= sum(self._sizes[:count])
+            for waiting in (self._items, self._futures, self._sizes, self._since):
+                del waiting[:count]
+
+    def fail(self, error: BaseException) -> None:
+        """Let all that wait fail."""
+        futures = self._futures
+        if futures:
+            self._remove(len(futures))
+            self.settle(futures, error)
+
+    # -- what became of a batch
+
+    def settle(self, futures: Sequence[asyncio.Future[Reply]], error: BaseException) -> None:
+        """Let all of them fail. An error that isn't an `Exception` cancels them."""
+        if isinstance(error, StoreError):
+            self._health.note(error, self)
+        strip(error)  # many requests raise it, and asyncio logs it if no request waits any more
+        for future in futures:
+            if future.done():
+                pass
+            elif isinstance(error, Exception):
+                future.set_exception(error)
+            else:
+                future.cancel()
+        self.end_probe()
+
+    def answer(
+        self, items: Sequence[Item], futures: Sequence[asyncio.Future[Reply]], replies: list[Any]
+    ) -> bool:
+        """Give each item its reply. False if no Redis gives such a reply."""
+        try:
+            answers = self._read(items, replies)
+            if len(answers) != len(items):
+                raise StoreError(f"{len(answers)} replies to {len(items)} operations")
+        except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
+            self.settle(futures, exc)
+            return getattr(exc, "reason", None) != "protocol"
+        trouble: StoreUnavailableError | None = None
+        for future, answer in zip(futures, answers, strict=True):
+            if not isinstance(answer, Exception):
+                if not future.done():
+                    future.set_result(answer)
+                continue
+            if trouble is None and isinstance(answer, StoreUnavailableError):
+                trouble = answer
+            if not future.done():
+                future.set_exception(answer)
+        if trouble is not None or self._health.trouble is not None:
+            self._health.note(trouble, self)
+        self.end_probe()
+        return trouble is None or trouble.reason != "protocol"
+
+    def end_probe(self) -> None:
+        """Let another item find out whether the store is back."""
+        if self._probes:
+            self._health.probing = self._probes = False
+
+
+class _Batch(Generic[Item, Reply]):
+    """Items that leave in one piece."""
+
+    __slots__ = ("_futures", "_items", "_queue", "attempts", "commands", "until")
+
+    def __init__(
+        self,
+        queue: ItemQueue[Item, Reply],
+        items: Sequence[Item],
+        futures: Sequence[asyncio.Future[Reply]],
+        commands: Sequence[Command],
+    ) -> None:
+        self._queue = queue
+        self._items = items
+        self._futures = futures
+        self.commands = commands
+        self.attempts = 0
+        self.until = 0.0
+
+    def on_replies(self, replies: list[Any]) -> bool:
+        return self._queue.answer(self._items, self._futures, replies)
+
+    def on_failure(self, error: BaseException) -> None:
+        self._queue.settle(self._futures, error)
+
+
+def _full(why: str) -> StoreUnavailableError:
+    return StoreUnavailableError(f"too much load: {why}", reason="full")
