@@ -29,13 +29,18 @@ class Role(StrEnum):
 
 
 _CONNECT: Final = ("ping", "client|setname")
+_TRACKING: Final = ("client|tracking", "role")
 _SETINFO: Final = "client|setinfo"  # Redis 7.0 refuses a rule that names it
 _END: Final = ("script|load", "evalsha", "getrange", "set", "pexpire")
 _REVOKE: Final = ("time", "hget", "hmget", "hset", "hdel", "hscan", "hrandfield", "pttl")
 
 _COMMANDS: Final = {
-    # In the order of docs/deployment.md: records, the index, locks, the warning of eviction.
-    Role.APP: (*_CONNECT, "select", "mget", *_END, *_REVOKE, "hlen", "get", "del", "info"),
+    # In the order of docs/deployment.md: records, notices, the index, locks, the warning of
+    # eviction.
+    Role.APP: (
+        *(*_CONNECT, "select", "mget", *_END, *_TRACKING, *_REVOKE),
+        *("hlen", "get", "del", "info"),
+    ),
     Role.ADMIN: (*_CONNECT, "select", "mget", *_END, *_REVOKE),
     Role.MONITOR: (*_CONNECT, "select", "info", "dbsize"),
 }

@@ -45,6 +45,8 @@ class Deployment:
     """The most connections of one pool."""
     reads_replicas: bool = False
     """Whether reads may go to replicas."""
+    client_cache: float | None = None
+    """The greatest age of near copies in seconds, if the URL says so."""
     timeout: float | None = None
     """Seconds for a batch of commands, if the URL says so."""
 

@@ -67,6 +67,7 @@ def _flags(text: str) -> list[ssl.VerifyFlags]:
 
 _FLAGS: Final = "names of ssl.VerifyFlags, with commas between them"
 _TYPES: Final[Mapping[str, tuple[Callable[[str], object], str]]] = {
+    "client_cache": (_seconds, "seconds, more than 0"),
     "client_name": (_word, "printable ASCII without spaces"),
     "db": (_number, "a number"),
     "max_connections": (_number, "a number"),

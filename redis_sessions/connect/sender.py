@@ -77,7 +77,8 @@ class Sender:
     3. The link is lost after it was sent: it is sent once more over the next link, but not if the
        server was too slow. All that is sent here may be repeated.
 
-    `errands` go ahead of everything else. `scripts` are loaded where a server doesn't know one.
+    `errands` go ahead of everything else, the last of them first. `scripts` are loaded where a
+    server doesn't know one.
     """
 
     def __init__(
@@ -91,7 +92,6 @@ class Sender:
         self._dialer = dialer
         self._seconds = seconds
         self._scripts = scripts
-        self._errands = errands
         self._max_flights = max_flights
         self._loop = asyncio.get_running_loop()
         self._context = Context()  # that of no request
@@ -103,6 +103,7 @@ class Sender:
         self._opening: asyncio.Task[None] | None = None
         self._waking = False
         self._again: list[Part] = []
+        self.errands = list(errands)
         self.queues: list[PartQueue] = []
 
     def wake(self) -> None:
@@ -138,7 +139,7 @@ class Sender:
             parts = self._next_parts(now)
             if not parts:
                 break
-            for errand in self._errands:
+            for errand in self.errands:
                 if errand.due:
                     parts[:0] = errand.next_parts()
             link.send(parts, now, now + self._seconds)
@@ -152,9 +153,9 @@ class Sender:
                 if now > part.until:
                     part.on_failure(late(self._dialer.where, self._seconds))
         for queue in self.queues:
-            if queue and (part := queue.next_part(now)) is not None:
-                part.until = now + self._seconds
-                parts.append(part)
+            if queue and (batch := queue.next_part(now)) is not None:
+                batch.until = now + self._seconds
+                parts.append(batch)
         for part in parts:
             part.attempts += 1
         return parts

@@ -60,8 +60,9 @@ Node = TypeVar("Node", bound=MappedNode)
 class SlotMap(Generic[Node]):
     """The nodes of a Cluster and their slots.
 
-    `new_node` makes a node for an address. `on_new_map` is called after each fetch, and
-    `on_removed` with each node that has left the Cluster.
+    `new_node` makes a node for an address. `on_new_map` is called after each fetch, `on_removed`
+    with each node that has left the Cluster, and `on_moved` with all nodes if a slot has another
+    node than before.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class SlotMap(Generic[Node]):
         new_node: Callable[[Address], Node],
         on_new_map: Callable[[Sequence[Node]], None],
         on_removed: Callable[[Node], None],
+        on_moved: Callable[[Sequence[Node]], None],
     ) -> None:
         self._connector = connector
         self._timeout = timeout
         self._new_node = new_node
         self._on_new_map = on_new_map
         self._on_removed = on_removed
+        self._on_moved = on_moved
         self._loop = asyncio.get_running_loop()
         self._nodes: dict[Address, Node] = {}
         self.owners: list[Node | None] = [None] * SLOTS
@@ -139,6 +142,7 @@ class SlotMap(Generic[Node]):
         """Give a slot to the node that MOVED names, and fetch the map for the others."""
         self.owners[slot] = named = self.named_by(redirection, by)
         named.node_health.note_map(known=True)
+        self._on_moved(list(self._nodes.values()))
         self.refresh()
 
     async def stop(self) -> None:
@@ -198,6 +202,8 @@ class SlotMap(Generic[Node]):
             raise StoreUnavailableError(
                 f"{asked.connector.where} knows of no slots that are served", reason="server"
             )
+        if self.owners != owners:
+            self._on_moved(list(self._nodes.values()))
         before, self.owners = set(self.owners), owners
         kept = set(owners)
         for known in before | kept:

@@ -80,6 +80,7 @@ def deployment_from_url(url: str) -> Deployment:
         max_connections=given.pop("max_connections", None),
         reads_replicas=reads_replicas,
         timeout=given.pop("socket_timeout", None),
+        client_cache=given.pop("client_cache", None),
         sentinel_class=connection_class,
         sentinel_arguments={**tls, **_with_secrets({}, sentinels, "sentinel_")},
         arguments={**tls, **_with_secrets(given, ours, "")},

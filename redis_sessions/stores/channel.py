@@ -20,11 +20,13 @@ from redis_sessions.errors import StoreError
 from redis_sessions.stores.commands import COMMIT, IndexCommand, Item, Write
 from redis_sessions.stores.dialects import ONE_SERVER, Dialect
 from redis_sessions.stores.durability import Durability
-from redis_sessions.stores.protocols import Commit, Written
+from redis_sessions.stores.protocols import Commit, NearCopy, Written
 from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.stores.repeats import Repeats
 from redis_sessions.stores.replicas import Replicas
 from redis_sessions.stores.replies import ReplyReader, alone, asking, waiting
+from redis_sessions.stores.tracking import Tracking
+from redis_sessions.stores.watching import Watching
 
 __all__ = ["Channel"]
 
@@ -46,10 +48,12 @@ class Channel:
         timeout: float,
         scripts: Sequence[Script],
         clock: ServerClock,
+        watching: Watching,
         durability: Durability | None = None,
         dialect: Dialect = ONE_SERVER,
     ) -> None:
         self.connector = connector
+        self.watching = watching
         self.repeats = repeats = Repeats(dialect)
         measurement = Measurement(clock, connector.where)
 
@@ -63,11 +67,12 @@ class Channel:
         def sender(seconds: float) -> Sender:
             return Sender(self._dialer, seconds, [COMMIT, *scripts], [measurement, repeats])
 
-        read = ReplyReader(connector.where, repeats, dialect, durability)
+        read = ReplyReader(connector.where, dialect, self._note_writes, durability)
         each = dialect.one_key_a_command
         self._values = read.answers if each else read.values
         outcomes = read.answers if each else read.outcomes
         records, indexes = sender(timeout), sender(timeout)
+        self.tracking = Tracking(records, self._dialer, self.health, watching)
         queue = partial(ItemQueue[Any, Any], health=self.health, patience=timeout)
         self.loads: ItemQueue[str, bytes | None]
         self.loads = queue(records, dialect.reads, self._read_values)
@@ -96,12 +101,17 @@ class Channel:
             self.replicas = Replicas(connector, self.ask, timeout, dialect, known)
 
     def _read_values(self, keys: Sequence[str], replies: list[Any]) -> Sequence[Any]:
-        """The values, by whose size the next batch of reads is bounded."""
+        """The values. Copies are kept of them, and their size bounds the next batch of reads."""
         values = self._values(keys, replies)
+        self.tracking.note_values(keys, values)
         records = [value for value in values if value.__class__ is bytes]
         mean = sum(map(len, records)) // len(values)
         self.loads.reply_size += (mean - self.loads.reply_size) // 4
         return values
+
+    def _note_writes(self, items: Sequence[Item], answers: Sequence[Any]) -> None:
+        self.repeats.note(items, answers)
+        self.tracking.note_writes(items, answers)
 
     async def ask(self, *command: Any) -> Any:
         """The reply to one command; raises `StoreError`."""
@@ -115,6 +125,10 @@ class Channel:
     def translate(self, exc: Exception) -> StoreError:
         """The error of a store for an error of redis-py."""
         return translate(self._dialer.where, exc)
+
+    def near_copy(self, key: str) -> NearCopy | None:
+        """The copy of a key in this process, if it is known to be recent."""
+        return self.tracking.near_copy(key)
 
     def load_from_replica(self, key: str) -> Awaitable[bytes | None] | None:
         """A replica's value of a key; None if no replica may be asked now."""

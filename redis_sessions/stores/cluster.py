@@ -28,6 +28,8 @@ from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.commands import Item
 from redis_sessions.stores.dialects import CLUSTER_NODE
 from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.protocols import NearCopy
+from redis_sessions.stores.watching import Watching
 
 __all__ = ["Cluster"]
 
@@ -64,16 +66,23 @@ class Cluster:
         timeout: float,
         scripts: Sequence[Script],
         clock: ServerClock,
+        watching: Watching,
         durability: Durability | None = None,
     ) -> None:
         self._connector = connector
         self._timeout = timeout
         self._scripts = scripts
         self._clock = clock
+        self.watching = watching
         self._durability = durability
         self._loop = asyncio.get_running_loop()
         self._map = SlotMap[Channel](
-            connector, timeout, self._new_node, self._pass_on_repeats, self._forget
+            connector,
+            timeout,
+            self._new_node,
+            self._pass_on_repeats,
+            self._forget,
+            self._forget_copies,
         )
         self._repeating: set[asyncio.Task[None]] = set()
         self.loads = _ClusterQueue(self, "loads")
@@ -155,6 +164,11 @@ class Cluster:
         of_node: Any = getattr(node, queue)
         return await of_node.submit(item, size)
 
+    def near_copy(self, key: str) -> NearCopy | None:
+        """The copy of a key in this process, if it is known to be recent."""
+        node = self._map.owner_of(key)
+        return None if node is None else node.near_copy(key)
+
     def load_from_replica(self, key: str) -> Awaitable[bytes | None] | None:
         """A replica's value of a key; None if no replica may be asked now."""
         node = self._map.owner_of(key)
@@ -191,9 +205,14 @@ class Cluster:
             self._timeout,
             self._scripts,
             self._clock,
+            self.watching,
             self._durability,
             CLUSTER_NODE,
         )
+
+    def _forget_copies(self, nodes: Sequence[Channel]) -> None:
+        for node in nodes:
+            node.tracking.forget_copies()
 
     def _forget(self, node: Channel) -> None:
         self._clock.forget(node.connector.where)

@@ -53,6 +53,8 @@ local function commit(key, expected, value, ttl)
   end
   local stored = redis.pcall('SET', key, value, 'PX', ttl)
   if stored.err then return stored end
+  -- A client that tracks keys (CLIENT TRACKING) is told of the next change only if it has read this.
+  redis.pcall('GETRANGE', key, 0, 0)
   return missing and -1 or 1
 end
 

@@ -17,7 +17,12 @@ from redis_sessions.connect.connector import connector_of
 from redis_sessions.connect.failures import CREDENTIALS
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.connect.resp import UNEXPECTED_REPLY
-from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailableError
+from redis_sessions.errors import (
+    ConfigurationError,
+    StoreError,
+    StoreUnavailableError,
+    check_bound,
+)
 from redis_sessions.events import logger
 from redis_sessions.session.record import tombstone
 from redis_sessions.session.token import is_id
@@ -40,11 +45,13 @@ from redis_sessions.stores.protocols import (
     Entered,
     Entry,
     EntryStatus,
+    NearCopy,
     Touched,
     Written,
     checked_prefix,
 )
 from redis_sessions.stores.servers import Servers
+from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
 
 __all__ = ["RedisStore"]
@@ -61,6 +68,8 @@ _SECONDS: Final = re.compile(rb"\d{1,12}\Z")
 _MOST_KEYS: Final = 32
 """The most secret keys that are noted."""
 _DAY: Final = 24 * 3600
+_MIN_CLIENT_CACHE: Final = 0.05
+_MAX_CLIENT_CACHE: Final = 60.0
 
 
 class RedisStore:
@@ -77,6 +86,9 @@ class RedisStore:
       revocation before it is answered; with `wait_for="all"` that holds for every write. If fewer
       have it after `wait_timeout` seconds, that is a `ReplicationError`, or a warning in the log
       with `on_too_few="warn"`.
+    - `client_cache`, in seconds, has this process keep copies of sessions that it has read or
+      written lately. They are served without asking Redis, which tells when they change; no copy
+      is older than this. If it isn't given, it is the URL's `client_cache`, else 0: no copies.
     """
 
     @stripped
@@ -90,11 +102,13 @@ class RedisStore:
         wait_timeout: float = 1.0,
         wait_for: WaitFor = "lifecycle",
         on_too_few: OnTooFew = "error",
+        client_cache: float | None = None,
     ) -> None:
         self.prefix = checked_prefix(prefix)
         self._connector = connector_of(url_or_client, timeout=timeout)
         self.timeout = self._connector.timeout
         self._durability = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
+        self.client_cache = _client_cache(client_cache, self._connector.deployment.client_cache)
         self.server_clock = ServerClock()
         self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
@@ -122,6 +136,12 @@ class RedisStore:
         None if no replica may be read now, and always without `replicas=read` in the URL.
         """
         return self._servers.get().load_from_replica(self.prefix + id)
+
+    def near_copy(self, id: str) -> NearCopy | None:
+        return self._servers.get().near_copy(self.prefix + id)
+
+    def watch(self, id: str, notify: Notify) -> Callable[[], None]:
+        return self._servers.get().watching.watch(self.prefix + id, notify)
 
     def commit(
         self, id: str, expected: bytes | None, value: bytes, ttl: int
@@ -287,8 +307,16 @@ class RedisStore:
 
     def _new_servers(self) -> Servers:
         kind = Cluster if self._connector.deployment.kind == "cluster" else Channel
-        scripts = [INDEX, LOCK]
-        return kind(self._connector, self.timeout, scripts, self.server_clock, self._durability)
+        watching = Watching(lambda key: servers.loads.submit(key, 64), self.client_cache)
+        servers = kind(
+            self._connector,
+            self.timeout,
+            [INDEX, LOCK],
+            self.server_clock,
+            watching,
+            self._durability,
+        )
+        return servers
 
     def _new_locks(self) -> Locks:
         servers = self._servers.get()
@@ -318,6 +346,20 @@ class RedisStore:
                     self._connector.where,
                     policy,
                 )
+
+
+def _client_cache(given: float | None, of_url: float | None) -> float:
+    """The seconds of near copies, checked."""
+    seconds = of_url if given is None else given
+    if not seconds:
+        return 0.0
+    check_bound(seconds, "client_cache", _MAX_CLIENT_CACHE)
+    if seconds < _MIN_CLIENT_CACHE:
+        raise ConfigurationError(
+            f"client_cache={seconds:g}: write {_MIN_CLIENT_CACHE:g} or more seconds, or 0; Redis "
+            "is asked three times in that time whether it still tells what changes"
+        )
+    return float(seconds)
 
 
 def _checked(read: Callable[[Any], T]) -> Callable[[Any], T]:

@@ -30,7 +30,6 @@ from redis_sessions.errors import StoreError
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.dialects import Dialect
 from redis_sessions.stores.queues import ItemQueue
-from redis_sessions.stores.repeats import Repeats
 from redis_sessions.stores.replies import ReplyReader, alone
 
 __all__ = ["MAX_LAG", "Replicas"]
@@ -179,7 +178,7 @@ class _Replica:
         self._dialect = dialect
         self._dialer = Dialer(connector.to(address, known.on_connect))
         self._sender = sender = Sender(self._dialer, timeout)
-        read = ReplyReader(self._dialer.where, Repeats(dialect), dialect, None)
+        read = ReplyReader(self._dialer.where, dialect)
         self._health = Health()
         values = read.answers if dialect.one_key_a_command else read.values
         self._loads: ItemQueue[str, bytes | None]

@@ -13,7 +13,6 @@ from redis_sessions.stores.commands import Item, Write, answer_of, command_of, v
 from redis_sessions.stores.dialects import Dialect
 from redis_sessions.stores.durability import Durability
 from redis_sessions.stores.protocols import Commit, Written
-from redis_sessions.stores.repeats import Repeats
 
 __all__ = ["ReplyReader", "alone", "asking", "waiting"]
 
@@ -21,6 +20,8 @@ T = TypeVar("T")
 
 Commands = Callable[[Sequence[T]], list[Command]]
 Read = Callable[[Sequence[Any], list[Any]], list[Any]]
+
+NoteWrites = Callable[[Sequence[Any], Sequence[Any]], None]
 
 _STORED: Final = frozenset({bytes, type(None)})
 # WAIT answers so where the server is a replica, or became one while WAIT waited.
@@ -42,18 +43,28 @@ def waiting(durability: Durability, commands: Commands[T]) -> Commands[T]:
     return lambda items: [*commands(items), durability.command]
 
 
+def _forget(items: Sequence[Any], answers: Sequence[Any]) -> None:
+    pass
+
+
 class ReplyReader:
     """Reads the replies of one server. An item's answer may be an exception.
+
+    `note_writes` is called with items and their answers, some of which may be writes.
 
     Each method takes the items of a batch, and the replies to its commands. It raises `StoreError`
     if all of the batch failed.
     """
 
     def __init__(
-        self, where: str, repeats: Repeats, dialect: Dialect, durability: Durability | None
+        self,
+        where: str,
+        dialect: Dialect,
+        note_writes: NoteWrites = _forget,
+        durability: Durability | None = None,
     ) -> None:
         self._where = where
-        self._repeats = repeats
+        self._note_writes = note_writes
         self._redirects = dialect.redirects
         self._durability = durability
 
@@ -84,13 +95,13 @@ class ReplyReader:
         answers: list[Written[Commit] | Exception] = [
             v if isinstance(v, Written) else translate(self._where, v) for v in verdicts
         ]
-        self._repeats.note(writes, answers)
+        self._note_writes(writes, answers)
         return answers
 
     def answers(self, items: Sequence[Item], replies: list[Any]) -> list[Any]:
         """The answer to each item, from the replies to a command for each."""
         answers = [self._answer(*pair) for pair in zip(items, replies, strict=True)]
-        self._repeats.note(items, answers)
+        self._note_writes(items, answers)
         return answers
 
     def answers_asking(self, items: Sequence[Item], replies: list[Any]) -> list[Any]:

@@ -6,7 +6,8 @@ from collections.abc import Awaitable
 from typing import Any, Protocol, TypeVar
 
 from redis_sessions.stores.commands import IndexCommand, Write
-from redis_sessions.stores.protocols import Commit, Written
+from redis_sessions.stores.protocols import Commit, NearCopy, Written
+from redis_sessions.stores.watching import Watching
 
 __all__ = ["Queue", "Servers"]
 
@@ -39,6 +40,13 @@ class Servers(Protocol):
     def replicated_writes(self) -> Queue[Write, Written[Commit]]: ...
     @property
     def replicated_index_commands(self) -> Queue[IndexCommand, Any]: ...
+
+    @property
+    def watching(self) -> Watching: ...
+
+    def near_copy(self, key: str) -> NearCopy | None:
+        """The copy of a key in this process, if it is known to be recent."""
+        ...
 
     def load_from_replica(self, key: str) -> Awaitable[bytes | None] | None:
         """A replica's value of a key; None if no replica may be asked now."""

@@ -19,6 +19,10 @@ POLL: Final = 5.0
 """Seconds between two reads of all keys, where a server can't tell which of them have changed."""
 
 
+BOUND: Final = 2.0
+"""Seconds in which it is found out that a link is dead, where no near copies are kept."""
+
+
 class Watching:
     """The keys of one event loop that are watched. `load(key)` reads one, with all that leaves.
 
@@ -27,19 +31,24 @@ class Watching:
     1. It is watched from now on.
     2. The server has told that it changed, or this process has changed it.
     3. The link by which the server would have told was lost. If the key can't be read then, it is
-       tried again every `pause` seconds.
+       tried again three times within the bound.
     4. The server can't tell: then all keys are read every 5 seconds.
     """
 
-    def __init__(self, load: Callable[[str], Awaitable[bytes | None]], pause: float) -> None:
+    def __init__(self, load: Callable[[str], Awaitable[bytes | None]], client_cache: float) -> None:
         self._load = load
-        self._pause = pause
+        self.keeps_copies = client_cache > 0
+        """Whether near copies are kept, too."""
+        self.bound = client_cache or BOUND
+        """Seconds within which a server must have answered, if its silence is to mean that nothing
+        has changed."""
         self._loop = asyncio.get_running_loop()
         self._context = Context()  # that of no request
         self._watched: dict[str, dict[object, Notify]] = {}
         self._unread: dict[str, None] = {}
         self._failed = False  # whether the last read did
-        self._reading: asyncio.Handle | None = None
+        self._reading: asyncio.TimerHandle | None = None
+        self._silent = weakref.WeakSet[object]()  # the servers that can't tell
         self._polling: asyncio.TimerHandle | None = None
 
     def __bool__(self) -> bool:
@@ -72,16 +81,22 @@ class Watching:
         if self._unread and (self._reading is None or not self._failed):
             self._read_at(0)
 
-    def poll(self) -> None:
-        """Read all keys from time to time, since a server can't tell which of them change."""
+    def poll(self, server: object) -> None:
+        """Read all keys from time to time, since this server can't tell which of them change."""
+        self._silent.add(server)
         if self._polling is None:
             self._polling = self._later(POLL, Watching._poll)
 
+    def stop_polling(self, server: object) -> None:
+        """Rely on this server's notices."""
+        self._silent.discard(server)
+
     def _poll(self) -> None:
         self._polling = None
-        if self._watched:
+        if self._silent and self._watched:
             self.read(None)
-            self.poll()
+        if self._silent:
+            self._polling = self._later(POLL, Watching._poll)
 
     def _read_at(self, seconds: float) -> None:
         if self._reading is not None:
@@ -112,7 +127,7 @@ class Watching:
                 self._failed = True
                 self._unread[key] = None
                 if self._reading is None:
-                    self._read_at(self._pause)
+                    self._read_at(self.bound / 3)
             return
         value = future.result()
         if self._failed:
