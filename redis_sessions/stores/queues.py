@@ -40,7 +40,7 @@ class ItemQueue(Generic[Item, Reply]):
 
     __slots__ = (
         *("_bytes", "_commands", "_futures", "_health", "_items", "_loop", "_patience", "_probes"),
-        *("_read", "_sender", "_since", "_sizes", "reply_size"),
+        *("_read", "_sender", "_since", "reply_size"),
     )
 
     def __init__(
@@ -57,10 +57,9 @@ class ItemQueue(Generic[Item, Reply]):
         self._health = health
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        # Of those that wait: the items, the futures of their replies, their bytes, and since when.
+        # Of those that wait: the items, the futures of their replies, and since when.
         self._items: list[Item] = []
         self._futures: list[asyncio.Future[Reply]] = []
-        self._sizes: list[int] = []
         self._since: list[float] = []
         self._bytes = 0
         self._probes = False  # whether it is an item of this queue that finds out
@@ -88,7 +87,6 @@ class ItemQueue(Generic[Item, Reply]):
         self._bytes += size
         self._items.append(item)
         self._futures.append(future)
-        self._sizes.append(size)
         self._since.append(loop.time())
         self._sender.wake()
         return future
@@ -119,25 +117,21 @@ class ItemQueue(Generic[Item, Reply]):
         return None
 
     def _fitting(self) -> int:
-        """How many of the items that wait fit into one batch."""
-        count = min(len(self._items), MAX_ITEMS)
-        if self._bytes + count * self.reply_size <= MAX_BYTES:
-            return count
-        total = 0
-        for fitting, size in enumerate(self._sizes[:count]):
-            if total >= MAX_BYTES:
-                return fitting
-            total += size + self.reply_size
-        return count
+        """How many of the items that wait fit into one batch, at least one."""
+        waiting = len(self._items)
+        total = self._bytes + waiting * self.reply_size
+        count = waiting if total <= MAX_BYTES else max(1, waiting * MAX_BYTES // total)
+        return min(count, MAX_ITEMS)
 
     def _remove(self, count: int) -> None:
-        if count == len(self._items):
+        waiting = len(self._items)
+        if count == waiting:
             self._bytes = 0
-            self._items, self._futures, self._sizes, self._since = [], [], [], []
+            self._items, self._futures, self._since = [], [], []
         else:
-            self._bytes -= sum(self._sizes[:count])
-            for waiting in (self._items, self._futures, self._sizes, self._since):
-                del waiting[:count]
+            self._bytes -= self._bytes * count // waiting  # roughly
+            for each in (self._items, self._futures, self._since):
+                del each[:count]
 
     def fail(self, error: BaseException) -> None:
         """Let all that wait fail."""
