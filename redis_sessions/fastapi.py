@@ -16,7 +16,7 @@ from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
-from redis_sessions.errors import ConfigurationError
+from redis_sessions.errors import ConfigurationError, SessionGoneError
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.middleware import active_session
 from redis_sessions.session.session import Session
@@ -79,32 +79,51 @@ class SessionSecurity:
 
         @stripped
         async def principal(session: Annotated[Session, Depends(session)]) -> str:
-            if (found := session.principal) is None:
-                raise HTTPException(401, "Not signed in", {"WWW-Authenticate": "Session"})
-            return found
+            return _principal_of(session)
+
+        @stripped
+        async def asked(
+            connection: HTTPConnection, session: Annotated[Session, Depends(session)]
+        ) -> Session:
+            try:
+                await active_session(connection, key).ask_store()
+            except SessionGoneError as exc:
+                raise _not_signed_in() from exc
+            return session
 
         self.session, self.manager, self.principal = session, manager, principal
+        self._asked = asked
 
     def fresh(self, within: Duration) -> Callable[..., Awaitable[str]]:
         """A dependency for step-up authentication: the principal, who signed in recently.
 
         If they signed in longer ago than `within`, the answer is 401, with the `WWW-Authenticate`
-        of RFC 9470. `session.sign_in()` or `session.authenticated()` begins the time anew.
+        of RFC 9470. `session.sign_in()` or `session.authenticated()` begins the time anew. What is
+        stored decides: a session that comes from a near copy is refreshed first.
         """
         limit = seconds(within, "within")
         challenge = f'Session error="insufficient_user_authentication", max_age={limit}'
 
         async def fresh(
             manager: Annotated[SessionManager, Depends(self.manager)],
-            session: Annotated[Session, Depends(self.session)],
-            principal: Annotated[str, Depends(self.principal)],
+            session: Annotated[Session, Depends(self._asked)],
         ) -> str:
-            since = session.authenticated_at
+            principal, since = _principal_of(session), session.authenticated_at
             if since is None or backend_of(manager).clock() - since.timestamp() > limit:
                 raise HTTPException(401, "Sign in again", {"WWW-Authenticate": challenge})
             return principal
 
         return fresh
+
+
+def _principal_of(session: Session) -> str:
+    if (found := session.principal) is None:
+        raise _not_signed_in()
+    return found
+
+
+def _not_signed_in() -> HTTPException:
+    return HTTPException(401, "Not signed in", {"WWW-Authenticate": "Session"})
 
 
 def session_security(*, cookie: str | None = None, header: str | None = None) -> SessionSecurity:

@@ -19,15 +19,14 @@ from redis_sessions.http.connection import (
     SCOPE_KEY,
     Connection,
     Connections,
-    restore,
-    send_outside,
     with_innermost,
 )
 from redis_sessions.http.lifespan import fail_start, run_lifespan
 from redis_sessions.http.realms import warn_of_side_by_side
+from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport, Transports
-from redis_sessions.lifecycle.loading import reads_replicas
+from redis_sessions.lifecycle.copies import reads_replicas
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.keywords import COOKIES, suggesting
@@ -129,6 +128,10 @@ class SessionMiddleware:
             transports = _transports(transport, cookie)
             only = transports.all[0] if len(transports.all) == 1 else None
             backend = backend_of(self.manager)
+            # A manager with a load() of its own wants to be called for each session.
+            loads = getattr(self.manager.load, "__func__", None) is SessionManager.load
+            copies = backend.copies if loads else None
+            replicas = reads_replicas(backend)
             self._setup = Setup(
                 manager=self.manager,
                 backend=backend,
@@ -140,7 +143,9 @@ class SessionMiddleware:
                 on_unavailable=_choice(on_unavailable),
                 binding=bind_to(binding),
                 lazy=lazy,
-                hints=reads_replicas(backend)
+                replicas=replicas,
+                copies=copies,
+                hints=(replicas or copies is not None)
                 and any(isinstance(each, CookieTransport) for each in transports.all),
             )
         except ConfigurationError as exc:
@@ -182,7 +187,7 @@ class SessionMiddleware:
                 on_send, fail = partial(websocket.on_send, connection), websocket.fail
             if self._setup.lazy and connection.tokens:
                 connection.load_later()
-            else:
+            elif self._setup.copies is None or not connection.load_near():
                 await connection.load()
             session, before = connection.session, scope.get("session")
             connection.enter(outer, before)

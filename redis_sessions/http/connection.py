@@ -7,7 +7,6 @@ session. An event stream's start isn't held, since its body may begin much later
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from functools import partial
 from typing import Any, Final
 
 from starlette.requests import HTTPConnection
@@ -21,12 +20,13 @@ from redis_sessions.errors import (
     StoreUnavailableError,
 )
 from redis_sessions.events import logger
+from redis_sessions.http import copies
 from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
-from redis_sessions.http.replaced import carry_out_replacement
+from redis_sessions.http.replaced import carry_out_replacement, send_outside
 from redis_sessions.http.setup import Setup
-from redis_sessions.http.transports import CookieTransport, Transport
+from redis_sessions.http.transports import Transport
 from redis_sessions.lifecycle import loading
 from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.lifecycle.pending import is_unchanged
@@ -36,7 +36,7 @@ from redis_sessions.session.session import Session, Unloaded, load_into, state_o
 from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound, Peer
 from redis_sessions.tracebacks import strip
 
-__all__ = ["SCOPE_KEY", "Connection", "Connections", "restore", "send_outside", "with_innermost"]
+__all__ = ["SCOPE_KEY", "Connection", "Connections", "with_innermost"]
 
 SCOPE_KEY: Final = "redis_sessions"
 
@@ -53,7 +53,9 @@ class Connection:
     over = False
     """Whether the request is over."""
     stored_before: Stored | None = None
-    """The record when the request began. It is noted only if replicas are read."""
+    """The record when the request began. It is noted only if copies are read."""
+    near = False
+    """Whether the session comes from a near copy."""
 
     # The response.
     response_start = "http.response.start"
@@ -91,21 +93,48 @@ class Connection:
     async def load(self) -> None:
         """Load the session, unless it is loaded. A store that is away raises nothing here."""
         setup, session = self.setup, self._session()
-        load = self._replica_loader() if setup.hints else setup.manager.load
+        if session is not None and (
+            not isinstance(session, Unloaded) or (setup.copies is not None and self.load_near())
+        ):
+            return
+        load: loading.Load = setup.manager.load
+        if setup.replicas:
+            load = copies.replica_loader(setup, self.scope, self.transport)
         try:
             if session is None:
                 bound = ANYWHERE if setup.binding is None else self._bound()
                 session = await load(self.tokens, bound=bound)
                 state_of(session).request.context = self
                 self.session = session
-            elif isinstance(session, Unloaded):
-                await loading.load_in_turn(session, load)
             else:
-                return
+                await loading.load_in_turn(session, load)
             if setup.hints:
                 self.stored_before = state_of(session).stored
         except StoreError as exc:
             self._go_on_without(exc)
+
+    def load_near(self) -> bool:
+        """Load the session from a near copy, without waiting. Returns whether there is one."""
+        session = self._session()
+        if session is not None and state_of(session).turn:  # another task is loading it
+            return False
+        loaded = copies.load_near(self.setup, self.scope, self.tokens, self.transport, self._bound)
+        if loaded is None:
+            return False
+        self.near = True
+        self.stored_before = state_of(loaded).stored
+        if session is None:
+            state_of(loaded).request.context = self
+            self.session = loaded
+        else:
+            loading.take_place(session, loaded)
+        return True
+
+    async def ask_store(self) -> None:
+        """Refresh the session if it comes from a near copy. Raises what `refresh()` raises."""
+        if self.near:
+            await self.session.refresh()
+            self.near = False
 
     def load_later(self) -> None:
         """Put a placeholder there. `load()` loads it, and so does its own `refresh()`."""
@@ -115,13 +144,6 @@ class Connection:
                 "`await get_session(request).refresh()` first"
             )
         )
-
-    def _replica_loader(self) -> loading.Load:
-        """The function to load with: from a replica, unless the session has changed just now."""
-        manager, cookie = self.setup.manager, self._hint_cookie()
-        if cookie is None or cookie.hinted(self.scope):
-            return manager.load
-        return partial(loading.load_from_replica, self.setup.backend, manager.load)
 
     def _session(self) -> Session | None:
         return getattr(self, "session", None)
@@ -301,10 +323,12 @@ class Connection:
             self._tell(answer, headers)
         if state.status is UNAVAILABLE:
             self._forbid_storing(headers)
-        if self.setup.hints and self._has_written(answer):
-            cookie = self._hint_cookie()
-            if cookie is not None:
-                headers.append(cookie.hint())
+        if (
+            self.setup.hints
+            and state.stored is not self.stored_before
+            and answer.outcome is not Outcome.TOUCH
+        ):
+            copies.hint(self.stored_before, state.stored, self.transport, headers)
         return {**held, "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
@@ -321,12 +345,6 @@ class Connection:
         if forbid_storing(headers):
             self.setup.backend.report("cache_control_replaced")
 
-    def _has_written(self, answer: Answer) -> bool:
-        """Whether a replica that lags would show this browser an older session."""
-        stored = state_of(self.session).stored
-        new = stored is not None and stored is not self.stored_before
-        return new and answer.outcome is not Outcome.TOUCH
-
     @property
     def transport(self) -> Transport:
         """The transport that answers.
@@ -339,11 +357,6 @@ class Connection:
         session = self._session()
         opened = () if session is None else state_of(session).request.tokens
         return self.setup.transports.answering(self.scope, opened or self.tokens)
-
-    def _hint_cookie(self) -> CookieTransport | None:
-        """The transport with the cookie that says "changed just now". None: there is none."""
-        transport = self.transport if self.setup.hints else None
-        return transport if isinstance(transport, CookieTransport) else None
 
     def _warn_if_insecure(self) -> None:
         if self.transport.secure and self.scope.get("scheme") in ("http", "ws"):
@@ -364,28 +377,3 @@ def with_innermost(outer: Connections, innermost: Connection) -> Connections:
     """The outer ones, and another one inside of them. It replaces those with the same keys."""
     inner = dict.fromkeys(innermost.setup.transports.keys, innermost)
     return {**{k: other for k, other in outer.items() if k not in inner}, **inner}
-
-
-def send_outside(scope: Scope, before: Any, send: Send) -> Send:
-    """A `send` through which another session middleware around ours finds its own session.
-
-    Both use `scope["session"]`. So its session is there while a message passes through it.
-    """
-
-    async def send_with_theirs(message: Message) -> None:
-        inside = scope.get("session")
-        restore(scope, before)
-        try:
-            await send(message)
-        finally:
-            restore(scope, inside)
-
-    return send_with_theirs
-
-
-def restore(scope: Scope, session: Any) -> None:
-    """Put another middleware's session back, or none."""
-    if session is None:
-        scope.pop("session", None)
-    else:
-        scope["session"] = session

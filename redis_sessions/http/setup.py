@@ -16,6 +16,7 @@ from redis_sessions.http.realms import same_records
 from redis_sessions.http.transports import Transport, Transports
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.stores.protocols import NearCopies
 
 __all__ = ["OnUnavailable", "Setup"]
 
@@ -43,8 +44,12 @@ class Setup:
     on_unavailable: OnUnavailable
     binding: Binding | None
     lazy: bool
+    replicas: bool
+    """Whether replicas are read."""
+    copies: NearCopies | None
+    """The store, if sessions are taken from its near copies."""
     hints: bool
-    """Whether replicas are read, and a cookie says "changed just now" to have the primary read."""
+    """Whether there are any copies, and a cookie says "changed just now" to have them passed by."""
 
     def is_same_as(self, outer: Setup) -> bool:
         """Whether the middleware around this one is the same, so that this one has nothing to do.

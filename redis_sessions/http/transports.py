@@ -126,7 +126,8 @@ class CookieTransport:
         flags += "; partitioned" if partitioned else ""
         self._flags = flags
         self._find = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)").findall
-        self._find_hint = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}{_HINT}=").search
+        self._hint = f"{name}{_HINT}=".encode()
+        self._find_hint = re.compile(rb"(?:^|;)[ \t]*" + re.escape(self._hint)).search
 
     @property
     def key(self) -> tuple[str, str]:
@@ -154,8 +155,10 @@ class CookieTransport:
     def hinted(self, scope: Scope) -> bool:
         """Whether this browser has changed its session just now, and a replica may lag behind."""
         headers: list[RawHeader] = scope["headers"]
-        cookies = (value.decode("latin-1") for header, value in headers if header == b"cookie")
-        return any(self._find_hint(text) for text in cookies)
+        for header, value in headers:
+            if header == b"cookie" and self._hint in value:
+                return self._find_hint(value) is not None
+        return False
 
     def hint(self) -> RawHeader:
         """A short-lived cookie by which the browser says so: longer than a replica may lag."""

@@ -15,7 +15,7 @@ from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
-from redis_sessions.stores.protocols import Store, Timed
+from redis_sessions.stores.protocols import NearCopies, Store, Timed
 
 __all__ = ["Backend"]
 
@@ -51,6 +51,8 @@ class Backend:
         self.sealer = Sealer(keyring, store.prefix)
         self.reporter = Reporter(on_event)
         self.report = self.reporter.report
+        self.copies = store if isinstance(store, NearCopies) and store.client_cache > 0 else None
+        """The store, if it keeps near copies."""
         self.timer = time.monotonic if clock is None else clock
         """Seconds since some moment. It measures ages."""
         self.clock = _clock_of(store) if clock is None else clock

@@ -8,6 +8,7 @@ import msgspec
 
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.events import logger
+from redis_sessions.lifecycle.copies import keep_opened
 from redis_sessions.lifecycle.merging import CROSSING
 from redis_sessions.lifecycle.new_id import enter_again
 from redis_sessions.lifecycle.pending import PendingCommit
@@ -51,6 +52,7 @@ async def touch(pending: PendingCommit) -> Answer:
         new = writer.seal(at, seen_at=writer.now)
         if await writer.store(at.version, new) is Commit.STORED:
             state.stored, state.touch_at = new, new.touch_at
+            keep_opened(pending.backend, new, state.principal)
             pending.backend.report("touched", None, at.token.id)
             return _TOUCHED
     except StoreError as exc:
@@ -137,6 +139,7 @@ class _Change(msgspec.Struct, eq=False, gc=False):
         state = pending.state
         was, base = self.at.data, state.base
         state.remember(new)
+        keep_opened(pending.backend, new, state.principal)
         if self.newest is not self.at:
             pending.adopt(new.data, was, base)
             pending.backend.report("merged", None, self.token.id)

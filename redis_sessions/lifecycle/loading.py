@@ -20,18 +20,20 @@ from redis_sessions.session.state import (
 )
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import decode
-from redis_sessions.stores.protocols import ReplicaReads
 
 __all__ = [
     "MAX_TOKENS",
+    "Load",
     "Opened",
     "anonymous",
+    "belongs",
     "chosen",
-    "load_from_replica",
+    "live_session",
     "load_in_turn",
     "new",
     "opened",
-    "reads_replicas",
+    "stored_principal",
+    "take_place",
     "tokens_in",
     "unloaded",
     "unseal",
@@ -101,6 +103,11 @@ def opened(backend: Backend, token: SessionToken, sealed: bytes | None, bound: B
         if stored is Reject.TOMBSTONE:
             state.tombstone_of = token.id
         return new_session(data, state, backend.services)
+    return live_session(backend, stored, data, stored_principal(backend, data), request)
+
+
+def stored_principal(backend: Backend, data: dict[Any, Any]) -> str | None:
+    """Who is signed in by these data, which were stored."""
     try:
         principal = backend.principal.find(data)
     except ConfigurationError as exc:  # the next commit raises it, a read doesn't
@@ -108,6 +115,13 @@ def opened(backend: Backend, token: SessionToken, sealed: bytes | None, bound: B
         principal = None
     if principal is not None:
         backend.reporter.warned.add("principal")
+    return principal
+
+
+def live_session(
+    backend: Backend, stored: Stored, data: dict[Any, Any], principal: str | None, request: Request
+) -> Session:
+    """The session of a record that was opened."""
     state = State(
         LIVE,
         request,
@@ -133,7 +147,7 @@ def unseal(backend: Backend, token: SessionToken, sealed: bytes | None, bound: B
     if backend.clock() >= stored.ends:
         return Reject.EXPIRED, {}
     mark = stored.record.binding
-    if mark is not None and not _belongs(backend, mark, bound):
+    if mark is not None and not belongs(backend, mark, bound):
         if backend.policy.on_binding_mismatch == "reject":
             return Reject.BOUND, {}
         backend.report("bound_elsewhere", None, token.id)
@@ -180,45 +194,9 @@ def _status(backend: Backend, why: Reject, sealed: bytes) -> Status:
     return Status.ROTATED if why is Reject.SEAL and recent else Status.STALE
 
 
-def _belongs(backend: Backend, mark: bytes, bound: Bound) -> bool:
+def belongs(backend: Backend, mark: bytes, bound: Bound) -> bool:
     """Whether a request that is bound to this may open a session with this mark."""
     return bound is ANYWHERE or (isinstance(bound, str) and backend.keyring.bound(mark, bound))
-
-
-# -- from a replica
-
-
-def reads_replicas(backend: Backend) -> bool:
-    """Whether `load_from_replica` may save the primary a read."""
-    return isinstance(backend.store, ReplicaReads) and backend.store.reads_replicas
-
-
-async def load_from_replica(
-    backend: Backend, load: Load, texts: Sequence[str], *, bound: Bound = None
-) -> Session:
-    """Load from a replica, where what was stored in the last 5 seconds may be missing.
-
-    Only a live session is taken from there. Otherwise `load` asks the primary.
-    """
-    token = SessionToken.parse(texts[0]) if len(texts) == 1 else None
-    if token is not None and isinstance(backend.store, ReplicaReads):
-        copy = backend.store.load_from_replica(token.id)
-        try:
-            sealed = None if copy is None else await copy
-        except StoreError:
-            sealed = None
-        if sealed is not None and _fits(backend, token, sealed, bound):
-            return opened(backend, token, sealed, bound)
-    return await load(texts, bound=bound)
-
-
-def _fits(backend: Backend, token: SessionToken, sealed: bytes, bound: Bound) -> bool:
-    """Whether this token opens a live session in these bytes. Nothing is reported."""
-    stored = backend.sealer.open(token, sealed)
-    if not isinstance(stored, Stored) or backend.clock() >= stored.ends:
-        return False
-    mark = stored.record.binding
-    return mark is None or _belongs(backend, mark, bound)
 
 
 # -- what stands in for a session
@@ -265,8 +243,13 @@ async def _load_unloaded(session: Session, state: State, load: Load) -> None:
     except StoreError as exc:
         state.why, state.status = exc, Status.UNAVAILABLE
         raise
+    take_place(session, loaded)
+
+
+def take_place(session: Session, loaded: Session) -> None:
+    """Turn a placeholder into the session that was loaded for it."""
     fresh = state_of(loaded)
-    before, request = state.request, fresh.request
+    before, request = state_of(session).request, fresh.request
     request.context, request.late, request.began = before.context, before.late, before.began
     request.revocations = before.revocations
     load_into(session, loaded, fresh)

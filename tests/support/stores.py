@@ -1,4 +1,4 @@
-"""A store in memory that fails, waits or forgets when a test says so."""
+"""Stores in memory: one fails, waits or forgets when a test says so, and one keeps near copies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis_sessions import Commit, MemoryStore, StoreUnavailableError
-from redis_sessions.stores.protocols import Entered, Touched, Written
+from redis_sessions.session.record import is_record
+from redis_sessions.stores.protocols import STORED, Entered, NearCopy, Touched, Written
 
 
 class UnreliableStore(MemoryStore):
@@ -96,3 +97,49 @@ class UnreliableStore(MemoryStore):
         """Forget these indexes; without a name, all of them."""
         for key in keys or list(self._indexes):
             self._indexes.pop(key, None)
+
+
+class NearStore(MemoryStore):
+    """What one process has: records that others share, and near copies of what it read or wrote.
+
+    Nobody tells it of what other processes write. So its copies are as old as a test wants.
+    """
+
+    client_cache = 1.0
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.copies = dict[str, NearCopy]()
+        self.loads = 0
+
+    def beside(self) -> NearStore:
+        """Another process with the same records."""
+        other = NearStore(prefix=self.prefix, clock=self._clock)
+        other._records, other._indexes, other._lock = self._records, self._indexes, self._lock
+        return other
+
+    def near_copy(self, id: str) -> NearCopy | None:
+        return self.copies.get(id)
+
+    async def load(self, id: str) -> bytes | None:
+        self.loads += 1
+        found = await super().load(id)
+        self._keep(id, found, own=False)
+        return found
+
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
+        written = await super().commit(id, expected, value, ttl)
+        self._keep(id, value if written is STORED else None, own=True)
+        return written
+
+    async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
+        self.copies.pop(id, None)
+        return await super().end(id, tombstone, ttl)
+
+    def _keep(self, id: str, value: bytes | None, *, own: bool) -> None:
+        if is_record(value):
+            self.copies[id] = NearCopy(bytes(value or b""), own=own)
+        else:
+            self.copies.pop(id, None)

@@ -24,7 +24,7 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.fastapi import SessionDep
-from redis_sessions.lifecycle.loading import load_from_replica, reads_replicas
+from redis_sessions.lifecycle.copies import load_from_replica, reads_replicas
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session, topology

@@ -12,7 +12,7 @@ import pytest
 from redis_sessions import RedisStore, SessionManager
 from redis_sessions.connect.connector import connector_of
 from redis_sessions.connect.wire import Wire
-from redis_sessions.lifecycle.loading import load_from_replica
+from redis_sessions.lifecycle.copies import load_from_replica
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.stores import replicas as replicas_module
 from redis_sessions.stores.dialects import ONE_SERVER

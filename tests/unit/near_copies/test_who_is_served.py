@@ -1,0 +1,253 @@
+"""Which requests are served from a near copy, and which ask the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from starlette.types import Message, Receive, Scope, Send
+
+from redis_sessions import (
+    CookieTransport,
+    HeaderTransport,
+    Keyring,
+    Session,
+    SessionManager,
+    SessionMiddleware,
+    SessionToken,
+)
+from redis_sessions.fastapi import SessionDep, fresh
+from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.testing import Clock, store_session
+from tests.support.asgi import COOKIE, Reply, ask, cookie, scope_of
+from tests.support.stores import NearStore
+from tests.unit.near_copies.near import Processes, adding, hints
+from tests.unit.setting import KEY, START
+
+
+async def test_the_store_is_not_asked(at: Processes) -> None:
+    """A request is served from the copy, without a load."""
+    token = await at.begin(n=1)
+    assert await at.here.asked(at.here.visit(token)) == ({"n": 1}, 0)
+
+
+async def test_without_a_copy_the_store_is_asked(at: Processes) -> None:
+    """The first request asks the store, and the next one finds what it has read."""
+    token = await at.begin(n=1)
+    at.here.store.copies.clear()
+    assert await at.here.asked(at.here.visit(token)) == ({"n": 1}, 1)
+    assert await at.here.asked(at.here.visit(token)) == ({"n": 1}, 0)
+
+
+async def test_each_request_has_data_of_its_own(at: Processes) -> None:
+    """What a request changes in a nested value and doesn't store, no other request sees."""
+    token = await at.begin(cart=[1])
+
+    async def fails(session: Session) -> None:
+        session["cart"].append(2)
+        raise ValueError("says the test")
+
+    with pytest.raises(ValueError, match="says the test"):
+        await at.here.visit(token, fails)
+    assert await at.here.asked(at.here.visit(token)) == ({"cart": [1]}, 0)
+
+
+async def test_a_request_does_not_wait(at: Processes) -> None:
+    """A reader that is served from a copy never suspends: its coroutine ends at the first step."""
+    token = await at.begin(n=1)
+    sent = list[Message]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["session"] == {"n": 1}
+        await send(START)
+        await send({"type": "http.response.body"})
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    middleware = SessionMiddleware(app, manager=at.here.manager)
+    request = middleware(scope_of(headers=[(b"cookie", cookie(token))]), receive, send)
+    with pytest.raises(StopIteration):
+        request.__await__().send(None)
+    assert len(sent) == 2
+
+
+async def test_whoever_changes_a_session_is_hinted(at: Processes) -> None:
+    """A response that stored something has the cookie, and no other response has it."""
+    token = await at.begin(n=1)
+    _, reply = await at.here.visit(token, adding(n=2))
+    assert len(hints(reply)) == 1
+    _, reply = await at.here.visit(token)
+    assert hints(reply) == []
+
+
+async def test_a_hinted_browser_sees_what_it_stored(at: Processes) -> None:
+    """After its change in another process, a browser isn't served from an older copy."""
+    token = await at.begin(n=1)
+    await at.there.visit(token, adding(n=2))
+    assert await at.here.asked(at.here.visit(token)) == ({"n": 1}, 0)  # the copy is old
+    assert await at.here.asked(at.here.visit(token, hinted=True)) == ({"n": 2}, 1)
+
+
+async def test_a_hinted_browser_and_a_copy_of_our_own(at: Processes) -> None:
+    """What this process has stored itself also serves a browser with the hint."""
+    token = await at.begin(n=1)
+    await at.here.visit(token, adding(n=2))
+    assert await at.here.asked(at.here.visit(token, hinted=True)) == ({"n": 2}, 0)
+
+
+async def test_clients_with_headers_ask_the_store(at: Processes) -> None:
+    """A token in a header is never served from a copy, since such a client has no hint."""
+    token = await at.begin(n=1)
+    seen = list[Any]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(dict(scope["session"]))
+        await send(START)
+        await send({"type": "http.response.body"})
+
+    async def visit(header: tuple[bytes, bytes], *transports: Any) -> int:
+        middleware = SessionMiddleware(app, manager=at.here.manager, transport=[*transports])
+        before = at.here.store.loads
+        (await ask(middleware, [header])).checked()
+        return at.here.store.loads - before
+
+    header, cookies = HeaderTransport(), CookieTransport()
+    in_header = (b"x-session-token", token.encode())
+    assert await visit(in_header, header) == 1
+    assert await visit(in_header, cookies, header) == 1
+    assert await visit((b"cookie", cookie(token)), cookies, header) == 0
+    assert seen == [{"n": 1}] * 3
+
+
+async def test_several_cookies_ask_the_store(at: Processes) -> None:
+    """With two tokens nobody knows which is meant, so both are asked for."""
+    first, second = await at.begin(n=1), await at.begin(n=2)
+    text = f"{first}; {COOKIE}={second}"
+    assert await at.here.asked(at.here.visit(text)) == ({}, 2)
+
+
+async def test_refresh_and_update_and_exclusive_ask_the_store(at: Processes) -> None:
+    """What wants the newest data gets them, although the session came from an old copy."""
+    manager, store = at.here.manager, at.here.store
+
+    def count(data: dict[str, Any]) -> int:
+        data["n"] += 1
+        return int(data["n"])
+
+    async def refreshed(session: Session) -> int:
+        await session.refresh()
+        return int(session["n"])
+
+    async def updated(session: Session) -> int:
+        return await manager.update(session, count)
+
+    async def exclusive(session: Session) -> int:
+        async with session.exclusive():
+            session["n"] += 1
+        return int(session["n"])
+
+    for act, result in ((refreshed, 10), (updated, 11), (exclusive, 11)):
+        token = await at.begin(n=1)
+        old = store.copies[token[:20]]
+        await at.there.visit(token, adding(n=10))
+        assert store.copies[token[:20]] is old
+        assert (await at.here.visit(token, act))[0] == result
+
+
+async def test_refresh_loads_what_is_not_loaded(at: Processes) -> None:
+    """With lazy=True, `refresh()` asks the store, and a dependency is served from the copy."""
+    token = await at.begin(n=1)
+
+    async def act(session: Session) -> dict[str, Any]:
+        await session.refresh()
+        return dict(session)
+
+    assert await at.here.asked(at.here.visit(token, act, lazy=True)) == ({"n": 1}, 1)
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=at.here.manager, lazy=True)
+
+    @app.get("/")
+    async def read(session: SessionDep) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction] - a route
+        return dict(session)
+
+    loads = at.here.store.loads
+    assert (await ask(app, [(b"cookie", cookie(token))])).checked().body == b'{"n":1}'
+    assert at.here.store.loads == loads
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+async def test_fresh_asks_the_store(at: Processes, lazy: bool) -> None:
+    """A step-up isn't judged by a copy: whoever signed out elsewhere gets 401, and not 200."""
+    token = await at.begin(user_id="alice")
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=at.here.manager, lazy=lazy)
+
+    @app.get("/")
+    async def pay(user: Annotated[str, Depends(fresh(within=300))]) -> str:  # pyright: ignore[reportUnusedFunction] - a route
+        return user
+
+    async def visit() -> Reply:
+        return (await ask(app, [(b"cookie", cookie(token))])).checked()
+
+    loads = at.here.store.loads
+    reply = await visit()
+    assert (reply.status, reply.body, hints(reply)) == (200, b'"alice"', [])
+    assert at.here.store.loads == loads + 1
+    at.here.store.copies[token[:20]].own = True
+    copy = at.here.store.copies[token[:20]]
+    await at.there.visit(token, Session.clear)
+    at.here.store.copies[token[:20]] = copy
+    assert (await visit()).status == 401
+
+
+async def test_a_token_with_another_secret_asks_the_store(at: Processes) -> None:
+    """Who knows the id alone isn't served from the copy, and it is reported as without copies."""
+    token = await at.begin(n=1)
+    forged = SessionToken.generate(token[:20]).value
+    assert await at.here.asked(at.here.visit(token)) == ({"n": 1}, 0)
+    assert await at.here.asked(at.here.visit(forged)) == ({}, 1)
+    assert [event.reason for event in at.here.events] == ["create", "authentication failed"]
+    assert await at.here.asked(at.here.visit(token)) == ({"n": 1}, 0)
+
+
+@pytest.mark.parametrize("text", ["", "ü" * 64, "x" * 64 + "y", "x" * 20])
+async def test_malformed_tokens_are_reported(at: Processes, text: str) -> None:
+    """What is no token is rejected as without copies, even if there is a copy of its first part."""
+    token = await at.begin(n=1)
+    copies = at.here.store.copies
+    copies[text[:20]] = copies[token[:20]]
+    assert await at.here.asked(at.here.visit(text)) == ({}, 0)
+    assert [event.reason for event in at.here.events] == ["create", "malformed token"]
+
+
+async def test_a_load_of_ones_own_is_called(at: Processes) -> None:
+    """A manager whose class has a `load` of its own is asked for each session."""
+    calls = list[Sequence[str]]()
+
+    class Own(SessionManager):
+        async def load(self, token: Any = None, **options: Any) -> Session:
+            calls.append(token)
+            return await super().load(token, **options)
+
+    store = NearStore(clock=at.clock)
+    at.here.manager, at.here.store = Own(store, Keyring(KEY), clock=at.clock), store
+    token = await store_session(at.here.manager, {"n": 1})
+    calls.clear()
+    assert await at.here.asked(at.here.visit(token)) == ({"n": 1}, 1)
+    assert calls == [[token]]
+
+
+async def test_a_store_without_copies() -> None:
+    """With `client_cache=0` no copy is looked for."""
+
+    class Off(NearStore):
+        client_cache = 0.0
+
+    manager = SessionManager(Off(), Keyring(KEY), clock=Clock())
+    assert backend_of(manager).copies is None
