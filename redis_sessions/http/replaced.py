@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, cast
 
-from starlette.types import Scope
+from starlette.types import Message, Scope, Send
 
 from redis_sessions.errors import SessionError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.session import Session
 
-__all__ = ["carry_out_replacement"]
+__all__ = ["carry_out_replacement", "restore", "send_outside"]
 
 _NOTHING: Final = object()
 
@@ -88,3 +88,28 @@ def _noted_by_litestar(scope: Scope) -> object:
     notes = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
     noted = notes.get("_ls_connection_state")
     return getattr(noted, "session_id", _NOTHING)
+
+
+def send_outside(scope: Scope, before: Any, send: Send) -> Send:
+    """A `send` through which another session middleware around ours finds its own session.
+
+    Both use `scope["session"]`. So its session is there while a message passes through it.
+    """
+
+    async def send_with_theirs(message: Message) -> None:
+        inside = scope.get("session")
+        restore(scope, before)
+        try:
+            await send(message)
+        finally:
+            restore(scope, inside)
+
+    return send_with_theirs
+
+
+def restore(scope: Scope, session: Any) -> None:
+    """Put another middleware's session back, or none."""
+    if session is None:
+        scope.pop("session", None)
+    else:
+        scope["session"] = session

@@ -43,6 +43,8 @@ class Setup:
     on_unavailable: OnUnavailable
     binding: Binding | None
     lazy: bool
+    end_sockets: bool
+    """Whether open WebSockets and event streams end when their session does."""
     hints: bool
     """Whether replicas are read, and a cookie says "changed just now" to have the primary read."""
 

@@ -270,3 +270,5 @@ async def _load_unloaded(session: Session, state: State, load: Load) -> None:
     request.context, request.late, request.began = before.context, before.late, before.began
     request.revocations = before.revocations
     load_into(session, loaded, fresh)
+    if request.late and request.context is not None:
+        request.context.loaded_late()
