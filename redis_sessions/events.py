@@ -32,6 +32,7 @@ class Event:
     - `refused`: a sign-in was, since all sessions of the principal were revoked meanwhile
     - `merged`: two requests changed a session at once, and both changes were stored
     - `dropped`: a change wasn't stored
+    - `disconnected`: an open WebSocket or event stream was ended, since its session has ended
     - `cache_control_replaced`: a response's `Cache-Control` would have let caches keep a token
     - `unavailable`: a request needed the store, which couldn't be used
 

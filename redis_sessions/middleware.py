@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from inspect import iscoroutinefunction
@@ -55,6 +56,7 @@ class SessionMiddleware:
     - `secret_key`: one key, `[new, old]`, or a `Keyring`
     - `manager`: a `SessionManager`, instead of the store, the key and all policy
     - `lazy=True`: a session is loaded only if `SessionDep` or `await session.refresh()` asks for it
+    - `end_sockets=False`: open WebSockets and event streams stay open when their session ends
     - `on_unavailable`: what a request gets while the store can't be used. `"error"`: 503 if it
       touches the session. `"anonymous"`: an empty session that can't be written. A callable
       chooses one of the two by the connection
@@ -102,6 +104,7 @@ class SessionMiddleware:
         on_event: EventHandler | None = None,
         prefix: str | None = None,
         lazy: bool = False,
+        end_sockets: bool = True,
         manager: SessionManager | None = None,
     ) -> None:
         self.app = app
@@ -145,6 +148,7 @@ class SessionMiddleware:
                 lazy=lazy,
                 replicas=replicas,
                 copies=copies,
+                end_sockets=end_sockets and backend.watchable is not None,
                 hints=(replicas or copies is not None)
                 and any(isinstance(each, CookieTransport) for each in transports.all),
             )
@@ -185,6 +189,7 @@ class SessionMiddleware:
                 connection.is_socket = True
                 connection.response_start = "websocket.http.response.start"
                 on_send, fail = partial(websocket.on_send, connection), websocket.fail
+                receive = partial(websocket.on_receive, connection, receive)
             if self._setup.lazy and connection.tokens:
                 connection.load_later()
             elif self._setup.copies is None or not connection.load_near():
@@ -198,6 +203,9 @@ class SessionMiddleware:
                 late = connection.failure is not None or not connection.started
                 if late or not connection.is_settled():
                     await response.finish(connection)
+            except asyncio.CancelledError:
+                if connection.live is None or not connection.live.absorbs():
+                    raise
             except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
                 strip(exc)  # what it answers may be logged later
                 try:
@@ -205,6 +213,8 @@ class SessionMiddleware:
                 finally:
                     scope["session"] = session  # error handlers around us may show a page with it
             finally:
+                if connection.live is not None:
+                    await connection.live.finish()
                 serving.set(around)
                 connection.leave()
                 # Otherwise the session stays there. A mounted application may have put one of its
@@ -246,9 +256,17 @@ class SessionMiddleware:
                 restore(scope, before)
 
 
-def get_session(connection: HTTPConnection) -> Session:
-    """The session of a request or WebSocket. For type checkers `request.session` is a dict."""
-    session = active_session(connection).session
+def get_session(connection: HTTPConnection, *, watch: bool = True) -> Session:
+    """The session of a request or WebSocket. For type checkers `request.session` is a dict.
+
+    `watch=False`: this WebSocket or event stream stays open when its session ends.
+    """
+    active = active_session(connection)
+    session = active.session
+    if not watch:
+        active.watches = False
+        if active.live is not None:
+            active.live.unwatch()
     if not isinstance(session, Unloaded):  # the handler may want to call refresh()
         session.mark_accessed()
     return session

@@ -6,7 +6,7 @@ session. An event stream's start isn't held, since its body may begin much later
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from starlette.requests import HTTPConnection
@@ -24,16 +24,18 @@ from redis_sessions.http import copies
 from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
+from redis_sessions.http.live import Live
 from redis_sessions.http.replaced import carry_out_replacement, send_outside
 from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import Transport
 from redis_sessions.lifecycle import loading
 from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.lifecycle.pending import is_unchanged
+from redis_sessions.session.context import Peer
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, Unloaded, load_into, state_of
-from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound, Peer
+from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound
 from redis_sessions.tracebacks import strip
 
 __all__ = ["SCOPE_KEY", "Connection", "Connections", "with_innermost"]
@@ -71,7 +73,11 @@ class Connection:
     failure: SessionError | None = None
     """The error of a commit that failed. The response fails, too."""
 
-    # A WebSocket.
+    # A WebSocket or an event stream.
+    live: Live | None = None
+    """What ends it when its session has ended, and `changes()` when it is over."""
+    watches = True
+    """Whether the application wants that its session's end ends it."""
     is_socket = False
     accepted = False
     closed = False
@@ -210,6 +216,28 @@ class Connection:
         self.raised = as_http(error)
         return self.raised
 
+    def until_over(self, stop: Callable[[], None]) -> Callable[[], None]:
+        """Have `stop` called when the client is gone, or the request is over."""
+        return self._opened().until_over(stop)
+
+    def loaded_late(self) -> None:
+        """Watch the session, which was loaded after the response had started (lazy=True)."""
+        if self.live is not None:
+            self.live.loaded()
+
+    def watch(self) -> None:
+        """End this WebSocket or event stream, which has begun, when its session ends."""
+        there = isinstance(self.session, Unloaded) or state_of(self.session).live is not None
+        if there and self.watches and self.setup.end_sockets:
+            live = self._opened()
+            self.send = live.on_send
+            live.begin()
+
+    def _opened(self) -> Live:
+        if self.live is None:
+            self.live = Live(self.setup.backend, self.session, self.send, self.is_socket)
+        return self.live
+
     # -- the scope
 
     def enter(self, outer: Connections | None, before: Any) -> None:
@@ -231,6 +259,8 @@ class Connection:
         """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
         self.over = True
         self.scope = _OVER
+        if self.live is not None:
+            self.live.stop()
         state_of(self.session).request.context = None
 
     # -- the commit
@@ -299,6 +329,7 @@ class Connection:
                     answer = NOTHING if self.is_settled() else await self.commit_before_start()
                     await self.send(self.start(held, answer))
                     if held is message:
+                        self.watch()
                         return
             await self.send(message)
         except BaseException as exc:

@@ -42,6 +42,8 @@ async def fail(connection: Connection, exc: Exception) -> None:
         # No data are stored any more, but a sign-out counts.
         if not isinstance(find_session_error(exc), StoreError):
             await connection.commit_failed()
+        if connection.live is not None and connection.live.is_cause_of(exc):
+            return
         raise exc
     await answer_error(connection, await commit_or_raise(connection, exc))
 

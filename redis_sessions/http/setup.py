@@ -48,6 +48,8 @@ class Setup:
     """Whether replicas are read."""
     copies: NearCopies | None
     """The store, if sessions are taken from its near copies."""
+    end_sockets: bool
+    """Whether open WebSockets and event streams end when their session does."""
     hints: bool
     """Whether there are any copies, and a cookie says "changed just now" to have them passed by."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from starlette.types import Message
+from starlette.types import Message, Receive
 from starlette.websockets import WebSocketDisconnect
 
 from redis_sessions.errors import (
@@ -22,13 +22,22 @@ from redis_sessions.http.response import answer_error, commit_or_raise
 from redis_sessions.session.session import state_of
 from redis_sessions.tracebacks import stripped
 
-__all__ = ["fail", "on_send"]
+__all__ = ["fail", "on_receive", "on_send"]
 
 _BUG: Final = 1011, "internal error"
 _CLOSE_CODES: Final = (
     ((StoreUnavailableError, ReplicationError, SessionConflictError), (1013, "try again")),
     ((SessionGoneError,), (1008, "the session has ended")),
 )
+
+
+async def on_receive(connection: Connection, receive: Receive) -> Message:
+    """What the application calls as its `receive`."""
+    live = connection.live
+    message = await (receive() if live is None else live.receive(receive))
+    if live is not None and message["type"] == "websocket.disconnect":
+        live.stop()
+    return message
 
 
 @stripped
@@ -50,7 +59,10 @@ async def on_send(connection: Connection, message: Message) -> None:
         answer = await connection.commit_before_start()
         connection.accepted = True
         message = connection.start(message, answer)
-    elif kind == "websocket.close" and connection.failure is None:
+        await connection.on_send(message)
+        connection.watch()
+        return
+    if kind == "websocket.close" and connection.failure is None:
         if not connection.started and connection.held is None:
             await _refuse(connection)
         connection.closed = True
@@ -97,6 +109,13 @@ async def fail(connection: Connection, exc: Exception) -> None:
         await connection.commit(connection.status)
     if not isinstance(failure, StoreError):
         await connection.commit_failed()
+    live = connection.live
+    if (
+        live is not None
+        and live.ended
+        and (isinstance(failure, SessionGoneError) or live.is_cause_of(exc))
+    ):
+        return
     if failure is None:
         raise exc
     logger.error("sessions: a WebSocket was closed: %s", failure)

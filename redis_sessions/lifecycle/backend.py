@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from redis_sessions.events import EventHandler, Reporter
@@ -15,11 +15,15 @@ from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
-from redis_sessions.stores.protocols import NearCopies, Store, Timed
+from redis_sessions.stores.protocols import NearCopies, Store, Timed, Watchable
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "Listener"]
 
 _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
+
+
+Listener = Callable[[Iterable[Any]], None]
+"""Is called with the names of keys."""
 
 
 class Backend:
@@ -59,6 +63,10 @@ class Backend:
         """Seconds since the epoch. By the store's clock all processes agree."""
         self.index = Index(store, keyring, self.timer)
         self.key_notes = KeyNotes(store, keyring, self.timer, self.reporter.warn_once)
+        self.watchable = store if isinstance(store, Watchable) else None
+        """The store, if it tells when stored bytes have changed."""
+        self.listening: dict[State, list[Listener]] = {}
+        """Who is told which keys of a session other requests have changed."""
 
     def now(self) -> int:
         """Whole seconds since the epoch."""

@@ -253,3 +253,5 @@ def take_place(session: Session, loaded: Session) -> None:
     request.context, request.late, request.began = before.context, before.late, before.began
     request.revocations = before.revocations
     load_into(session, loaded, fresh)
+    if request.late and request.context is not None:
+        request.context.loaded_late()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
 from redis_sessions.errors import SessionError, check_event_loop
 from redis_sessions.events import EventHandler
-from redis_sessions.lifecycle import commit, loading, merging, revocation
+from redis_sessions.lifecycle import commit, loading, merging, revocation, watching
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.exclusive import Exclusive
 from redis_sessions.lifecycle.revocation import AnyPrincipal, SessionInfo
@@ -104,6 +105,7 @@ class SessionManager:
             self._save,
             self._refresh,
             Exclusive(backend.store, self._refresh, self._save).hold,
+            partial(watching.changes, backend, self._refresh),
         )
 
     @property

@@ -5,7 +5,7 @@ It is merged by top-level keys. If two requests change the same key, the later c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from redis_sessions.errors import (
@@ -38,12 +38,14 @@ def adopt(
     data: bytes,
     was: bytes = EMPTY,
     base: bytes = EMPTY,
+    own: Collection[Any] = (),
 ) -> bytes:
     """Make the session's dict these data, keeping the objects whose values are the same.
 
     `encoded` is what it was, `was` what was stored, and `base` what it was compared with. The last
     two differ in each value that `get_as` has converted: the converted object is kept as long as
-    others leave the stored value as it was. Returns what the dict is from now on, encoded.
+    others leave the stored value as it was. `own` are the keys that no other request has changed.
+    Returns what the dict is from now on, encoded.
     """
     state = state_of(session)
     if data == encoded or state.wanted.cleared:  # cleared by another task since
@@ -64,6 +66,9 @@ def adopt(
     since = {key: value for key, value in here.items() if key not in mine}
     replace_data(session, {**adopted, **since})
     state.hold(came)
+    for listener in backend.listening.get(state, ()):
+        removed = (mine.keys() & here.keys()) - stored.keys()
+        listener((came.keys() | removed).difference(own))
     assigned = backend.values.keyed(dict.fromkeys(state.origins.assigned or ()))
     state.origins.assigned = assigned.keys() - came.keys()
     if not converted:
@@ -113,21 +118,24 @@ async def update(backend: Backend, session: Session, function: Callable[[dict[st
     if due and await writer.renew_entry() is None:
         raise SessionGoneError("the session was revoked")
     mine, base = state.changes(encoded), state.base
-    attempts = list[tuple[T, Stored]]()
+    attempts = list[tuple[T, Stored, Stored]]()
 
     def updated(newest: Stored) -> Value:
         result, data = _applied(backend, state, newest, function)
         seen_at = writer.now if due else newest.record.seen_at
         new = writer.seal(newest, data=data, seen_at=seen_at)
-        attempts.append((result, new))
+        attempts.append((result, newest, new))
         return new.sealed, backend.ttl(new)
 
     if await writer.compare_and_set(at, updated) is None:
         state.gone()
         raise SessionGoneError(GONE)
-    result, new = attempts[-1]
+    result, newest, new = attempts[-1]
     state.remember(new)
-    adopt(backend, session, encoded, values.apply(new.data, mine), at.data, base)
+    own: Collection[Any] = ()
+    if backend.listening:
+        own = values.changes(values.split(newest.data), values.split(new.data))
+    adopt(backend, session, encoded, values.apply(new.data, mine), at.data, base, own)
     raise_if_short(writer.shortfall)
     return result
 

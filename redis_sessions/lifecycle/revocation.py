@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -182,6 +182,20 @@ def _mine(backend: Backend, principal: str) -> list[str]:
 async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -> Written[int]:
     """End these ids. Returns how many sessions were stored."""
     own = _own(backend)
+    # Who is told of the end before this request has its answer waits for it.
+    ours = [state_of(own[id]) for id in ids if id in own and not state_of(own[id]).turn]
+    for state in ours:
+        state.begin_turn()
+    try:
+        return await _end_each(backend, ids, how, own)
+    finally:
+        for state in ours:
+            state.end_turn()
+
+
+async def _end_each(
+    backend: Backend, ids: Sequence[str], how: str, own: Mapping[str, Session]
+) -> Written[int]:
     told = {id for id, session in own.items() if not state_of(session).request.late}
     count, shortfall = 0, None
     for batch in _batches(ids):

@@ -17,9 +17,10 @@ from redis_sessions.errors import (
 from redis_sessions.events import logger
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import unseal
+from redis_sessions.session.context import Peer
 from redis_sessions.session.record import TOMBSTONE_TTL, Descriptor, Stored, tombstone
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import ANYWHERE, Peer, State
+from redis_sessions.session.state import ANYWHERE, State
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit, EntryStatus, Written
 from redis_sessions.tracebacks import no_fields, silent_repr

@@ -7,9 +7,9 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
-from redis_sessions.session.values import decode, reader
+from redis_sessions.session.values import Values, decode, reader
 
-__all__ = ["Principal", "PrincipalOption"]
+__all__ = ["Principal", "PrincipalOption", "remove"]
 
 # Types that come back from the store as they were.
 _PLAIN: Final = frozenset({str, int, type(None)})
@@ -135,3 +135,9 @@ class Principal:
             f"the principal (principal={self.option!r}) is a {kind}, which can't be compared "
             f"as a user's id: {advice}"
         )
+
+
+def remove(data: dict[Any, Any], key: str, values: Values) -> None:
+    """Remove each key that is stored as this one: an Enum member is stored as its value."""
+    for name in [name for name in data if name == key or values.stored_key(name) == key]:
+        del data[name]

@@ -20,7 +20,7 @@ from redis_sessions.errors import ConfigurationError, SessionEncodeError, Sessio
 from redis_sessions.session import values
 from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
-from redis_sessions.session.principal import Principal
+from redis_sessions.session.principal import Principal, remove
 from redis_sessions.session.state import Duration, State, Wanted, seconds
 from redis_sessions.session.values import Values
 from redis_sessions.tracebacks import strip, stripped
@@ -55,6 +55,7 @@ class Services:
     save: Callable[[Session], Awaitable[None]]
     refresh: Callable[[Session], Awaitable[None]]
     exclusive: Callable[[Session, float], AbstractAsyncContextManager[None]]
+    changes: Callable[[Session], AsyncGenerator[frozenset[str], None]]
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
         """Who is signed in by these data, as they would be stored."""
@@ -137,7 +138,7 @@ class Session(dict[str, Any]):
         except (ConfigurationError, SessionEncodeError):
             is_present = False
         if not is_present:
-            _remove(self, path[0])
+            remove(self, path[0], services.values)
         if is_anothers:
             replace_data(self, carry_over(self, state, services.values, path))
         if not is_present:
@@ -154,8 +155,8 @@ class Session(dict[str, Any]):
         keeps nothing. If the request brought several tokens, and each opened a session, all these
         sessions end. `ConfigurationError` if `principal=` is a callable.
         """
-        state = self._state
-        _remove(self, self._services.principal.path_for("sign_out")[0])
+        state, services = self._state, self._services
+        remove(self, services.principal.path_for("sign_out")[0], services.values)
         state.want(authenticated=False, cleared=state.wanted.cleared or bool(state.opened))
 
     def clear(self) -> None:
@@ -242,6 +243,15 @@ class Session(dict[str, Any]):
         """
         await self._awaited(self._services.refresh(self))
         self.mark_accessed()
+
+    @stripped
+    def changes(self) -> AsyncGenerator[frozenset[str], None]:
+        """After each change by other requests: refresh, and give the names of the changed keys.
+
+        Several changes at once come as one. It is over when the session has ended, or the client
+        has gone. Raises `StoreUnavailableError`.
+        """
+        return self._services.changes(self)
 
     @asynccontextmanager
     async def exclusive(self, *, timeout: float = 5) -> AsyncGenerator[None, None]:
@@ -351,7 +361,7 @@ class Unloaded(Session):
 
     # The methods and properties of Session.
     sign_in = sign_out = rotate = authenticated = expire_in = _refused
-    mark_accessed = mark_modified = get_as = save = exclusive = _refused
+    mark_accessed = mark_modified = get_as = save = exclusive = changes = _refused
     id = is_new = created_at = expires_at = authenticated_at = principal = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - each is one
 
 
@@ -384,13 +394,6 @@ def replace_data(session: Session, data: Mapping[str, Any]) -> None:
     """Set the data. Unlike `clear()`, this doesn't end the session."""
     dict.clear(session)
     dict.update(session, data)
-
-
-def _remove(session: Session, key: str) -> None:
-    """Remove each key that is stored as this one: an Enum member is stored as its value."""
-    stored_key = services_of(session).values.stored_key
-    for name in [name for name in session if name == key or stored_key(name) == key]:
-        del session[name]
 
 
 state_of: Final[Callable[[Session], State]] = attrgetter("_state")

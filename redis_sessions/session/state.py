@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn
 
 import msgspec
 from msgspec.structs import replace
 
 from redis_sessions.errors import ConfigurationError, SessionError, afresh
 from redis_sessions.session import values
+from redis_sessions.session.context import Peer, RequestContext
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.record import Stored
 from redis_sessions.session.values import EMPTY, Changes
@@ -30,9 +31,7 @@ __all__ = [
     "Duration",
     "Lifetime",
     "Origins",
-    "Peer",
     "Request",
-    "RequestContext",
     "Revoked",
     "State",
     "Status",
@@ -84,25 +83,6 @@ Bound = str | Literal[_Anywhere.ANYWHERE] | None
 
 `ANYWHERE`: the binding isn't checked.
 """
-
-
-class Peer(NamedTuple):
-    """The client of a request, as a list of sessions shows it."""
-
-    address: str | None = None
-    user_agent: str | None = None
-
-
-class RequestContext(Protocol):
-    """What a session asks of the connection that it serves."""
-
-    def peer(self) -> Peer:
-        """The client's address and user agent."""
-        ...
-
-    def as_seen(self, error: SessionError) -> SessionError:
-        """The error that the application gets in place of this one."""
-        ...
 
 
 Lifetime = tuple[int, bool | None]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil, inf
 from threading import Lock
 from typing import Final
@@ -76,6 +78,46 @@ class _Index:
         return EntryStatus.LIVE
 
 
+class _Watcher:
+    """Who is told what is stored under one id, by the event loop in which they asked."""
+
+    def __init__(
+        self, look: Callable[[], tuple[bytes | None, float]], notify: Callable[[bytes | None], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._look = look
+        self._notify = notify
+        self._due = False
+        self._over = False
+        self._expiry: asyncio.TimerHandle | None = None
+
+    def wake(self) -> bool:
+        """Have it look soon. Any thread may call this. False if nobody is there any more."""
+        if not self._due:
+            self._due = True
+            try:
+                self._loop.call_soon_threadsafe(self._tell)
+            except RuntimeError:  # the event loop is closed
+                return False
+        return not self._loop.is_closed()
+
+    def _tell(self) -> None:
+        self._due = False  # first, so that what changes from now on is told as well
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._over:
+            return
+        value, seconds = self._look()
+        if value is not None:
+            self._expiry = self._loop.call_later(seconds, self._tell)
+        self._notify(value)
+
+    def stop(self) -> None:
+        self._over = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+
 class MemoryStore:
     """A store in memory, shared by the threads and event loops of one process."""
 
@@ -86,6 +128,7 @@ class MemoryStore:
         self._records: dict[str, tuple[bytes, float]] = {}
         self._indexes: dict[str, _Index] = {}
         self._locks: dict[str, tuple[str, float]] = {}
+        self._watchers: dict[str, list[_Watcher]] = {}
         self._waiting = PerLoop(lambda: Locks(self._set_lock))
 
     # -- records
@@ -137,6 +180,36 @@ class MemoryStore:
             else:
                 self._locks.pop(id, None)
             return True
+
+    # -- who is told of changes
+
+    def watch(self, id: str, notify: Callable[[bytes | None], None]) -> Callable[[], None]:
+        watcher = _Watcher(partial(self._look, id), notify)
+        with self._lock:
+            self._watchers.setdefault(id, []).append(watcher)
+        watcher.wake()
+        return partial(self._unwatch, id, watcher)
+
+    def _unwatch(self, id: str, watcher: _Watcher) -> None:
+        watcher.stop()
+        with self._lock:
+            left = [each for each in self._watchers.pop(id, ()) if each is not watcher]
+            if left:
+                self._watchers[id] = left
+
+    def _look(self, id: str) -> tuple[bytes | None, float]:
+        """What is stored, and for how many seconds."""
+        with self._lock:
+            value, expires = self._records.get(id, (None, 0.0))
+            left = expires - self._clock()
+            return (value, left) if left > 0 else (None, 0.0)
+
+    def _changed(self, id: str) -> None:
+        """Tell those who watch this id."""
+        if id in self._watchers:
+            left = [watcher for watcher in self._watchers.pop(id) if watcher.wake()]
+            if left:
+                self._watchers[id] = left
 
     # -- indexes
 
@@ -254,13 +327,19 @@ class MemoryStore:
 
     def _get(self, id: str) -> bytes | None:
         value, expires = self._records.get(id, (None, 0.0))
-        return value if expires > self._clock() else None
+        if expires > self._clock():
+            return value
+        if value is not None:
+            del self._records[id]
+            self._changed(id)
+        return None
 
     def _put(self, id: str, value: bytes, ttl: int) -> None:
         self._sweep(_SWEEP)
         # What is written goes to the end, so that the sweep looks at what was written longest ago.
         self._records.pop(id, None)
         self._records[id] = (value, self._clock() + ttl / 1000)
+        self._changed(id)
 
     def _sweep(self, count: int) -> None:
         now = self._clock()
@@ -268,3 +347,5 @@ class MemoryStore:
             entry = self._records.pop(id)
             if entry[1] > now:
                 self._records[id] = entry
+            else:
+                self._changed(id)

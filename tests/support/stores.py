@@ -88,6 +88,7 @@ class UnreliableStore(MemoryStore):
     def lose_record(self, id: str) -> None:
         """Forget a session's record."""
         self._records.pop(id, None)
+        self._changed(id)
 
     def put_back(self, id: str, record: bytes, ttl: int) -> None:
         """Have a record again as it was before."""

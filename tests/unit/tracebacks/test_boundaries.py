@@ -16,7 +16,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
-from redis_sessions.session.session import services_of
+from redis_sessions.session.session import services_of, state_of
 from redis_sessions.stores.protocols import Store
 from redis_sessions.testing import store_session
 from tests.unit.tracebacks.shown import frames, ours
@@ -46,6 +46,19 @@ async def managed(manager: SessionManager, session: Session) -> None:
         pass
 
 
+async def changed(manager: SessionManager, session: Session) -> None:
+    store, stored = manager.store, state_of(session).stored
+    assert isinstance(store, Away)
+    assert stored is not None
+    store.away = False
+    other = await manager.load(stored.token.value)
+    other["more"] = 1
+    await manager.commit(other)
+    store.away = True
+    async for _ in session.changes():
+        pass
+
+
 def written(session: Session) -> Session:
     session["more"] = object
     return session
@@ -59,6 +72,7 @@ MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "commit": lambda manager, session: manager.commit(written(session)),
     "update": lambda manager, session: manager.update(session, len),
     "exclusive": managed,
+    "changes": changed,
     "sessions_of": lambda manager, _: manager.sessions_of("a"),
     "revoke": lambda manager, session: manager.revoke(str(session.id), principal="a"),
     "revoke_all": lambda manager, _: manager.revoke_all("a"),

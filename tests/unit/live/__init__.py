@@ -1,0 +1,1 @@
+"""Connections that stay open, and end with their session."""
