@@ -36,6 +36,7 @@ class Dialer:
         self.asks_sentinels = connector.asks_sentinels
         self.links: set[Link] = set()
         self._pool: ConnectionPool | None = None
+        self._pools: set[ConnectionPool] = set()  # that one, or none
         self._opening = asyncio.Lock()
         self._checked_at = float("-inf")
         self._check: asyncio.Task[None] | None = None
@@ -60,17 +61,23 @@ class Dialer:
             pool = self._pool
             if pool is None or self.connector.starts_server:
                 pool = self._pool = await self.connector.open()
+                self._pools.clear()
+                self._pools.add(pool)
             if self._closer is None:
-                self._closer = _close_with_loop(self.links)
+                self._closer = _close_with_loop(self.links, self._pools)
                 await anext(self._closer)
-        async with asyncio.timeout(seconds):
-            try:
-                return await self._connect(pool, owner)
-            except errors.ConnectionError as exc:
-                if type(exc) is not errors.ConnectionError:
-                    raise
-                # Once more: a server that has restarted may have refused only the first attempt.
-                return await self._connect(pool, owner)
+        try:
+            async with asyncio.timeout(seconds):
+                try:
+                    return await self._connect(pool, owner)
+                except errors.ConnectionError as exc:
+                    if type(exc) is not errors.ConnectionError:
+                        raise
+                    # Once more: a server that restarted may have refused only the first attempt.
+                    return await self._connect(pool, owner)
+        finally:
+            if pool is not self._pool:  # it was closed meanwhile
+                await Connector.close(pool)
 
     async def _connect(self, pool: ConnectionPool, owner: LinkOwner) -> Link:
         connection = cast("Any", pool).make_connection()
@@ -119,10 +126,12 @@ class Dialer:
         if self._check is not None and self._check is not asyncio.current_task():
             self._check.cancel()
             await asyncio.wait([self._check])  # it uses a connection to a Sentinel
-        pool, self._pool = self._pool, None
+        self._pool = None
+        pools = list(self._pools)
+        self._pools.clear()
         self.retire()
         await _closed(self.links, self.connector.timeout)
-        if pool is not None:
+        for pool in pools:
             await Connector.close(pool)
 
 
@@ -132,13 +141,15 @@ def _close_without_owner(links: set[Link], loop: asyncio.AbstractEventLoop, pid:
             loop.call_soon_threadsafe(link.retire)
 
 
-async def _close_with_loop(links: set[Link]) -> _Closer:
+async def _close_with_loop(links: set[Link], pools: set[ConnectionPool]) -> _Closer:
     try:
         yield
     finally:
         for link in list(links):
             link.retire()
         await _closed(links, 0)
+        for pool in list(pools):
+            await Connector.close(pool)  # the connections to Sentinels
 
 
 async def _closed(links: set[Link], patience: float) -> None:

@@ -124,6 +124,12 @@ class Sender:
             self._leave()
         self._closing = False
 
+    def leave(self, error: StoreError) -> None:
+        """Let all that waits or is under way fail at once: the server isn't used any more."""
+        self._fail_all(error)
+        if self.link is not None:
+            self.link.abandon(error)
+
     @property
     def _waits(self) -> bool:
         """Whether something is to be sent."""
@@ -257,7 +263,7 @@ class Sender:
             self.link = None
         if self.listener is not None:
             self.listener.on_lost(link)
-        if isinstance(error, TimeoutError):
+        if isinstance(error, (TimeoutError, StoreError)):
             self._fail_all(self._translate(error), parts)
             return
         now, failure = self._loop.time(), self._translate(error)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from redis_sessions import RedisStore, SessionManager
-from redis_sessions.connect.connector import connector_of
 from redis_sessions.connect.clock import ServerClock
+from redis_sessions.connect.connector import connector_of
 from redis_sessions.lifecycle.loading import load_from_replica
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.stores import replicas as replicas_module
