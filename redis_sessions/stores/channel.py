@@ -16,7 +16,7 @@ from redis_sessions.connect.failures import translate, unexpected_reply
 from redis_sessions.connect.nodes import NodeHealth
 from redis_sessions.connect.resp import Script
 from redis_sessions.connect.sender import Sender
-from redis_sessions.errors import StoreError
+from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import COMMIT, IndexCommand, Item, Write
 from redis_sessions.stores.dialects import ONE_SERVER, Dialect
 from redis_sessions.stores.durability import Durability
@@ -163,6 +163,12 @@ class Channel:
         """Send the repeats that are due, without anything else. What fails stays due."""
         with suppress(StoreError):
             await self.ask("PING")
+
+    def leave(self) -> None:
+        """Let all that waits or is under way fail at once, since other nodes serve it now."""
+        error = StoreUnavailableError(f"{self.connector.where} was left meanwhile")
+        for sender in self._senders:
+            sender.leave(error)
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
