@@ -145,6 +145,9 @@ class SessionMiddleware:
                 lazy=lazy,
                 replicas=replicas,
                 copies=copies,
+                read_with_hint=only.read_with_hint
+                if copies is not None and type(only) is CookieTransport
+                else None,
                 hints=(replicas or copies is not None)
                 and any(isinstance(each, CookieTransport) for each in transports.all),
             )

@@ -48,6 +48,9 @@ class Setup:
     """Whether replicas are read."""
     copies: NearCopies | None
     """The store, if sessions are taken from its near copies."""
+    read_with_hint: Callable[[Scope], tuple[list[str], bool]] | None
+    """As `read`, and whether the browser's hint is there. None: nobody needs that, or there are
+    several transports."""
     hints: bool
     """Whether there are any copies, and a cookie says "changed just now" to have them passed by."""
 
