@@ -16,7 +16,7 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import Load, belongs, live_session, opened, stored_principal
 from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Session
-from redis_sessions.session.state import Bound, Request
+from redis_sessions.session.state import Bound, Request, RequestContext
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import decode
 from redis_sessions.stores.protocols import NearCopy, ReplicaReads
@@ -37,27 +37,28 @@ class _Opened(msgspec.Struct, frozen=True, gc=False):
     principal: str | None
 
 
-def from_near_copy(backend: Backend, copy: NearCopy, text: str, bound: Bound) -> Session | None:
+def from_near_copy(
+    backend: Backend, copy: NearCopy, text: str, bound: Bound, context: RequestContext
+) -> Session | None:
     """The live session that this token opens in a near copy, or None. It waits for nothing."""
-    known = _opened(backend, copy, text)
-    if known is None or not _serves(backend, known.stored, bound):
-        return None
-    stored = known.stored
-    try:
-        data = decode(stored.data)
-    except ValueError:  # they could be decoded before, but not so deep in the stack
-        return None
-    return live_session(backend, stored, data, known.principal, Request(backend.timer(), bound))
-
-
-def _opened(backend: Backend, copy: NearCopy, text: str) -> _Opened | None:
-    """What this token opens in the bytes of the copy. It is kept there."""
     # A dict compares hashes first, which nobody outside can compute. So the time that this takes
     # tells nothing of the token by which the bytes were opened.
     kept: dict[str, _Opened] | None = copy.opened
     known = None if kept is None else kept.get(text)
-    if known is not None and known.sealer is backend.sealer:
-        return known
+    if known is None or known.sealer is not backend.sealer:
+        known = _opened(backend, copy, text)
+    if known is None or not _serves(backend, known.stored, bound):
+        return None
+    try:
+        data = decode(known.stored.data)
+    except ValueError:  # they could be decoded before, but not so deep in the stack
+        return None
+    request = Request(backend.timer(), bound, (), context)
+    return live_session(backend, known.stored, data, known.principal, request)
+
+
+def _opened(backend: Backend, copy: NearCopy, text: str) -> _Opened | None:
+    """What this token opens in the bytes of the copy. It is kept there."""
     token = SessionToken.parse(text)
     stored = None if token is None else backend.sealer.open(token, copy.value)
     if not isinstance(stored, Stored):
