@@ -155,7 +155,7 @@ async def _changes(
     try:
         while True:
             if told.keys:
-                keys, told.keys = frozenset(told.keys), set()
+                keys, told.keys = frozenset(told.keys), set[str]()
                 yield keys
             elif told.over:
                 return
