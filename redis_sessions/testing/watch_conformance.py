@@ -105,7 +105,11 @@ class WatchConformance:
         id, record = new_id(), new_record()
         told, by = Told(store, id), list[int]()
         await told.until(None)
-        stop = store.watch(id, lambda *_: by.append(threading.get_ident()))
+
+        def note(_: bytes | None) -> None:
+            by.append(threading.get_ident())
+
+        stop = store.watch(id, note)
 
         async def write() -> None:
             await store.commit(id, None, record, MINUTE)
