@@ -237,8 +237,6 @@ class Connection:
         """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
         self.over = True
         self.scope = _OVER
-        if self.live is not None:
-            self.live.stop()
         state_of(self.session).request.context = None
 
     # -- the commit

@@ -98,6 +98,8 @@ class Live:
     def until_over(self, stop: Callable[[], None]) -> Callable[[], None]:
         """Have `stop` called when it is over. What is returned undoes this."""
         self._stops.add(stop)
+        if self._over:
+            stop()
         return partial(self._stops.discard, stop)
 
     def stop(self) -> None:
