@@ -271,4 +271,4 @@ async def _load_unloaded(session: Session, state: State, load: Load) -> None:
     request.revocations = before.revocations
     load_into(session, loaded, fresh)
     if request.late and request.context is not None:
-        request.context.loaded_late()
+        request.context.opened().loaded()

@@ -191,6 +191,17 @@ async def test_it_is_cancelled(at: Live) -> None:
     assert at.manager._backend.listening == {}  # pyright: ignore[reportPrivateUsage] - nothing else shows it
 
 
+async def test_it_is_left(at: Live) -> None:
+    """By a `break`: nothing stays registered either."""
+    token, session = await begun(at)
+    await at.put(token, {"a": 2})
+    async for _ in session.changes():
+        break
+    async with asyncio.timeout(PATIENCE):
+        while at.watchers():  # noqa: ASYNC110 - the event loop closes what was left
+            await asyncio.sleep(0)
+
+
 async def test_the_store_is_away(at: Live) -> None:
     """The error is raised as by `refresh()`, and the iteration is over."""
     token, session = await begun(at)
