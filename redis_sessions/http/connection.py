@@ -6,7 +6,7 @@ session. An event stream's start isn't held, since its body may begin much later
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from starlette.requests import HTTPConnection
@@ -235,27 +235,19 @@ class Connection:
         self.raised = as_http(error)
         return self.raised
 
-    def until_over(self, stop: Callable[[], None]) -> Callable[[], None]:
-        """Have `stop` called when the client is gone, or the request is over."""
-        return self._opened().until_over(stop)
-
-    def loaded_late(self) -> None:
-        """Watch the session, which was loaded after the response had started (lazy=True)."""
-        if self.live is not None:
-            self.live.loaded()
+    def opened(self) -> Live:
+        """What ends this connection, or is told of its end."""
+        if self.live is None:
+            self.live = Live(self.setup.backend, self.session, self.send, self.is_socket)
+        return self.live
 
     def watch(self) -> None:
         """End this WebSocket or event stream, which has begun, when its session ends."""
         there = isinstance(self.session, Unloaded) or state_of(self.session).live is not None
         if there and self.watches and self.setup.end_sockets:
-            live = self._opened()
+            live = self.opened()
             self.send = live.on_send
             live.begin()
-
-    def _opened(self) -> Live:
-        if self.live is None:
-            self.live = Live(self.setup.backend, self.session, self.send, self.is_socket)
-        return self.live
 
     # -- the scope
 
@@ -278,8 +270,6 @@ class Connection:
         """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
         self.over = True
         self.scope = _OVER
-        if self.live is not None:
-            self.live.stop()
         state_of(self.session).request.context = None
 
     # -- the commit

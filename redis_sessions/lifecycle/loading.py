@@ -254,4 +254,4 @@ def take_place(session: Session, loaded: Session) -> None:
     request.revocations = before.revocations
     load_into(session, loaded, fresh)
     if request.late and request.context is not None:
-        request.context.loaded_late()
+        request.context.opened().loaded()

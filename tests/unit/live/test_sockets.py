@@ -188,7 +188,7 @@ async def test_it_is_switched_off(at: Live, how: str) -> None:
         await send(ACCEPT)
         if how == "route, after":
             get_session(HTTPConnection(scope), watch=False)
-        await send(await receive() | {"type": "websocket.send"})
+        await send({**await receive(), "type": "websocket.send"})
         await receive()
 
     async with opened(at.app(app, end_sockets=how != "middleware"), token) as socket:
