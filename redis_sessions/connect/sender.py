@@ -39,6 +39,10 @@ class PartQueue(Protocol):
         """
         ...
 
+    def wait_from(self, now: float) -> None:
+        """Have the time for which items may wait begin now."""
+        ...
+
     def fail(self, error: BaseException) -> None:
         """Let all that wait fail."""
         ...
@@ -176,8 +180,8 @@ class Sender:
                     part.on_failure(late(self._dialer.where, self._seconds))
         for queue in self.queues:
             while queue:
-                if (part := queue.next_part(now)) is not None:
-                    parts.append(part)
+                if (leaving := queue.next_part(now)) is not None:
+                    parts.append(leaving)
                     break
         for part in parts:
             part.attempts += 1
@@ -197,6 +201,9 @@ class Sender:
             if not isinstance(exc, Exception):
                 raise
         else:
+            if self._dialer.connector.starts_server:  # which takes longer than items may wait
+                for queue in self.queues:
+                    queue.wait_from(self._loop.time())
             self._leave()
         finally:
             self._opening = None
