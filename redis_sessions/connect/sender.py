@@ -39,6 +39,10 @@ class PartQueue(Protocol):
         """
         ...
 
+    def wait_from(self, now: float) -> None:
+        """Have the time for which items may wait begin now."""
+        ...
+
     def fail(self, error: BaseException) -> None:
         """Let all that wait fail."""
         ...
@@ -187,8 +191,8 @@ class Sender:
                     part.on_failure(late(self._dialer.where, self._seconds))
         for queue in self.queues:
             while queue:
-                if (batch := queue.next_part(now)) is not None:
-                    parts.append(batch)
+                if (leaving := queue.next_part(now)) is not None:
+                    parts.append(leaving)
                     break
         for part in parts:
             part.attempts += 1
@@ -208,6 +212,9 @@ class Sender:
             if not isinstance(exc, Exception):
                 raise
         else:
+            if self._dialer.connector.starts_server:  # which takes longer than items may wait
+                for queue in self.queues:
+                    queue.wait_from(self._loop.time())
             self._leave()
         finally:
             self._opening = None

@@ -14,9 +14,10 @@ import msgspec
 from redis_sessions.errors import StoreError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import Load, belongs, live_session, opened, stored_principal
+from redis_sessions.session.context import RequestContext
 from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Session
-from redis_sessions.session.state import Bound, Request, RequestContext
+from redis_sessions.session.state import Bound, Request
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import decode
 from redis_sessions.stores.protocols import NearCopy, ReplicaReads

@@ -139,6 +139,10 @@ class ItemQueue(Generic[Item, Reply]):
             for each in (self._items, self._futures, self._since):
                 del each[:count]
 
+    def wait_from(self, now: float) -> None:
+        """Have the time for which items may wait begin now."""
+        self._since = [now] * len(self._items)
+
     def fail(self, error: BaseException) -> None:
         """Let all that wait fail."""
         futures = self._futures
