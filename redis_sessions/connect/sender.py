@@ -109,23 +109,14 @@ class Sender:
         self.listener: LinkListener | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waking = False
-        self._alone = False  # whether a single item left the last time
         self._closing = False
         self._again: list[Part] = []
         self.errands = list(errands)
         self.queues: list[PartQueue] = []
 
     def wake(self) -> None:
-        """Let what waits leave at the end of this tick.
-
-        Where requests come one by one, there is nothing to wait for: it leaves at once.
-        """
-        if self._waking:
-            return
-        link = self.link
-        if self._alone and link is not None and not link.flights:
-            self._leave()
-        else:
+        """Let what waits leave at the end of this tick."""
+        if not self._waking:
             self._waking = True
             self._loop.call_soon(self._leave, context=self._context)
 
@@ -163,7 +154,6 @@ class Sender:
             if self._waits:
                 self._open_soon()
             return
-        self._alone = sum(map(len, self.queues)) == 1
         while len(link.flights) < self._max_flights:
             now = self._loop.time()
             parts = self._next_parts(now)
