@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, cast
 
-from benchmarks import driver, nodes, peers
+from benchmarks import driver, nodes, shop
 from benchmarks.arrivals import offer
 from benchmarks.driver import Progress
 from benchmarks.overhead import Size as Blocks
 from benchmarks.overhead import cell, running
-from benchmarks.peers import OURS, PEERS, missing
+from benchmarks.peers import OURS, PEERS, Peer, missing
 from benchmarks.redis_cost import copies
 from benchmarks.servers import Server, serving
 from benchmarks.workers import Site, site
@@ -51,7 +51,7 @@ QUICK = Size(
 )  # fmt: skip
 
 
-def chosen(size: Size) -> list[peers.Peer]:
+def chosen(size: Size) -> list[Peer]:
     return [PEERS[name] for name in size.peers if not missing(PEERS[name])]
 
 
@@ -100,7 +100,7 @@ def knee(rows: Sequence[Mapping[str, Any]], peer: str, workers: int) -> int:
 async def by_size(server: Server, size: Size, progress: Progress) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for extra in size.bytes:
-        peers.grow(max(0, extra - 150))
+        shop.grow(max(0, extra - 150))
         try:
             some = [peer for peer in chosen(size) if peer.baseline]
             async with running(some, {"redis": server}, LANES) as entrants:
@@ -109,7 +109,7 @@ async def by_size(server: Server, size: Size, progress: Progress) -> list[dict[s
                     rows += [{"size": extra, **row} for row in found]
                     progress(f"{extra:7} B {operation:7}" + _cpu(found))
         finally:
-            peers.grow(0)
+            shop.grow(0)
             server.client.flushall()
     return rows
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers import SECRET, Peer
+from benchmarks.peers import Peer
 from benchmarks.servers import free_port
+from benchmarks.shop import SECRET
 
 __all__ = ["Site", "site"]
 
