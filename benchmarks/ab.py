@@ -27,9 +27,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.driver import pinned, turns
+from benchmarks.markdown import markdown
 from benchmarks.servers import available, listening
 from benchmarks.shop import SECRET
-from benchmarks.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 # The library is imported first, from the checkout; the rest of it is found through the package.

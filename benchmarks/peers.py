@@ -23,6 +23,8 @@ from benchmarks.shop import (
     change,
     change_and_assign,
     cookie,
+    has_near_copies,
+    near_copies,
     nothing,
     ours,
     read,
@@ -34,6 +36,7 @@ from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.record import Sealer
 
 __all__ = [
+    "NEAR",
     "OURS",
     "OURS_CLUSTER",
     "PEERS",
@@ -48,6 +51,7 @@ __all__ = [
 CONNECTIONS = 2048
 OURS = "ours"
 OURS_CLUSTER = "ours-cluster"
+NEAR = "ours-near"
 
 
 def redis_client(url: str) -> Redis:
@@ -184,6 +188,8 @@ class Peer:
     """Whether a change of a nested value is noticed, without an assignment."""
     only: str = ""
     """The one benchmark that it is of interest to."""
+    near: bool = False
+    """Whether it keeps near copies."""
 
     def version(self) -> str:
         return f"{self.package} {version(self.package)}"
@@ -231,6 +237,13 @@ _ALL = [
     ),
     Peer(OURS, "redis-sessions", ours, package="redis-sessions"),
     Peer(
+        NEAR,
+        "redis-sessions, near copies",
+        near_copies,
+        package="redis-sessions",
+        near=True,
+    ),
+    Peer(
         "ours-first",
         "redis-sessions, first reads",
         ours_first,
@@ -258,6 +271,8 @@ PEERS: Mapping[str, Peer] = {peer.name: peer for peer in _ALL}
 
 def missing(peer: Peer) -> list[str]:
     """The modules that this peer needs and that aren't installed."""
+    if peer.near and not has_near_copies():  # goes once RedisStore has the option
+        return ["redis_sessions with client_cache="]
     return [name for name in peer.modules if find_spec(name) is None]
 
 
