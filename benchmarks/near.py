@@ -51,7 +51,7 @@ class Size:
 
 
 FULL = Size()
-QUICK = Size(workers=(1, 2), calls=(3,), browsers=2, seconds=0.05, clients=(1,), sessions=20)
+QUICK = Size(workers=(1, 2), calls=(3,), browsers=2, seconds=0.05, clients=(1,), sessions=500)
 
 
 def expected(workers: int, calls: int) -> float:
@@ -166,25 +166,40 @@ def hits(server: Server, size: Size, progress: Progress) -> list[dict[str, Any]]
 
 
 async def tracked(server: Server, size: Size, progress: Progress) -> list[dict[str, Any]]:
-    """Bytes of Redis' memory for a session of which so many processes have a copy."""
+    """Bytes of Redis' memory for a session of which so many processes have a copy.
+
+    The connections of these processes, and what Redis has for each of them, don't count.
+    """
     rows: list[dict[str, Any]] = []
     keyring = Keyring(SECRET)
     plain = SessionManager(RedisStore(server.url), keyring)
     tokens = [await store_session(plain, {"n": number}) for number in range(size.sessions)]
     managers: list[SessionManager] = []
-    before = int(server.info("memory")["used_memory"])
+    used = 0
     for clients in sorted(size.clients):
-        for _ in range(clients - len(managers)):
-            managers.append(SessionManager(RedisStore(near(server.url)), keyring))
-            for start in range(0, len(tokens), 64):
-                await asyncio.gather(*map(managers[-1].load, tokens[start : start + 64]))
-        used = int(server.info("memory")["used_memory"]) - before
+        new = [
+            SessionManager(RedisStore(near(server.url)), keyring)
+            for _ in range(clients - len(managers))
+        ]
+        managers += new
+        await _load_all(new, tokens[:64])
+        before = int(server.info("memory")["used_memory"])
+        await _load_all(new, tokens[64:])
+        used += int(server.info("memory")["used_memory"]) - before
         keys = int(server.info("stats")["tracking_total_keys"])
-        rows.append({"clients": clients, "keys": keys, "bytes_each": round(used / len(tokens), 1)})
+        rows.append(
+            {"clients": clients, "keys": keys, "bytes_each": round(used / (len(tokens) - 64), 1)}
+        )
         progress(f"{clients} processes have copies: {rows[-1]['bytes_each']} B for a session")
     for manager in [plain, *managers]:
         await manager.close()
     return rows
+
+
+async def _load_all(managers: Sequence[SessionManager], tokens: Sequence[str]) -> None:
+    for manager in managers:
+        for start in range(0, len(tokens), 64):
+            await asyncio.gather(*map(manager.load, tokens[start : start + 64]))
 
 
 def measure(size: Size = FULL, progress: Progress = print) -> dict[str, Any]:
