@@ -38,38 +38,40 @@ class Finding(NamedTuple):
     """One recorded ratio beside the one of this tree."""
 
     budget: Budget
-    recorded: float
+    recorded: float | None
     found: Ratio | None
 
     @property
     def word(self) -> str:
-        """`ok`, or why not. What couldn't be measured isn't worse."""
+        """`ok`, or why not. What couldn't be measured, or never was, isn't worse."""
         if self.found is None:
             return "not measured"
-        found = self._judged(self.found.value)
-        if found in FAILED and self._judged(self._better_half(self.found)) not in FAILED:
-            return "unsteady"
-        return found
+        if self.recorded is None:
+            return "not recorded"
+        found = self._judged(self.found.value, self.recorded)
+        half = self._judged(self._better_half(self.found), self.recorded)
+        return "unsteady" if found in FAILED and half not in FAILED else found
 
     @property
     def regressed(self) -> bool:
         return self.word in FAILED
 
     def line(self) -> str:
-        value = "missing" if self.found is None else f"{self.found.value:.3f}"
+        value = "-" if self.found is None else f"{self.found.value:.3f}"
+        recorded = "-" if self.recorded is None else f"{self.recorded:.3f}"
         sign = "≥" if self.budget.at_least else "≤"
-        steady = "" if self.found is None or self.found.steady else f" (±{self.found.spread:.0%})"
+        doubt = "" if self.found is None else self.found.doubt
         return (
-            f"{sign} {self.budget.limit:<6g} {self.recorded:9.3f} {value:>9} "
-            f"{self.budget.tolerance:>5.0%}  {self.word:15} {self.budget.text}{steady}"
+            f"{sign} {self.budget.limit:<6g} {recorded:>9} {value:>9} "
+            f"{self.budget.tolerance:>5.0%}  {self.word:15} {self.budget.text}{doubt}"
         )
 
-    def _judged(self, value: float) -> str:
+    def _judged(self, value: float, recorded: float) -> str:
         budget = self.budget
-        if budget.worse(value, self.recorded):
+        if budget.worse(value, recorded):
             return "WORSE"
         spare = value / (1 - STEADY) if budget.at_least else value / (1 + STEADY)
-        if not budget.met(spare) and budget.met(self.recorded):
+        if not budget.met(spare) and budget.met(recorded):
             return "OVER BUDGET"
         return "ok" if budget.met(value) else "ok, still over"
 
@@ -117,11 +119,11 @@ def values(measured: Figures) -> dict[str, Ratio]:
 
 
 def compare(recorded: Mapping[str, float], now: Mapping[str, Ratio]) -> list[Finding]:
-    """Each ratio that is recorded, with what it is now."""
+    """What is recorded of each budget, with what is measured now."""
     return [
-        Finding(budget, recorded[budget.name], now.get(budget.name))
+        Finding(budget, recorded.get(budget.name), now.get(budget.name))
         for budget in BUDGETS
-        if budget.checked and budget.name in recorded
+        if budget.checked
     ]
 
 

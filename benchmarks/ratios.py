@@ -47,11 +47,15 @@ class Ratio(NamedTuple):
     def steady(self) -> bool:
         return self.spread <= STEADY
 
-    def __str__(self) -> str:
-        shown = f"{self.value:.2f}"
+    @property
+    def doubt(self) -> str:
+        """What is written behind the ratio: by how much its halves differ, or nothing."""
         if self.steady:
-            return shown
-        return f"{shown} ±{self.spread:.0%}" if self.spread < inf else f"{shown} ±?"
+            return ""
+        return f" ±{self.spread:.0%}" if self.spread < inf else " ±?"
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}{self.doubt}"
 
 
 def ratio(ours: Rounds, theirs: Rounds) -> Ratio:

@@ -222,9 +222,7 @@ def budgets(figures: Figures) -> str:
     for budget in BUDGETS:
         found, word = verdict(budget, figures)
         sign = "≥" if budget.at_least else "≤"
-        shown = "-" if found is None else f"{found.value:.3g}"
-        if found is not None and not found.steady:
-            shown += f" ±{found.spread:.0%}"
+        shown = "-" if found is None else f"{found.value:.3g}{found.doubt}"
         if budget.name in MICROSECONDS and found is not None:
             shown += f" ({MICROSECONDS[budget.name](figures):.1f} µs)"
             word = word.partition(" (")[0]
