@@ -80,6 +80,7 @@ class Dialer:
                 await Connector.close(pool)
 
     async def _connect(self, pool: ConnectionPool, owner: LinkOwner) -> Link:
+        self._checked_at = asyncio.get_running_loop().time()  # the Sentinels are asked now
         connection = cast("Any", pool).make_connection()
         try:
             await connection.connect()
@@ -123,9 +124,11 @@ class Dialer:
 
     async def close(self) -> None:
         """Close all links as soon as nothing is under way. A later command opens again."""
-        if self._check is not None and self._check is not asyncio.current_task():
+        if self._check is not None:
+            # It uses a connection to a Sentinel: over TLS, to break it off would leave that open.
+            await asyncio.wait([self._check], timeout=self.connector.timeout)
             self._check.cancel()
-            await asyncio.wait([self._check])  # it uses a connection to a Sentinel
+            await asyncio.wait([self._check])
         self._pool = None
         pools = list(self._pools)
         self._pools.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
@@ -22,6 +22,10 @@ from tests.support.proxy import Proxy
 LONGEST: Final = 20.0
 """Seconds after which a reply counts as one that never comes."""
 AWAY: Final = "didn't answer|can't be reached"
+
+
+Commands = Callable[[Sequence[str]], list[Command]]
+Read = Callable[[Sequence[str], list[Any]], list[Any]]
 
 
 class Asking:
@@ -44,20 +48,20 @@ class Asking:
         self.sender = sender or Sender(self.dialer, seconds, scripts)
         self.health = health or Health()
         self.queue = ItemQueue[str, Any](
-            self.sender, self._commands, self._read, self.health, patience or seconds
+            self.sender,
+            lambda items: self.commands(items),  # noqa: PLW0108 - a test may replace it
+            lambda items, replies: self.read(items, replies),  # noqa: PLW0108 - as well
+            self.health,
+            patience or seconds,
         )
+        self.commands: Commands = self._commands
+        self.read: Read = lambda _, replies: list(map(_answer, replies))
         self.batches: list[list[str]] = []
         """What has left, or would have."""
 
     def _commands(self, items: Sequence[str]) -> list[Command]:
         self.batches.append(list(items))
         return [("NONE",) if item == "!" else ("ECHO", item) for item in items]
-
-    def _read(self, items: Sequence[str], replies: list[Any]) -> list[Any]:
-        return [
-            translate("server", reply) if isinstance(reply, RedisError) else reply
-            for reply in replies
-        ]
 
     def submit(self, *items: str, size: int = 1) -> list[asyncio.Future[Any]]:
         return [self.queue.submit(item, size) for item in items]
@@ -83,6 +87,10 @@ class Asking:
     async def close(self) -> None:
         await self.sender.close()
         await self.dialer.close()
+
+
+def _answer(reply: Any) -> Any:
+    return translate("server", reply) if isinstance(reply, RedisError) else reply
 
 
 async def answers(*futures: asyncio.Future[Any]) -> list[Any]:

@@ -92,14 +92,14 @@ async def test_an_error_is_one_items(at: Asking) -> None:
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_a_wrong_number_of_answers(at: Asking, count: int) -> None:
     """Which is whose isn't known: they are everybody's error, once."""
-    at.queue._read = lambda items, replies: ["?"] * count
+    read, at.read = at.read, lambda items, replies: ["?"] * count
     results = await at.replies("a", "b")
     assert [str(result) for result in results] == [f"{count} replies to 2 operations"] * 2
-    at.queue._read = at._read
+    at.read = read
     await at.assert_serves()
 
 
-@pytest.mark.parametrize("where", ["_commands", "_read"])
+@pytest.mark.parametrize("where", ["commands", "read"])
 async def test_what_isnt_a_stores_error(
     at: Asking, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +109,7 @@ async def test_what_isnt_a_stores_error(
         raise ValueError("a bug")
 
     with monkeypatch.context() as patched:
-        patched.setattr(at.queue, where, fail)
+        patched.setattr(at, where, fail)
         results = await at.replies("a", "b")
     assert [repr(result) for result in results] == ["ValueError('a bug')"] * 2
     await at.assert_serves()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 from redis_sessions import StoreUnavailableError
 from redis_sessions.connect.link import Link
+from redis_sessions.connect.resp import Command
 from redis_sessions.stores.commands import COMMIT
 from tests.integration.link.asking import LONGEST, Asking, answers, drop
 from tests.integration.wrong_servers import after_greeting, listening
@@ -42,7 +43,7 @@ class Scripted:
 
 
 @asynccontextmanager
-async def asking(server: Callable[[bytes], Any], seconds: float = 2.0) -> AsyncIterator[Asking]:
+async def asking(server: Callable[[bytes], Any], seconds: float = 2.0) -> AsyncGenerator[Asking]:
     async with listening(server) as port:
         at = Asking(f"redis://app:sesame@127.0.0.1:{port}/0", seconds=seconds)
         yield at
@@ -198,9 +199,9 @@ async def test_what_nobody_asked_for() -> None:
 async def test_replies_of_a_wrong_type(at: Asking, proxy: Proxy) -> None:
     """Whoever reads them says so; then the link is left."""
     protocol = StoreUnavailableError("no Redis", reason="protocol")
-    read, at.queue._read = at.queue._read, lambda items, replies: [protocol] * len(items)
+    read, at.read = at.read, lambda items, replies: [protocol] * 2
     assert await at.replies("a", "b") == [protocol] * 2
-    at.queue._read = read
+    at.read = read
     assert at.sender.link is None
     await at.assert_serves()
     assert proxy.connections == 2
@@ -213,11 +214,13 @@ async def test_a_script_that_isnt_known(start_server: StartServer) -> None:
     """It is loaded, and the command sent again; the others of the same flight aren't."""
     server = start_server()
     at = Asking(as_owner(server.url), scripts=[COMMIT])
-    at.queue._commands = lambda items: [
-        COMMIT.call([], ()) if item == "script" else ("INCR", item) for item in items
-    ]
+
+    def commands(items: Sequence[str]) -> list[Command]:
+        return [COMMIT.call([], ()) if item == "script" else ("INCR", item) for item in items]
+
+    at.commands = commands
     other = Asking(as_owner(server.url), sender=at.sender)
-    other.queue._commands = lambda items: [("INCR", item) for item in items]
+    other.commands = commands
     futures = [*at.submit("script"), *other.submit("a")]
     script, a = await answers(*futures)
     assert (script, a) == ([], 1)
