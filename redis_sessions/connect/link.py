@@ -103,7 +103,7 @@ class Link(asyncio.Protocol):
         """What is under way, the oldest first."""
         self.address = getattr(connection, "host", None), getattr(connection, "port", None)
         self.answered = float("-inf")
-        """When the latest flight was sent that has been answered, on `time.monotonic`."""
+        """When the latest flight was sent that has been answered."""
         self.lost = False
         self.retired = False
         """Whether it closes as soon as nothing is under way."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
-from time import monotonic
 from typing import Any, Final, Protocol
 
 from redis import exceptions as errors
@@ -153,8 +152,7 @@ class Sender:
             for errand in self.errands:
                 if errand.due:
                     parts[:0] = errand.next_parts()
-            # Not the loop's time, which uvloop reads once for each turn: near copies go by it.
-            link.send(parts, monotonic(), now + self._seconds)
+            link.send(parts, now, now + self._seconds)
 
     def _next_parts(self, now: float) -> list[Part]:
         parts: list[Part] = []

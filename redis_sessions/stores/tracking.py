@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
-from time import monotonic
 from typing import Any, Final
 
 from redis import exceptions as errors
@@ -67,6 +66,7 @@ class Tracking:
         self._watching = watching
         self._bound = bound = watching.bound
         self.copies = Copies() if watching.keeps_copies else None
+        self._loop = asyncio.get_running_loop()
         self._context = Context()  # that of no request
         self._heartbeats = ItemQueue[IndexCommand, None](
             sender, alone, self._read_roles, health, bound
@@ -74,7 +74,6 @@ class Tracking:
         self._asked: Link | None = None  # the link that was asked to track
         self._link: Link | None = None  # the link that does
         self._watches = False  # whether something that is watched was read over it
-        # These times are on `time.monotonic`. That of a loop may stand still as long as it is busy.
         self._proven = _NEVER  # all notices of before have been read
         self._used_at = _NEVER
         self._timer: asyncio.TimerHandle | None = None
@@ -94,7 +93,7 @@ class Tracking:
         copy = None if self.copies is None else self.copies.get(key)
         if copy is None:
             return None
-        now, link = monotonic(), self._link
+        now, link = self._loop.time(), self._link
         if now - self._proven > self._bound or link is None or link.retired:
             return None
         if self._dialer.asks_sentinels and self._dialer.is_elsewhere(link):
@@ -147,14 +146,14 @@ class Tracking:
     def note_changes(self, keys: Sequence[str]) -> None:
         """Note that this process has changed these keys, perhaps over another link."""
         if self.copies is not None and self._asked is not None:
-            now = monotonic()
+            now = self._loop.time()
             for key in keys:
                 self.copies.forget_at(key, now)
         self._watching.read(keys)
 
     def _use(self) -> None:
         """Note that something depends on the link's notices."""
-        self._used_at = monotonic()
+        self._used_at = self._loop.time()
         if self._timer is None:
             self._timer = call_later(self._bound / 3, self, Tracking._tick)
 
@@ -166,7 +165,7 @@ class Tracking:
         return (
             self._sender.link is not self._asked
             and (self.copies is not None or bool(self._watching))
-            and monotonic() >= self._retry_at
+            and self._loop.time() >= self._retry_at
         )
 
     def next_parts(self) -> Sequence[Tracking]:
@@ -196,7 +195,7 @@ class Tracking:
 
         What is sent at once leaves without the question, so that it isn't lost together with it.
         """
-        now = monotonic()
+        now = self._loop.time()
         if now > self._retry_at + _PAUSE:
             self._failures = 0  # the last failure was long ago
         self._failures += 1
@@ -273,8 +272,8 @@ class Tracking:
             self._leave_link()
             return
         if self._watches and self._watching:
-            self._used_at = monotonic()
-        elif monotonic() - self._used_at > _IDLE:
+            self._used_at = self._loop.time()
+        elif self._loop.time() - self._used_at > _IDLE:
             self._rest(link)
             return
         if self._beat is None or self._beat.done():

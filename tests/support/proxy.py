@@ -31,6 +31,8 @@ class Proxy:
         """How many have been accepted so far."""
         self.refused = 0
         """How many were closed for the word that it refuses."""
+        self.holds = 0
+        """How many connections it holds back now, for a word."""
         self._delay = 0.0
         self._held: dict[bytes, asyncio.Event] = {}
         self._stranded = set[asyncio.StreamWriter]()  # towards the server
@@ -158,7 +160,9 @@ class Proxy:
                 await asyncio.sleep(self._delay)
                 for word, released in list(self._held.items()):
                     if word in data:
+                        self.holds += 1
                         await released.wait()
+                        self.holds -= 1
                 await self._replies.wait()
                 writer.write(data)
                 await writer.drain()
