@@ -88,3 +88,13 @@ class Told:
             while self.values[-1:] != [value]:
                 self._news.clear()
                 await self._news.wait()
+
+
+def timers() -> list[Any]:
+    """What a store has the running loop call later."""
+    scheduled: list[Any] = vars(asyncio.get_running_loop())["_scheduled"]
+    return [
+        timer
+        for timer in scheduled
+        if not timer.cancelled() and timer._callback.__module__.startswith("redis_sessions.")
+    ]

@@ -19,17 +19,17 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Copies:
     return Copies()
 
 
-def put(all: Copies, key: str, size: int = 10, asked_at: float = 1.0) -> None:
-    all.put(key, NearCopy(bytes(size)), asked_at)
+def put(some: Copies, key: str, size: int = 10, asked_at: float = 1.0) -> None:
+    some.put(key, NearCopy(bytes(size)), asked_at)
 
 
-def there(all: Copies, *keys: str) -> list[str]:
-    return [key for key in keys if all.get(key) is not None]
+def there(some: Copies, *keys: str) -> list[str]:
+    return [key for key in keys if some.get(key) is not None]
 
 
-def counted(all: Copies) -> int:
+def counted(some: Copies) -> int:
     """The bytes that it believes to have."""
-    return cast("Any", all)._bytes
+    return cast("Any", some)._bytes
 
 
 def test_the_least_recently_used_goes(few: Copies) -> None:
