@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -65,8 +65,8 @@ class SlotMap(Generic[Node]):
     """The nodes of a Cluster and their slots.
 
     `new_node` makes a node for an address. `on_new_map` is called after each fetch, `on_removed`
-    with each node that has left the Cluster, and `on_moved` with all nodes if a slot has another
-    node than before.
+    with each node that has left the Cluster, and `on_moved` with all nodes and the slots that have
+    another node than before.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SlotMap(Generic[Node]):
         new_node: Callable[[Address], Node],
         on_new_map: Callable[[Sequence[Node]], None],
         on_removed: Callable[[Node], None],
-        on_moved: Callable[[Sequence[Node]], None],
+        on_moved: Callable[[Sequence[Node], Container[int]], None],
     ) -> None:
         self._connector = connector
         self._timeout = timeout
@@ -147,7 +147,7 @@ class SlotMap(Generic[Node]):
         """Give a slot to the node that MOVED names, and fetch the map for the others."""
         self.owners[slot] = named = self.named_by(redirection, by)
         named.node_health.note_map(known=True)
-        self._on_moved(list(self._nodes.values()))
+        self._on_moved(list(self._nodes.values()), (slot,))
         self.refresh()
 
     async def stop(self) -> None:
@@ -209,9 +209,11 @@ class SlotMap(Generic[Node]):
             raise StoreUnavailableError(
                 f"{asked.connector.where} knows of no slots that are served", reason="server"
             )
-        if self.owners != owners:
-            self._on_moved(list(self._nodes.values()))
+        pairs = zip(self.owners, owners, strict=True) if self.owners != owners else ()
+        moved = {slot for slot, (a, b) in enumerate(pairs) if a not in (None, b)}
         before, self.owners = set(self.owners), owners
+        if moved:
+            self._on_moved(list(self._nodes.values()), moved)
         kept = set(owners)
         for known in before | kept:
             if known is not None:

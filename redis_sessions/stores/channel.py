@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -52,9 +53,15 @@ class Channel:
         durability: Durability | None = None,
         dialect: Dialect = ONE_SERVER,
     ) -> None:
+        known = weakref.ref(self)
+
+        def on_repeated(keys: Sequence[str]) -> None:  # no method, as below
+            if (here := known()) is not None:
+                here.tracking.note_changes(keys)
+
         self.connector = connector
         self.watching = watching
-        self.repeats = repeats = Repeats(dialect)
+        self.repeats = repeats = Repeats(dialect, on_repeated)
         measurement = Measurement(clock, connector.where)
 
         async def on_connect(connection: Any) -> None:  # no method: a pool mustn't hold a channel
@@ -172,6 +179,7 @@ class Channel:
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
+        self.tracking.close()
         if self.replicas is not None:
             await self.replicas.close()
         for sender in self._senders:

@@ -19,6 +19,13 @@ local function rotated_at(header)
   return ((a * 256 + b) * 256 + c) * 256 + d
 end
 
+-- A client that tracks keys (CLIENT TRACKING) is told of the next change only if it has read the key
+-- after its own write.
+local function stored(key, answer)
+  redis.pcall('GETRANGE', key, 0, 0)
+  return answer
+end
+
 local function commit(key, expected, value, ttl)
   local head = redis.pcall('GETRANGE', key, 0, VERSION)
   if type(head) == 'table' then return head end
@@ -28,7 +35,7 @@ local function commit(key, expected, value, ttl)
     if #head <= VERSION or rotated_at(head) >= rotated_at(value) then return 0 end
   elseif version == string.sub(value, 1, VERSION) then
     local renewed = redis.pcall('PEXPIRE', key, ttl)
-    return type(renewed) == 'table' and renewed or 1
+    return type(renewed) == 'table' and renewed or stored(key, 1)
   elseif expected == '*' then
     if tombstone then
       local renewed = redis.pcall('PEXPIRE', key, ttl)
@@ -51,11 +58,9 @@ local function commit(key, expected, value, ttl)
     local last = (string.byte(value, VERSION) + 1) % 256
     value = string.sub(value, 1, VERSION - 1) .. string.char(last)
   end
-  local stored = redis.pcall('SET', key, value, 'PX', ttl)
-  if stored.err then return stored end
-  -- A client that tracks keys (CLIENT TRACKING) is told of the next change only if it has read this.
-  redis.pcall('GETRANGE', key, 0, 0)
-  return missing and -1 or 1
+  local written = redis.pcall('SET', key, value, 'PX', ttl)
+  if written.err then return written end
+  return stored(key, missing and -1 or 1)
 end
 
 local answers = {}

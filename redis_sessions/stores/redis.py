@@ -298,11 +298,12 @@ class RedisStore:
         return stored.shortfall or marked.shortfall
 
     async def close(self) -> None:
-        """Close the running loop's connections."""
+        """Close the running loop's connections. Who watches there isn't told anything any more."""
         locks, servers = self._locks.pop(), self._servers.pop()
         if locks is not None:
             locks.close_when_unused()
         if servers is not None:
+            servers.watching.close()
             await servers.close()
 
     def __repr__(self) -> str:
