@@ -19,6 +19,12 @@ local function rotated_at(header)
   return ((a * 256 + b) * 256 + c) * 256 + d
 end
 
+-- A client that tracks keys (CLIENT TRACKING) is told of the next change only if it has read a key
+-- since the last one, and PEXPIRE is a change, too.
+local function read_again(key)
+  redis.pcall('GETRANGE', key, 0, 0)
+end
+
 local function commit(key, expected, value, ttl)
   local head = redis.pcall('GETRANGE', key, 0, VERSION)
   if type(head) == 'table' then return head end
@@ -28,6 +34,7 @@ local function commit(key, expected, value, ttl)
     if #head <= VERSION or rotated_at(head) >= rotated_at(value) then return 0 end
   elseif version == string.sub(value, 1, VERSION) then
     local renewed = redis.pcall('PEXPIRE', key, ttl)
+    read_again(key)
     return type(renewed) == 'table' and renewed or 1
   elseif expected == '*' then
     if tombstone then
@@ -53,8 +60,7 @@ local function commit(key, expected, value, ttl)
   end
   local stored = redis.pcall('SET', key, value, 'PX', ttl)
   if stored.err then return stored end
-  -- A client that tracks keys (CLIENT TRACKING) is told of the next change only if it has read this.
-  redis.pcall('GETRANGE', key, 0, 0)
+  read_again(key)
   return missing and -1 or 1
 end
 
