@@ -53,10 +53,10 @@ class Channel:
         durability: Durability | None = None,
         dialect: Dialect = ONE_SERVER,
     ) -> None:
-        known = weakref.ref(self)
+        me = weakref.ref(self)
 
         def on_repeated(keys: Sequence[str]) -> None:  # no method, as below
-            if (here := known()) is not None:
+            if (here := me()) is not None:
                 here.tracking.note_changes(keys)
 
         self.connector = connector
