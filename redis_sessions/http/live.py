@@ -101,8 +101,8 @@ class Live:
 
     def loaded(self) -> None:
         """Watch the session if it is loaded, and if there is one."""
-        store = self._backend.watchable
-        if self._wanted and store is not None and state_of(self._session).live is not None:
+        store, unwatched = self._backend.watchable, self._wanted and self._watch is None
+        if unwatched and store is not None and state_of(self._session).live is not None:
             self._watch = Watch(self._backend, store, self._session, self.session_ended)
 
     def unwatch(self) -> None:
@@ -221,9 +221,11 @@ class Live:
 
     async def finish(self) -> None:
         """The application is through: complete what was begun to end its connection."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        self.stop()
+        try:
+            if self._task is not None:
+                await asyncio.wait([self._task])
+        finally:
+            self.stop()
         self._takes_back(_current_task())  # unless the application has absorbed it
         if self.ended and not self._is_socket:
             with suppress(Exception):  # the client may be gone

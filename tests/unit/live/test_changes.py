@@ -274,6 +274,7 @@ async def test_a_socket_that_ends(at: Live) -> None:
         await socket.end()
     assert sorted(showing.over) == ["changes", "messages"]
     assert at.watchers() == 0
+    assert at.reported("disconnected") == ["tombstone"]
 
 
 async def test_a_task_that_outlives_the_request(at: Live) -> None:
