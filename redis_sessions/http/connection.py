@@ -130,10 +130,10 @@ class Connection:
 
     def load_near(self) -> bool:
         """Load the session from a near copy, without waiting. Returns whether there is one."""
-        loaded = self._from_near_copy()
-        if loaded is None:
+        session = self._from_near_copy()
+        if session is None:
             return False
-        self.session = loaded
+        self.session = session
         return True
 
     def _from_near_copy(self) -> Session | None:

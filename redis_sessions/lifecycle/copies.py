@@ -20,7 +20,7 @@ from redis_sessions.session.session import Session
 from redis_sessions.session.state import Bound, Request
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import decode
-from redis_sessions.stores.protocols import NearCopy, ReplicaReads
+from redis_sessions.stores.protocols import NearCopies, NearCopy, ReplicaReads
 from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["from_near_copy", "keep_opened", "load_from_replica", "reads_replicas"]
@@ -77,9 +77,11 @@ def _keep(backend: Backend, copy: NearCopy, stored: Stored, principal: str | Non
     return known
 
 
-def keep_opened(backend: Backend, stored: Stored, principal: str | None) -> None:
+def keep_opened(
+    backend: Backend, copies: NearCopies, stored: Stored, principal: str | None
+) -> None:
     """Note with the near copy of what was just stored what is in it, so that nobody opens it."""
-    copy = None if backend.copies is None else backend.copies.near_copy(stored.token.id)
+    copy = copies.near_copy(stored.token.id)
     if copy is not None and copy.value == stored.sealed:
         _keep(backend, copy, stored, principal)
 

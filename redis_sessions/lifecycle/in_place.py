@@ -52,7 +52,8 @@ async def touch(pending: PendingCommit) -> Answer:
         new = writer.seal(at, seen_at=writer.now)
         if await writer.store(at.version, new) is Commit.STORED:
             state.stored, state.touch_at = new, new.touch_at
-            keep_opened(pending.backend, new, state.principal)
+            if pending.backend.copies is not None:
+                keep_opened(pending.backend, pending.backend.copies, new, state.principal)
             pending.backend.report("touched", None, at.token.id)
             return _TOUCHED
     except StoreError as exc:
@@ -139,7 +140,8 @@ class _Change(msgspec.Struct, eq=False, gc=False):
         state = pending.state
         was, base = self.at.data, state.base
         state.remember(new)
-        keep_opened(pending.backend, new, state.principal)
+        if pending.backend.copies is not None:
+            keep_opened(pending.backend, pending.backend.copies, new, state.principal)
         if self.newest is not self.at:
             pending.adopt(new.data, was, base)
             pending.backend.report("merged", None, self.token.id)
