@@ -15,15 +15,9 @@ from redis_sessions.errors import ConfigurationError, check_event_loop
 from redis_sessions.events import EventHandler, logger
 from redis_sessions.http import response, websocket
 from redis_sessions.http.binding import BindingOption, bind_to
-from redis_sessions.http.connection import (
-    SCOPE_KEY,
-    Connection,
-    Connections,
-    restore,
-    send_outside,
-    with_innermost,
-)
+from redis_sessions.http.connection import SCOPE_KEY, Connection, Connections, with_innermost
 from redis_sessions.http.lifespan import fail_start, run_lifespan
+from redis_sessions.http.outside import restore, send_outside
 from redis_sessions.http.realms import warn_of_side_by_side
 from redis_sessions.http.setup import OnUnavailable, Setup
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport, Transports

@@ -24,6 +24,7 @@ from redis_sessions.events import logger
 from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
+from redis_sessions.http.outside import send_outside
 from redis_sessions.http.replaced import carry_out_replacement
 from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import CookieTransport, Transport
@@ -36,7 +37,7 @@ from redis_sessions.session.session import Session, Unloaded, load_into, state_o
 from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound, Peer
 from redis_sessions.tracebacks import strip
 
-__all__ = ["SCOPE_KEY", "Connection", "Connections", "restore", "send_outside", "with_innermost"]
+__all__ = ["SCOPE_KEY", "Connection", "Connections", "with_innermost"]
 
 SCOPE_KEY: Final = "redis_sessions"
 
@@ -231,17 +232,24 @@ class Connection:
 
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
-        request = state_of(self.session).request
-        request.answering = True
         try:
-            return await self.commit(self.status)
-        except SessionError as exc:
+            return await self._begin_commit()
+        except BaseException as exc:
+            self._note_failure(exc)
+            raise
+
+    def _begin_commit(self) -> Awaitable[Answer]:
+        """Begin the response's own commit. If it fails, call `_note_failure`."""
+        state_of(self.session).request.answering = True
+        return self.commit(self.status)
+
+    def _note_failure(self, exc: BaseException) -> None:
+        # If it was cancelled, another response may follow.
+        state_of(self.session).request.answering = False
+        if isinstance(exc, SessionError):
             self.failure = exc
             if isinstance(exc, (StoreUnavailableError, ReplicationError)):
                 self.setup.backend.report("unavailable", exc.reason)
-            raise
-        finally:
-            request.answering = False  # if it was cancelled, another response may follow
 
     async def commit_failed(self) -> None:
         """Commit for a request that failed. Only a sign-out and `clear()` count then.
@@ -274,7 +282,13 @@ class Connection:
                         return
                 held, self.held = self.held, None
                 if held is not None:
-                    answer = NOTHING if self.is_settled() else await self.commit_before_start()
+                    answer = NOTHING
+                    if not self.is_settled():
+                        try:  # as `commit_before_start`, which would be another coroutine
+                            answer = await self._begin_commit()
+                        except BaseException as exc:
+                            self._note_failure(exc)
+                            raise
                     await self.send(self.start(held, answer))
                     if held is message:
                         return
@@ -364,28 +378,3 @@ def with_innermost(outer: Connections, innermost: Connection) -> Connections:
     """The outer ones, and another one inside of them. It replaces those with the same keys."""
     inner = dict.fromkeys(innermost.setup.transports.keys, innermost)
     return {**{k: other for k, other in outer.items() if k not in inner}, **inner}
-
-
-def send_outside(scope: Scope, before: Any, send: Send) -> Send:
-    """A `send` through which another session middleware around ours finds its own session.
-
-    Both use `scope["session"]`. So its session is there while a message passes through it.
-    """
-
-    async def send_with_theirs(message: Message) -> None:
-        inside = scope.get("session")
-        restore(scope, before)
-        try:
-            await send(message)
-        finally:
-            restore(scope, inside)
-
-    return send_with_theirs
-
-
-def restore(scope: Scope, session: Any) -> None:
-    """Put another middleware's session back, or none."""
-    if session is None:
-        scope.pop("session", None)
-    else:
-        scope["session"] = session
