@@ -292,17 +292,24 @@ class Connection:
 
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
-        request = state_of(self.session).request
-        request.answering = True
         try:
-            return await self.commit(self.status)
-        except SessionError as exc:
+            return await self._begin_commit()
+        except BaseException as exc:
+            self._note_failure(exc)
+            raise
+
+    def _begin_commit(self) -> Awaitable[Answer]:
+        """Begin the response's own commit. If it fails, call `_note_failure`."""
+        state_of(self.session).request.answering = True
+        return self.commit(self.status)
+
+    def _note_failure(self, exc: BaseException) -> None:
+        # If it was cancelled, another response may follow.
+        state_of(self.session).request.answering = False
+        if isinstance(exc, SessionError):
             self.failure = exc
             if isinstance(exc, (StoreUnavailableError, ReplicationError)):
                 self.setup.backend.report("unavailable", exc.reason)
-            raise
-        finally:
-            request.answering = False  # if it was cancelled, another response may follow
 
     async def commit_failed(self) -> None:
         """Commit for a request that failed. Only a sign-out and `clear()` count then.
@@ -335,7 +342,13 @@ class Connection:
                         return
                 held, self.held = self.held, None
                 if held is not None:
-                    answer = NOTHING if self.is_settled() else await self.commit_before_start()
+                    answer = NOTHING
+                    if not self.is_settled():
+                        try:  # as `commit_before_start`, which would be another coroutine
+                            answer = await self._begin_commit()
+                        except BaseException as exc:
+                            self._note_failure(exc)
+                            raise
                     await self.send(self.start(held, answer))
                     if held is message:
                         self.watch()

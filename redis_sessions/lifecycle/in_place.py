@@ -18,7 +18,7 @@ from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.record import Record, Stored
 from redis_sessions.session.state import NEVER
 from redis_sessions.session.token import SessionToken
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import STORED, Commit
 from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["CHANGED", "change", "rotate", "touch"]
@@ -31,11 +31,15 @@ _TOUCHED: Final = Answer(Outcome.TOUCH)
 
 async def change(pending: PendingCommit) -> Answer:
     """CHANGE: store the data under the same token."""
-    at = pending.writer.at
-    if pending.facts.touch_due and await pending.writer.renew_entry() is None:
-        return pending.dropped("revoked", at.token.id)
+    at, writer = pending.writer.at, pending.writer
+    if pending.facts.touch_due:
+        if await writer.renew_entry() is None:
+            return pending.dropped("revoked", at.token.id)
+        writer.check_time()
     change = _Change(pending, at, at.token, at.rotated_at, at, at)
-    if await pending.writer.compare_and_set(at, change) is None:
+    # Nearly always this is all: a coroutine of `compare_and_set` less waits for the store.
+    written = await writer.attempt(at, change)
+    if written is not STORED and await writer.compare_and_set(at, change, None, written) is None:
         pending.state.gone()
         return pending.dropped("ended elsewhere", at.token.id)
     change.adopt()

@@ -230,7 +230,7 @@ async def load_in_turn(session: Session, load: Load) -> None:
         await state.others()
         if session.__class__ is not Unloaded:
             return
-    state.begin_turn()
+    state.turn = True
     try:
         await _load_unloaded(session, state, load)
     finally:
