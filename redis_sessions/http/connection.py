@@ -344,6 +344,7 @@ class Connection:
                 if held is not None:
                     answer = NOTHING
                     if not self.is_settled():
+                        state_of(self.session).request.compared = True
                         try:  # as `commit_before_start`, which would be another coroutine
                             answer = await self._begin_commit()
                         except BaseException as exc:
