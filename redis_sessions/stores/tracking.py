@@ -160,7 +160,9 @@ class Tracking:
             self._failures = _ATTEMPTS
             self._fail(str(refusal))
             return True
-        self._link = self._sender.answering
+        if self._link is not None and self._link is not self._sender.answering:
+            self._leave_link()  # it was retired: nobody has said yet what has changed since
+        self._link = self._asked = self._sender.answering
         return self._note_role(replies[-1])
 
     def on_failure(self, error: BaseException) -> None:
