@@ -149,6 +149,9 @@ class SessionMiddleware:
                 replicas=replicas,
                 copies=copies,
                 end_sockets=end_sockets and backend.watchable is not None,
+                read_with_hint=only.read_with_hint
+                if copies is not None and type(only) is CookieTransport
+                else None,
                 hints=(replicas or copies is not None)
                 and any(isinstance(each, CookieTransport) for each in transports.all),
             )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import Callable
+from contextvars import Context
 from typing import Generic, TypeVar
 
-__all__ = ["PerLoop"]
+__all__ = ["PerLoop", "call_later"]
 
 T = TypeVar("T")
 
@@ -47,6 +49,21 @@ class PerLoop(Generic[T]):
         value = self._all[loop][1]
         self._last = loop, _forks, value
         return value
+
+
+def call_later(seconds: float, owner: T, method: Callable[[T], None]) -> asyncio.TimerHandle:
+    """Have the running loop call a method of `owner`, in the context of no request.
+
+    It isn't called if `owner` has been collected meanwhile, nor in a process that was forked.
+    """
+    known, made = weakref.ref(owner), _forks
+
+    def call() -> None:
+        here = known()
+        if here is not None and made == _forks:
+            method(here)
+
+    return asyncio.get_running_loop().call_later(seconds, call, context=Context())
 
 
 # A forked child must not touch its parent's sockets. What it inherited is kept here, since even

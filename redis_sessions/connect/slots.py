@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -49,6 +49,10 @@ class MappedNode(Protocol):
         """Note which replicas the map names for this node."""
         ...
 
+    def leave(self) -> None:
+        """Let all that is under way fail at once."""
+        ...
+
     async def close(self) -> None:
         """Disconnect."""
         ...
@@ -61,8 +65,8 @@ class SlotMap(Generic[Node]):
     """The nodes of a Cluster and their slots.
 
     `new_node` makes a node for an address. `on_new_map` is called after each fetch, `on_removed`
-    with each node that has left the Cluster, and `on_moved` with all nodes if a slot has another
-    node than before.
+    with each node that has left the Cluster, and `on_moved` with all nodes and the slots that have
+    another node than before.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class SlotMap(Generic[Node]):
         new_node: Callable[[Address], Node],
         on_new_map: Callable[[Sequence[Node]], None],
         on_removed: Callable[[Node], None],
-        on_moved: Callable[[Sequence[Node]], None],
+        on_moved: Callable[[Sequence[Node], Container[int]], None],
     ) -> None:
         self._connector = connector
         self._timeout = timeout
@@ -84,6 +88,7 @@ class SlotMap(Generic[Node]):
         self._nodes: dict[Address, Node] = {}
         self.owners: list[Node | None] = [None] * SLOTS
         """The node of each slot; None where it isn't known."""
+        self._closing: set[asyncio.Task[None]] = set()  # nodes that have left
         self._fetching: asyncio.Task[None] | None = None
         self._fetched = float("-inf")
         self._trouble: StoreError | None = None
@@ -142,7 +147,7 @@ class SlotMap(Generic[Node]):
         """Give a slot to the node that MOVED names, and fetch the map for the others."""
         self.owners[slot] = named = self.named_by(redirection, by)
         named.node_health.note_map(known=True)
-        self._on_moved(list(self._nodes.values()))
+        self._on_moved(list(self._nodes.values()), (slot,))
         self.refresh()
 
     async def stop(self) -> None:
@@ -159,6 +164,8 @@ class SlotMap(Generic[Node]):
         self.owners = [None] * SLOTS
         for node in nodes:
             await node.close()
+        if self._closing:
+            await asyncio.wait(list(self._closing))
 
     async def _fetch(self) -> None:
         trouble: StoreError | None = None
@@ -166,7 +173,7 @@ class SlotMap(Generic[Node]):
             try:
                 async with asyncio.timeout(self._timeout / 4):
                     reply = await node.ask("CLUSTER", "SLOTS")
-                await self._adopt(reply, node)
+                self._adopt(reply, node)
             except TimeoutError:
                 where = node.connector.where
                 trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
@@ -186,7 +193,7 @@ class SlotMap(Generic[Node]):
         random.shuffle(nodes)
         return sorted(nodes, key=lambda node: node.node_health.trouble is not None)[:_MOST_ASKED]
 
-    async def _adopt(self, reply: Any, asked: Node) -> None:
+    def _adopt(self, reply: Any, asked: Node) -> None:
         """Take over a map.
 
         The reply to CLUSTER SLOTS is `[first, last, primary, replica ...]` for each range of slots.
@@ -202,9 +209,11 @@ class SlotMap(Generic[Node]):
             raise StoreUnavailableError(
                 f"{asked.connector.where} knows of no slots that are served", reason="server"
             )
-        if self.owners != owners:
-            self._on_moved(list(self._nodes.values()))
+        pairs = zip(self.owners, owners, strict=True) if self.owners != owners else ()
+        moved = {slot for slot, (a, b) in enumerate(pairs) if a not in (None, b)}
         before, self.owners = set(self.owners), owners
+        if moved:
+            self._on_moved(list(self._nodes.values()), moved)
         kept = set(owners)
         for known in before | kept:
             if known is not None:
@@ -215,7 +224,11 @@ class SlotMap(Generic[Node]):
             if node not in kept and address not in seeds:
                 del self._nodes[address]
                 self._on_removed(node)
-                await node.close()
+                node.node_health.note_map(known=False)
+                node.leave()
+                closing = self._loop.create_task(node.close(), context=Context())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
     def _node(self, address: Address) -> Node:
         node = self._nodes.get(address)

@@ -37,7 +37,6 @@ _SENT_ALL_THE_SAME: Final = (
     Outcome.GAIN,
 )
 
-
 _STORES_NO_DATA: Final = (Outcome.NOTHING, Outcome.TOUCH)
 
 
@@ -49,7 +48,7 @@ async def commit(backend: Backend, session: Session, http_status: int, may_creat
         state = state_of(session)
         if state.turn:
             await state.others()
-        state.begin_turn()
+        state.turn = True
         try:
             pending = pending_commit(backend, session, http_status, may_create)
             answer = _conclude(pending, await _begin(pending))
@@ -71,7 +70,7 @@ async def save(backend: Backend, session: Session) -> None:
         raise state.missing()
     if state.turn:
         await state.others()
-    state.begin_turn()
+    state.turn = True
     deferred = None
     try:
         if not state.request.late:

@@ -7,7 +7,7 @@ import msgspec
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.merging import adopt
-from redis_sessions.lifecycle.writer import Writer, writer_of
+from redis_sessions.lifecycle.writer import Writer, deadline
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.session import Session, Unloaded, state_of
@@ -27,7 +27,7 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
     if session.__class__ is Unloaded:
         return True
     state = state_of(session)
-    if state.wanted is not NOTHING_WANTED or backend.clock() > state.touch_at:
+    if state.wanted is not NOTHING_WANTED:
         return False
     try:
         encoded = backend.values.pack(session)
@@ -36,7 +36,8 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
             encoded = backend.values.encode(session)
         except SessionEncodeError:
             return False  # the commit raises it, and names the value
-    return encoded == state.base or encoded == state.settled  # noqa: PLR1714 - on each request
+    same = encoded == state.base or encoded == state.settled  # noqa: PLR1714 - on each request
+    return same and backend.clock() <= state.touch_at
 
 
 class PendingCommit(msgspec.Struct, eq=False, gc=False):
@@ -92,7 +93,7 @@ def pending_commit(
     # From 500 on no change of data is stored.
     encoded = state.base if http_status >= 500 else backend.values.encode(session)
     principal = _principal(backend, session, encoded, http_status)
-    writer = writer_of(backend, session, encoded, principal)
+    writer = Writer(backend, session, state, encoded, principal, backend.now(), deadline(backend))
     facts = _gather(writer, http_status, may_create)
     return PendingCommit(backend, state, writer, facts, decide(facts), state.wanted, encoded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from redis_sessions.connect.failures import translate, unexpected_reply
 from redis_sessions.connect.nodes import NodeHealth
 from redis_sessions.connect.resp import Script
 from redis_sessions.connect.sender import Sender
-from redis_sessions.errors import StoreError
+from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import COMMIT, IndexCommand, Item, Write
 from redis_sessions.stores.dialects import ONE_SERVER, Dialect
 from redis_sessions.stores.durability import Durability
@@ -52,9 +53,15 @@ class Channel:
         durability: Durability | None = None,
         dialect: Dialect = ONE_SERVER,
     ) -> None:
+        me = weakref.ref(self)
+
+        def on_repeated(keys: Sequence[str]) -> None:  # no method, as below
+            if (here := me()) is not None:
+                here.tracking.note_changes(keys)
+
         self.connector = connector
         self.watching = watching
-        self.repeats = repeats = Repeats(dialect)
+        self.repeats = repeats = Repeats(dialect, on_repeated)
         measurement = Measurement(clock, connector.where)
 
         async def on_connect(connection: Any) -> None:  # no method: a pool mustn't hold a channel
@@ -164,8 +171,15 @@ class Channel:
         with suppress(StoreError):
             await self.ask("PING")
 
+    def leave(self) -> None:
+        """Let all that waits or is under way fail at once, since other nodes serve it now."""
+        error = StoreUnavailableError(f"{self.connector.where} was left meanwhile")
+        for sender in self._senders:
+            sender.leave(error)
+
     async def close(self) -> None:
         """Disconnect; a later command opens again."""
+        self.tracking.close()
         if self.replicas is not None:
             await self.replicas.close()
         for sender in self._senders:

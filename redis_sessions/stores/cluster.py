@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Container, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -82,7 +82,7 @@ class Cluster:
             self._new_node,
             self._pass_on_repeats,
             self._forget,
-            self._forget_copies,
+            self._note_moved,
         )
         self._repeating: set[asyncio.Task[None]] = set()
         self.loads = _ClusterQueue(self, "loads")
@@ -210,9 +210,14 @@ class Cluster:
             CLUSTER_NODE,
         )
 
-    def _forget_copies(self, nodes: Sequence[Channel]) -> None:
+    def _note_moved(self, nodes: Sequence[Channel], slots: Container[int]) -> None:
+        """Believe no copies, and read again what is watched in these slots.
+
+        A node that has lost them may tell of changes late, or never.
+        """
         for node in nodes:
             node.tracking.forget_copies()
+        self.watching.read([key for key in self.watching if key_slot(key.encode()) in slots])
 
     def _forget(self, node: Channel) -> None:
         self._clock.forget(node.connector.where)

@@ -15,15 +15,18 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 
 
 class Copies:
-    """Copies by key. The least recently used go if there are too many."""
+    """Copies by key. The least recently used go if there are too many.
 
-    __slots__ = ("_all", "_bytes", "_forgotten")
+    All times are on one clock, and those of `put` never go back.
+    """
+
+    __slots__ = ("_all", "_bytes", "_forgotten", "_since")
 
     def __init__(self) -> None:
         self._all: dict[str, NearCopy] = {}  # the least recently used first
         self._bytes = 0
-        # When this process has changed a key over another link.
         self._forgotten: dict[str, float] = {}
+        self._since = float("-inf")  # what was asked for earlier isn't kept, whatever its key
 
     def __len__(self) -> int:
         return len(self._all)
@@ -38,10 +41,8 @@ class Copies:
     def put(self, key: str, copy: NearCopy, asked_at: float) -> None:
         """Keep a copy that was asked for at this time, unless `forget_at` says that it is older."""
         self.forget(key)
-        if self._forgotten:
-            self._forgotten = {k: at for k, at in self._forgotten.items() if at >= asked_at}
-            if key in self._forgotten:
-                return
+        if asked_at <= self._since or asked_at <= self._forgotten.get(key, self._since):
+            return
         self._all[key] = copy
         self._bytes += len(copy.value)
         while len(self._all) > MAX_COPIES or self._bytes > MAX_BYTES:
@@ -54,9 +55,18 @@ class Copies:
             self._bytes -= len(copy.value)
 
     def forget_at(self, key: str, now: float) -> None:
-        """Forget a copy, and what was asked for before now: it comes over another link."""
+        """Forget a copy, and keep none that was asked for until now."""
         self.forget(key)
         self._forgotten[key] = now
+        if len(self._forgotten) > MAX_COPIES:
+            self.forget_all(None)
+            self._forgotten.clear()
+            self._since = now
+
+    def answered(self, asked_at: float) -> None:
+        """Note that nothing will be put that was asked for before this time."""
+        if self._forgotten:
+            self._forgotten = {key: at for key, at in self._forgotten.items() if at >= asked_at}
 
     def forget_all(self, keys: Iterable[str] | None) -> None:
         """Forget the copies of these keys; None: of all."""

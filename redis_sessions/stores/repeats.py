@@ -70,8 +70,9 @@ class Repeats:
        expired. The id ends where a record is stored that was rotated earlier.
     """
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, on_repeated: Callable[[Sequence[str]], None]) -> None:
         self._dialect = dialect
+        self._on_repeated = on_repeated  # is called with the keys that may have changed by it
         self._kept: dict[str, Repeat] = {}
         self._sizes: dict[str, int] = {}  # of the records, by key
         self._bytes = 0
@@ -182,6 +183,8 @@ class Repeats:
             else:
                 self.due[write.key] = None  # behind the others
         self._refused = not done
+        if done:
+            self._on_repeated([write.key for write in writes])
 
 
 class _Piece:

@@ -87,7 +87,9 @@ class ReplyReader:
         """What became of each write, from the reply to one call of the script."""
         (reply,) = replies
         if isinstance(reply, errors.RedisError):
-            raise translate(self._where, reply) from reply
+            error = translate(self._where, reply)
+            self._note_writes(writes, [error] * len(writes))
+            raise error from reply
         try:
             verdicts = [verdict(answer) for _, answer in zip(writes, reply, strict=True)]
         except UNEXPECTED_REPLY as exc:

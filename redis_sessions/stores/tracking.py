@@ -7,7 +7,6 @@ is no race between a reply and a notice, and copies live and die with the link t
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Sequence
 from contextvars import Context
 from typing import Any, Final
@@ -17,6 +16,7 @@ from redis import exceptions as errors
 from redis_sessions.connect.dialer import Dialer
 from redis_sessions.connect.health import Health
 from redis_sessions.connect.link import Link
+from redis_sessions.connect.loops import call_later
 from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command
 from redis_sessions.connect.sender import Sender
 from redis_sessions.events import logger
@@ -26,7 +26,7 @@ from redis_sessions.stores.copies import Copies
 from redis_sessions.stores.protocols import STORED, NearCopy
 from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.stores.replies import alone
-from redis_sessions.stores.watching import Watching
+from redis_sessions.stores.watching import POLL, Watching
 
 __all__ = ["Tracking"]
 
@@ -45,8 +45,9 @@ class Tracking:
 
     A copy is served only if the server has answered, as a primary, something that was sent at most
     `bound` seconds ago over the copy's link: by then all earlier notices have been read. So the
-    server is asked for its role three times in that time, as long as something depends on it. If it
-    doesn't answer within the bound, the link is left for another one.
+    server is asked for its role three times in that time, as long as there are copies that somebody
+    uses, or watched keys. If keys are watched, and it doesn't answer two such questions in a row,
+    the link is left for another one.
     """
 
     attempts = 0
@@ -72,13 +73,16 @@ class Tracking:
         )
         self._asked: Link | None = None  # the link that was asked to track
         self._link: Link | None = None  # the link that does
+        self._watches = False  # whether something that is watched was read over it
         self._proven = _NEVER  # all notices of before have been read
-        self._timer: asyncio.TimerHandle | None = None
-        self._beat_at = _NEVER
-        self._beat: asyncio.Future[None] | None = None
         self._used_at = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._beat: asyncio.Future[None] | None = None
+        self._unanswered = 0
         self._failures = 0
         self._retry_at = _NEVER
+        self._retrying: asyncio.TimerHandle | None = None
+        self._warned = False
         sender.listener = self
         sender.errands.append(self)
 
@@ -105,35 +109,53 @@ class Tracking:
     def note_values(self, keys: Sequence[str], values: Sequence[Any]) -> None:
         """Keep copies of what was read, if it was read over the link."""
         copies, link = self.copies, self._link
-        if copies is None or link is None or self._sender.answering is not link:
+        if link is None or self._sender.answering is not link:
             return
-        self._used_at = self._loop.time()
-        for key, value in zip(keys, values, strict=True):
-            if value.__class__ is bytes and not is_tombstone(value):
-                known = copies.get(key)
-                if known is None or known.value != value:
-                    copies.put(key, NearCopy(value), link.answered)
-            else:
-                copies.forget(key)
+        if copies is not None:
+            for key, value in zip(keys, values, strict=True):
+                if value.__class__ is bytes and not is_tombstone(value):
+                    known = copies.get(key)
+                    if known is None or known.value != value:
+                        copies.put(key, NearCopy(value), link.answered)
+                else:
+                    copies.forget(key)
+            self._use()
+        if self._watching and not self._watches and any(key in self._watching for key in keys):
+            self._watches = True
+            self._use()
 
     def note_writes(self, items: Sequence[Item], answers: Sequence[Any]) -> None:
         """Keep copies of records that were stored over the link. Any other write is a notice."""
-        copies, link, watching = self.copies, self._link, self._watching
-        tracked = link is not None and self._sender.answering is link
-        for item, answer in zip(items, answers, strict=True):
-            if not isinstance(item, Write):
-                continue
-            key = item.key
-            if copies is None:
-                pass
-            elif not tracked:
-                copies.forget_at(key, self._loop.time())
-            elif link is not None and answer is STORED and not is_tombstone(item.value):
-                copies.put(key, NearCopy(item.value, own=True), link.answered)
-            else:
-                copies.forget(key)
-            if key in watching:
-                watching.read([key])
+        link = self._link
+        if self.copies is None and not self._watching:
+            pass
+        elif link is not None and self._sender.answering is link:
+            for item, answer in zip(items, answers, strict=True):
+                if isinstance(item, Write):
+                    if self.copies is None:
+                        pass
+                    elif answer is STORED and not is_tombstone(item.value):
+                        self.copies.put(item.key, NearCopy(item.value, own=True), link.answered)
+                        self._use()
+                    else:
+                        self.copies.forget(item.key)
+                    self._watching.read([item.key])
+        else:
+            self.note_changes([item.key for item in items if isinstance(item, Write)])
+
+    def note_changes(self, keys: Sequence[str]) -> None:
+        """Note that this process has changed these keys, perhaps over another link."""
+        if self.copies is not None and self._asked is not None:
+            now = self._loop.time()
+            for key in keys:
+                self.copies.forget_at(key, now)
+        self._watching.read(keys)
+
+    def _use(self) -> None:
+        """Note that something depends on the link's notices."""
+        self._used_at = self._loop.time()
+        if self._timer is None:
+            self._timer = call_later(self._bound / 3, self, Tracking._tick)
 
     # -- how a link is asked to track
 
@@ -148,9 +170,9 @@ class Tracking:
 
     def next_parts(self) -> Sequence[Tracking]:
         """The question. It leaves ahead of the reads that are to be tracked."""
+        if self._link is not None:  # another one has taken its place
+            self._leave_link()
         self._asked = self._sender.link
-        if self._timer is None:
-            self._beat_later()
         return [self]
 
     def on_replies(self, replies: list[Any]) -> bool:
@@ -160,8 +182,8 @@ class Tracking:
             self._failures = _ATTEMPTS
             self._fail(str(refusal))
             return True
-        if self._link is not None and self._link is not self._sender.answering:
-            self._leave_link()  # it was retired: nobody has said yet what has changed since
+        if self._link is not None:  # it was left, and may have had notices that nobody has read
+            self._leave_link()
         self._link = self._asked = self._sender.answering
         return self._note_role(replies[-1])
 
@@ -171,18 +193,40 @@ class Tracking:
             self._fail(str(error))
 
     def _fail(self, why: str) -> None:
+        """Ask once more in a moment, and after some failures in a row only in a minute.
+
+        What is sent at once leaves without the question, so that it isn't lost together with it.
+        """
+        now = self._loop.time()
+        if now > self._retry_at + _PAUSE:
+            self._failures = 0  # the last failure was long ago
         self._failures += 1
+        self._asked = None
         if self._failures < _ATTEMPTS:
-            return
-        if self._retry_at == _NEVER:
-            logger.warning(
-                "sessions: %s doesn't say which keys change (%s): there are no near copies, and "
-                "the sessions of open sockets are read every 5 seconds",
-                self._dialer.where,
-                why,
-            )
-        self._retry_at = self._loop.time() + _PAUSE
-        self._watching.poll(self)
+            pause = self._bound / 3
+            self._retry_later(pause)
+        else:
+            pause = _PAUSE
+            self._failures = _ATTEMPTS
+            self._watching.poll(pause + 2 * POLL)
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "sessions: %s doesn't say which keys change (%s): there are no near copies, "
+                    "and the sessions of open sockets are read every 5 seconds",
+                    self._dialer.where,
+                    why,
+                )
+        self._retry_at = now + pause
+
+    def _retry_later(self, seconds: float) -> None:
+        """Read what is watched, which asks the link as well."""
+        if self._retrying is None:
+            self._retrying = call_later(seconds, self, Tracking._retry)
+
+    def _retry(self) -> None:
+        self._retrying = None
+        self._watching.read(None)
 
     # -- what a link tells
 
@@ -206,44 +250,53 @@ class Tracking:
             self._leave_link()
 
     def _leave_link(self) -> None:
-        self._link, self._asked, self._proven = None, None, _NEVER
-        self.forget_copies()
+        self.close()
         self._watching.read(None)
+
+    def close(self) -> None:
+        """Expect nothing of the link any more, and do nothing by oneself."""
+        self._link, self._asked, self._proven, self._watches = None, None, _NEVER, False
+        self._beat = None
+        self.forget_copies()
+        for timer in (self._timer, self._retrying):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._retrying = None
 
     # -- the heartbeat
 
-    def _beat_later(self) -> None:
-        me = weakref.ref(self)
-
-        def beat() -> None:
-            if (here := me()) is not None:
-                here._tick()
-
-        self._timer = self._loop.call_later(self._bound / 3, beat, context=self._context)
-
     def _tick(self) -> None:
         self._timer = None
-        now, link = self._loop.time(), self._link
-        if link is not None and link.retired:
+        link = self._link
+        if link is None:
+            return
+        if link.retired:
             self._leave_link()
-        if self.copies and now - self._used_at > _IDLE:
-            self.copies.forget_all(None)
-        if not self.copies and not self._watching:
-            self._stop()
+            return
+        if self._watches and self._watching:
+            self._used_at = self._loop.time()
+        elif self._loop.time() - self._used_at > _IDLE:
+            self._rest(link)
             return
         if self._beat is None or self._beat.done():
-            self._beat_at = now
+            self._unanswered = 0
             self._beat = self._heartbeats.submit(IndexCommand("", _ROLE), 64)
             self._beat.add_done_callback(_retrieve, context=self._context)
-        elif link is not None and now - self._beat_at > self._bound:
-            link.abandon(errors.ConnectionError("no answer to a heartbeat"))
-        self._beat_later()
+        else:
+            # Turns are counted, and not seconds, since this loop itself may have been busy.
+            self._unanswered += 1
+            if self._unanswered == 2 and self._watching:
+                link.abandon(errors.ConnectionError("no answer to a heartbeat"))
+                return
+        self._timer = call_later(self._bound / 3, self, Tracking._tick)
 
-    def _stop(self) -> None:
-        """Nothing depends on the link's notices any more. The next link doesn't send any."""
-        if self._link is not None:
-            self._link.retire()
-        self._link = self._asked = None
+    def _rest(self, link: Link) -> None:
+        """Nothing depends on the link's notices, until something is read over it again."""
+        self.forget_copies()
+        self._watches = False
+        if self.copies is None and not self._watching:
+            link.retire()  # the next one doesn't track
+            self._link = self._asked = None
 
     def _read_roles(self, items: Sequence[Item], replies: list[Any]) -> list[None]:
         if self._link is not None and self._sender.answering is self._link:
@@ -260,14 +313,23 @@ class Tracking:
         if not isinstance(reply, list) or not reply:
             return False
         if reply[0] == b"master":
-            self._failures = 0
-            self._retry_at = _NEVER
-            self._watching.stop_polling(self)
-            self._proven = link.answered
+            self._prove(link.answered)
         else:
-            self._fail("it is a replica")
             link.retire()
+            self._leave_link()
+            self._fail("it is a replica")
         return True
+
+    def _prove(self, sent: float) -> None:
+        """Note that a primary has answered what was sent at this time."""
+        if self._proven == _NEVER:
+            self._use()
+            if self._failures:  # what is watched was read meanwhile, and not tracked
+                self._watching.read(None)
+        self._failures, self._retry_at, self._warned = 0, _NEVER, False
+        self._proven = sent
+        if self.copies is not None:
+            self.copies.answered(sent)
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import Context
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
+from redis_sessions.connect.loops import call_later
 from redis_sessions.errors import StoreError
 
-__all__ = ["Notify", "Watching"]
+__all__ = ["POLL", "Notify", "Watching"]
 
 Notify = Callable[[bytes | None], None]
 
 POLL: Final = 5.0
 """Seconds between two reads of all keys, where a server can't tell which of them have changed."""
-
-
 BOUND: Final = 2.0
 """Seconds in which it is found out that a link is dead, where no near copies are kept."""
+AT_ONCE: Final = 512
+"""The most reads that are under way, so that requests needn't wait behind ten thousand of them."""
 
 
 class Watching:
     """The keys of one event loop that are watched. `load(key)` reads one, with all that leaves.
 
-    There are four reasons to read a key:
+    There are five reasons to read a key:
 
     1. It is watched from now on.
     2. The server has told that it changed, or this process has changed it.
-    3. The link by which the server would have told was lost. If the key can't be read then, it is
-       tried again three times within the bound.
-    4. The server can't tell: then all keys are read every 5 seconds.
+    3. The link by which the server would have told was lost, or another server has it now.
+    4. It couldn't be read. One of such keys is tried three times within the bound. If that
+       succeeds, the others are read as well.
+    5. The server can't tell: then all keys are read every 5 seconds.
     """
 
     def __init__(self, load: Callable[[str], Awaitable[bytes | None]], client_cache: float) -> None:
@@ -46,16 +48,21 @@ class Watching:
         self._context = Context()  # that of no request
         self._watched: dict[str, dict[object, Notify]] = {}
         self._unread: dict[str, None] = {}
-        self._failed = False  # whether the last read did
+        self._failed: dict[str, None] = {}  # couldn't be read
+        self._under_way = 0
         self._reading: asyncio.TimerHandle | None = None
-        self._silent = weakref.WeakSet[object]()  # the servers that can't tell
+        self._retrying: asyncio.TimerHandle | None = None
         self._polling: asyncio.TimerHandle | None = None
+        self._polls_until = float("-inf")
 
     def __bool__(self) -> bool:
         return bool(self._watched)
 
     def __contains__(self, key: str) -> bool:
         return key in self._watched
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._watched)
 
     def watch(self, key: str, notify: Notify) -> Callable[[], None]:
         """Have `notify` called with what is stored, now and after each change, until the end."""
@@ -69,70 +76,73 @@ class Watching:
         if watchers is not None and watchers.pop(token, None) is not None and not watchers:
             del self._watched[key]
             self._unread.pop(key, None)
+            self._failed.pop(key, None)
+
+    def close(self) -> None:
+        """Tell nobody anything any more."""
+        self._watched.clear()
+        self._unread.clear()
+        self._failed.clear()
+        for timer in (self._reading, self._retrying, self._polling):
+            if timer is not None:
+                timer.cancel()
+        self._reading = self._retrying = self._polling = None
 
     def read(self, keys: Iterable[str] | None) -> None:
         """Read those of these keys again that are watched; None: all that are."""
         if not self._watched:
             return
-        if keys is None:
-            self._unread.update(dict.fromkeys(self._watched))
-        else:
-            self._unread.update((key, None) for key in keys if key in self._watched)
-        if self._unread and (self._reading is None or not self._failed):
-            self._read_at(0)
+        chosen = self._watched if keys is None else filter(self._watched.__contains__, keys)
+        self._unread.update(dict.fromkeys(chosen))
+        self._read_soon()
 
-    def poll(self, server: object) -> None:
-        """Read all keys from time to time, since this server can't tell which of them change."""
-        self._silent.add(server)
+    def poll(self, seconds: float) -> None:
+        """Read all keys every 5 seconds for so long, since a server can't tell what changes."""
+        self._polls_until = max(self._polls_until, self._loop.time() + seconds)
         if self._polling is None:
-            self._polling = self._later(POLL, Watching._poll)
-
-    def stop_polling(self, server: object) -> None:
-        """Rely on this server's notices."""
-        self._silent.discard(server)
+            self._polling = call_later(POLL, self, Watching._poll)
 
     def _poll(self) -> None:
         self._polling = None
-        if self._silent and self._watched:
+        if self._loop.time() < self._polls_until:
             self.read(None)
-        if self._silent:
-            self._polling = self._later(POLL, Watching._poll)
+            self._polling = call_later(POLL, self, Watching._poll)
 
-    def _read_at(self, seconds: float) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-        self._reading = self._later(seconds, Watching._read)
+    def _read_soon(self) -> None:
+        if self._unread and self._reading is None and self._under_way < AT_ONCE:
+            self._reading = call_later(0, self, Watching._read_all)
 
-    def _later(self, seconds: float, what: Callable[[Watching], None]) -> asyncio.TimerHandle:
-        me = weakref.ref(self)
-
-        def run() -> None:
-            if (here := me()) is not None:
-                what(here)
-
-        return self._loop.call_later(seconds, run, context=self._context)
-
-    def _read(self) -> None:
-        """Read what is unread; one key only, as long as reading fails."""
+    def _read_all(self) -> None:
         self._reading = None
-        keys = list(self._unread)[: 1 if self._failed else None]
-        for key in keys:
+        for key in list(islice(self._unread, AT_ONCE - self._under_way)):
             del self._unread[key]
-            future = asyncio.ensure_future(self._load(key))
-            future.add_done_callback(partial(self._on_read, key), context=self._context)
+            self._failed.pop(key, None)
+            self._read(key)
 
-    def _on_read(self, key: str, future: asyncio.Future[Any]) -> None:
+    def _retry(self) -> None:
+        self._retrying = None
+        key = next(iter(self._failed), None)
+        if key is not None:
+            del self._failed[key]
+            self._read(key, retries=True)
+
+    def _read(self, key: str, *, retries: bool = False) -> None:
+        self._under_way += 1
+        future = asyncio.ensure_future(self._load(key))
+        future.add_done_callback(partial(self._on_read, key, retries), context=self._context)
+
+    def _on_read(self, key: str, retries: bool, future: asyncio.Future[Any]) -> None:
+        self._under_way -= 1
+        self._read_soon()
         if future.cancelled() or isinstance(future.exception(), StoreError):
             if key in self._watched:
-                self._failed = True
-                self._unread[key] = None
-                if self._reading is None:
-                    self._read_at(self.bound / 3)
+                self._failed[key] = None
+                if self._retrying is None:
+                    self._retrying = call_later(self.bound / 3, self, Watching._retry)
             return
         value = future.result()
-        if self._failed:
-            self._failed = False
-            if self._unread:
-                self._read_at(0)
+        if self._failed and retries:
+            self._unread.update(self._failed)
+            self._read_soon()
         for notify in list(self._watched.get(key, {}).values()):
             notify(value)

@@ -9,6 +9,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from redis_sessions import RedisStore
+from redis_sessions.errors import StoreError
 from redis_sessions.session.record import tombstone
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from redis_sessions.testing.index_conformance import new_key
@@ -24,10 +25,12 @@ def refused(client: Redis, *command: Any) -> None:
 
 async def exercise(url: str, prefix: str) -> None:
     """All kinds of commands that a store sends."""
-    store = RedisStore(url, prefix=prefix, timeout=1)
+    store = RedisStore(url, prefix=prefix, timeout=1, client_cache=1)
     try:
         id, key, record = new_id(), new_key(), new_record()
         await store.commit(id, None, record, MINUTE)
+        if store.near_copy(id) is None:
+            raise StoreError("the server doesn't tell of changes")
         await store.commit(id, None, record, MINUTE)  # a retry
         await store.load(id)
         for _ in range(2):

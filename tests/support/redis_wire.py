@@ -76,6 +76,10 @@ class Monitor:
 
         Without what redis-py says at connecting.
         """
+        return [words for words in self.everything() if words[0] not in _GREETINGS]
+
+    def everything(self) -> list[list[str]]:
+        """The same, with what is said at connecting."""
         self._marks += 1
         mark = f"mark-{self._marks}"
         self._mark.ask("ECHO", mark)
@@ -87,7 +91,7 @@ class Monitor:
             if words[-1] == mark:
                 return seen
             name = words[0].upper()
-            if not source.endswith(" lua") and name not in _GREETINGS:
+            if not source.endswith(" lua"):
                 seen.append([name, *words[1:]])
 
     def names(self) -> list[str]:

@@ -27,7 +27,7 @@ def end(key: str = "k") -> Write:
 
 
 def noted(*writes: Write, answer: Any = STORED) -> Repeats:
-    repeats = Repeats(ONE_SERVER)
+    repeats = Repeats(ONE_SERVER, lambda _: None)
     for write in writes:
         repeats.note([write], [answer])
     return repeats

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -94,6 +95,31 @@ async def test_where_it_is_sent(at: Live, asgi: dict[str, str], where: str | Non
         await stream.end()
         assert stream.task.cancelling() == 0
     assert events.done[0] == "finally"
+
+
+async def test_a_generator_in_a_thread(at: Live) -> None:
+    """The stream ends while its thread still works, and the thread disturbs nobody."""
+    token, works, may_end = await at.alice(), threading.Event(), threading.Event()
+
+    def body() -> Iterator[str]:
+        yield "data: 1\n\n"
+        works.set()
+        may_end.wait(20)
+        yield "data: 2\n\n"
+
+    async def respond(_: Request) -> StreamingResponse:
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    app = Starlette(routes=[Route("/", respond)])
+    async with opened(at.app(app), token, kind="http") as stream:
+        try:
+            await begun(stream)
+            await asyncio.to_thread(works.wait, 20)
+            await sign_out(at, token)
+            assert await stream.next() == LAST
+        finally:
+            may_end.set()
+        await stream.end()
 
 
 async def test_it_goes_on_sending(at: Live) -> None:

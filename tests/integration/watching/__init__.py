@@ -1,0 +1,1 @@
+"""`RedisStore.watch`: what is told, when, and what it costs."""
