@@ -40,8 +40,8 @@ def bind_to(option: BindingOption | None) -> Binding | None:
 
 def bound_by(binding: Binding, scope: Scope) -> str | None:
     """What a session of this connection is bound to."""
-    bound: object = binding(HTTPConnection(scope))
-    if bound is None or isinstance(bound, str):
+    bound = binding(HTTPConnection(scope))
+    if bound is None or isinstance(bound, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application's
         return bound
     raise ConfigurationError(f"binding= made {bound!r} of a request: return text, or None")
 

@@ -76,7 +76,6 @@ class Connection:
     failure: SessionError | None = None
     """The error of a commit that failed. The response fails, too."""
 
-    # A WebSocket or an event stream.
     live: Live | None = None
     """What ends it when its session has ended, and `changes()` when it is over."""
     watches = True
@@ -95,8 +94,6 @@ class Connection:
             self.tokens, self.hinted = setup.read_with_hint(scope)
         self.scope = scope
         self.send = send
-
-    # -- the session
 
     @property
     def manager(self) -> SessionManager:
