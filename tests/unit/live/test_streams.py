@@ -180,7 +180,9 @@ async def test_another_task_sends_it(at: Live) -> None:
                 done.append("finally")
 
         await send(START)
-        await asyncio.ensure_future(body())
+        sending = asyncio.ensure_future(body())
+        await asyncio.wait([sending])  # whose own cancellation doesn't cancel what it waits for
+        await sending
 
     async with opened(at.app(app), token, kind="http") as stream:
         await stream.next()
