@@ -21,7 +21,7 @@ from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import COMMIT, IndexCommand, Item, Write
 from redis_sessions.stores.dialects import ONE_SERVER, Dialect
 from redis_sessions.stores.durability import Durability
-from redis_sessions.stores.protocols import Commit, NearCopy, Written
+from redis_sessions.stores.protocols import Commit, Written
 from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.stores.repeats import Repeats
 from redis_sessions.stores.replicas import Replicas
@@ -80,6 +80,7 @@ class Channel:
         outcomes = read.answers if each else read.outcomes
         records, indexes = sender(timeout), sender(timeout)
         self.tracking = Tracking(records, self._dialer, self.health, watching)
+        self.near_copy = self.tracking.near_copy
         queue = partial(ItemQueue[Any, Any], health=self.health, patience=timeout)
         self.loads: ItemQueue[str, bytes | None]
         self.loads = queue(records, dialect.reads, self._read_values)
@@ -132,10 +133,6 @@ class Channel:
     def translate(self, exc: Exception) -> StoreError:
         """The error of a store for an error of redis-py."""
         return translate(self._dialer.where, exc)
-
-    def near_copy(self, key: str) -> NearCopy | None:
-        """The copy of a key in this process, if it is known to be recent."""
-        return self.tracking.near_copy(key)
 
     def load_from_replica(self, key: str) -> Awaitable[bytes | None] | None:
         """A replica's value of a key; None if no replica may be asked now."""

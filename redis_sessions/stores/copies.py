@@ -40,7 +40,9 @@ class Copies:
 
     def put(self, key: str, copy: NearCopy, asked_at: float) -> None:
         """Keep a copy that was asked for at this time, unless `forget_at` says that it is older."""
-        self.forget(key)
+        before = self._all.pop(key, None)
+        if before is not None:
+            self._bytes -= len(before.value)
         if asked_at <= self._since or asked_at <= self._forgotten.get(key, self._since):
             return
         self._all[key] = copy

@@ -126,22 +126,21 @@ class Tracking:
 
     def note_writes(self, items: Sequence[Item], answers: Sequence[Any]) -> None:
         """Keep copies of records that were stored over the link. Any other write is a notice."""
-        link = self._link
-        if self.copies is None and not self._watching:
-            pass
-        elif link is not None and self._sender.answering is link:
-            for item, answer in zip(items, answers, strict=True):
-                if isinstance(item, Write):
-                    if self.copies is None:
-                        pass
-                    elif answer is STORED and not is_tombstone(item.value):
-                        self.copies.put(item.key, NearCopy(item.value, own=True), link.answered)
-                        self._use()
-                    else:
-                        self.copies.forget(item.key)
-                    self._watching.read([item.key])
-        else:
+        copies, link = self.copies, self._link
+        if copies is None and not self._watching:
+            return
+        if link is None or self._sender.answering is not link:
             self.note_changes([item.key for item in items if isinstance(item, Write)])
+            return
+        if copies is not None:
+            for item, answer in zip(items, answers, strict=True):
+                if answer is STORED and isinstance(item, Write) and not is_tombstone(item.value):
+                    copies.put(item.key, NearCopy(item.value, own=True), link.answered)
+                elif isinstance(item, Write):
+                    copies.forget(item.key)
+            self._use()
+        if self._watching:
+            self._watching.read([item.key for item in items if isinstance(item, Write)])
 
     def note_changes(self, keys: Sequence[str]) -> None:
         """Note that this process has changed these keys, perhaps over another link."""
