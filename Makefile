@@ -90,7 +90,7 @@ $(VENV)/.bench: $(VENV)/.dev
 bench: $(VENV)/.bench servers
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Whether this tree is slower than what benchmarks/results/recorded.json says.
+# Whether this tree is slower than its budgets and benchmarks/results/recorded.json say.
 bench-check: $(VENV)/.bench servers
 	$(BIN)/python -m benchmarks check $(ARGS)
 

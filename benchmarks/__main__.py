@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from benchmarks import (
     charts,
     check,
     codec,
-    driver,
     figures,
     http_load,
+    near,
     overhead,
     redis_cost,
     report,
     scale,
+    staleness,
 )
 from benchmarks.peers import PEERS, missing
 from benchmarks.servers import KINDS, available
@@ -28,12 +30,12 @@ Run = Callable[[bool], dict[str, Any]]
 
 RUNS: dict[str, Run] = {
     "codec": lambda quick: codec.measure(codec.QUICK if quick else codec.FULL),
-    "overhead": lambda quick: driver.run(
-        overhead.measure(overhead.QUICK if quick else overhead.FULL)
-    ),
+    "overhead": lambda quick: overhead.measure(overhead.QUICK if quick else overhead.FULL),
     "http": lambda quick: http_load.measure(http_load.QUICK if quick else http_load.FULL),
     "redis": lambda quick: redis_cost.measure(redis_cost.QUICK if quick else redis_cost.FULL),
     "scale": lambda quick: scale.measure(scale.QUICK if quick else scale.FULL),
+    "near": lambda quick: near.measure(near.QUICK if quick else near.FULL),
+    "staleness": lambda quick: staleness.measure(staleness.QUICK if quick else staleness.FULL),
 }
 NAMES = (*RUNS, "check", "report")
 
@@ -62,7 +64,7 @@ def absent() -> list[str]:
     """What isn't here, and is therefore left out."""
     lines = [f"{kind}-server" for kind in KINDS if kind not in available()]
     for peer in PEERS.values():
-        lines += [f"{peer.title} (no module {name})" for name in missing(peer)]
+        lines += [f"{peer.title} (needs {name})" for name in missing(peer)]
     return lines
 
 
@@ -70,6 +72,8 @@ def main() -> int:
     options = arguments()
     for line in absent():
         print(f"missing, left out: {line}")
+    if os.getloadavg()[0] > 0.5:
+        print(f"the machine is busy (load {os.getloadavg()[0]:.1f}): figures may not stand still")
     output: Path | None = options.output
     took: dict[str, float] = {}
     for name in options.names or list(RUNS):

@@ -85,6 +85,8 @@ class Load:
     """The share of requests that change their session; then those that touch it, or sign in."""
     touches: float = 0.05
     sign_ins: float = 0.005
+    near: float = 0.0
+    """The share of requests that near copies answer: none without `client_cache=`."""
     application: float = 2_000
     """Microseconds of CPU that the application itself takes for a request."""
 
@@ -118,7 +120,7 @@ def plan(load: Load, figures: Figures = FIGURES, limits: Limits = Limits()) -> P
     session = figures.record + figures.data * load.data + figures.index
     memory = load.sessions * session * limits.spare
     request = (
-        figures.read
+        (1 - load.near) * figures.read
         + load.changes * figures.change
         + load.touches * figures.touch
         + load.sign_ins * figures.sign_in
@@ -126,7 +128,7 @@ def plan(load: Load, figures: Figures = FIGURES, limits: Limits = Limits()) -> P
     redis = load.rate * request / 1e6
     shards = max(ceil(memory / limits.memory), ceil(redis / limits.redis), 1)
     worker = load.rate * (figures.worker + load.application) / 1e6
-    network = load.rate * (load.data + 95 + 60) * (1 + load.changes + load.touches)
+    network = load.rate * (load.data + 95 + 60) * (1 - load.near + load.changes + load.touches)
     return Plan(memory, redis, shards, max(1, ceil(worker / limits.worker)), network)
 
 

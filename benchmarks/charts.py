@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import codec
 from benchmarks.budgets import Figures, rows_of
-from benchmarks.driver import ratio
+from benchmarks.markdown import unique
 from benchmarks.peers import PEERS
-from benchmarks.tables import unique
+from benchmarks.ratios import ratio_of, rounds_of
 
 __all__ = ["draw"]
 
@@ -37,14 +36,18 @@ def _ours_first(names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: PEERS[name].package != "redis-sessions")
 
 
+def _shown(row: Mapping[str, Any], yardstick: Mapping[str, Any], measure: str) -> float:
+    return round(ratio_of(row, yardstick, measure).value, 2)
+
+
 def overhead(figures: Figures) -> Chart:
     rows = rows_of(figures, "overhead", "overhead", lanes=64)
     chart = _chart("Bar", title="CPU for a request's session ÷ the signed cookie's, 64 in flight")
     operations = chart.x_labels = unique(row["operation"] for row in rows)
-    cpu = {(row["peer"], row["operation"]): row["cpu"] for row in rows}
+    found = {(row["peer"], row["operation"]): row for row in rows}
     for name in _ours_first(unique(row["peer"] for row in rows)):
-        found = [(cpu.get((name, op)), cpu["cookie", op]) for op in operations]
-        values = [round(ratio(own, least), 2) if own else None for own, least in found]
+        pairs = [(found.get((name, op)), found["cookie", op]) for op in operations]
+        values = [_shown(own, least, "cpu") if own else None for own, least in pairs]
         chart.add(PEERS[name].title, values)
     return chart
 
@@ -55,10 +58,10 @@ def codecs(figures: Figures) -> Chart:
     size = rows[0]["size"]
     chart = _chart("Bar", title=f"Time for {size} B ÷ {codec.COOKIE}")
     chart.x_labels = codec.OPERATIONS
-    us = {(row["codec"], row["operation"]): row["us"] for row in rows}
+    found = {(row["codec"], row["operation"]): row for row in rows}
     for name in sorted(unique(row["codec"] for row in rows), key=lambda name: name != codec.OURS):
-        values = [ratio(us[name, op], us[codec.COOKIE, op]) for op in codec.OPERATIONS]
-        chart.add(name, [round(value, 2) for value in values])
+        pairs = [(found[name, op], found[codec.COOKIE, op]) for op in codec.OPERATIONS]
+        chart.add(name, [_shown(own, least, "us") for own, least in pairs])
     return chart
 
 
@@ -67,10 +70,10 @@ def http(figures: Figures) -> Chart:
     chart = _chart("Bar", title="Requests a second ÷ the signed cookie's, over HTTP")
     cells = unique((row["operation"], row["connections"]) for row in rows)
     chart.x_labels = [f"{operation}, {connections}" for operation, connections in cells]
-    rate = {(row["peer"], row["operation"], row["connections"]): row["rate"] for row in rows}
+    found = {(row["peer"], row["operation"], row["connections"]): row for row in rows}
     for name in _ours_first(unique(row["peer"] for row in rows)):
-        values = [ratio(rate[name, *cell], rate["cookie", *cell]) for cell in cells]
-        chart.add(PEERS[name].title, [round(value, 2) for value in values])
+        pairs = [(found[name, *cell], found["cookie", *cell]) for cell in cells]
+        chart.add(PEERS[name].title, [_shown(own, least, "rate") for own, least in pairs])
     return chart
 
 
@@ -79,7 +82,9 @@ def redis(figures: Figures) -> Chart:
     chart = _chart("Bar", title="The server's CPU for a request, µs")
     cells = unique((row["operation"], row["lanes"]) for row in rows)
     chart.x_labels = [f"{operation}, {lanes}" for operation, lanes in cells]
-    found = {(row["peer"], row["operation"], row["lanes"]): row["server_cpu_us"] for row in rows}
+    found = {
+        (row["peer"], row["operation"], row["lanes"]): min(row["server_cpu_us"]) for row in rows
+    }
     for name in _ours_first(unique(row["peer"] for row in rows)):
         chart.add(PEERS[name].title, [found[name, *cell] for cell in cells])
     return chart
@@ -90,14 +95,14 @@ def scale(figures: Figures) -> Chart:
     chart = _chart("Line", title="CPU for a read's session by its size, µs", logarithmic=True)
     sizes = unique(row["size"] for row in rows)
     chart.x_labels = [f"{size:,} B" for size in sizes]
-    cpu = {(row["peer"], row["size"]): median(row["cpu"]) for row in rows}
+    cpu = {(row["peer"], row["size"]): rounds_of(row, "cpu").best() for row in rows}
     for name in _ours_first(unique(row["peer"] for row in rows)):
         chart.add(PEERS[name].title, [cpu[name, size] for size in sizes])
     return chart
 
 
 def nodes(figures: Figures) -> Chart:
-    rows = rows_of(figures, "scale", "nodes", lanes=64)
+    rows = rows_of(figures, "scale", "nodes", lanes=64, near=False)
     chart = _chart(
         "Bar", title="CPU for a request's session by a Cluster's nodes, µs, 64 in flight"
     )
@@ -107,7 +112,7 @@ def nodes(figures: Figures) -> Chart:
     ]
     for operation in unique(row["operation"] for row in rows):
         same = [row for row in rows if row["operation"] == operation]
-        chart.add(f"{operation}, the client", [median(row["cpu"]) for row in same])
+        chart.add(f"{operation}, the client", [rounds_of(row, "cpu").best() for row in same])
         busiest = [max(row["server_cpu_us"]) for row in same]
         chart.add(f"{operation}, the busiest node", busiest)
     return chart

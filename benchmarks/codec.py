@@ -14,13 +14,13 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from statistics import median
 from typing import Any
 
 from itsdangerous import TimestampSigner
 
-from benchmarks.driver import Progress, ratio, turns
+from benchmarks.driver import Progress, turns
 from benchmarks.peers import Forgetful
+from benchmarks.ratios import ratio_of, rounds_of
 from redis_sessions import Keyring, SessionToken, generate_key
 from redis_sessions.session.record import Record, Stored
 from redis_sessions.session.values import Values, decode, raw
@@ -190,6 +190,9 @@ def measure(how: Size = FULL, progress: Progress = print) -> dict[str, Any]:
 
 
 def line(rows: Sequence[Mapping[str, Any]]) -> str:
-    us = {row["codec"]: row["us"] for row in rows}
-    parts = [f"{k} {median(v):.2f} ({ratio(v, us[COOKIE]):.2f})" for k, v in us.items()]
+    found = {row["codec"]: row for row in rows}
+    parts = [
+        f"{name} {rounds_of(row, 'us').best():.2f} ({ratio_of(row, found[COOKIE], 'us')})"
+        for name, row in found.items()
+    ]
     return f"{rows[0]['operation']:8}{rows[0]['size']:7} B: " + ", ".join(parts)

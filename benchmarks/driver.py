@@ -1,8 +1,4 @@
-"""The load: ASGI calls without a server, many at a time; and the statistics of rounds.
-
-Everything takes turns in each round, and a ratio is the median over the rounds of each round's own
-ratio: a slow minute of the machine then slows both sides of it.
-"""
+"""The load: ASGI calls without a server, many at a time, and what they take."""
 
 from __future__ import annotations
 
@@ -12,20 +8,20 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 from starlette.types import ASGIApp, Message
 
 __all__ = [
+    "HINT",
     "Client",
     "Sample",
+    "apart",
     "block",
     "frozen",
     "percentile",
     "pinned",
-    "ratio",
     "run",
     "running",
     "settle",
@@ -33,6 +29,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+HINT = b"-fresh=1"
+"""How the cookie ends by which a browser says for ten seconds that it changed its session."""
 REQUEST: Message = {"type": "http.request", "body": b"", "more_body": False}
 
 
@@ -83,6 +81,24 @@ def pinned() -> Generator[None]:
         os.sched_setaffinity(0, cores)
 
 
+@contextmanager
+def apart() -> Generator[set[int]]:
+    """Keep this process, and those that it starts, off one core; the set has that core.
+
+    The set is empty, and nothing changes, where the system can't do that or has a single core.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set[int]()
+    if len(cores) < 2:
+        yield set()
+        return
+    kept = {max(cores)}
+    os.sched_setaffinity(0, cores - kept)
+    try:
+        yield kept
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def settle() -> None:
     """Have the collector pass over what is there now."""
     gc.collect()
@@ -102,13 +118,14 @@ def frozen() -> Generator[None]:
 
 
 class Client:
-    """One browser: its cookie and the last response's body. `errors` counts what wasn't a 200."""
+    """One browser: its cookies and the last response's body. `errors` counts what wasn't a 200."""
 
-    __slots__ = ("app", "body", "cookie", "errors", "status")
+    __slots__ = ("app", "body", "cookie", "errors", "hint", "status")
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.cookie: bytes | None = None
+        self.hint: bytes | None = None
         self.status = 0
         self.body = b""
         self.errors = 0
@@ -121,7 +138,11 @@ class Client:
             self.status = message["status"]
             for name, value in message["headers"]:
                 if name.lower() == b"set-cookie":
-                    self.cookie = value.partition(b";")[0]
+                    cookie = value.partition(b";")[0]
+                    if cookie.endswith(HINT):
+                        self.hint = cookie
+                    else:
+                        self.cookie = cookie
         else:
             self.body = message.get("body", b"")
 
@@ -133,7 +154,9 @@ class Client:
             (b"accept-language", b"en"),
         ]
         if self.cookie is not None and not anonymous:
-            headers.append((b"cookie", self.cookie))
+            hint = self.hint
+            cookies = self.cookie if hint is None else b"%b; %b" % (self.cookie, hint)
+            headers.append((b"cookie", cookies))
         await self.app(
             {
                 "type": "http",
@@ -166,8 +189,14 @@ class Sample(NamedTuple):
 
 
 async def block(clients: Sequence[Client], path: str, each: int) -> Sample:
-    """Every client at the same time, each making `each` requests one after the other."""
+    """Every client at the same time, each making `each` requests one after the other.
+
+    Who only reads has changed nothing lately: the hint of an earlier change has gone.
+    """
     anonymous = path == "/sign-in"
+    if path == "/read":
+        for client in clients:
+            client.hint = None
 
     async def lane(client: Client) -> None:
         for _ in range(each):
@@ -212,11 +241,6 @@ async def _check(client: Client) -> None:
         await client.request(path)
     if client.errors or client.body != b"2":
         raise RuntimeError(f"a session wasn't kept: {client.errors} errors, {client.body!r}")
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of each round's own ratio; infinite where a round's yardstick is nothing."""
-    return median(a / b if b > 0 else float("inf") for a, b in zip(ours, theirs, strict=True))
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import Any
 
 from benchmarks.driver import Progress
 from benchmarks.overhead import Entrant, cell, running
 from benchmarks.overhead import Size as Blocks
-from benchmarks.peers import OURS, PEERS
+from benchmarks.peers import NEAR, OURS, PEERS, missing
+from benchmarks.ratios import rounds_of
 from benchmarks.redis_cost import spent
 from benchmarks.servers import Server, clustered
 
@@ -31,7 +31,7 @@ class Size:
     cells: Sequence[tuple[str, int]] = (
         ("read", 64), ("read", 256), ("change", 64), ("change", 256),
     )  # fmt: skip
-    blocks: Blocks = field(default=Blocks(seconds=0.08, warm=1_024))
+    blocks: Blocks = field(default=Blocks(rounds=8, seconds=0.08, warm=1_024))
     rounds: int = 3
     requests: int = 2_000
 
@@ -54,8 +54,8 @@ async def servers_work(
     ]
     each = list(zip(*rounds, strict=True))  # by node
     return {
-        "server_cpu_us": [round(median(one.cpu for one in node), 3) for node in each],
-        "batches": round(sum(median(one.reads for one in node) for node in each), 4),
+        "server_cpu_us": [round(max(0.0, min(one.cpu for one in node)), 3) for node in each],
+        "batches": round(sum(max(0.0, min(one.reads for one in node)) for node in each), 4),
     }
 
 
@@ -64,21 +64,30 @@ async def by_nodes(single: Server, size: Size, progress: Progress) -> list[dict[
     with ExitStack() as stack:
         servers = {"0": single}
         servers |= {str(count): stack.enter_context(clustered(count)) for count in size.nodes}
-        peers = [replace(PEERS[OURS], name=count, server=count) for count in servers]
-        async with running(peers, servers, max(lanes for _, lanes in size.cells)) as entrants:
+        kinds = [PEERS[name] for name in (OURS, NEAR) if not missing(PEERS[name])]
+        peers = [
+            replace(kind, name=f"{kind.name} {count}", server=count)
+            for kind in kinds
+            for count in servers
+        ]
+        urls = {count: server.url for count, server in servers.items()}
+        async with running(peers, urls, max(lanes for _, lanes in size.cells)) as entrants:
+            measured = [entrant for entrant in entrants if entrant.peer.baseline]
             for operation, lanes in size.cells:
                 found = await cell(entrants, operation, lanes, size.blocks)
-                for entrant, row in zip(entrants, found, strict=True):
-                    server = servers[entrant.peer.server]
-                    work = await servers_work(entrant, server, operation, lanes, size)
-                    rows.append({"nodes": int(row.pop("peer")), **row, **work})
+                for entrant, row in zip(measured, found, strict=True):
+                    peer = entrant.peer
+                    work = await servers_work(entrant, servers[peer.server], operation, lanes, size)
+                    del row["peer"]
+                    rows.append({"nodes": int(peer.server), "near": peer.near, **row, **work})
                 progress(line(rows[-len(found) :]))
     return rows
 
 
 def line(rows: Sequence[Mapping[str, Any]]) -> str:
     parts = [
-        f"{row['nodes']} nodes {median(row['cpu']):.1f} (servers {sum(row['server_cpu_us']):.1f})"
+        f"{row['nodes']} nodes{', near' * row['near']} {rounds_of(row, 'cpu').best():.1f}"
+        f" (servers {sum(row['server_cpu_us']):.1f})"
         for row in rows
     ]
     return f"{rows[0]['operation']:8}{rows[0]['lanes']:5}: " + ", ".join(parts)

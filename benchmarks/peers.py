@@ -1,16 +1,10 @@
-"""What is compared: each library in an application of three routes, set up as its documents say.
-
-The routes are `/read`, `/change` (a counter two levels down) and `/sign-in`. Each answers with the
-counter, so that the driver can see whether a session was really kept.
-"""
+"""What is compared: each library in the application of `shop`, set up as its documents say."""
 
 from __future__ import annotations
 
 import gc
-import itertools
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -18,143 +12,46 @@ from importlib.util import find_spec
 from typing import Any
 
 from redis.asyncio import Redis
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.sessions import SessionMiddleware as CookieMiddleware
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from redis_sessions import (
-    Keyring,
-    RedisStore,
-    SessionManager,
-    SessionMiddleware,
-    generate_key,
+from benchmarks.shop import (
+    SECRET,
+    Use,
+    application,
+    bare_routes,
+    change,
+    change_and_assign,
+    cookie,
+    has_near_copies,
+    near_copies,
+    nothing,
+    ours,
+    read,
+    routes,
+    sign_in,
 )
+from redis_sessions import Keyring, RedisStore, SessionManager, SessionMiddleware
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.record import Sealer
 
 __all__ = [
+    "NEAR",
     "OURS",
     "OURS_CLUSTER",
     "PEERS",
     "Forgetful",
     "Peer",
     "baseline_of",
-    "data",
-    "grow",
     "missing",
     "present",
 ]
 
-# Several processes of one application share it.
-SECRET = os.environ.get("BENCH_SECRET") or generate_key()
-CONNECTIONS = (
-    2048  # a pool that is never the bottleneck, for those that have one connection a request
-)
+# A pool that is never the bottleneck, for those that have one connection a request.
+CONNECTIONS = 2048
 OURS = "ours"
 OURS_CLUSTER = "ours-cluster"
-
-Session = Any
-_users = itertools.count(10_000)
-_history: list[dict[str, Any]] = []
-
-
-def grow(size: int) -> None:
-    """Make what signing in stores about `size` bytes larger, packed."""
-    _history[:] = [
-        {"sku": f"A-{number:05}", "count": number % 7, "price": 1299}
-        for number in range(size // 30)
-    ]
-
-
-def data() -> dict[str, Any]:
-    """What signing in stores: about 150 bytes, packed, unless it grew; each time another user."""
-    history = {"history": _history} if _history else {}
-    return {
-        **history,
-        "user_id": next(_users),
-        "csrf": "PVQd3yIh0nD3NMbHhC7QpqsDTDyRtjZSwX1yfRtZzZQ",
-        "cart": {
-            "count": 0,
-            "items": [{"sku": "A-10442", "count": 2}, {"sku": "B-00071", "count": 1}],
-            "coupon": "SPRING",
-        },
-    }
-
-
-# -- the three things that a request does
-
-
-def read(session: Session) -> str:
-    return str(session["cart"]["count"])
-
-
-def change(session: Session) -> str:
-    cart = session["cart"]
-    cart["count"] += 1
-    return str(cart["count"])
-
-
-def change_and_assign(session: Session) -> str:
-    """For those that don't notice a nested change: what their documents ask for."""
-    cart = session["cart"]
-    cart["count"] += 1
-    session["cart"] = cart
-    return str(cart["count"])
-
-
-def sign_in(session: Session) -> str:
-    session.update(data())
-    return "0"
-
-
-Use = Callable[[Session], str]
-Renew = Callable[[Request], object]
-
-
-def routes(change: Use = change, renew: Renew | None = None) -> list[Route]:
-    """Starlette's routes. `renew` asks for a new id, where a library leaves that to the caller."""
-
-    async def on_read(request: Request) -> PlainTextResponse:
-        return PlainTextResponse(read(request.session))
-
-    async def on_change(request: Request) -> PlainTextResponse:
-        return PlainTextResponse(change(request.session))
-
-    async def on_sign_in(request: Request) -> PlainTextResponse:
-        answer = sign_in(request.session)
-        if renew is not None:
-            renew(request)
-        return PlainTextResponse(answer)
-
-    handlers = {"/read": on_read, "/change": on_change, "/sign-in": on_sign_in}
-    return [Route(path, handler) for path, handler in handlers.items()]
-
-
-def bare_routes() -> list[Route]:
-    """The same without a session."""
-
-    async def answer(_: Request) -> PlainTextResponse:
-        return PlainTextResponse("0")
-
-    return [Route(path, answer) for path in ("/read", "/change", "/sign-in")]
-
-
-def application(
-    routes: list[Route], middleware: Sequence[Middleware] = (), client: Redis | None = None
-) -> Starlette:
-    """A Starlette application that closes the client in the end."""
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        yield
-        if client is not None:
-            await client.aclose()
-
-    return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
+NEAR = "ours-near"
 
 
 def redis_client(url: str) -> Redis:
@@ -162,10 +59,6 @@ def redis_client(url: str) -> Redis:
 
 
 # -- the applications
-
-
-def nothing(_: str) -> ASGIApp:
-    return application(bare_routes())
 
 
 def nothing_fastapi(_: str) -> ASGIApp:
@@ -182,10 +75,6 @@ def nothing_litestar(_: str) -> ASGIApp:
     handler = litestar.get(["/read", "/change", "/sign-in"], media_type="text/plain")(answer)
     app: ASGIApp = litestar.Litestar([handler], openapi_config=None, logging_config=None)
     return app
-
-
-def ours(url: str) -> ASGIApp:
-    return application(routes(), [Middleware(SessionMiddleware, secret_key=SECRET, store=url)])
 
 
 class Forgetful(Sealer):
@@ -212,12 +101,6 @@ def ours_tuned(url: str) -> ASGIApp:
 def from_environment() -> ASGIApp:
     """For uvicorn's `--factory`: the peer `BENCH_PEER`, with the server at `BENCH_URL`."""
     return PEERS[os.environ["BENCH_PEER"]].app(os.environ["BENCH_URL"])
-
-
-def cookie(_: str) -> ASGIApp:
-    """Starlette's own: the session signed, in the cookie."""
-    middleware = Middleware(CookieMiddleware, secret_key=SECRET)
-    return application(routes(change_and_assign), [middleware])
 
 
 def starsessions(url: str) -> ASGIApp:
@@ -305,6 +188,8 @@ class Peer:
     """Whether a change of a nested value is noticed, without an assignment."""
     only: str = ""
     """The one benchmark that it is of interest to."""
+    near: bool = False
+    """Whether it keeps near copies."""
 
     def version(self) -> str:
         return f"{self.package} {version(self.package)}"
@@ -352,6 +237,13 @@ _ALL = [
     ),
     Peer(OURS, "redis-sessions", ours, package="redis-sessions"),
     Peer(
+        NEAR,
+        "redis-sessions, near copies",
+        near_copies,
+        package="redis-sessions",
+        near=True,
+    ),
+    Peer(
         "ours-first",
         "redis-sessions, first reads",
         ours_first,
@@ -379,6 +271,8 @@ PEERS: Mapping[str, Peer] = {peer.name: peer for peer in _ALL}
 
 def missing(peer: Peer) -> list[str]:
     """The modules that this peer needs and that aren't installed."""
+    if peer.near and not has_near_copies():  # goes once RedisStore has the option
+        return ["redis_sessions with client_cache="]
     return [name for name in peer.modules if find_spec(name) is None]
 
 

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from redis import Redis
 
+from benchmarks.markdown import markdown
 from benchmarks.servers import serving, version_of
-from benchmarks.tables import markdown
 from redis_sessions import Keyring, RedisStore, SessionManager, generate_key
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.token import SessionToken

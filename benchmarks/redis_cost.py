@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
-from statistics import median
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -19,24 +18,27 @@ from redis import Redis
 
 from benchmarks import driver
 from benchmarks.driver import Client, Progress, block
-from benchmarks.peers import OURS, Peer, present
+from benchmarks.peers import Peer, present
 from benchmarks.servers import Server, available, serving
 
-__all__ = ["FULL", "QUICK", "Account", "Size", "copies", "measure", "spent"]
+__all__ = ["FULL", "QUICK", "Account", "Monitor", "Size", "copies", "measure", "spent"]
 
 OPERATIONS = ("read", "change", "sign-in")
+READS = (b"get", b"mget")
+MEASURES = ("commands", "bytes_in", "bytes_out", "server_cpu_us")
 
 
 @dataclass(frozen=True)
 class Size:
     """How much is measured. `requests`: in each block."""
 
-    rounds: int = 3
+    rounds: int = 5
     requests: int = 1_000
     lanes: Sequence[int] = (1, 64)
     sessions: Sequence[int] = (10_000, 1_000_000)
     operations: Sequence[str] = OPERATIONS
-    only_ours: bool = False
+    peers: Sequence[str] = ()
+    """Those that take part, by default all that ask a server."""
 
 
 FULL = Size()
@@ -56,12 +58,23 @@ class Monitor:
 
     def count(self) -> int:
         """Those since the last call."""
-        self._server.client.echo("counted")
+        return sum(1 for _ in self._lines())
+
+    def loads(self) -> int:
+        """How many records they asked for, since the last call."""
         found = 0
+        for line in self._lines():
+            verb, *keys = line.partition(b'] "')[2].split(b'" "')
+            found += len(keys) if verb.lower() in READS else 0
+        return found
+
+    def _lines(self) -> Iterator[bytes]:
+        self._server.client.echo("counted")
         for line in self._file:
             if b'"ECHO" "counted"' in line:
-                return found
-            found += b" lua] " not in line
+                return
+            if b" lua] " not in line:
+                yield line
         raise RuntimeError("the server ended the MONITOR")
 
     def close(self) -> None:
@@ -125,29 +138,45 @@ async def commands(server: Server, clients: Sequence[Client], path: str, size: S
         monitor.close()
 
 
-async def cell(
+async def turn(
     peer: Peer, server: Server, operation: str, lanes: int, size: Size
 ) -> dict[str, Any]:
-    """One operation of one peer, with so many requests in flight."""
+    """One peer's turn: an application that has just started, and an empty server."""
     server.client.flushall()
     path = f"/{operation}"
     async with driver.running(peer.app(server.url)) as app:
         clients = await driver.sign_in_all(app, lanes)
         await requests(clients, path, size.requests)
         sent = await commands(server, clients, path, size)
-        rounds = [
-            (await spent(server.nodes, clients, path, size.requests))[0] for _ in range(size.rounds)
-        ]
+        (one,) = await spent(server.nodes, clients, path, size.requests)
     return {
-        "operation": operation,
-        "lanes": lanes,
-        "peer": peer.name,
         "commands": round(sent, 4),
-        "bytes_in": round(median(one.received for one in rounds), 1),
-        "bytes_out": round(median(one.sent for one in rounds), 1),
-        "server_cpu_us": round(median(one.cpu for one in rounds), 2),
+        "bytes_in": round(one.received, 1),
+        "bytes_out": round(one.sent, 1),
+        "server_cpu_us": round(max(one.cpu, 0.0), 2),
         "errors": sum(client.errors for client in clients),
     }
+
+
+async def cell(
+    peers: Sequence[Peer], servers: Mapping[str, Server], operation: str, lanes: int, size: Size
+) -> list[dict[str, Any]]:
+    """One operation with so many requests in flight: a row for each peer, with all its rounds."""
+    taken: dict[str, list[dict[str, Any]]] = {peer.name: [] for peer in peers}
+    for number in range(size.rounds):
+        for peer in driver.turns(peers, number):
+            found = await turn(peer, servers[peer.server], operation, lanes, size)
+            taken[peer.name].append(found)
+    return [
+        {
+            "operation": operation,
+            "lanes": lanes,
+            "peer": name,
+            **{measure: [one[measure] for one in rounds] for measure in MEASURES},
+            "errors": sum(one["errors"] for one in rounds),
+        }
+        for name, rounds in taken.items()
+    ]
 
 
 # -- memory
@@ -204,7 +233,7 @@ async def memory(peer: Peer, size: Size) -> list[dict[str, Any]]:
                     {
                         "sessions": count,
                         "peer": peer.name,
-                        "bytes_each": round(used / count, 1),
+                        "bytes_each": [round(used / count, 1)],
                         "keys": lengths(client, keys),
                     }
                 )
@@ -219,19 +248,23 @@ async def _measure(size: Size, progress: Progress) -> dict[str, Any]:
         stack.enter_context(driver.pinned())
         servers = {kind: stack.enter_context(serving(kind)) for kind in kinds}
         peers = [peer for peer in present(kinds, "redis") if peer.server_side]
-        if size.only_ours:
-            peers = [peer for peer in peers if peer.name == OURS]
+        if size.peers:
+            peers = [peer for peer in peers if peer.name in size.peers]
         for operation in size.operations:
             for lanes in size.lanes:
-                some = [
-                    await cell(peer, servers[peer.server], operation, lanes, size) for peer in peers
-                ]
+                some = await cell(peers, servers, operation, lanes, size)
                 rows += some
-                parts = [f"{r['peer']} {r['commands']} ({r['server_cpu_us']} µs)" for r in some]
+                parts = [
+                    f"{row['peer']} {min(row['commands'])} ({min(row['server_cpu_us'])} µs)"
+                    for row in some
+                ]
                 progress(f"{operation:8}{lanes:5}: " + ", ".join(parts))
+        # Near copies are kept elsewhere; what Redis remembers of them, `near` measures.
         for peer in peers if size.sessions else ():
+            if peer.near:
+                continue
             stored += await memory(peer, size)
-            progress(f"memory  {peer.name}: {stored[-1]['bytes_each']} B")
+            progress(f"memory  {peer.name}: {stored[-1]['bytes_each'][0]} B")
     return {"rounds": size.rounds, "redis": rows, "memory": stored}
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from benchmarks import charts, figures, tables
 from benchmarks.budgets import Figures
+from benchmarks.markdown import NOT_RUN
 
 __all__ = ["BENCHMARKS", "collect", "filled", "main"]
 
 README = Path(__file__).with_name("README.md")
-BENCHMARKS = ("codec", "overhead", "http", "redis", "scale")
+BENCHMARKS = ("codec", "overhead", "http", "redis", "scale", "near", "staleness")
 
 
 def collect(directory: Path = figures.RESULTS) -> Figures:
@@ -26,7 +27,7 @@ def collect(directory: Path = figures.RESULTS) -> Figures:
 def filled(text: str, found: Figures) -> str:
     """The text with each section between its markers; ValueError for a marker that has no end."""
     for name, (needs, section) in tables.SECTIONS.items():
-        content = section(found) if found and (not needs or needs in found) else tables.NOT_RUN
+        content = section(found) if found and (not needs or needs in found) else NOT_RUN
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
         if len(pattern.findall(text)) != text.count(start):

@@ -29,6 +29,7 @@ __all__ = [
     "clustered",
     "deployments",
     "free_port",
+    "listening",
     "serving",
     "version_of",
 ]
@@ -110,6 +111,13 @@ def serving(kind: str) -> Generator[Server]:
         (node,) = topology.nodes
         with node.connect() as client:
             yield Server(kind, topology.url, (client,))
+
+
+@contextmanager
+def listening(kind: str, path: Path) -> Generator[str]:
+    """The URL of a server that listens at a Unix socket, too; without what a TCP stack costs."""
+    with single(server=_needed(kind), options={"unixsocket": str(path)}):
+        yield f"unix://{path}"
 
 
 @contextmanager

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import median
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks import codec
+from benchmarks import codec, near_tables
 from benchmarks.budgets import BUDGETS, MICROSECONDS, Figures, Rows, rows_of, verdict
-from benchmarks.driver import ratio
+from benchmarks.markdown import NOT_RUN, beside, markdown, number, rounds, title, unique
 from benchmarks.peers import OURS, PEERS
+from benchmarks.ratios import ratio_of, rounds_of
 from benchmarks.scale import knee
 
-__all__ = ["NOT_RUN", "SECTIONS"]
-
-Table = Sequence[Sequence[str]]
-NOT_RUN = "*Not run yet.*"
-
-
-def markdown(rows: Table) -> str:
-    """The first row is the head."""
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
-
-
-def unique(values: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
-
-
-def title(name: str) -> str:
-    text = PEERS[name].title
-    return f"**{text}**" if PEERS[name].package == "redis-sessions" else text
-
-
-def number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def beside(values: Sequence[float], yardstick: Sequence[float], unit: str = "") -> str:
-    return f"{ratio(values, yardstick):.2f} ({number(median(values))}{unit})"
-
+__all__ = ["SECTIONS"]
 
 # -- overhead
 
@@ -55,13 +28,12 @@ def overhead(figures: Figures) -> str:
 
 
 def overhead_of(rows: Rows, operation: str, measure: str, words: str) -> str:
-    here = {
-        (row["peer"], row["lanes"]): row[measure] for row in rows if row["operation"] == operation
-    }
+    here = {(row["peer"], row["lanes"]): row for row in rows if row["operation"] == operation}
     lanes = unique(lanes for _, lanes in here)
-    table = [[f"{operation}, {words}; in flight:", *map(str, lanes), "nested changes"]]
+    head = f"{operation}, {words}, {rounds(here.values(), measure)}; in flight:"
+    table = [[head, *(f"{n:,}" for n in lanes), "nested changes"]]
     for name in unique(name for name, _ in here):
-        cells = [beside(here[name, n], here["cookie", n]) for n in lanes]
+        cells = [beside(here[name, n], here["cookie", n], measure) for n in lanes]
         table.append([title(name), *cells, "seen" if PEERS[name].nested else "need assigning"])
     return markdown(table)
 
@@ -69,7 +41,9 @@ def overhead_of(rows: Rows, operation: str, measure: str, words: str) -> str:
 def latency(figures: Figures) -> str:
     rows = rows_of(figures, "overhead", "latency")
     lanes = unique(row["lanes"] for row in rows)
-    table = [["p50 / p99 in ms; in flight:", *map(str, lanes), "connections", "errors"]]
+    best = max((row["rounds"] for row in rows), default=0)
+    head = f"p50 / p99 in ms, best of {best}; in flight:"
+    table = [[head, *(f"{n:,}" for n in lanes), "connections", "errors"]]
     for name in unique(row["peer"] for row in rows):
         own = [row for row in rows if row["peer"] == name]
         cells = [f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}" for row in own]
@@ -84,12 +58,12 @@ def latency(figures: Figures) -> str:
 def codecs(figures: Figures) -> str:
     rows = rows_of(figures, "codec", "codec")
     sizes = unique(row["size"] for row in rows)
-    us = {(row["operation"], row["codec"], row["size"]): row["us"] for row in rows}
-    table = [["", "", *(f"{size:,} B" for size in sizes)]]
+    found = {(row["operation"], row["codec"], row["size"]): row for row in rows}
+    table = [[f"µs, {rounds(rows, 'us')}", "", *(f"{size:,} B" for size in sizes)]]
     for operation in codec.OPERATIONS:
         for name in unique(row["codec"] for row in rows):
             cells = [
-                beside(us[operation, name, size], us[operation, codec.COOKIE, size])
+                beside(found[operation, name, size], found[operation, codec.COOKIE, size], "us")
                 for size in sizes
             ]
             table.append([operation, name, *cells])
@@ -107,7 +81,9 @@ def http(figures: Figures) -> str:
     rows = rows_of(figures, "http", "http")
     cells = unique((row["operation"], row["connections"]) for row in rows)
     heads = [f"{operation}, {connections}" for operation, connections in cells]
-    rates, waits = [["requests/s; connections:", *heads]], [["p50 / p99 / p99.9, ms", *heads]]
+    best = rounds(rows, "rate")
+    rates = [[f"requests/s, {best}; connections:", *heads]]
+    waits = [[f"p50 / p99 / p99.9 in ms, {best}", *heads]]
     for name in unique(row["peer"] for row in rows):
         rate, wait = [title(name)], [title(name)]
         for operation, connections in cells:
@@ -116,7 +92,7 @@ def http(figures: Figures) -> str:
                 for row in rows
                 if (row["operation"], row["connections"]) == (operation, connections)
             }
-            rate.append(beside(some[name]["rate"], some["cookie"]["rate"]))
+            rate.append(beside(some[name], some["cookie"], "rate"))
             shown = (number(some[name][f"{p}_ms"]) for p in ("p50", "p99", "p999"))
             wait.append(" / ".join(shown))
         rates.append(rate)
@@ -137,10 +113,11 @@ def redis(figures: Figures) -> str:
         ("bytes_in", "bytes to the server", "{:.0f}"),
         ("bytes_out", "bytes from the server", "{:.0f}"),
     ):
-        table = [[f"{words}; in flight:", *(f"{name}, {n}" for name, n in cells)]]
+        head = f"{words}, {rounds(rows, measure)}; in flight:"
+        table = [[head, *(f"{name}, {n}" for name, n in cells)]]
         for peer in unique(row["peer"] for row in rows):
             found = {
-                (row["operation"], row["lanes"]): row[measure]
+                (row["operation"], row["lanes"]): min(row[measure])
                 for row in rows
                 if row["peer"] == peer
             }
@@ -152,7 +129,7 @@ def redis(figures: Figures) -> str:
 def memory(figures: Figures) -> str:
     rows = rows_of(figures, "redis", "memory")
     counts = unique(row["sessions"] for row in rows)
-    each = {(row["peer"], row["sessions"]): row["bytes_each"] for row in rows}
+    each = {(row["peer"], row["sessions"]): min(row["bytes_each"]) for row in rows}
     least = {n: min(used for (_, m), used in each.items() if m == n) for n in counts}
     heads = [f"{n:,} sessions" for n in counts]
     table = [["bytes of memory each, ÷ the least", *heads, "keys: name + value, B"]]
@@ -171,7 +148,8 @@ def memory(figures: Figures) -> str:
 def arrivals(figures: Figures) -> str:
     rows = rows_of(figures, "scale", "arrivals")
     workers = unique(row["workers"] for row in rows)
-    table = [["reads a second in time; workers:", *map(str, workers)]]
+    best = max((row["round"] for row in rows), default=0)
+    table = [[f"reads a second in time, best of {best}; workers:", *map(str, workers)]]
     for name in unique(row["peer"] for row in rows):
         cells = [
             f"{knee(rows, name, n) / max(1, knee(rows, 'cookie', n)):.2f} ({knee(rows, name, n):,})"
@@ -185,11 +163,12 @@ def growth(key: str, form: Callable[[int], str]) -> Callable[[Figures], str]:
     def section(figures: Figures) -> str:
         rows = rows_of(figures, "scale", key)
         steps = unique(row[key] for row in rows)
-        cpu = {(row["operation"], row["peer"], row[key]): row["cpu"] for row in rows}
-        table = [["CPU, 64 in flight", "", *map(form, steps)]]
+        found = {(row["operation"], row["peer"], row[key]): row for row in rows}
+        table = [[f"CPU, 64 in flight, {rounds(rows, 'cpu')}", "", *map(form, steps)]]
         for operation, name in unique((row["operation"], row["peer"]) for row in rows):
             cells = [
-                beside(cpu[operation, name, step], cpu[operation, "cookie", step]) for step in steps
+                beside(found[operation, name, step], found[operation, "cookie", step], "cpu")
+                for step in steps
             ]
             table.append([operation, title(name), *cells])
         return markdown(table)
@@ -203,23 +182,28 @@ def nodes(figures: Figures) -> str:
         return NOT_RUN
     steps = unique(row["nodes"] for row in rows)
     heads = [f"Cluster of {step}" if step else "single server" for step in steps]
+    best = rounds(rows, "cpu")
     parts: list[str] = []
     for words, shown in (
-        ("CPU of the client; in flight:", _client_cpu),
+        (f"CPU of the client, {best}; in flight:", _client_cpu),
         ("CPU of all nodes / of the busiest, µs", _servers_cpu),
         ("batches for a request", _batches),
     ):
         table = [[words, *heads]]
-        for operation, lanes in unique((row["operation"], row["lanes"]) for row in rows):
-            same = [row for row in rows if (row["operation"], row["lanes"]) == (operation, lanes)]
+        for operation, lanes, near in unique(map(_nodes_row, rows)):
+            same = [row for row in rows if _nodes_row(row) == (operation, lanes, near)]
             cells = [shown(row, same[0]) for row in same]
-            table.append([f"{operation}, {lanes}", *cells])
+            table.append([f"{operation}, {lanes}" + (", near copies" * near), *cells])
         parts.append(markdown(table))
     return "\n\n".join(["![CPU by nodes](results/nodes.svg)", *parts])
 
 
+def _nodes_row(row: Mapping[str, Any]) -> tuple[str, int, bool]:
+    return row["operation"], row["lanes"], row["near"]
+
+
 def _client_cpu(row: Mapping[str, Any], single: Mapping[str, Any]) -> str:
-    return beside(row["cpu"], single["cpu"])
+    return beside(row, single, "cpu")
 
 
 def _servers_cpu(row: Mapping[str, Any], _: Mapping[str, Any]) -> str:
@@ -236,59 +220,47 @@ def _batches(row: Mapping[str, Any], _: Mapping[str, Any]) -> str:
 def budgets(figures: Figures) -> str:
     table = [["", "budget", "measured", ""]]
     for budget in BUDGETS:
-        value, word = verdict(budget, figures)
+        found, word = verdict(budget, figures)
         sign = "≥" if budget.at_least else "≤"
-        limit = f"{sign} {budget.limit:g}" + (" (stretch)" if budget.stretch else "")
-        shown = "-" if value is None else f"{value:.3g}"
-        if budget.name in MICROSECONDS and value is not None:
-            us = MICROSECONDS[budget.name](figures)
-            shown += f" ({us:.1f} µs)"
+        shown = "-" if found is None else f"{found.value:.3g}{found.doubt}"
+        if budget.name in MICROSECONDS and found is not None:
+            shown += f" ({MICROSECONDS[budget.name](figures):.1f} µs)"
             word = word.partition(" (")[0]
-        table.append([budget.text, limit, shown, word])
+        table.append([budget.text, f"{sign} {budget.limit:g}", shown, word])
     return markdown(table)
 
 
 def losses(figures: Figures) -> str:
     """Each place where another is cheaper than ours."""
     found: list[str] = []
-    for row in rows_of(figures, "overhead", "overhead", peer=OURS):
-        same = rows_of(
-            figures, "overhead", "overhead", operation=row["operation"], lanes=row["lanes"]
-        )
-        for measure, words in (("cpu", "CPU"), ("wall", "time")):
-            found += _loss(
-                f"{row['operation']}, {row['lanes']} in flight, {words}",
-                {other["peer"]: other[measure] for other in same},
-            )
-    for row in rows_of(figures, "redis", "redis", peer=OURS):
-        same = rows_of(figures, "redis", "redis", operation=row["operation"], lanes=row["lanes"])
-        for measure, words in (("commands", "commands"), ("server_cpu_us", "the server's CPU")):
-            found += _loss(
-                f"{row['operation']}, {row['lanes']} in flight, {words}",
-                {other["peer"]: [other[measure]] for other in same},
-            )
+    for benchmark, measures in (
+        ("overhead", {"cpu": "CPU", "wall": "time"}),
+        ("redis", {"commands": "commands", "server_cpu_us": "the server's CPU"}),
+    ):
+        for row in rows_of(figures, benchmark, benchmark, peer=OURS):
+            where = {"operation": row["operation"], "lanes": row["lanes"]}
+            same = rows_of(figures, benchmark, benchmark, **where)
+            for measure, words in measures.items():
+                place = f"{row['operation']}, {row['lanes']:,} in flight, {words}"
+                found += _loss(place, row, same, measure)
     for row in rows_of(figures, "redis", "memory", peer=OURS):
         same = rows_of(figures, "redis", "memory", sessions=row["sessions"])
-        found += _loss(
-            f"memory, {row['sessions']:,} sessions",
-            {other["peer"]: [other["bytes_each"]] for other in same},
-        )
+        found += _loss(f"memory, {row['sessions']:,} sessions", row, same, "bytes_each")
     return "\n".join(f"- {line}" for line in found) or "Nowhere in these figures."
 
 
-def _loss(where: str, values: Mapping[str, Sequence[float]]) -> list[str]:
-    ours = values[OURS]
+def _loss(where: str, ours: Mapping[str, Any], same: Rows, measure: str) -> list[str]:
     ratios = {
-        name: ratio(ours, theirs)
-        for name, theirs in values.items()
-        if PEERS[name].package != "redis-sessions" and median(theirs) > 0
+        row["peer"]: ratio_of(ours, row, measure)
+        for row in same
+        if PEERS[row["peer"]].package != "redis-sessions" and rounds_of(row, measure).best() > 0
     }
     better = sorted(
-        (name for name, value in ratios.items() if value > 1.02), key=ratios.__getitem__
+        (name for name, found in ratios.items() if found.value > 1.02), key=ratios.__getitem__
     )
     if not better:
         return []
-    named = ", ".join(f"{ratios[name]:.2f} times {PEERS[name].title}" for name in reversed(better))
+    named = ", ".join(f"{ratios[name]} times {PEERS[name].title}" for name in reversed(better))
     return [f"{where}: {named}"]
 
 
@@ -321,5 +293,8 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Figures], str]]] = {
     "live": ("scale", growth("live", lambda live: f"{live:,} sessions")),
     "arrivals": ("scale", arrivals),
     "nodes": ("scale", nodes),
+    "hits": ("near", near_tables.hits),
+    "tracked": ("near", near_tables.tracked),
+    "staleness": ("staleness", near_tables.staleness),
 }
 """The sections of the README that are written by `report`: the benchmark each needs, and how."""

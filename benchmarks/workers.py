@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers import SECRET, Peer
+from benchmarks.driver import HINT
+from benchmarks.peers import Peer
 from benchmarks.servers import free_port
+from benchmarks.shop import SECRET
 
-__all__ = ["Site", "site"]
+__all__ = ["Site", "sign_in", "site"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,8 +33,10 @@ class Site:
 
 
 @contextmanager
-def site(peer: Peer, url: str, *, browsers: int, workers: int = 1) -> Generator[Site]:
-    """The peer on uvicorn with uvloop and httptools and without an access log."""
+def site(
+    peer: Peer, url: str, *, browsers: int, workers: int = 1, cores: AbstractSet[int] = frozenset()
+) -> Generator[Site]:
+    """The peer on uvicorn with uvloop and httptools and without an access log, on these cores."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.peers:from_environment"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
@@ -40,8 +45,10 @@ def site(peer: Peer, url: str, *, browsers: int, workers: int = 1) -> Generator[
     chosen = {"BENCH_PEER": peer.name, "BENCH_URL": url, "BENCH_SECRET": SECRET}
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **chosen}) as process:
         try:
+            if cores:
+                os.sched_setaffinity(process.pid, cores)
             _await_start(port, process)
-            yield Site(peer, port, _sign_in(peer, port, browsers))
+            yield Site(peer, port, sign_in(peer, port, browsers))
         finally:
             process.terminate()
             process.wait(30)
@@ -64,7 +71,8 @@ def _await_start(port: int, process: subprocess.Popen[bytes]) -> None:
             connection.close()
 
 
-def _sign_in(peer: Peer, port: int, browsers: int) -> list[str]:
+def sign_in(peer: Peer, port: int, browsers: int) -> list[str]:
+    """The cookies of so many browsers."""
     if peer.baseline is None:
         return ["session=none"] * browsers
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -84,5 +92,7 @@ def _get(connection: http.client.HTTPConnection, path: str, cookie: str | None) 
     headers = {"X-Forwarded-Proto": "https", **({"Cookie": cookie} if cookie else {})}
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()
-    given = (response.getheader("set-cookie") or "").partition(";")[0]
+    cookies = [text.partition(";")[0] for text in response.headers.get_all("set-cookie", [])]
+    # A browser keeps the hint that it changed its session for ten seconds; wrk would for ever.
+    given = next((cookie for cookie in cookies if not cookie.endswith(HINT.decode())), "")
     return response.read().decode(), given

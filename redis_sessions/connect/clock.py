@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from statistics import median_low
 from typing import Any, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - redis-py's
 
 from redis_sessions.connect.link import Part
 from redis_sessions.connect.resp import Command, pack, read_reply
@@ -120,6 +120,10 @@ class Measurement:
         try:
             await connection.send_packed_command(pack(self.commands))
             self.on_replies([await read_reply(connection)])
+        except BaseException as exc:
+            if not isinstance(exc, ConnectionError):  # it was too slow, which is no refusal
+                self._sent = float("-inf")
+            raise
         finally:
             if not self._answers:
                 self._clock.note_silence()
@@ -138,9 +142,8 @@ class Measurement:
         return True
 
     def on_failure(self, error: BaseException) -> None:
-        """Ask again on the next connection."""
-        self._answers = False
-        self._clock.note_silence()
+        """Ask on the next connection, as the link was lost."""
+        self._sent = float("-inf")
 
 
 def _seconds(reply: Any) -> float | None:

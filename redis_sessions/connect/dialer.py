@@ -36,6 +36,7 @@ class Dialer:
         self.asks_sentinels = connector.asks_sentinels
         self.links: set[Link] = set()
         self._pool: ConnectionPool | None = None
+        self._pools: set[ConnectionPool] = set()  # that one, or none
         self._opening = asyncio.Lock()
         self._checked_at = float("-inf")
         self._check: asyncio.Task[None] | None = None
@@ -57,36 +58,43 @@ class Dialer:
         The start of an embedded server takes longer, and isn't counted.
         """
         async with self._opening:
-            if self._pool is None or self.connector.starts_server:
-                self._pool = await self.connector.open()
+            pool = self._pool
+            if pool is None or self.connector.starts_server:
+                pool = self._pool = await self.connector.open()
+                self._pools.clear()
+                self._pools.add(pool)
             if self._closer is None:
-                self._closer = _close_with_loop(self.links)
+                self._closer = _close_with_loop(self.links, self._pools)
                 await anext(self._closer)
-        async with asyncio.timeout(seconds):
-            try:
-                connection = await self._connect(self._pool)
-            except errors.ConnectionError as exc:
-                if type(exc) is not errors.ConnectionError:
-                    raise
-                # Once more: a server that has restarted may have refused only the first attempt.
-                connection = await self._connect(self._pool)
-        return Link(owner, connection, self.links)
+        try:
+            async with asyncio.timeout(seconds):
+                try:
+                    return await self._connect(pool, owner)
+                except errors.ConnectionError as exc:
+                    if type(exc) is not errors.ConnectionError:
+                        raise
+                    # Once more: a server that restarted may have refused only the first attempt.
+                    return await self._connect(pool, owner)
+        finally:
+            if pool is not self._pool:  # it was closed meanwhile
+                await Connector.close(pool)
 
-    async def _connect(self, pool: ConnectionPool) -> Any:
+    async def _connect(self, pool: ConnectionPool, owner: LinkOwner) -> Link:
+        self._checked_at = asyncio.get_running_loop().time()  # the Sentinels are asked now
         connection = cast("Any", pool).make_connection()
         try:
             await connection.connect()
+            return Link(owner, connection, self.links)
         except BaseException as exc:
             await connection.disconnect(nowait=True)
             await Connector.disconnect_available(pool)
             if isinstance(exc, FAILURES) or not isinstance(exc, Exception):
                 raise
             raise as_redis_error(exc) from exc
-        return connection
 
     def is_elsewhere(self, link: Link) -> bool:
         """Whether the Sentinels led a later link to another primary than this one."""
-        primary = cast("Any", self._pool).master_address
+        primary = getattr(self._pool, "master_address", None)  # no pool: it has been closed
         return primary is not None and link.address != primary
 
     def check_primary(self) -> None:
@@ -116,34 +124,43 @@ class Dialer:
 
     async def close(self) -> None:
         """Close all links as soon as nothing is under way. A later command opens again."""
-        if self._check is not None and self._check is not asyncio.current_task():
+        if self._check is not None:
+            # It uses a connection to a Sentinel: over TLS, to break it off would leave that open.
+            await asyncio.wait([self._check], timeout=self.connector.timeout)
             self._check.cancel()
-            await asyncio.wait([self._check])  # it uses a connection to a Sentinel
-        pool, self._pool = self._pool, None
+            await asyncio.wait([self._check])
+        self._pool = None
+        pools = list(self._pools)
+        self._pools.clear()
         self.retire()
         await _closed(self.links, self.connector.timeout)
-        if pool is not None:
+        for pool in pools:
             await Connector.close(pool)
 
 
 def _close_without_owner(links: set[Link], loop: asyncio.AbstractEventLoop, pid: int) -> None:
     if pid == os.getpid() and not loop.is_closed():
-        for link in links:
+        for link in list(links):
             loop.call_soon_threadsafe(link.retire)
 
 
-async def _close_with_loop(links: set[Link]) -> _Closer:
+async def _close_with_loop(links: set[Link], pools: set[ConnectionPool]) -> _Closer:
     try:
         yield
     finally:
         for link in list(links):
             link.retire()
         await _closed(links, 0)
+        for pool in list(pools):
+            await Connector.close(pool)  # the connections to Sentinels
 
 
 async def _closed(links: set[Link], patience: float) -> None:
     """Wait until these links are closed, so many seconds at most. Then they are cut off."""
-    if links:
-        await asyncio.wait([link.closed for link in links], timeout=patience)
-    for link in list(links):
-        link.cut()
+    closing = list(links)  # others may be opened meanwhile
+    if closing:
+        await asyncio.wait([link.closed for link in closing], timeout=patience)
+    if late := [link for link in closing if not link.closed.done()]:
+        for link in late:
+            link.cut()
+        await asyncio.wait([link.closed for link in late])

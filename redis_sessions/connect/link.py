@@ -117,8 +117,9 @@ class Link(asyncio.Protocol):
             commands = parts[0].commands
         else:
             commands = [command for part in parts for command in part.commands]
+        data = pack(commands)  # before anything else: it may raise
         self.flights.append(_Flight(parts, len(commands), now, due))
-        self._transport.write(pack(commands))
+        self._transport.write(data)
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._check_time)
 
@@ -167,12 +168,14 @@ class Link(asyncio.Protocol):
                 if reply.__class__ is _Push:
                     if (owner := self._owner()) is not None:
                         owner.on_push(self, reply)
-                else:
+                elif self.flights:
                     self._replies.append(reply)
                     if len(self._replies) >= self.flights[0].count:
                         self._answer()
-        except (errors.InvalidResponse, IndexError) as exc:
-            self.abandon(errors.InvalidResponse(str(exc)))
+                else:
+                    self.abandon(errors.InvalidResponse("the server has sent something by itself"))
+        except errors.InvalidResponse as exc:
+            self.abandon(exc)
 
     def _answer(self) -> None:
         replies, self._replies = self._replies, []

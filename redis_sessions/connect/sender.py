@@ -33,7 +33,14 @@ class PartQueue(Protocol):
         ...
 
     def next_part(self, now: float) -> Part | None:
-        """The items that leave next; None if there are none."""
+        """The items that leave next; None if nobody waits for them any more.
+
+        In both cases these items wait no longer.
+        """
+        ...
+
+    def wait_from(self, now: float) -> None:
+        """Have the time for which items may wait begin now."""
         ...
 
     def fail(self, error: BaseException) -> None:
@@ -102,32 +109,36 @@ class Sender:
         self.listener: LinkListener | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waking = False
-        self._alone = False  # whether a single item left the last time
+        self._closing = False
         self._again: list[Part] = []
         self.errands = list(errands)
         self.queues: list[PartQueue] = []
 
     def wake(self) -> None:
-        """Let what waits leave at the end of this tick.
-
-        Where requests come one by one, there is nothing to wait for: it leaves at once.
-        """
-        if self._waking:
-            return
-        link = self.link
-        if self._alone and link is not None and not link.flights:
-            self._leave()
-        else:
+        """Let what waits leave at the end of this tick."""
+        if not self._waking:
             self._waking = True
             self._loop.call_soon(self._leave, context=self._context)
 
     async def close(self) -> None:
-        """Let what waits leave, and open no more links. A later item opens one again."""
-        while self._opening is not None:
-            await asyncio.wait([self._opening])
-        if self.link is not None:
+        """Let what waits leave, and retire the link. A later item opens one again."""
+        self._closing = True
+        self._leave()
+        while under_way := self._opening if self.link is None else self.link.closed:
+            await asyncio.wait([under_way])
             self._leave()
-            self.link = None
+        self._closing = False
+
+    def leave(self, error: StoreError) -> None:
+        """Let all that waits or is under way fail at once: the server isn't used any more."""
+        self._fail_all(error)
+        if self.link is not None:
+            self.link.abandon(error)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether something is to be sent."""
+        return bool(self._again) or any(self.queues)
 
     # -- leaving
 
@@ -140,10 +151,9 @@ class Sender:
                 link.abandon(errors.ConnectionError(MOVED))
         if link is None or link.lost or link.retired:
             self.link = None
-            if self._again or any(self.queues):
+            if self._waits:
                 self._open_soon()
             return
-        self._alone = sum(map(len, self.queues)) == 1
         while len(link.flights) < self._max_flights:
             now = self._loop.time()
             parts = self._next_parts(now)
@@ -152,7 +162,14 @@ class Sender:
             for errand in self.errands:
                 if errand.due:
                     parts[:0] = errand.next_parts()
-            link.send(parts, now, now + self._seconds)
+            try:
+                link.send(parts, now, now + self._seconds)
+            except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
+                for part in parts:
+                    part.on_failure(exc)
+        if self._closing and not self._waits:
+            self.link = None
+            link.retire()
 
     def _next_parts(self, now: float) -> list[Part]:
         parts: list[Part] = []
@@ -163,9 +180,10 @@ class Sender:
                 if now > part.until:
                     part.on_failure(late(self._dialer.where, self._seconds))
         for queue in self.queues:
-            if queue and (batch := queue.next_part(now)) is not None:
-                batch.until = now + self._seconds
-                parts.append(batch)
+            while queue:
+                if (leaving := queue.next_part(now)) is not None:
+                    parts.append(leaving)
+                    break
         for part in parts:
             part.attempts += 1
         return parts
@@ -184,6 +202,9 @@ class Sender:
             if not isinstance(exc, Exception):
                 raise
         else:
+            if self._dialer.connector.starts_server:  # which takes longer than items may wait
+                for queue in self.queues:
+                    queue.wait_from(self._loop.time())
             self._leave()
         finally:
             self._opening = None
@@ -209,16 +230,22 @@ class Sender:
             link.abandon(errors.ConnectionError(MOVED), *parts)  # a former primary doesn't count
             return
         self.answering = link
-        if len(parts) == 1:
-            self._deliver(link, parts[0], replies)
-        else:
-            start = 0
+        try:
+            if len(parts) == 1:
+                self._deliver(link, parts[0], replies)
+            else:
+                start = 0
+                for part in parts:
+                    end = start + len(part.commands)
+                    self._deliver(link, part, replies[start:end])
+                    start = end
+        except Exception as exc:
             for part in parts:
-                end = start + len(part.commands)
-                self._deliver(link, part, replies[start:end])
-                start = end
-        self.answering = None
-        if self._again or any(self.queues):
+                part.on_failure(exc)  # who has a reply keeps it
+            raise
+        finally:
+            self.answering = None
+        if self._waits or self._closing:
             self.wake()  # after the requests that go on now have asked for more
 
     def _deliver(self, link: Link, part: Part, replies: list[Any]) -> None:
@@ -244,7 +271,7 @@ class Sender:
             self.link = None
         if self.listener is not None:
             self.listener.on_lost(link)
-        if isinstance(error, TimeoutError):
+        if isinstance(error, (TimeoutError, StoreError)):
             self._fail_all(self._translate(error), parts)
             return
         now, failure = self._loop.time(), self._translate(error)
@@ -253,7 +280,7 @@ class Sender:
                 self._again.append(part)
             else:
                 part.on_failure(failure)
-        if self._again or any(self.queues):
+        if self._waits:
             self._open_soon()
 
 

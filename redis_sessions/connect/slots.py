@@ -49,6 +49,10 @@ class MappedNode(Protocol):
         """Note which replicas the map names for this node."""
         ...
 
+    def leave(self) -> None:
+        """Let all that is under way fail at once."""
+        ...
+
     async def close(self) -> None:
         """Disconnect."""
         ...
@@ -84,6 +88,7 @@ class SlotMap(Generic[Node]):
         self._nodes: dict[Address, Node] = {}
         self.owners: list[Node | None] = [None] * SLOTS
         """The node of each slot; None where it isn't known."""
+        self._closing: set[asyncio.Task[None]] = set()  # nodes that have left
         self._fetching: asyncio.Task[None] | None = None
         self._fetched = float("-inf")
         self._trouble: StoreError | None = None
@@ -159,6 +164,8 @@ class SlotMap(Generic[Node]):
         self.owners = [None] * SLOTS
         for node in nodes:
             await node.close()
+        if self._closing:
+            await asyncio.wait(list(self._closing))
 
     async def _fetch(self) -> None:
         trouble: StoreError | None = None
@@ -166,7 +173,7 @@ class SlotMap(Generic[Node]):
             try:
                 async with asyncio.timeout(self._timeout / 4):
                     reply = await node.ask("CLUSTER", "SLOTS")
-                await self._adopt(reply, node)
+                self._adopt(reply, node)
             except TimeoutError:
                 where = node.connector.where
                 trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
@@ -186,7 +193,7 @@ class SlotMap(Generic[Node]):
         random.shuffle(nodes)
         return sorted(nodes, key=lambda node: node.node_health.trouble is not None)[:_MOST_ASKED]
 
-    async def _adopt(self, reply: Any, asked: Node) -> None:
+    def _adopt(self, reply: Any, asked: Node) -> None:
         """Take over a map.
 
         The reply to CLUSTER SLOTS is `[first, last, primary, replica ...]` for each range of slots.
@@ -217,7 +224,11 @@ class SlotMap(Generic[Node]):
             if node not in kept and address not in seeds:
                 del self._nodes[address]
                 self._on_removed(node)
-                await node.close()
+                node.node_health.note_map(known=False)
+                node.leave()
+                closing = self._loop.create_task(node.close(), context=Context())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
     def _node(self, address: Address) -> Node:
         node = self._nodes.get(address)

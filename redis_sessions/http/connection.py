@@ -6,29 +6,30 @@ session. An event stream's start isn't held, since its body may begin much later
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Final
 
-from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope, Send
 
 from redis_sessions.errors import (
-    ConfigurationError,
     ReplicationError,
     SessionError,
     StoreError,
     StoreUnavailableError,
 )
 from redis_sessions.events import logger
-from redis_sessions.http import copies
+from redis_sessions.http.binding import bound_by, peer_of
+from redis_sessions.http.copies import hint, replica_loader, takes_near_copies
 from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.http.live import Live
+from redis_sessions.http.realms import with_innermost
 from redis_sessions.http.replaced import carry_out_replacement, send_outside
 from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import Transport
 from redis_sessions.lifecycle import loading
+from redis_sessions.lifecycle.copies import from_near_copy
 from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.lifecycle.pending import is_unchanged
 from redis_sessions.session.context import Peer
@@ -38,7 +39,7 @@ from redis_sessions.session.session import Session, Unloaded, load_into, state_o
 from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound
 from redis_sessions.tracebacks import strip
 
-__all__ = ["SCOPE_KEY", "Connection", "Connections", "with_innermost"]
+__all__ = ["SCOPE_KEY", "Connection", "Connections"]
 
 SCOPE_KEY: Final = "redis_sessions"
 
@@ -58,6 +59,8 @@ class Connection:
     """The record when the request began. It is noted only if copies are read."""
     near = False
     """Whether the session comes from a near copy."""
+    hinted = False
+    """Whether the browser has changed its session just now. See `Setup.read_with_hint`."""
 
     # The response.
     response_start = "http.response.start"
@@ -73,7 +76,6 @@ class Connection:
     failure: SessionError | None = None
     """The error of a commit that failed. The response fails, too."""
 
-    # A WebSocket or an event stream.
     live: Live | None = None
     """What ends it when its session has ended, and `changes()` when it is over."""
     watches = True
@@ -86,11 +88,12 @@ class Connection:
 
     def __init__(self, setup: Setup, scope: Scope, send: Send) -> None:
         self.setup = setup
-        self.tokens = setup.read(scope)
+        if setup.read_with_hint is None:
+            self.tokens = setup.read(scope)
+        else:
+            self.tokens, self.hinted = setup.read_with_hint(scope)
         self.scope = scope
         self.send = send
-
-    # -- the session
 
     @property
     def manager(self) -> SessionManager:
@@ -99,13 +102,16 @@ class Connection:
     async def load(self) -> None:
         """Load the session, unless it is loaded. A store that is away raises nothing here."""
         setup, session = self.setup, self._session()
-        if session is not None and (
-            not isinstance(session, Unloaded) or (setup.copies is not None and self.load_near())
-        ):
-            return
+        if session is not None:
+            if not isinstance(session, Unloaded):
+                return
+            near = None if state_of(session).turn else self._from_near_copy()
+            if near is not None:
+                loading.take_place(session, near)
+                return
         load: loading.Load = setup.manager.load
         if setup.replicas:
-            load = copies.replica_loader(setup, self.scope, self.transport)
+            load = replica_loader(setup, self.scope, self.transport)
         try:
             if session is None:
                 bound = ANYWHERE if setup.binding is None else self._bound()
@@ -121,20 +127,30 @@ class Connection:
 
     def load_near(self) -> bool:
         """Load the session from a near copy, without waiting. Returns whether there is one."""
-        session = self._session()
-        if session is not None and state_of(session).turn:  # another task is loading it
-            return False
-        loaded = copies.load_near(self.setup, self.scope, self.tokens, self.transport, self._bound)
-        if loaded is None:
-            return False
-        self.near = True
-        self.stored_before = state_of(loaded).stored
+        session = self._from_near_copy()
         if session is None:
-            state_of(loaded).request.context = self
-            self.session = loaded
-        else:
-            loading.take_place(session, loaded)
+            return False
+        self.session = session
         return True
+
+    def _from_near_copy(self) -> Session | None:
+        setup, tokens = self.setup, self.tokens
+        if setup.copies is None or len(tokens) != 1:
+            return None
+        copy = setup.copies.near_copy(tokens[0][:20])
+        if copy is None:
+            return None
+        if setup.read_with_hint is None:
+            if not takes_near_copies(self.transport, self.scope, own=copy.own):
+                return None
+        elif self.hinted and not copy.own:
+            return None
+        bound = ANYWHERE if setup.binding is None else self._bound()
+        session = from_near_copy(setup.backend, copy, tokens[0], bound, self)
+        if session is not None:
+            self.near = True
+            self.stored_before = state_of(session).stored
+        return session
 
     async def ask_store(self) -> None:
         """Refresh the session if it comes from a near copy. Raises what `refresh()` raises."""
@@ -157,12 +173,7 @@ class Connection:
     def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
         binding = self.setup.binding
-        if binding is None:
-            return ANYWHERE
-        bound = binding(HTTPConnection(self.scope))
-        if bound is None or isinstance(bound, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application's
-            return bound
-        raise ConfigurationError(f"binding= made {bound!r} of a request: return text, or None")
+        return ANYWHERE if binding is None else bound_by(binding, self.scope)
 
     def _go_on_without(self, why: StoreError) -> None:
         """Do what `on_unavailable` says, since the store is away.
@@ -170,13 +181,7 @@ class Connection:
         For "error", a placeholder raises the error as soon as it is used. For "anonymous", the
         session is empty, and can't be stored.
         """
-        choice = "error" if self.over else self.setup.on_unavailable
-        if callable(choice):
-            choice = choice(HTTPConnection(self.scope))
-            if choice not in ("error", "anonymous"):
-                raise ConfigurationError(
-                    f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
-                )
+        choice = "error" if self.over else self.setup.choice(self.scope)
         backend = self.setup.backend
         if isinstance(why, StoreUnavailableError):
             backend.report("unavailable", why.reason)
@@ -205,38 +210,26 @@ class Connection:
 
     def peer(self) -> Peer:
         """The client, as the ASGI server gives it."""
-        client = self.scope.get("client")
-        agent = next((v for k, v in self.scope["headers"] if k == b"user-agent"), None)
-        return Peer(
-            client[0] if client else None, None if agent is None else agent.decode("latin-1")
-        )
+        return peer_of(self.scope)
 
     def as_seen(self, error: SessionError) -> SessionError:
         """The error as one that has an HTTP status. The application gets it, so it is noted."""
         self.raised = as_http(error)
         return self.raised
 
-    def until_over(self, stop: Callable[[], None]) -> Callable[[], None]:
-        """Have `stop` called when the client is gone, or the request is over."""
-        return self._opened().until_over(stop)
-
-    def loaded_late(self) -> None:
-        """Watch the session, which was loaded after the response had started (lazy=True)."""
-        if self.live is not None:
-            self.live.loaded()
+    def opened(self) -> Live:
+        """What ends this connection, or is told of its end."""
+        if self.live is None:
+            self.live = Live(self.setup.backend, self.session, self.send, self.is_socket)
+        return self.live
 
     def watch(self) -> None:
         """End this WebSocket or event stream, which has begun, when its session ends."""
         there = isinstance(self.session, Unloaded) or state_of(self.session).live is not None
         if there and self.watches and self.setup.end_sockets:
-            live = self._opened()
+            live = self.opened()
             self.send = live.on_send
             live.begin()
-
-    def _opened(self) -> Live:
-        if self.live is None:
-            self.live = Live(self.setup.backend, self.session, self.send, self.is_socket)
-        return self.live
 
     # -- the scope
 
@@ -251,7 +244,7 @@ class Connection:
             self.send = send_outside(scope, before, self.send)
         scope["session"] = self.session
         if outer or self.setup.transport is None:
-            scope[SCOPE_KEY] = with_innermost(outer or {}, self)
+            scope[SCOPE_KEY] = with_innermost(outer or {}, self, self.setup.transports.keys)
         else:
             scope[SCOPE_KEY] = {self.setup.key: self}
 
@@ -259,8 +252,6 @@ class Connection:
         """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
         self.over = True
         self.scope = _OVER
-        if self.live is not None:
-            self.live.stop()
         state_of(self.session).request.context = None
 
     # -- the commit
@@ -283,17 +274,24 @@ class Connection:
 
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
-        request = state_of(self.session).request
-        request.answering = True
         try:
-            return await self.commit(self.status)
-        except SessionError as exc:
+            return await self._begin_commit()
+        except BaseException as exc:
+            self._note_failure(exc)
+            raise
+
+    def _begin_commit(self) -> Awaitable[Answer]:
+        """Begin the response's own commit. If it fails, call `_note_failure`."""
+        state_of(self.session).request.answering = True
+        return self.commit(self.status)
+
+    def _note_failure(self, exc: BaseException) -> None:
+        # If it was cancelled, another response may follow.
+        state_of(self.session).request.answering = False
+        if isinstance(exc, SessionError):
             self.failure = exc
             if isinstance(exc, (StoreUnavailableError, ReplicationError)):
                 self.setup.backend.report("unavailable", exc.reason)
-            raise
-        finally:
-            request.answering = False  # if it was cancelled, another response may follow
 
     async def commit_failed(self) -> None:
         """Commit for a request that failed. Only a sign-out and `clear()` count then.
@@ -326,7 +324,14 @@ class Connection:
                         return
                 held, self.held = self.held, None
                 if held is not None:
-                    answer = NOTHING if self.is_settled() else await self.commit_before_start()
+                    answer = NOTHING
+                    if not self.is_settled():
+                        state_of(self.session).request.compared = True
+                        try:  # as `commit_before_start`, which would be another coroutine
+                            answer = await self._begin_commit()
+                        except BaseException as exc:
+                            self._note_failure(exc)
+                            raise
                     await self.send(self.start(held, answer))
                     if held is message:
                         self.watch()
@@ -359,13 +364,13 @@ class Connection:
             and state.stored is not self.stored_before
             and answer.outcome is not Outcome.TOUCH
         ):
-            copies.hint(self.stored_before, state.stored, self.transport, headers)
+            hint(self.stored_before, state.stored, self.transport, headers)
         return {**held, "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
         if answer.token is not None:
             headers.append(self.transport.send(answer.token.value, answer.max_age))
-            self._warn_if_insecure()
+            self.setup.warn_if_insecure(self.transport, self.scope)
         elif answer.expire:
             headers.append(self.transport.expire())
         else:
@@ -389,22 +394,6 @@ class Connection:
         opened = () if session is None else state_of(session).request.tokens
         return self.setup.transports.answering(self.scope, opened or self.tokens)
 
-    def _warn_if_insecure(self) -> None:
-        if self.transport.secure and self.scope.get("scheme") in ("http", "ws"):
-            self.setup.backend.reporter.warn_once(
-                "insecure",
-                "a Secure session cookie was sent over plain http, where most clients don't "
-                "return it. In development write https_only=False; in tests "
-                'TestClient(app, base_url="https://testserver"); behind a proxy that ends '
-                "TLS, have the server trust its forwarded headers",
-            )
-
 
 Connections = dict[tuple[str, str], Connection]
 """The sessions of one request, by the keys of their transports. The innermost is the last."""
-
-
-def with_innermost(outer: Connections, innermost: Connection) -> Connections:
-    """The outer ones, and another one inside of them. It replaces those with the same keys."""
-    inner = dict.fromkeys(innermost.setup.transports.keys, innermost)
-    return {**{k: other for k, other in outer.items() if k not in inner}, **inner}

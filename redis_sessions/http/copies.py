@@ -6,7 +6,6 @@ its session. A client that sends the token in a header keeps no such cookie, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 from starlette.types import Scope
@@ -14,32 +13,16 @@ from starlette.types import Scope
 from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import CookieTransport, Transport
-from redis_sessions.lifecycle.copies import from_near_copy, load_from_replica
+from redis_sessions.lifecycle.copies import load_from_replica
 from redis_sessions.lifecycle.loading import Load
 from redis_sessions.session.record import Stored
-from redis_sessions.session.session import Session
-from redis_sessions.session.state import Bound
 
-__all__ = ["hint", "load_near", "replica_loader"]
+__all__ = ["hint", "replica_loader", "takes_near_copies"]
 
 
-def load_near(
-    setup: Setup,
-    scope: Scope,
-    tokens: Sequence[str],
-    transport: Transport,
-    bound: Callable[[], Bound],
-) -> Session | None:
-    """The session from a near copy. None: there is none for this request."""
-    if setup.copies is None or len(tokens) != 1:
-        return None
-    text = tokens[0]
-    copy = setup.copies.near_copy(text[:20])
-    if copy is None or not isinstance(transport, CookieTransport):
-        return None
-    if not copy.own and transport.hinted(scope):  # what this process stored isn't older
-        return None
-    return from_near_copy(setup.backend, copy, text, bound())
+def takes_near_copies(transport: Transport, scope: Scope, *, own: bool) -> bool:
+    """Whether a near copy may serve a request. `own`: this process has stored what is in it."""
+    return isinstance(transport, CookieTransport) and (own or not transport.hinted(scope))
 
 
 def replica_loader(setup: Setup, scope: Scope, transport: Transport) -> Load:

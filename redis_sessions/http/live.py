@@ -55,6 +55,23 @@ class Live:
     4. A stream whose own application has ended the session goes on, as long as it likes.
     """
 
+    __slots__ = (
+        "_backend",
+        "_by_itself",
+        "_cancelled",
+        "_inside",
+        "_is_socket",
+        "_over",
+        "_send",
+        "_sender",
+        "_session",
+        "_stops",
+        "_task",
+        "_wanted",
+        "_watch",
+        "ended",
+    )
+
     def __init__(self, backend: Backend, session: Session, send: Send, is_socket: bool) -> None:
         self.ended = False
         self._backend = backend
@@ -84,9 +101,9 @@ class Live:
 
     def loaded(self) -> None:
         """Watch the session if it is loaded, and if there is one."""
-        store = self._backend.watchable
-        if self._wanted and store is not None and state_of(self._session).live is not None:
-            self._watch = Watch(self._backend, store, self._session, self._session_ended)
+        store, unwatched = self._backend.watchable, self._wanted and self._watch is None
+        if unwatched and store is not None and state_of(self._session).live is not None:
+            self._watch = Watch(self._backend, store, self._session, self.session_ended)
 
     def unwatch(self) -> None:
         """Watch it no more. A connection that wasn't ended by now goes on."""
@@ -98,6 +115,8 @@ class Live:
     def until_over(self, stop: Callable[[], None]) -> Callable[[], None]:
         """Have `stop` called when it is over. What is returned undoes this."""
         self._stops.add(stop)
+        if self._over:
+            stop()
         return partial(self._stops.discard, stop)
 
     def stop(self) -> None:
@@ -153,8 +172,10 @@ class Live:
 
     # -- the end
 
-    def _session_ended(self, why: Reject) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._end(why))
+    def session_ended(self, why: Reject) -> None:
+        """The session has ended, or its token doesn't open it any more."""
+        if self._wanted and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._end(why))
 
     async def _end(self, why: Reject) -> None:
         state = state_of(self._session)
@@ -188,8 +209,12 @@ class Live:
         return before is not None and task.uncancel() <= before
 
     def absorbs(self) -> bool:
-        """Whether the cancellation that has reached the middleware came from here alone."""
-        return self._takes_back(_current_task())
+        """Whether the cancellation that has reached the middleware came from here alone.
+
+        If nobody has cancelled the middleware's task, it is that of another task which has sent.
+        """
+        task = _current_task()
+        return self._takes_back(task) or (self.ended and not task.cancelling())
 
     def is_cause_of(self, exc: BaseException) -> bool:
         """Whether an application raises this because its connection was ended here."""
@@ -200,14 +225,13 @@ class Live:
 
     async def finish(self) -> None:
         """The application is through: complete what was begun to end its connection."""
-        self.stop()
-        if not self.ended:
-            return
-        self._takes_back(_current_task())  # unless the application has absorbed it
-        if self._is_socket:
+        try:
             if self._task is not None:
                 await asyncio.wait([self._task])
-        else:
+        finally:
+            self.stop()
+        self._takes_back(_current_task())  # unless the application has absorbed it
+        if self.ended and not self._is_socket:
             with suppress(Exception):  # the client may be gone
                 await self._send(dict(_LAST_BODY))
 

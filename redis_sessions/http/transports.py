@@ -126,8 +126,10 @@ class CookieTransport:
         flags += "; partitioned" if partitioned else ""
         self._flags = flags
         self._find = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)").findall
-        self._hint = f"{name}{_HINT}=".encode()
-        self._find_hint = re.compile(rb"(?:^|;)[ \t]*" + re.escape(self._hint)).search
+        self._hint = f"{name}{_HINT}="
+        self._find_hint = re.compile(rf"(?:^|;)[ \t]*{re.escape(self._hint)}").search
+        age = f"Max-Age={HINT_SECONDS}"
+        self._hint_header = b"set-cookie", f"{self._hint}1; path={path}; {age}; {flags}".encode()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -154,17 +156,25 @@ class CookieTransport:
 
     def hinted(self, scope: Scope) -> bool:
         """Whether this browser has changed its session just now, and a replica may lag behind."""
+        return self.read_with_hint(scope)[1]
+
+    def read_with_hint(self, scope: Scope) -> tuple[list[str], bool]:
+        """What `read` and `hinted` return, in one go."""
+        found: list[str] = []
+        hinted = False
         headers: list[RawHeader] = scope["headers"]
         for header, value in headers:
-            if header == b"cookie" and self._hint in value:
-                return self._find_hint(value) is not None
-        return False
+            if header == b"cookie":
+                cookies = value.decode("latin-1")
+                for text in self._find(cookies):
+                    found.append(text.strip(" \t"))  # noqa: PERF401 - as in `read`
+                if self._hint in cookies and self._find_hint(cookies):
+                    hinted = True
+        return found, hinted
 
     def hint(self) -> RawHeader:
         """A short-lived cookie by which the browser says so: longer than a replica may lag."""
-        age = f"Max-Age={HINT_SECONDS}"
-        cookie = f"{self.name}{_HINT}=1; path={self._path}; {age}; {self._flags}"
-        return b"set-cookie", cookie.encode()
+        return self._hint_header
 
     def __repr__(self) -> str:
         return f"<CookieTransport {self.name}>"

@@ -35,8 +35,8 @@ async def on_receive(connection: Connection, receive: Receive) -> Message:
     """What the application calls as its `receive`."""
     live = connection.live
     message = await (receive() if live is None else live.receive(receive))
-    if live is not None and message["type"] == "websocket.disconnect":
-        live.stop()
+    if message["type"] == "websocket.disconnect" and connection.live is not None:
+        connection.live.stop()  # which may be there only since the application waits
     return message
 
 

@@ -37,19 +37,20 @@ _SENT_ALL_THE_SAME: Final = (
     Outcome.GAIN,
 )
 
-
 _STORES_NO_DATA: Final = (Outcome.NOTHING, Outcome.TOUCH)
 
 
 async def commit(backend: Backend, session: Session, http_status: int, may_create: bool) -> Answer:
     """What `SessionManager.commit()` does."""
     try:
-        if is_unchanged(backend, session):
-            return NOTHING
         state = state_of(session)
+        if state.request.compared:
+            state.request.compared = False
+        elif is_unchanged(backend, session):
+            return NOTHING
         if state.turn:
             await state.others()
-        state.begin_turn()
+        state.turn = True
         try:
             pending = pending_commit(backend, session, http_status, may_create)
             answer = _conclude(pending, await _begin(pending))
@@ -71,7 +72,7 @@ async def save(backend: Backend, session: Session) -> None:
         raise state.missing()
     if state.turn:
         await state.others()
-    state.begin_turn()
+    state.turn = True
     deferred = None
     try:
         if not state.request.late:

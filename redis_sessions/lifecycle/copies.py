@@ -14,12 +14,13 @@ import msgspec
 from redis_sessions.errors import StoreError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import Load, belongs, live_session, opened, stored_principal
+from redis_sessions.session.context import RequestContext
 from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import Bound, Request
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import decode
-from redis_sessions.stores.protocols import NearCopy, ReplicaReads
+from redis_sessions.stores.protocols import NearCopies, NearCopy, ReplicaReads
 from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["from_near_copy", "keep_opened", "load_from_replica", "reads_replicas"]
@@ -37,27 +38,28 @@ class _Opened(msgspec.Struct, frozen=True, gc=False):
     principal: str | None
 
 
-def from_near_copy(backend: Backend, copy: NearCopy, text: str, bound: Bound) -> Session | None:
+def from_near_copy(
+    backend: Backend, copy: NearCopy, text: str, bound: Bound, context: RequestContext
+) -> Session | None:
     """The live session that this token opens in a near copy, or None. It waits for nothing."""
-    known = _opened(backend, copy, text)
-    if known is None or not _serves(backend, known.stored, bound):
-        return None
-    stored = known.stored
-    try:
-        data = decode(stored.data)
-    except ValueError:  # they could be decoded before, but not so deep in the stack
-        return None
-    return live_session(backend, stored, data, known.principal, Request(backend.timer(), bound))
-
-
-def _opened(backend: Backend, copy: NearCopy, text: str) -> _Opened | None:
-    """What this token opens in the bytes of the copy. It is kept there."""
     # A dict compares hashes first, which nobody outside can compute. So the time that this takes
     # tells nothing of the token by which the bytes were opened.
     kept: dict[str, _Opened] | None = copy.opened
     known = None if kept is None else kept.get(text)
-    if known is not None and known.sealer is backend.sealer:
-        return known
+    if known is None or known.sealer is not backend.sealer:
+        known = _opened(backend, copy, text)
+    if known is None or not _serves(backend, known.stored, bound):
+        return None
+    try:
+        data = decode(known.stored.data)
+    except ValueError:  # they could be decoded before, but not so deep in the stack
+        return None
+    request = Request(backend.timer(), bound, (), context)
+    return live_session(backend, known.stored, data, known.principal, request)
+
+
+def _opened(backend: Backend, copy: NearCopy, text: str) -> _Opened | None:
+    """What this token opens in the bytes of the copy. It is kept there."""
     token = SessionToken.parse(text)
     stored = None if token is None else backend.sealer.open(token, copy.value)
     if not isinstance(stored, Stored):
@@ -75,9 +77,11 @@ def _keep(backend: Backend, copy: NearCopy, stored: Stored, principal: str | Non
     return known
 
 
-def keep_opened(backend: Backend, stored: Stored, principal: str | None) -> None:
+def keep_opened(
+    backend: Backend, copies: NearCopies, stored: Stored, principal: str | None
+) -> None:
     """Note with the near copy of what was just stored what is in it, so that nobody opens it."""
-    copy = None if backend.copies is None else backend.copies.near_copy(stored.token.id)
+    copy = copies.near_copy(stored.token.id)
     if copy is not None and copy.value == stored.sealed:
         _keep(backend, copy, stored, principal)
 

@@ -18,7 +18,7 @@ from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.record import Record, Stored
 from redis_sessions.session.state import NEVER
 from redis_sessions.session.token import SessionToken
-from redis_sessions.stores.protocols import Commit
+from redis_sessions.stores.protocols import STORED, Commit
 from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["CHANGED", "change", "rotate", "touch"]
@@ -31,11 +31,15 @@ _TOUCHED: Final = Answer(Outcome.TOUCH)
 
 async def change(pending: PendingCommit) -> Answer:
     """CHANGE: store the data under the same token."""
-    at = pending.writer.at
-    if pending.facts.touch_due and await pending.writer.renew_entry() is None:
-        return pending.dropped("revoked", at.token.id)
+    at, writer = pending.writer.at, pending.writer
+    if pending.facts.touch_due:
+        if await writer.renew_entry() is None:
+            return pending.dropped("revoked", at.token.id)
+        writer.check_time()
     change = _Change(pending, at, at.token, at.rotated_at, at, at)
-    if await pending.writer.compare_and_set(at, change) is None:
+    # Nearly always this is all: a coroutine of `compare_and_set` less waits for the store.
+    written = await writer.attempt(at, change)
+    if written is not STORED and await writer.compare_and_set(at, change, None, written) is None:
         pending.state.gone()
         return pending.dropped("ended elsewhere", at.token.id)
     change.adopt()
@@ -52,7 +56,8 @@ async def touch(pending: PendingCommit) -> Answer:
         new = writer.seal(at, seen_at=writer.now)
         if await writer.store(at.version, new) is Commit.STORED:
             state.stored, state.touch_at = new, new.touch_at
-            keep_opened(pending.backend, new, state.principal)
+            if pending.backend.copies is not None:
+                keep_opened(pending.backend, pending.backend.copies, new, state.principal)
             pending.backend.report("touched", None, at.token.id)
             return _TOUCHED
     except StoreError as exc:
@@ -128,7 +133,7 @@ class _Change(msgspec.Struct, eq=False, gc=False):
         pending = self.pending
         data = pending.writer.encoded if newest is self.at else _merged(pending, newest, self.at)
         fields = _amendments(pending, newest.record, self.authenticated_at)
-        record = newest.record.amended(data=data, **fields)
+        record = newest.record.amended(data, **fields)
         self.newest = newest
         self.new = pending.backend.sealer.seal(self.token, record, self.rotated)
         return self.new.sealed, pending.backend.ttl(self.new)
@@ -139,7 +144,8 @@ class _Change(msgspec.Struct, eq=False, gc=False):
         state = pending.state
         was, base = self.at.data, state.base
         state.remember(new)
-        keep_opened(pending.backend, new, state.principal)
+        if pending.backend.copies is not None:
+            keep_opened(pending.backend, pending.backend.copies, new, state.principal)
         if self.newest is not self.at:
             pending.adopt(new.data, was, base)
             pending.backend.report("merged", None, self.token.id)

@@ -230,7 +230,7 @@ async def load_in_turn(session: Session, load: Load) -> None:
         await state.others()
         if session.__class__ is not Unloaded:
             return
-    state.begin_turn()
+    state.turn = True
     try:
         await _load_unloaded(session, state, load)
     finally:
@@ -254,4 +254,4 @@ def take_place(session: Session, loaded: Session) -> None:
     request.revocations = before.revocations
     load_into(session, loaded, fresh)
     if request.late and request.context is not None:
-        request.context.loaded_late()
+        request.context.opened().loaded()

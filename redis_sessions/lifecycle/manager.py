@@ -195,7 +195,7 @@ class SessionManager:
         """
         state = state_of(session)
         await state.others()
-        state.begin_turn()
+        state.turn = True
         try:
             return await merging.update(self._backend, session, function)
         except SessionError as exc:
@@ -242,7 +242,7 @@ class SessionManager:
             return
         state = state_of(session)
         await state.others()
-        state.begin_turn()
+        state.turn = True
         try:
             await merging.reload(self._backend, session)
         finally:

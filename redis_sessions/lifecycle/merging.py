@@ -16,7 +16,7 @@ from redis_sessions.errors import (
 )
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import refuse, unseal
-from redis_sessions.lifecycle.writer import Value, writer_of
+from redis_sessions.lifecycle.writer import Value, Writer, deadline
 from redis_sessions.session import values
 from redis_sessions.session.record import Reject, Stored
 from redis_sessions.session.session import Session, replace_data, state_of
@@ -113,7 +113,7 @@ async def update(backend: Backend, session: Session, function: Callable[[dict[st
         return function(session)  # nobody else has it, and the response stores it
     if state.is_anothers(backend.principal.of(encoded), backend.keyring):
         return function(session)  # a sign-in over it is to come, which the response stores
-    writer = writer_of(backend, session, encoded, None)
+    writer = Writer(backend, session, state, encoded, None, backend.now(), deadline(backend))
     due = backend.touch_due(state)
     if due and await writer.renew_entry() is None:
         raise SessionGoneError("the session was revoked")

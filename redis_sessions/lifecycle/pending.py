@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.merging import adopt
-from redis_sessions.lifecycle.writer import Writer, writer_of
+from redis_sessions.lifecycle.writer import Writer, deadline
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.session import Session, Unloaded, state_of
@@ -27,7 +29,7 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
     if session.__class__ is Unloaded:
         return True
     state = state_of(session)
-    if state.wanted is not NOTHING_WANTED or backend.clock() > state.touch_at:
+    if state.wanted is not NOTHING_WANTED:
         return False
     try:
         encoded = backend.values.pack(session)
@@ -36,7 +38,8 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
             encoded = backend.values.encode(session)
         except SessionEncodeError:
             return False  # the commit raises it, and names the value
-    return encoded == state.base or encoded == state.settled  # noqa: PLR1714 - on each request
+    same = encoded == state.base or encoded == state.settled  # noqa: PLR1714 - on each request
+    return same and backend.clock() <= state.touch_at
 
 
 class PendingCommit(msgspec.Struct, eq=False, gc=False):
@@ -92,26 +95,37 @@ def pending_commit(
     # From 500 on no change of data is stored.
     encoded = state.base if http_status >= 500 else backend.values.encode(session)
     principal = _principal(backend, session, encoded, http_status)
-    writer = writer_of(backend, session, encoded, principal)
-    facts = _gather(writer, http_status, may_create)
-    return PendingCommit(backend, state, writer, facts, decide(facts), state.wanted, encoded)
+    writer = Writer(backend, session, state, encoded, principal, backend.now(), deadline(backend))
+    if _is_plain(writer):
+        facts, outcome = _PLAIN, Outcome.CHANGE
+    else:
+        facts = _gather(writer, http_status, may_create)
+        outcome = decide(facts)
+    return PendingCommit(backend, state, writer, facts, outcome, state.wanted, encoded)
+
+
+_PLAIN: Final = Facts(status=LIVE, http_status=200, changed=True)
+
+
+def _is_plain(writer: Writer) -> bool:
+    """Whether data changed and nothing else, as in most commits.
+
+    It is the second row of the table, as `is_unchanged` is the first.
+    """
+    state = writer.state
+    return (
+        state.wanted is NOTHING_WANTED
+        and state.status is LIVE
+        and writer.principal == state.principal
+        and writer.encoded != state.base
+        and not writer.backend.touch_due(state)
+    )
 
 
 def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
     """The facts of one commit."""
     state, backend, encoded = writer.state, writer.backend, writer.encoded
-    wanted, principal = state.wanted, state.principal
-    if wanted is NOTHING_WANTED and state.status is LIVE and writer.principal == principal:
-        # Most commits change data and nothing else. The other facts are the defaults.
-        return Facts(
-            status=LIVE,
-            http_status=http_status,
-            was=principal,
-            now=principal,
-            changed=encoded != state.base and http_status < 500,
-            touch_due=backend.touch_due(state),
-        )
-    stored = state.live
+    wanted, stored = state.wanted, state.live
     rotates = False
     if stored is None:
         changed = encoded != EMPTY

@@ -185,7 +185,7 @@ async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -
     # Who is told of the end before this request has its answer waits for it.
     ours = [state_of(own[id]) for id in ids if id in own and not state_of(own[id]).turn]
     for state in ours:
-        state.begin_turn()
+        state.turn = True
     try:
         return await _end_each(backend, ids, how, own)
     finally:

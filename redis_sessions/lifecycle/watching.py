@@ -106,6 +106,8 @@ class _Changes:
         self.stale = False
         """Whether something is stored that the session doesn't show."""
         self.over = False
+        self.why: Reject | None = None
+        """Why the session has ended."""
         self.event = asyncio.Event()
         self._state = state_of(session)
 
@@ -119,7 +121,11 @@ class _Changes:
         self.stale = stored is None or stored.version != found.version
         self.event.set()
 
-    def stop(self, *_: object) -> None:
+    def ended(self, why: Reject) -> None:
+        self.why = why
+        self.stop()
+
+    def stop(self) -> None:
         self.over = True
         self.event.set()
 
@@ -147,24 +153,26 @@ async def _changes(
     state, told = state_of(session), _Changes(session)
     if state.live is None:
         return
-    watch = Watch(backend, store, session, told.stop, told.changed)
+    watch = Watch(backend, store, session, told.ended, told.changed)
     backend.listening.setdefault(state, []).append(told.listen)
     context = state.request.context
-    leave = None if context is None else context.until_over(told.stop)
-    # What was stored between the load and now: the watch knows the session's own version only.
+    connection = None if context is None else context.opened()
+    leave = None if connection is None else connection.until_over(told.stop)
     try:
         while True:
             if told.keys:
-                keys, told.keys = frozenset(told.keys), set()
+                keys, told.keys = frozenset(told.keys), set[str]()
                 yield keys
             elif told.over:
+                if told.why is not None and connection is not None:
+                    connection.session_ended(told.why)  # the application may return now
                 return
             elif told.stale:
                 told.stale = False
                 try:
                     await refresh(session)
                 except SessionGoneError:
-                    return
+                    told.ended(Reject.UNKNOWN)
                 except SessionError as exc:
                     state.raise_as_seen(exc)
             else:

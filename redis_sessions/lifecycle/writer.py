@@ -19,13 +19,12 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import unseal
 from redis_sessions.session.context import Peer
 from redis_sessions.session.record import TOMBSTONE_TTL, Descriptor, Stored, tombstone
-from redis_sessions.session.session import Session, state_of
+from redis_sessions.session.session import Session
 from redis_sessions.session.state import ANYWHERE, State
-from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit, EntryStatus, Written
 from redis_sessions.tracebacks import no_fields, silent_repr
 
-__all__ = ["TOMBSTONE_MS", "Writer", "writer_of"]
+__all__ = ["TOMBSTONE_MS", "Writer", "deadline"]
 
 TOMBSTONE_MS: Final = TOMBSTONE_TTL * 1000
 
@@ -33,12 +32,9 @@ Value = tuple[bytes, int]
 """What is to be stored, and for how many milliseconds."""
 
 
-def writer_of(backend: Backend, session: Session, encoded: bytes, principal: str | None) -> Writer:
-    """A writer whose deadline begins now."""
-    ends = asyncio.get_running_loop().time() + backend.policy.deadline
-    return Writer(
-        backend, session, state_of(session), encoded, principal, int(backend.clock()), ends
-    )
+def deadline(backend: Backend) -> float:
+    """The deadline of writes that begin now, on the loop's clock."""
+    return asyncio.get_running_loop().time() + backend.policy.deadline
 
 
 class Writer(msgspec.Struct, eq=False, gc=False):
@@ -91,40 +87,43 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         """One attempt to store a record."""
         return await self.commit(new.token.id, version, new.sealed, self.backend.ttl(new))
 
+    def attempt(self, at: Stored, value: Callable[[Stored], Value]) -> Awaitable[Written[Commit]]:
+        """The first attempt of `compare_and_set`, for a caller that saves itself a coroutine."""
+        return self.backend.store.commit(at.token.id, at.version, *value(at))
+
     async def compare_and_set(
         self,
         at: Stored,
         value: Callable[[Stored], Value],
         merge: Callable[[Stored, Stored], Awaitable[None]] | None = None,
+        written: Written[Commit] | None = None,
     ) -> Stored | None:
         """Replace what is stored by `value(newest)`. After a conflict it tries again.
 
         `at`: the newest version that is known. `merge(before, newest)`: is awaited after each
-        conflict. Returns the version that was replaced; or None if the session ended or was
-        rotated, so that the token opens it no more. At the deadline, raises `SessionConflictError`.
+        conflict. `written`: the answer to `attempt(at, value)`, if that was made already. Returns
+        the version that was replaced; or None if the session ended or was rotated, so that the
+        token opens it no more. At the deadline, raises `SessionConflictError`.
         """
         while True:
-            self.check_time()
-            written = await self.backend.store.commit(at.token.id, at.version, *value(at))
+            if written is None:
+                self.check_time()
+                written = await self.attempt(at, value)
             if written.result is Commit.STORED:
                 self._note_shortfall(written)
                 return at
-            conflict = written.result is Commit.CONFLICT
-            newest = await self._newest(at.token) if conflict else None
-            if newest is None:
+            if written.result is not Commit.CONFLICT:
+                return None
+            self.contended = True
+            self.check_time()
+            sealed = await self.backend.store.load(at.token.id)
+            # The binding was checked when the session was loaded.
+            newest, _ = unseal(self.backend, at.token, sealed, ANYWHERE)
+            if not isinstance(newest, Stored):
                 return None
             if merge is not None:
                 await merge(at, newest)
-            at = newest
-
-    async def _newest(self, token: SessionToken) -> Stored | None:
-        """What is stored after a conflict. None: the token doesn't open it any more."""
-        self.contended = True
-        self.check_time()
-        sealed = await self.backend.store.load(token.id)
-        # The binding was checked when the session was loaded.
-        newest, _ = unseal(self.backend, token, sealed, ANYWHERE)
-        return newest if isinstance(newest, Stored) else None
+            at, written = newest, None
 
     def check_time(self) -> None:
         """Raise an error if the deadline has passed."""
@@ -148,10 +147,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         return ended.result
 
     async def end_if_unchanged(
-        self,
-        at: Stored,
-        how: str,
-        merge: Callable[[Stored, Stored], Awaitable[None]] | None = None,
+        self, at: Stored, how: str, merge: Callable[[Stored, Stored], Awaitable[None]] | None = None
     ) -> Stored | None:
         """End a session, unless another request has ended or rotated it. Then returns None.
 

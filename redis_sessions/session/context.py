@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from redis_sessions.errors import SessionError
+from redis_sessions.session.record import Reject
 
-__all__ = ["Peer", "RequestContext"]
+__all__ = ["OpenConnection", "Peer", "RequestContext"]
 
 
 class Peer(NamedTuple):
@@ -15,6 +16,22 @@ class Peer(NamedTuple):
 
     address: str | None = None
     user_agent: str | None = None
+
+
+class OpenConnection(Protocol):
+    """A connection that may stay open for long."""
+
+    def until_over(self, stop: Callable[[], None]) -> Callable[[], None]:
+        """Have `stop` called when it is over. What is returned undoes this."""
+        ...
+
+    def session_ended(self, why: Reject) -> None:
+        """The session has ended, or its token doesn't open it any more."""
+        ...
+
+    def loaded(self) -> None:
+        """The session was loaded after the response had started."""
+        ...
 
 
 class RequestContext(Protocol):
@@ -28,10 +45,6 @@ class RequestContext(Protocol):
         """The error that the application gets in place of this one."""
         ...
 
-    def until_over(self, stop: Callable[[], None]) -> Callable[[], None]:
-        """Have `stop` called when the connection is over. What is returned undoes this."""
-        ...
-
-    def loaded_late(self) -> None:
-        """The session was loaded after the response had started."""
+    def opened(self) -> OpenConnection:
+        """The connection, as far as it stays open."""
         ...

@@ -167,6 +167,8 @@ class Request(msgspec.Struct, eq=False):
     """Whether the response depends on the session (`Vary`)."""
     answering: bool = False
     """Whether the response's own commit has begun. Nobody can sign in after it."""
+    compared: bool = False
+    """Whether the session was compared a moment ago with what is stored, and differs."""
     late: bool = False
     """Whether the response has started, so that no token can be sent any more."""
     revocations: Mapping[str, Revoked] = _NO_REVOCATIONS
@@ -231,7 +233,7 @@ class State(msgspec.Struct, eq=False):
     opened: tuple[State, ...] = ()
     """The sessions that were opened by several tokens of one request. None of them counts."""
     turn: bool = False
-    """Whether a commit, save or refresh is under way. There is one at a time."""
+    """Whether a commit, save or refresh is under way. Others wait until `end_turn`."""
     waiting: list[asyncio.Future[None]] | None = None
     """Who waits for its end."""
     why: SessionError | None = None
@@ -285,10 +287,6 @@ class State(msgspec.Struct, eq=False):
             over = asyncio.get_running_loop().create_future()
             self.waiting = [*(self.waiting or ()), over]
             await over
-
-    def begin_turn(self) -> None:
-        """Begin a commit, save or refresh. Others wait until `end_turn`."""
-        self.turn = True
 
     def end_turn(self) -> None:
         """Let the next one begin."""

@@ -17,7 +17,7 @@ from redis_sessions.connect.failures import translate, unexpected_reply
 from redis_sessions.connect.nodes import NodeHealth
 from redis_sessions.connect.resp import Script
 from redis_sessions.connect.sender import Sender
-from redis_sessions.errors import StoreError
+from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import COMMIT, IndexCommand, Item, Write
 from redis_sessions.stores.dialects import ONE_SERVER, Dialect
 from redis_sessions.stores.durability import Durability
@@ -53,10 +53,10 @@ class Channel:
         durability: Durability | None = None,
         dialect: Dialect = ONE_SERVER,
     ) -> None:
-        known = weakref.ref(self)
+        me = weakref.ref(self)
 
         def on_repeated(keys: Sequence[str]) -> None:  # no method, as below
-            if (here := known()) is not None:
+            if (here := me()) is not None:
                 here.tracking.note_changes(keys)
 
         self.connector = connector
@@ -111,7 +111,7 @@ class Channel:
         """The values. Copies are kept of them, and their size bounds the next batch of reads."""
         values = self._values(keys, replies)
         self.tracking.note_values(keys, values)
-        records = [value for value in values if value.__class__ is bytes]
+        records = [value for value in values if isinstance(value, bytes)]
         mean = sum(map(len, records)) // len(values)
         self.loads.reply_size += (mean - self.loads.reply_size) // 4
         return values
@@ -170,6 +170,12 @@ class Channel:
         """Send the repeats that are due, without anything else. What fails stays due."""
         with suppress(StoreError):
             await self.ask("PING")
+
+    def leave(self) -> None:
+        """Let all that waits or is under way fail at once, since other nodes serve it now."""
+        error = StoreUnavailableError(f"{self.connector.where} was left meanwhile")
+        for sender in self._senders:
+            sender.leave(error)
 
     async def close(self) -> None:
         """Disconnect; a later command opens again."""

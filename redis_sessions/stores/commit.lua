@@ -19,11 +19,10 @@ local function rotated_at(header)
   return ((a * 256 + b) * 256 + c) * 256 + d
 end
 
--- A client that tracks keys (CLIENT TRACKING) is told of the next change only if it has read the key
--- after its own write.
-local function stored(key, answer)
+-- A client that tracks keys (CLIENT TRACKING) is told of the next change only if it has read a key
+-- since the last one, and PEXPIRE is a change, too.
+local function read_again(key)
   redis.pcall('GETRANGE', key, 0, 0)
-  return answer
 end
 
 local function commit(key, expected, value, ttl)
@@ -35,7 +34,8 @@ local function commit(key, expected, value, ttl)
     if #head <= VERSION or rotated_at(head) >= rotated_at(value) then return 0 end
   elseif version == string.sub(value, 1, VERSION) then
     local renewed = redis.pcall('PEXPIRE', key, ttl)
-    return type(renewed) == 'table' and renewed or stored(key, 1)
+    read_again(key)
+    return type(renewed) == 'table' and renewed or 1
   elseif expected == '*' then
     if tombstone then
       local renewed = redis.pcall('PEXPIRE', key, ttl)
@@ -58,9 +58,10 @@ local function commit(key, expected, value, ttl)
     local last = (string.byte(value, VERSION) + 1) % 256
     value = string.sub(value, 1, VERSION - 1) .. string.char(last)
   end
-  local written = redis.pcall('SET', key, value, 'PX', ttl)
-  if written.err then return written end
-  return stored(key, missing and -1 or 1)
+  local stored = redis.pcall('SET', key, value, 'PX', ttl)
+  if stored.err then return stored end
+  read_again(key)
+  return missing and -1 or 1
 end
 
 local answers = {}

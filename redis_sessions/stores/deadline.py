@@ -39,10 +39,15 @@ class BoundedWrites(Protocol):
 def longest_write(timeout: float, wait_timeout: float) -> float:
     """The `longest_write` of a store in Redis, from its two time-outs.
 
-    A write may spend one such time in a queue, one under way to a server that is the primary no
-    more, and one under way to the next primary (or node of a Cluster). Each of them is the time
-    for a batch, with what `WAIT` adds to it. The ends and rotations that a server is sent once more
-    after a failover, before the next batch (`repeats`), aren't counted.
+    Three such times are the most, each with what `WAIT` adds to it:
+
+    1. A node of a Cluster may have been asked before, for one such time. After it no other node is
+       asked (`Cluster.run`).
+    2. The write leaves within one such time, for the first time or once more (`ItemQueue`).
+    3. It is answered within one such time, or fails with its link.
+
+    Two things aren't counted. The ends and rotations that a server is sent once more after a
+    failover (`repeats`) may be sent at any time. The start of an embedded server may take longer.
     """
     return 3 * (timeout + wait_timeout)
 

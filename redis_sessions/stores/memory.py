@@ -81,6 +81,8 @@ class _Index:
 class _Watcher:
     """Who is told what is stored under one id, by the event loop in which they asked."""
 
+    __slots__ = ("_due", "_expiry", "_look", "_loop", "_notify", "_over")
+
     def __init__(
         self, look: Callable[[], tuple[bytes | None, float]], notify: Callable[[bytes | None], None]
     ) -> None:
@@ -128,7 +130,7 @@ class MemoryStore:
         self._records: dict[str, tuple[bytes, float]] = {}
         self._indexes: dict[str, _Index] = {}
         self._locks: dict[str, tuple[str, float]] = {}
-        self._watchers: dict[str, list[_Watcher]] = {}
+        self._watchers: dict[str, set[_Watcher]] = {}
         self._waiting = PerLoop(lambda: Locks(self._set_lock))
 
     # -- records
@@ -186,16 +188,17 @@ class MemoryStore:
     def watch(self, id: str, notify: Callable[[bytes | None], None]) -> Callable[[], None]:
         watcher = _Watcher(partial(self._look, id), notify)
         with self._lock:
-            self._watchers.setdefault(id, []).append(watcher)
+            self._watchers.setdefault(id, set()).add(watcher)
         watcher.wake()
         return partial(self._unwatch, id, watcher)
 
     def _unwatch(self, id: str, watcher: _Watcher) -> None:
         watcher.stop()
         with self._lock:
-            left = [each for each in self._watchers.pop(id, ()) if each is not watcher]
-            if left:
-                self._watchers[id] = left
+            watchers = self._watchers.get(id, set())
+            watchers.discard(watcher)
+            if not watchers:
+                self._watchers.pop(id, None)
 
     def _look(self, id: str) -> tuple[bytes | None, float]:
         """What is stored, and for how many seconds."""
@@ -207,7 +210,7 @@ class MemoryStore:
     def _changed(self, id: str) -> None:
         """Tell those who watch this id."""
         if id in self._watchers:
-            left = [watcher for watcher in self._watchers.pop(id) if watcher.wake()]
+            left = {watcher for watcher in self._watchers.pop(id) if watcher.wake()}
             if left:
                 self._watchers[id] = left
 

@@ -98,10 +98,11 @@ class ItemQueue(Generic[Item, Reply]):
         return True
 
     def next_part(self, now: float) -> _Batch[Item, Reply] | None:
-        """The items that leave next; None if nobody waits for one."""
+        """The items that leave next; None if nobody waits for one of them any more."""
         count = self._fitting()
         items, futures = self._items[:count], self._futures[:count]
-        late = self._since[0] < now - self._patience
+        until = self._since[0] + self._patience
+        late = until < now
         since = self._since[:count] if late else ()
         self._remove(count)
         if since:
@@ -112,7 +113,12 @@ class ItemQueue(Generic[Item, Reply]):
             pairs = [(i, f) for i, f in zip(items, futures, strict=True) if not f.done()]
             items, futures = [item for item, _ in pairs], [future for _, future in pairs]
         if items:
-            return _Batch(self, items, futures, self._commands(items))
+            try:
+                # No item leaves later than this after it was asked for: see `stores.deadline`.
+                return _Batch(self, items, futures, self._commands(items), now if late else until)
+            except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
+                self.settle(futures, exc)
+                return None
         self.end_probe()
         return None
 
@@ -132,6 +138,10 @@ class ItemQueue(Generic[Item, Reply]):
             self._bytes -= self._bytes * count // waiting  # roughly
             for each in (self._items, self._futures, self._since):
                 del each[:count]
+
+    def wait_from(self, now: float) -> None:
+        """Have the time for which items may wait begin now."""
+        self._since = [now] * len(self._items)
 
     def fail(self, error: BaseException) -> None:
         """Let all that wait fail."""
@@ -199,13 +209,14 @@ class _Batch(Generic[Item, Reply]):
         items: Sequence[Item],
         futures: Sequence[asyncio.Future[Reply]],
         commands: Sequence[Command],
+        until: float,
     ) -> None:
         self._queue = queue
         self._items = items
         self._futures = futures
         self.commands = commands
         self.attempts = 0
-        self.until = 0.0
+        self.until = until
 
     def on_replies(self, replies: list[Any]) -> bool:
         return self._queue.answer(self._items, self._futures, replies)

@@ -6,8 +6,6 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import wraps
-from math import inf
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
@@ -16,7 +14,6 @@ from redis_sessions.connect.clock import ServerClock
 from redis_sessions.connect.connector import connector_of
 from redis_sessions.connect.failures import CREDENTIALS
 from redis_sessions.connect.loops import PerLoop
-from redis_sessions.connect.resp import UNEXPECTED_REPLY
 from redis_sessions.errors import (
     ConfigurationError,
     StoreError,
@@ -25,7 +22,6 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import logger
 from redis_sessions.session.record import tombstone
-from redis_sessions.session.token import is_id
 from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.cluster import Cluster
 from redis_sessions.stores.commands import (
@@ -39,6 +35,15 @@ from redis_sessions.stores.commands import (
 )
 from redis_sessions.stores.deadline import longest_write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
+from redis_sessions.stores.index_replies import (
+    entered,
+    entries,
+    flag,
+    moment,
+    nothing,
+    status,
+    touched,
+)
 from redis_sessions.stores.locks import Locks
 from redis_sessions.stores.protocols import (
     Commit,
@@ -58,8 +63,6 @@ __all__ = ["RedisStore"]
 
 T = TypeVar("T")
 
-_LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}\.?\d{0,3}) (\d{1,15}) ")
-_STATUSES: Final = {status.value.encode(): status for status in EntryStatus}
 
 _PAGE: Final = 500
 """The fields of an index that one HSCAN looks at, roughly."""
@@ -166,11 +169,11 @@ class RedisStore:
     ) -> Written[Entered]:
         times = f"{age:.3f}", f"{own:.3f}", ttl
         enter = self._call("lifecycle", key, "enter", id, *times, descriptor)
-        return await self._write(enter, _entered)
+        return await self._write(enter, entered)
 
     async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
         ask = self._call("read", key, "ask", id, authenticated)
-        return _status(await self._servers.get().index_commands.submit(ask, 512))
+        return status(await self._servers.get().index_commands.submit(ask, 512))
 
     async def touch(
         self,
@@ -183,23 +186,23 @@ class RedisStore:
         elsewhere: EntryStatus = EntryStatus.MISSING,
     ) -> Written[Touched]:
         arguments = (id, authenticated, ttl, descriptor, elsewhere.value)
-        return await self._write(self._call("touch", key, "touch", *arguments), _touched)
+        return await self._write(self._call("touch", key, "touch", *arguments), touched)
 
     async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
-        return await self._write(self._call("touch", key, "authenticated", id, at), _nothing)
+        return await self._write(self._call("touch", key, "authenticated", id, at), nothing)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
-        return await self._write(self._call("lifecycle", key, "mark", id, ttl), _flag)
+        return await self._write(self._call("lifecycle", key, "mark", id, ttl), flag)
 
     async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
         revoke = self._call("lifecycle", key, "revoke", keep or "", memory)
-        return await self._write(revoke, _moment)
+        return await self._write(revoke, moment)
 
     async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
         name = self._index_key(key)
         command = IndexCommand(name, ("HSCAN", name, cursor, "COUNT", _PAGE))
         try:
-            return _entries(await self._servers.get().index_commands.submit(command, 512))
+            return entries(await self._servers.get().index_commands.submit(command, 512))
         except StoreError as exc:
             if "WRONGTYPE" not in str(exc):
                 raise
@@ -207,7 +210,7 @@ class RedisStore:
 
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
         remove = self._call("touch", key, "remove", f"{until:.3f}", *ids)
-        return await self._write(remove, _nothing)
+        return await self._write(remove, nothing)
 
     def _call(self, weight: Weight, key: str, *arguments: Any) -> IndexCommand:
         """A call of the index's script; the first of the arguments names the operation."""
@@ -324,7 +327,7 @@ class RedisStore:
 
         async def set_lock(name: str, value: str, milliseconds: int) -> bool:
             command = IndexCommand(name, LOCK.call([name], (value, milliseconds)))
-            return _flag(await servers.index_commands.submit(command, 256))
+            return flag(await servers.index_commands.submit(command, 256))
 
         return Locks(set_lock, servers.close)
 
@@ -361,68 +364,3 @@ def _client_cache(given: float | None, of_url: float | None) -> float:
             "is asked three times in that time whether it still tells what changes"
         )
     return float(seconds)
-
-
-def _checked(read: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Decorate what reads a reply: `StoreUnavailableError` if no Redis gives such a reply."""
-
-    @wraps(read)
-    def checked(reply: Any) -> T:
-        try:
-            return read(reply)
-        except UNEXPECTED_REPLY as exc:
-            raise StoreUnavailableError(
-                "the store answered what no Redis does: see whether something else listens at "
-                "its address",
-                reason="protocol",
-            ) from exc
-
-    return checked
-
-
-@_checked
-def _flag(reply: Any) -> bool:
-    return {0: False, 1: True}[reply]
-
-
-def _nothing(_: Any) -> None:
-    """The result of a write that only reports its errors."""
-
-
-@_checked
-def _moment(reply: Any) -> float:
-    return float(reply)
-
-
-@_checked
-def _status(reply: Any) -> EntryStatus:
-    return _STATUSES[reply]
-
-
-@_checked
-def _entered(reply: Any) -> Entered:
-    status, at, size, since = reply
-    ago = float(since)
-    return Entered(_STATUSES[status], int(at), int(size), inf if ago < 0 else ago)
-
-
-@_checked
-def _touched(reply: Any) -> Touched:
-    status, clock = reply
-    return Touched(_STATUSES[status], float(clock))
-
-
-@_checked
-def _entries(reply: Any) -> tuple[int, list[Entry]]:
-    after, fields = reply
-    pairs = zip(fields[::2], fields[1::2], strict=True)
-    return int(after), [entry for pair in pairs if (entry := _entry(*pair)) is not None]
-
-
-def _entry(id: bytes, value: bytes) -> Entry | None:
-    form = _LIVE.match(value)
-    name = id.decode("latin-1")
-    if form is None or not is_id(name):
-        return None  # the field of the marks or of the times, or one that isn't ours
-    authenticated, seen, expires = form.groups()
-    return Entry(name, int(authenticated), float(seen), int(expires), value[form.end() :])

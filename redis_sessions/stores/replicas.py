@@ -143,7 +143,7 @@ class Replicas:
 class _Knowledge:
     """What is known of one replica.
 
-    It is an object of its own, since the replica's connections may outlive the replica here.
+    It is an object of its own, since the replica's link may outlive the replica here.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -151,25 +151,28 @@ class _Knowledge:
         self.as_of = _NEVER
         """The replica has every write from before this moment of the loop's clock."""
         self.connects = 0
-        self.mixed = False
-        """Whether connections lead to more than one process: after a restart, or by a balancer."""
-        self._process = ""
 
     async def on_connect(self, connection: Any) -> None:
-        """Note a new connection: the replica may have started anew, with old data."""
+        """Note a new link: the replica may have started anew, or be another one by now."""
         self.connects += 1
         self.as_of = _NEVER
-        await connection.send_command("INFO", "server")
-        process = _fields(await connection.read_response()).get("run_id", "")
-        self.mixed = self.mixed or self._process not in ("", process)
-        self._process = process
         for command in self._setup:
             await connection.send_command(*command)
             await connection.read_response()
 
 
+class _Health(Health):
+    """Its trouble isn't logged: requests don't feel it, since the primary serves them."""
+
+    def log_trouble(self, trouble: StoreError | None) -> None:
+        pass
+
+    def log_recovery(self) -> None:
+        pass
+
+
 class _Replica:
-    """One replica: its connections, its queue, and what is known of it."""
+    """One replica: its link, its queues, and what is known of it."""
 
     def __init__(
         self, connector: Connector, address: Address, timeout: float, dialect: Dialect
@@ -179,7 +182,7 @@ class _Replica:
         self._dialer = Dialer(connector.to(address, known.on_connect))
         self._sender = sender = Sender(self._dialer, timeout)
         read = ReplyReader(self._dialer.where, dialect)
-        self._health = Health()
+        self._health = _Health()
         values = read.answers if dialect.one_key_a_command else read.values
         self._loads: ItemQueue[str, bytes | None]
         self._loads = ItemQueue(sender, dialect.reads, values, self._health, timeout)
@@ -198,7 +201,7 @@ class _Replica:
 
     def is_fresh(self, now: float) -> bool:
         """Whether it has every write from before `MAX_LAG` seconds ago."""
-        return now - self._known.as_of <= MAX_LAG and not self._known.mixed
+        return now - self._known.as_of <= MAX_LAG
 
     async def load(self, key: str) -> bytes | None:
         """Its value of a key; None also if it is no longer fresh when the reply is there."""
@@ -207,8 +210,6 @@ class _Replica:
             value = await self._loads.submit(key, self._size)
         except (StoreError, errors.RedisError):
             known.as_of = _NEVER  # until it answers again
-            return None
-        if await self._reconnect_if_mixed():
             return None
         if value is not None:
             self._size = (self._size + len(value)) // 2
@@ -227,22 +228,12 @@ class _Replica:
                 break
         else:
             return
-        if await self._reconnect_if_mixed():
-            return
         follows = said.get("role") == "slave" and said.get("master_link_status") == "up"
         if not follows or said.get("master_replid") != stream:
             return
         offset = int(said["slave_repl_offset"])
         moments = [began for began, at in samples if at <= offset]
         self._known.as_of = max([self._known.as_of, *moments])
-
-    async def _reconnect_if_mixed(self) -> bool:
-        """Disconnect if connections lead to several processes; whether they did."""
-        if not self._known.mixed:
-            return False
-        await self._dialer.close()
-        self._known.mixed = False
-        return True
 
 
 async def _replication(ask: Ask) -> dict[str, str]:

@@ -181,7 +181,9 @@ class Tracking:
         if refusal is not None:
             self._fail(str(refusal), counts=_ATTEMPTS)
             return True
-        self._link = self._sender.answering
+        if self._link is not None:  # it was left, and may have had notices that nobody has read
+            self._leave_link()
+        self._link = self._asked = self._sender.answering
         return self._note_role(replies[-1])
 
     def on_failure(self, error: BaseException) -> None:

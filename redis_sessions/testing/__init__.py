@@ -9,11 +9,13 @@ from redis_sessions.testing.clients import (
 from redis_sessions.testing.clock import Clock
 from redis_sessions.testing.conformance import StoreConformance
 from redis_sessions.testing.index_conformance import IndexConformance
+from redis_sessions.testing.watch_conformance import WatchConformance
 
 __all__ = [
     "Clock",
     "IndexConformance",
     "StoreConformance",
+    "WatchConformance",
     "get_session_data",
     "read_session",
     "set_session_data",

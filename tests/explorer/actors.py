@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.events import Event
@@ -26,6 +26,7 @@ __all__ = [
     "KEYRING",
     "SIGNS_IN",
     "Actor",
+    "Door",
     "Fact",
     "Phase",
     "Worker",
@@ -92,6 +93,22 @@ class Fact:
     by: int = -1
 
 
+class Door(Protocol):
+    """What a process with near copies does before and after a request."""
+
+    def load(self, worker: Worker, text: str) -> Session | None:
+        """The session from a copy, if there is one for this request."""
+        ...
+
+    def loaded(self, worker: Worker, session: Session) -> None:
+        """The session is there."""
+        ...
+
+    def answered(self, session: Session) -> None:
+        """It is committed."""
+        ...
+
+
 class Worker(SessionManager):
     """One process' manager. `due`: whether its request finds a touch due."""
 
@@ -126,6 +143,7 @@ class Actor:
     began: float = 0.0
     """When its handler did: whoever signs in proves it later."""
     worker: Worker | None = None
+    door: Door | None = None
     task: asyncio.Task[None] | None = None
     pending: list[Call] = field(default_factory=list[Call])
     wake: asyncio.Future[None] | None = None
@@ -234,8 +252,12 @@ class Actor:
 
     async def _serve(self) -> None:
         worker = self._worker
-        session = await worker.load(self.token.value if self.token else None)
+        door, text = self.door, self.token.value if self.token else None
+        near = None if door is None or text is None else door.load(worker, text)
+        session = await worker.load(text) if near is None else near
         state = state_of(session)
+        if door is not None:
+            door.loaded(worker, session)
         self.began = backend_of(worker).clock()
         self.found, self.was = state.status, state.principal
         mark = serving.set((session,))
@@ -245,6 +267,8 @@ class Actor:
         finally:
             serving.reset(mark)
         self._conclude()
+        if door is not None:
+            door.answered(session)
         self._answered(answer, self.status)
         state.request.late = True  # the middleware commits again when the application has returned
         await worker.commit(session, status=self.status)
@@ -288,7 +312,7 @@ class Actor:
                 await self._revoke_all(session.id)
                 session.authenticated()
             case _:
-                pass  # read, touch
+                pass  # read, touch, socket
 
     def _conclude(self) -> None:
         """What has ended, now that it is answered."""

@@ -52,6 +52,8 @@ class Sight:
     """When the handlers that signed in began, whatever the index made of it."""
     trace: list[str] = field(default_factory=list[str])
     drawing: Actor | None = None
+    broken: list[str] = field(default_factory=list[str])
+    """What went wrong, as far as only the execution itself sees it."""
 
     def __post_init__(self) -> None:
         self.actors = [Actor(i + 1, spec) for i, spec in enumerate(self.scenario.specs)]

@@ -51,6 +51,8 @@ class Player:
             if actor.phase not in (Phase.DONE, Phase.DEAD):
                 await self.finish(actor.number)
                 await self.arrive(actor.number)
+        await self.world.conclude()
+        self.broken.extend(self.world.broken)
         self.broken.extend(at_the_end(self.world))
         self.broken.extend(await audit(self.world))
         assert not self.broken, "\n".join([*self.broken, *self.world.trace])

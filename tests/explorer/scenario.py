@@ -73,6 +73,14 @@ class Scenario:
     specs: tuple[str, ...]
     fault: str | None = None
     transit: bool = False
+    procs: tuple[int, ...] = ()
+    """In which process each request runs, if processes keep near copies."""
+    warm: bool = False
+    """Whether each process has a copy in the beginning."""
+    bounds: int = 1
+    """How often the time that a copy may be old passes."""
+    waits: bool = False
+    """Whether writes leave over a link of their own, since they wait for replicas."""
 
     @property
     def faults(self) -> Sequence[str]:
@@ -80,7 +88,9 @@ class Scenario:
         return self.fault.split(" then ") if self.fault else ()
 
     def __str__(self) -> str:
-        return f"{self.start}: {' || '.join(self.specs)}" + (
+        where = f" in {','.join(map(str, self.procs))}" if self.procs else ""
+        where += " warm" * self.warm + " waits" * self.waits
+        return f"{self.start}: {' || '.join(self.specs)}{where}" + (
             f" +{self.fault}" if self.fault else ""
         )
 

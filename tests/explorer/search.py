@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import Random
 
 from redis_sessions.events import logger
 from tests.explorer.actors import Worker
@@ -96,7 +97,10 @@ class _Log(logging.Handler):
 
 
 class Explorer:
-    """Explores scenarios over one store. `wrap`, `worker`: something broken, to be found out."""
+    """Explores scenarios over one store. `wrap`, `worker`: something broken, to be found out.
+
+    `world`: how an execution goes.
+    """
 
     def __init__(
         self,
@@ -105,8 +109,10 @@ class Explorer:
         bound: int = 100_000,
         wrap: Wrapper = lambda store: store,
         worker: type[Worker] = Worker,
+        world: Callable[..., World] = World,
     ) -> None:
         self.result = Result()
+        self._make_world = world
         self._backend = backend
         self._bound = bound
         self._wrap = wrap
@@ -140,9 +146,21 @@ class Explorer:
         self.result.runs += runs
         return runs
 
-    async def _run(self, scenario: Scenario, stack: list[_Node]) -> bool:
-        """One execution: the choices on the stack, then the first that isn't asleep."""
-        world = World(self._backend, scenario, self._wrap, self._worker)
+    async def walk(self, scenario: Scenario, walks: int) -> None:
+        """So many orders of it at random, always the same ones."""
+        with watching_tokens(lambda: self._world), self._log.listening():
+            self.result.scenarios += 1
+            for n in range(walks):
+                self.result.runs += await self._run(scenario, [], Random(f"{scenario} {n}"))
+
+    async def _run(
+        self, scenario: Scenario, stack: list[_Node], random: Random | None = None
+    ) -> bool:
+        """One execution: the choices on the stack, then the first that isn't asleep.
+
+        `random`: then any.
+        """
+        world = self._make_world(self._backend, scenario, self._wrap, self._worker)
         self._world = world
         found = set[str]()
         try:
@@ -154,6 +172,8 @@ class Explorer:
                     enabled = world.actions()
                     if not enabled:
                         break
+                    if random is not None:
+                        random.shuffle(enabled)
                     choice = _first(enabled, sleep)
                     if choice is None:
                         return False  # every order from here is equivalent to one that ran
@@ -168,6 +188,8 @@ class Explorer:
                 found.update(after_step(world, before, chosen))
                 sleep = {a: f for a, f in node.sleep.items() if independent(f, mine)}
                 depth += 1
+            await world.conclude()
+            found.update(world.broken)
             found.update(at_the_end(world, self._log.taken()))
             found.update(await audit(world))
         except AssertionError as exc:

@@ -179,7 +179,7 @@ class World(Sight):
     async def _leave(self, actor: Actor) -> None:
         actor.token = None if actor.kind in ADMIN else self.jars.get(actor.browser)
         clock = self.backend.clock
-        store = GatedStore(self.real, clock, actor.posted, ages_in_transit=self.scenario.transit)
+        store = self._gate(actor)
         actor.worker = self.make_worker(store, clock, actor.events.append, due=actor.due)
         actor.phase, self.drawing = Phase.RUNNING, actor
         first = self.firsts.get(actor.browser)
@@ -187,8 +187,14 @@ class World(Sight):
         self.trace.append(f"{actor.number} [{actor.spec}] leaves with {self.name(actor.token)}")
         await self._settled(actor)
 
-    async def _operate(self, what: str, actor: Actor, nth: int) -> None:
-        call, error, result = actor.pending.pop(nth), None, None
+    def _gate(self, actor: Actor) -> GatedStore:
+        """The store as this request sees it."""
+        clock, transit = self.backend.clock, self.scenario.transit
+        return GatedStore(self.real, clock, actor.posted, ages_in_transit=transit)
+
+    async def _carry_out(self, what: str, call: Call, actor: Actor) -> Any:
+        """What becomes of an operation on the server."""
+        result = None
         if what != "away":
             await self._remember(call)
             result = await call.send()
@@ -203,6 +209,11 @@ class World(Sight):
         self.trace.append(
             f"{actor.number} {call.name} {target} {ids} -> {self._brief(result)}{said}"
         )
+        return result
+
+    async def _operate(self, what: str, actor: Actor, nth: int) -> None:
+        call, error = actor.pending.pop(nth), None
+        result = await self._carry_out(what, call, actor)
         if what != "op":
             self.used.add(what)
             actor.replayed = True
@@ -309,6 +320,9 @@ class World(Sight):
             if what == "failover repeated":
                 await self.backend.reconnect()
             await self._look(id)
+
+    async def conclude(self) -> None:
+        """Nothing more happens by itself; look at what only shows then."""
 
     async def stop(self) -> None:
         """Leave nothing behind."""

@@ -16,10 +16,10 @@ from redis_sessions import (
     SessionConflictError,
     StoreUnavailableError,
 )
-from redis_sessions.connect.wire import Wire
 from redis_sessions.session.record import HEADER_SIZE, tombstone
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
+from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.testing import topology
 from tests.integration.busy_browsers import Visitor, all_served, statuses, visitors, wrong
 from tests.integration.cluster_slots import MINUTE, id_in, loaded, record, slots_of
@@ -225,16 +225,16 @@ async def test_try_again(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     """What passes is waited for; what doesn't is a 503 at the deadline."""
-    send, refused = Wire.send, 0
+    answer, refused = ItemQueue[Any, Any].answer, 0
 
-    async def refuse(wire: Wire, commands: Any, longer: float = 0) -> list[Any]:
+    def refuse(queue: Any, items: Any, futures: Any, replies: Any) -> bool:
         nonlocal refused
-        if refused and commands[0][0] == "GET":
+        if refused and isinstance(items[0], str):
             refused -= 1
-            return [trouble] * len(commands)
-        return await send(wire, commands, longer)
+            replies = [trouble] * len(replies)
+        return answer(queue, items, futures, replies)
 
-    monkeypatch.setattr(Wire, "send", refuse)
+    monkeypatch.setattr(ItemQueue, "answer", refuse)
     refused = 3
     assert await store.load(SessionToken.generate().id) is None
     assert refused == 0

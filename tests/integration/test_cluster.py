@@ -13,10 +13,10 @@ from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from redis_sessions import ConfigurationError, RedisStore, StoreUnavailableError
-from redis_sessions.connect.wire import Wire
 from redis_sessions.session.record import HEADER_SIZE, tombstone
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit
+from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.testing import topology
 from redis_sessions.testing.topology import Node
 from tests.integration.check_command import levels
@@ -258,15 +258,14 @@ async def test_a_late_redirect(
     """A node that answers ASK after the deadline isn't followed: a write could come too late."""
     source, target = running.nodes[:2]
     slot = slots_of(running, source)[0]
-    send = Wire.send
+    answer = ItemQueue[Any, Any].answer
     asked: list[Any] = []
 
-    async def slowly(wire: Wire, commands: Any, longer: float = 0) -> list[Any]:
-        replies = await send(wire, commands, longer)
-        if commands[0][0] in ("EVALSHA", "ASKING"):
-            asked.append(commands[0][0])
-            await asyncio.sleep(store.timeout)
-        return replies
+    def slowly(queue: Any, items: Any, futures: Any, replies: Any) -> bool:
+        asked.extend(items)
+        loop = asyncio.get_running_loop()
+        loop.call_later(store.timeout, answer, queue, items, futures, replies)
+        return True
 
     names = {node: node.ask("CLUSTER", "MYID") for node in (source, target)}
     target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
@@ -274,10 +273,10 @@ async def test_a_late_redirect(
     try:
         id = id_in(range(slot, slot + 1), store.prefix)
         with monkeypatch.context() as patched:
-            patched.setattr(Wire, "send", slowly)
+            patched.setattr(ItemQueue, "answer", slowly)
             with pytest.raises(StoreUnavailableError):
                 await store.commit(id, None, record(), MINUTE)
-        assert asked == ["EVALSHA"]
+        assert [write.key for write in asked] == [store.prefix + id]
         assert await store.load(id) is None
     finally:
         for node in (target, source):

@@ -133,14 +133,13 @@ async def test_a_connection_that_stayed_behind(
 
     To ask the Sentinels again would tell nothing: they name whom that one was led to.
     """
-    monkeypatch.setattr("redis_sessions.connect.wire._CHECK_EVERY", float("inf"))
+    monkeypatch.setattr("redis_sessions.connect.dialer._CHECK_EVERY", float("inf"))
     options = app_user(replicas=True)
     with topology.sentinel(replicas=1, server=server_binary, options=options) as running:
         store = RedisStore(as_app(running.url), timeout=1.0)
         before = running.primary
         assert (await store.commit(ID, None, bytes(64), 60_000)).result is Commit.STORED
-        # A connection each, which are held.
-        await asyncio.gather(store.load(ID), store.commit("B" * 20, None, bytes(64), 60_000))
+        await asyncio.gather(store.load(ID), store.entries("x"))  # a connection each
         before.pause()
         await asyncio.to_thread(running.wait_promoted, before)
         for watcher in running.sentinels:  # nobody tells the former

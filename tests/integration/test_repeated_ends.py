@@ -313,7 +313,10 @@ async def test_a_late_answer_in_a_cluster(server_binary: Path) -> None:
 
             async def left() -> bool:
                 await store.load(id_in(elsewhere, store.prefix))  # which is told of, and so a map
-                return await store.load(other) is not None
+                loading = asyncio.ensure_future(store.load(other))
+                # At the former node it waits behind the end.
+                await asyncio.wait([loading], timeout=0.05)
+                return not loading.cancel() and await loading is not None
 
             await until(left)
             isolated.ask("CLIENT", "UNPAUSE")

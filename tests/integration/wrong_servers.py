@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 from typing import Final
 
-Answer = Callable[[bytes], bytes]
-"""From a command's name, in capitals, to what is sent back."""
+Answer = Callable[[bytes], bytes | Awaitable[bytes]]
+"""From a command's name, in capitals, to what is sent back. An `OSError` closes the connection."""
 
 HTTP: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -61,10 +62,11 @@ async def listening(answer: Answer) -> AsyncGenerator[int, None]:
         writers.add(writer)
         try:
             while (name := await _command(reader)) is not None:
-                writer.write(answer(name))
+                reply = answer(name)
+                writer.write(await reply if isawaitable(reply) else reply)
                 await writer.drain()
         except OSError:
-            pass  # the client has left
+            pass  # the client has left, or is left
         finally:
             writer.transport.abort()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ async def opened(
     kind: str = "websocket",
     headers: Iterable[Header] = (),
     **fields: Any,
-) -> AsyncIterator[Open]:
+) -> AsyncGenerator[Open]:
     """Open a connection with these tokens as its cookies. Its task is over afterwards."""
     cookies = [(b"cookie", cookie(token)) for token in tokens]
     connection = Open(app, dict(scope_of("/", [*cookies, *headers], kind=kind, **fields)))

@@ -2,7 +2,7 @@
 
 Half are cancelled as tasks after a random number of the loop's ticks, or let be; of the others
 some lose their client, whose server cancels the handler as a `StreamingResponse` would. Nobody may
-ever see another's data, nothing may hang, and the pool must be whole afterwards.
+ever see another's data, nothing may hang, and no connection may be lost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
@@ -186,11 +186,8 @@ async def run(url: str, requests: int, *, prefix: str = "session:cancel:", seed:
         try:
             result = await _requests(site, requests)
             result.commands_after = await _all_work(site)
-            pool = _pool(site.store)
-            assert not pool["in use"], f"connections that nobody released: {pool}"
             result.connections = await _connections(watcher) - before
-            assert result.connections == pool["idle"], f"{result.connections} connections, {pool}"
-            assert result.connections <= 8, "more connections than the queues have use for"
+            assert result.connections <= 2, "one for records, one for indexes"
         finally:
             await site.store.close()
         assert await _until(lambda: _is(watcher, before)), "connections outlive close()"
@@ -231,23 +228,6 @@ async def _all_work(site: Site) -> int:
         worked = await asyncio.gather(*(works(number) for number in range(SESSIONS)))
     assert all(worked)
     return len(worked)
-
-
-def _pool(store: RedisStore) -> dict[str, int]:
-    """How many of its connections are used, and how many are open and idle."""
-    servers: Any = vars(store)["_servers"]
-    wire: object = servers.get().wire
-    connections: Any = vars(wire)["_connections"]
-    sets = cast("dict[str, Any]", vars(connections.pool))
-    held, available = (
-        cast("list[Any]", connections.idle),
-        cast("list[Any]", sets["_available_connections"]),
-    )
-    pooled = sum(bool(connection.is_connected) for connection in available)
-    return {
-        "in use": len(sets["_in_use_connections"]) - len(held),
-        "idle": pooled + len(held),
-    }
 
 
 async def _connections(watcher: Redis) -> int:

@@ -115,6 +115,9 @@ async def socket(websocket: WebSocket) -> None:
     session["seen"] = True
     await session.save()
     await session.refresh()
+    async for keys in session.changes():
+        assert_type(keys, frozenset[str])
+    assert_type(get_session(websocket, watch=False), Session)
 
 
 @app.get("/me")

@@ -43,6 +43,14 @@ def test_plan_adds_up() -> None:
     assert found.shards == 1
 
 
+def test_near_copies_spare_redis_the_reads() -> None:
+    """What they answer is neither read by Redis nor sent; what is written is."""
+    found, without = plan(replace(LOAD, near=0.75), PLAIN), plan(LOAD, PLAIN)
+
+    assert without.redis - found.redis == pytest.approx(100 * 7.5 / 1e6)
+    assert found.network / without.network == pytest.approx((0.25 + 0.75) / 1.75)
+
+
 @pytest.mark.parametrize(
     ("sessions", "rate", "shards"),
     [

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from redis_sessions import RedisStore
 from redis_sessions.connect import embedded
 from redis_sessions.connect.embedded import ensure_server
 from redis_sessions.errors import StoreUnavailableError
@@ -20,6 +22,20 @@ from tests.integration.embedded.workers import GRACE, Hire, Worker, ask, pipe, p
 from tests.support import eventually
 
 # -- the server and its users
+
+
+async def test_a_slow_start(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take longer than the store's time-out, which bounds what comes after it."""
+
+    def start(name: str) -> str:
+        path = ensure_server(name)
+        time.sleep(2 * store.timeout)
+        return path
+
+    monkeypatch.setattr("redis_sessions.connect.connector.ensure_server", start)
+    store = RedisStore("embedded://", timeout=0.2)
+    assert await store.load("A" * 20) is None
+    await store.close()
 
 
 def test_starts_and_answers(base: Path) -> None:

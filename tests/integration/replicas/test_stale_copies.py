@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from redis_sessions import RedisStore, SessionManager
+from redis_sessions.connect.clock import ServerClock
 from redis_sessions.connect.connector import connector_of
-from redis_sessions.connect.wire import Wire
 from redis_sessions.lifecycle.copies import load_from_replica
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.stores import replicas as replicas_module
+from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.dialects import ONE_SERVER
 from redis_sessions.stores.replicas import Replicas
+from redis_sessions.stores.watching import Watching
 from redis_sessions.testing import store_session, topology
 from tests.integration.replicas.lagging import Lagging, follows, in_copy, see, wait_for_copies
 from tests.support.apps import client_of, doing, manager_on, signed_in, token_in
@@ -189,8 +191,11 @@ async def test_several_replicas_behind_one_address(
         stream.freeze()
         primary.ask("SET", "k", "new")
         connector = connector_of(primary.url, timeout=1)
-        wire = Wire(connector, 1, [])
-        replicas = Replicas(connector, wire, 1, ONE_SERVER, [("127.0.0.1", balancer.port)])
+        channel = Channel(
+            connector, 1, [], ServerClock(), Watching(RedisStore(primary.url).load, 0)
+        )
+        addresses = [("127.0.0.1", balancer.port)]
+        replicas = Replicas(connector, channel.ask, 1, ONE_SERVER, addresses)
 
         async def read() -> bytes | None:
             copy = replicas.load("k")
@@ -202,23 +207,10 @@ async def test_several_replicas_behind_one_address(
             return await read() == b"new"
 
         await until(is_new)
-        there: Any = next(iter(vars(replicas)["_all"].values()))
-
-        async def keep_busy() -> None:
-            """Three connections, which all there are."""
-            block = ("XREAD", "BLOCK", 100, "STREAMS", "none", "$")
-            waits = (there.wire.send_one(*block) for _ in range(3))
-            await asyncio.gather(*waits, return_exceptions=True)  # mixed ones are closed
-
-        await keep_busy()
-        for node in (stale, fresh, stale, fresh):
-            busy = asyncio.create_task(keep_busy())
-            for _ in range(3):
-                await asyncio.sleep(0)  # they are taken
+        for node, other in ((stale, fresh), (fresh, stale), (stale, fresh)):
             balancer.target = node.port  # of the next connection
-            assert await read() != b"old"
-            await busy
+            other.ask("CLIENT", "KILL", "TYPE", "normal")
             for _ in range(5):
                 assert await read() != b"old"
         await replicas.close()
-        await wire.close()
+        await channel.close()

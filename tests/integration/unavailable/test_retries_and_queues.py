@@ -15,7 +15,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from redis_sessions import ConfigurationError, RedisStore, SessionManager, StoreUnavailableError
-from redis_sessions.stores import batching
+from redis_sessions.stores import queues
 from tests.integration.unavailable.outages import TIMEOUT, assert_unavailable, hang, resume
 from tests.support.apps import client_of, doing, manager_on
 from tests.support.asgi import COOKIE
@@ -130,7 +130,7 @@ async def test_it_is_logged_once(
 
 async def test_a_full_queue(private: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too much load is a 503 of its own kind: who waits is still served, nobody is away."""
-    monkeypatch.setattr(batching, "CAPACITY_ITEMS", 4)
+    monkeypatch.setattr(queues, "CAPACITY_ITEMS", 4)
     manager = manager_on(private.url, timeout=2.0)
     app = doing(manager=manager)
     assert await statuses(app, 2) == [200] * 2  # together: so that they queue from now on

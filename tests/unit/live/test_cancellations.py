@@ -36,7 +36,7 @@ async def test_a_server_that_shuts_down(at: Live, kind: str, order: str) -> None
             await sign_out(at, token)
         else:
             await sign_out(at, token)
-            while not at.reported("disconnected"):
+            while not at.reported("disconnected"):  # noqa: ASYNC110 - of this very loop
                 await asyncio.sleep(0)
             connection.task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -62,7 +62,7 @@ async def test_a_timeout_of_the_application(at: Live) -> None:
 
     async with opened(at.app(app), token) as socket:
         await socket.next()
-        while not late:
+        while not late:  # noqa: ASYNC110 - of this very loop
             await asyncio.sleep(0)
         await sign_out(at, token)
         assert await socket.next() == CLOSED

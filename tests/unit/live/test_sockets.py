@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -11,10 +12,6 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from redis_sessions import (
-    ConfigurationError,
-    MemoryStore,
-    SessionManager,
-    SessionMiddleware,
     get_session,
 )
 from tests.support import LOOPS
@@ -27,10 +24,8 @@ from tests.unit.live.live import (
     End,
     Live,
     Talking,
-    clear,
     sign_out,
 )
-from tests.unit.setting import KEY, stored
 
 pytestmark = pytest.mark.parametrize("anyio_backend", LOOPS)
 
@@ -49,6 +44,25 @@ async def test_a_blocked_receive(at: Live, end: End) -> None:
     assert talking.left == [GONE]
     assert at.reported("disconnected") == [ENDS[end]]
     assert socket.task.cancelling() == 0
+    assert at.watchers() == 0
+
+
+async def test_nothing_runs_while_nothing_happens(at: Live) -> None:
+    """Open sockets have no task of ours, but a registration each."""
+    token, before = await at.alice(), asyncio.all_tasks()
+    async with AsyncExitStack() as stack:
+        app = at.app(Talking())
+        sockets = [await stack.enter_async_context(opened(app, token)) for _ in range(50)]
+        for socket in sockets:
+            await socket.next()
+        await at.put(token, {"a": 1})
+        sockets[-1].say("hello")
+        assert await sockets[-1].text() == "hello"
+        assert asyncio.all_tasks() - before == {socket.task for socket in sockets}
+        assert at.watchers() == 50
+        await sign_out(at, token)
+        for socket in sockets[:-1]:
+            assert await socket.next() == CLOSED
     assert at.watchers() == 0
 
 
@@ -105,7 +119,7 @@ async def test_a_blocked_send(at: Live) -> None:
 
 async def test_sends_after_the_end(at: Live) -> None:
     """They are an OSError, and another close is nothing."""
-    token = await at.alice()
+    token, done = await at.alice(), list[str]()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -115,12 +129,14 @@ async def test_sends_after_the_end(at: Live) -> None:
         with pytest.raises(OSError, match="the session has ended"):
             await send({"type": "websocket.send", "text": "?"})
         await send({"type": "websocket.close", "code": 1000})
+        done.append("closed")
 
     async with opened(at.app(app), token) as socket:
         await socket.next()
         await sign_out(at, token)
         await socket.end()
     assert socket.sent[1:] == [CLOSED]
+    assert done == ["closed"]
 
 
 async def test_it_ended_before_it_was_accepted(at: Live) -> None:
@@ -148,55 +164,6 @@ async def test_changes_by_others(at: Live, kind: str) -> None:
             socket.say("hello")
             assert await socket.text() == "hello"
     assert at.reported("disconnected") == []
-
-
-async def test_its_token_is_replaced_when_it_is_accepted(at: Live) -> None:
-    """From then on the new token counts."""
-    token = await at.alice()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        get_session(HTTPConnection(scope)).rotate()
-        await Talking()(scope, receive, send)
-
-    async with opened(at.app(app), token) as socket:
-        accepted = await socket.next()
-        cookie = dict(accepted["headers"])[b"set-cookie"].decode()
-        socket.say("hello")
-        assert await socket.text() == "hello"
-        await sign_out(at, cookie.partition("=")[2].partition(";")[0])
-        assert await socket.next() == CLOSED
-
-
-async def test_a_visitor_without_a_session(at: Live) -> None:
-    """Nothing is watched, and the socket stays."""
-    async with opened(at.app(Talking())) as socket:
-        await socket.next()
-        assert at.watchers() == 0
-        socket.say("hello")
-        assert await socket.text() == "hello"
-
-
-@pytest.mark.parametrize("how", ["middleware", "route, before", "route, after"])
-async def test_it_is_switched_off(at: Live, how: str) -> None:
-    """The socket stays open, and nothing is registered."""
-    token = await at.alice()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if how == "route, before":
-            get_session(HTTPConnection(scope), watch=False)
-        await receive()
-        await send(ACCEPT)
-        if how == "route, after":
-            get_session(HTTPConnection(scope), watch=False)
-        await send(await receive() | {"type": "websocket.send"})
-        await receive()
-
-    async with opened(at.app(app, end_sockets=how != "middleware"), token) as socket:
-        await socket.next()
-        await clear(at, token)
-        assert at.watchers() == 0
-        socket.say("hello")
-        assert await socket.text() == "hello"
 
 
 async def test_a_client_that_goes(at: Live) -> None:
@@ -266,79 +233,6 @@ async def test_its_own_application_ends_it(at: Live, how: str) -> None:
     assert at.watchers() == 0
 
 
-async def test_lazy(at: Live) -> None:
-    """It is watched from the moment in which it is loaded."""
-    token = await at.alice()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await send(ACCEPT)
-        assert at.watchers() == 0
-        await receive()
-        await get_session(HTTPConnection(scope)).refresh()
-        assert at.watchers() == 1
-        await send({"type": "websocket.send", "text": "loaded"})
-        assert await receive() == GONE
-
-    async with opened(at.app(app, lazy=True), token) as socket:
-        await socket.next()
-        socket.say("load it")
-        assert await socket.text() == "loaded"
-        await sign_out(at, token)
-        assert await socket.next() == CLOSED
-        await socket.end()
-
-
-@pytest.mark.parametrize("which", ["inner", "outer", "both"])
-async def test_realms(at: Live, which: str) -> None:
-    """Each of two nested middlewares watches its own session, and the end of one is enough."""
-    other, talking = Live(), Talking()
-    other.store = type(other.store)(prefix="admin:", clock=other.clock)
-    other.manager = type(other.manager)(other.store, other.manager._backend.keyring)  # pyright: ignore[reportPrivateUsage] - the same keys
-    tokens = [await at.alice(), await other.alice()]
-    inner = SessionMiddleware(talking, manager=other.manager, session_cookie="admin")
-    headers = [(b"cookie", f"admin={tokens[1]}".encode())]
-    async with opened(at.app(inner), tokens[0], headers=headers) as socket:
-        await socket.next()
-        assert (at.watchers(), other.watchers()) == (1, 1)
-        if which != "inner":
-            await clear(at, tokens[0])
-        if which != "outer":
-            session = await other.load(tokens[1])
-            session.clear()
-            await other.commit(session)
-        assert await socket.next() == CLOSED
-        await socket.end()
-        assert socket.task.cancelling() == 0
-    assert talking.left == [GONE]
-    assert socket.sent[1:] == [CLOSED]
-    assert (at.watchers(), other.watchers()) == (0, 0)
-
-
-class Silent(MemoryStore):
-    """A store without `watch()`."""
-
-    watch: Any = None
-
-
-async def test_a_store_that_tells_nobody() -> None:
-    """Its sockets stay open, and `changes()` says what is missing."""
-    manager = SessionManager(Silent(), KEY)
-    token = await stored(manager, user_id="alice")
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        session = get_session(HTTPConnection(scope))
-        with pytest.raises(ConfigurationError, match=r"Silent.* has no watch"):
-            session.changes()
-        await Talking()(scope, receive, send)
-
-    async with opened(SessionMiddleware(app, manager=manager), token) as socket:
-        await socket.next()
-        assert await manager.revoke_all("alice") == 1
-        socket.say("hello")
-        assert await socket.text() == "hello"
-
-
 @pytest.mark.parametrize("exc", [WebSocketDisconnect(1006), "group"])
 async def test_what_the_application_raises_then(at: Live, exc: Any) -> None:
     """That its client has gone is no failure of the application."""
@@ -371,6 +265,32 @@ async def test_another_error_then(at: Live) -> None:
         await sign_out(at, token)
         with pytest.raises(ValueError, match="a bug"):
             await socket.end()
+
+
+async def test_another_error_in_a_group(at: Live) -> None:
+    """It isn't hidden by the disconnect beside it."""
+    token = await at.alice()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        socket = WebSocket(scope, receive, send)
+        await socket.accept()
+
+        async def fail() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError("a bug")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            group.create_task(socket.receive_text())
+
+    async with opened(at.app(app), token) as socket:
+        await socket.next()
+        await sign_out(at, token)
+        with pytest.raises(ExceptionGroup) as caught:
+            await socket.end()
+    assert caught.group_contains(ValueError)
 
 
 async def test_what_is_not_saved_then(at: Live) -> None:

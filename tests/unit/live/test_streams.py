@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -96,6 +97,31 @@ async def test_where_it_is_sent(at: Live, asgi: dict[str, str], where: str | Non
     assert events.done[0] == "finally"
 
 
+async def test_a_generator_in_a_thread(at: Live) -> None:
+    """The stream ends while its thread still works, and the thread disturbs nobody."""
+    token, works, may_end = await at.alice(), threading.Event(), threading.Event()
+
+    def body() -> Iterator[str]:
+        yield "data: 1\n\n"
+        works.set()
+        may_end.wait(20)
+        yield "data: 2\n\n"
+
+    async def respond(_: Request) -> StreamingResponse:
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    app = Starlette(routes=[Route("/", respond)])
+    async with opened(at.app(app), token, kind="http") as stream:
+        try:
+            await begun(stream)
+            await asyncio.to_thread(works.wait, 20)
+            await sign_out(at, token)
+            assert await stream.next() == LAST
+        finally:
+            may_end.set()
+        await stream.end()
+
+
 async def test_it_goes_on_sending(at: Live) -> None:
     """A generator that absorbs its cancellation can send nothing more."""
     token, errors = await at.alice(), list[Exception]()
@@ -139,6 +165,32 @@ async def test_it_raises_that_it_cannot_send(at: Live) -> None:
         await stream.end()
         ended.set()
     assert stream.sent[1:] == [LAST]
+
+
+async def test_another_task_sends_it(at: Live) -> None:
+    """The task that has sent last is cancelled, and who waits for it is no failure."""
+    token, done = await at.alice(), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def body() -> None:
+            try:
+                await send(part("1"))
+                await asyncio.Event().wait()
+            finally:
+                done.append("finally")
+
+        await send(START)
+        sending = asyncio.ensure_future(body())
+        await asyncio.wait([sending])  # whose own cancellation doesn't cancel what it waits for
+        await sending
+
+    async with opened(at.app(app), token, kind="http") as stream:
+        await stream.next()
+        assert await stream.next() == part("1")
+        await sign_out(at, token)
+        assert await stream.next() == LAST
+        await stream.end()
+    assert done == ["finally"]
 
 
 async def test_other_responses(at: Live) -> None:

@@ -23,7 +23,7 @@ from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import Clock, store_session
 from tests.support.asgi import COOKIE, Reply, ask, cookie, scope_of
 from tests.support.stores import NearStore
-from tests.unit.near_copies.near import Processes, adding, hints
+from tests.unit.near_copies.near import HINT, Processes, adding, hints
 from tests.unit.setting import KEY, START
 
 
@@ -251,3 +251,45 @@ async def test_a_store_without_copies() -> None:
 
     manager = SessionManager(Off(), Keyring(KEY), clock=Clock())
     assert backend_of(manager).copies is None
+
+
+@pytest.mark.parametrize(
+    ("cookies", "hinted"),
+    [
+        ([f"{HINT}=1"], True),
+        ([f"a=b; \t{HINT}=", "c=d"], True),
+        (["a=b", f"c=d;{HINT}=1"], True),
+        ([f"a={HINT}=1"], False),
+        ([f"x{HINT}=1; {COOKIE}=t"], False),
+        ([f"{HINT}er=1"], False),
+        ([], False),
+    ],
+)
+def test_the_hint_is_found_as_a_cookie_is(cookies: list[str], hinted: bool) -> None:
+    """The hint counts as a cookie of its own, and not within another's name or value."""
+    transport = CookieTransport()
+    scope = scope_of(headers=[(b"cookie", text.encode()) for text in cookies])
+    assert transport.hinted(scope) is hinted
+    assert transport.read_with_hint(scope) == (transport.read(scope), hinted)
+
+
+async def test_the_hint_among_several_transports(at: Processes) -> None:
+    """With a cookie and a header, too, a hinted browser isn't served from an older copy."""
+    token = await at.begin(n=1)
+    await at.there.visit(token, adding(n=2))
+    both = [CookieTransport(), HeaderTransport()]
+    assert await at.here.asked(at.here.visit(token, transport=both)) == ({"n": 1}, 0)
+    hinted = at.here.visit(token, hinted=True, transport=both)
+    assert await at.here.asked(hinted) == ({"n": 2}, 1)
+
+
+async def test_a_transport_of_ones_own_reads_the_token(at: Processes) -> None:
+    """A class on top of CookieTransport with a `read` of its own is asked for the token."""
+
+    class Own(CookieTransport):
+        def read(self, scope: Scope) -> list[str]:
+            return [text.removeprefix("v1.") for text in super().read(scope)]
+
+    token = await at.begin(n=1)
+    visit = at.here.visit(f"v1.{token}", transport=Own())
+    assert await at.here.asked(visit) == ({"n": 1}, 0)

@@ -61,7 +61,7 @@ def notes(exc: BaseException) -> list[str]:
     ("modules", "left"),
     [
         (["app", "redis_sessions.lifecycle.manager", "hook"], ["app", "hook"]),
-        (["app", "redis_sessions.connect.wire", "redis.connection", "asyncio.streams"], ["app"]),
+        (["app", "redis_sessions.connect.link", "redis.connection", "asyncio.streams"], ["app"]),
         (["app", "redis.client", "asyncio.streams"], ["app", "redis.client", "asyncio.streams"]),
         (["redis_sessions", "hook", "contextlib", "redis_sessions.x"], ["hook", "contextlib"]),
         (["starlette.routing", "redis_sessions_of_another"], None),

@@ -1,0 +1,1 @@
+"""WebSockets and streams behind a real server, which end with their session."""
