@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from redis_sessions import RedisStore, StoreError
 from redis_sessions.testing import topology
 from tests.integration.cluster_slots import id_in, slots_of
-from tests.support.near import Told, copy, kept, soon, store_on, stored
+from tests.support.near import Told, copy, kept, served_at_most, soon, store_on, stored
 from tests.support.servers import app_user, as_app
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +108,7 @@ async def test_38_a_node_is_failed_over(
     values = [await stored(other, id, value) for id, value in zip(ids, values, strict=True)]
     for id, each, value in zip(ids, told, values, strict=True):
         await each.until(value)
-        await soon(lambda id=id, value=value: copy(store, id) in (None, value))
+        await served_at_most(store, id, value)
         assert await kept(store, id) == value
         await each.until(await stored(other, id, value))
 

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from redis_sessions import RedisStore, StoreError
 from redis_sessions.testing import topology
-from tests.support.near import Told, copy, kept, new_id, soon, store_on, stored
+from tests.support.near import Told, copy, kept, new_id, served_at_most, soon, store_on, stored
 from tests.support.servers import app_user, as_app
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ async def test_38_a_failover(
     for _ in range(2):
         value = await changed(other, id, value)
         await told.until(value)
-        await soon(lambda value=value: copy(store, id) in (None, value))
+        await served_at_most(store, id, value)
         assert await kept(store, id) == value
 
 
