@@ -178,12 +178,12 @@ async def test_38_a_demoted_primary(behind: Server) -> None:
 
 async def test_the_heartbeat_stops(behind: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies that nobody uses are dropped after a while, and then the server is asked nothing."""
-    monkeypatch.setattr(tracking, "_IDLE", 0.05)
     async with store_on(behind.url, client_cache=0.1) as store:
         id = new_id()
         await stored(store, id)
         with Monitor(behind.port) as monitor:
             await kept(store, id)
+            monkeypatch.setattr(tracking, "_IDLE", 0.05)
 
             async def silent() -> bool:
                 monitor.commands()
@@ -192,5 +192,6 @@ async def test_the_heartbeat_stops(behind: Server, monkeypatch: pytest.MonkeyPat
 
             await until(silent)
             assert copy(store, id) is None
+            monkeypatch.undo()
             await kept(store, id)
             assert "HELLO" not in monitor.names()
