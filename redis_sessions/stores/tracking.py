@@ -169,7 +169,7 @@ class Tracking:
 
     def next_parts(self) -> Sequence[Tracking]:
         """The question. It leaves ahead of the reads that are to be tracked."""
-        if self._link is not None:  # another one has taken its place
+        if self._link is not None:  # it was left, and may have had notices that nobody has read
             self._leave_link()
         self._asked = self._sender.link
         return [self]
@@ -180,13 +180,12 @@ class Tracking:
         if refusal is not None:
             self._fail(str(refusal), counts=_ATTEMPTS)
             return True
-        if self._link is not None:  # it was left, and may have had notices that nobody has read
-            self._leave_link()
-        self._link = self._asked = self._sender.answering
+        self._link = self._sender.answering
         return self._note_role(replies[-1])
 
     def on_failure(self, error: BaseException) -> None:
         """The link was lost. Some proxies close a connection at a command that they don't know."""
+        self._asked = None
         if getattr(error, "reason", None) == "connection":
             self._fail(str(error))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from secrets import token_bytes
 from typing import Any
@@ -32,7 +32,9 @@ def ended() -> bytes:
 
 
 @asynccontextmanager
-async def store_on(url: str, prefix: str = "session:", **options: Any) -> AsyncIterator[RedisStore]:
+async def store_on(
+    url: str, prefix: str = "session:", **options: Any
+) -> AsyncGenerator[RedisStore]:
     """A store that is closed at the end."""
     store = RedisStore(url, prefix=prefix, **options)
     try:
@@ -60,6 +62,11 @@ async def stored(store: RedisStore, id: str, expected: bytes | None = None) -> b
     version = None if expected is None else expected[:33]
     assert (await store.commit(id, version, value, MINUTE)).result is Commit.STORED
     return value
+
+
+async def served_at_most(store: RedisStore, id: str, value: bytes) -> None:
+    """Wait until no other copy than this record is served."""
+    await soon(lambda: copy(store, id) in (None, value))
 
 
 async def kept(store: RedisStore, id: str) -> bytes:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from tests.support.servers import free_port
 
@@ -181,3 +181,14 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+
+FAILURES: Final[dict[str, Callable[[Proxy], None]]] = {
+    "frozen": Proxy.freeze,
+    "replies-frozen": lambda proxy: proxy.freeze(requests=False),
+    "delayed": lambda proxy: proxy.delay(30),
+    "cut": Proxy.cut,
+    "half-open": Proxy.strand,
+    "notices-held": lambda proxy: proxy.hold(b"invalidate"),
+}
+"""Ways in which a connection over which Redis tells of changes may fail, by name."""

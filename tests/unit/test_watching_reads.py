@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from functools import partial
 
 import pytest
 
@@ -19,7 +19,7 @@ class Server:
     """What `Watching` reads from; a test answers."""
 
     def __init__(self) -> None:
-        self.asked = deque[str]()
+        self.asked = list[str]()
         self._replies = dict[str, asyncio.Future[bytes | None]]()
 
     async def load(self, key: str) -> bytes | None:
@@ -38,7 +38,7 @@ class Server:
     async def questions(self) -> list[str]:
         """What it has been asked since the last call."""
         await turns()
-        asked, self.asked = list(self.asked), deque()
+        asked, self.asked = self.asked, []
         return asked
 
 
@@ -116,8 +116,12 @@ async def test_one_that_fails_does_not_hold_up_others(some: Watching, server: Se
 async def test_one_at_a_time_finds_out_whether_it_is_back(some: Watching, server: Server) -> None:
     """Each in its turn; when one is answered, the others are read."""
     told = list[tuple[str, bytes | None]]()
+
+    def note(key: str, value: bytes | None) -> None:
+        told.append((key, value))
+
     for key in "abc":
-        some.watch(key, lambda value, key=key: told.append((key, value)))
+        some.watch(key, partial(note, key))
     assert await server.questions() == ["a", "b", "c"]
     for key in "abc":
         await server.answer(key, away())

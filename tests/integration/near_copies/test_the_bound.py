@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -13,7 +13,7 @@ from redis_sessions.stores import tracking
 from tests.support import LOOPS
 from tests.support.deployments import until
 from tests.support.near import LONG, copy, kept, new_id, soon, store_on, stored
-from tests.support.proxy import Proxy
+from tests.support.proxy import FAILURES, Proxy
 from tests.support.redis_wire import Monitor, Wire
 from tests.support.servers import Server, StartServer, as_app
 
@@ -59,25 +59,15 @@ async def test_a_copy_is_served_beyond_the_bound(
         assert set(monitor.names()) == {"ROLE"}
 
 
-@pytest.mark.parametrize(
-    "fails",
-    [
-        pytest.param(lambda proxy: proxy.freeze(), id="frozen"),
-        pytest.param(lambda proxy: proxy.freeze(requests=False), id="replies-frozen"),
-        pytest.param(lambda proxy: proxy.delay(30), id="delayed"),
-        pytest.param(lambda proxy: proxy.cut(), id="cut"),
-        pytest.param(lambda proxy: proxy.strand(), id="half-open"),
-        pytest.param(lambda proxy: proxy.hold(b"invalidate"), id="notices-held"),
-    ],
-)
+@pytest.mark.parametrize("fails", FAILURES)
 async def test_the_network_fails(
-    store: RedisStore, other: RedisStore, proxy: Proxy, fails: Callable[[Proxy], None]
+    store: RedisStore, other: RedisStore, proxy: Proxy, fails: str
 ) -> None:
     """Another process changes the record: the copy isn't served later than the bound allows."""
     id = new_id()
     await stored(other, id)
     value = await kept(store, id)
-    fails(proxy)
+    FAILURES[fails](proxy)
     await stored(other, id, value)
     # What was sent before the change may have been answered. So the bound begins no later.
     changed = time.monotonic()
@@ -188,12 +178,12 @@ async def test_38_a_demoted_primary(behind: Server) -> None:
 
 async def test_the_heartbeat_stops(behind: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies that nobody uses are dropped after a while, and then the server is asked nothing."""
-    monkeypatch.setattr(tracking, "_IDLE", 0.05)
     async with store_on(behind.url, client_cache=0.1) as store:
         id = new_id()
         await stored(store, id)
         with Monitor(behind.port) as monitor:
             await kept(store, id)
+            monkeypatch.setattr(tracking, "_IDLE", 0.05)
 
             async def silent() -> bool:
                 monitor.commands()
@@ -202,5 +192,6 @@ async def test_the_heartbeat_stops(behind: Server, monkeypatch: pytest.MonkeyPat
 
             await until(silent)
             assert copy(store, id) is None
+            monkeypatch.undo()
             await kept(store, id)
             assert "HELLO" not in monitor.names()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -127,7 +128,7 @@ async def test_a_store_is_collected(behind: Server) -> None:
     id = new_id()
     await stored(store, id)
     await kept(store, id)
-    collected = weakref.ref(store._servers.get())
+    collected = weakref.ref(cast("Any", store)._servers.get())
     del store
 
     def gone() -> bool:

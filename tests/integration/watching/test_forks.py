@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.test_forked_processes import run_script
+from tests.integration.scripts import run_script
 from tests.support.servers import StartServer
 
 WATCHED = """

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from redis_sessions import RedisStore, StoreError
 from redis_sessions.stores import watching
 from tests.support.near import Told, copy, kept, new_id, soon, store_on, stored, timers
-from tests.support.proxy import Proxy
+from tests.support.proxy import FAILURES, Proxy
 from tests.support.redis_wire import Wire
 from tests.support.servers import Server, StartServer, as_app
 
@@ -44,15 +44,9 @@ async def other(behind: Server) -> AsyncIterator[RedisStore]:
         yield store
 
 
-@pytest.mark.parametrize(
-    "fails",
-    [
-        pytest.param(lambda proxy: proxy.freeze(), id="frozen"),
-        pytest.param(lambda proxy: proxy.cut(), id="cut"),
-    ],
-)
+@pytest.mark.parametrize("fails", ["frozen", "cut"])
 async def test_changes_while_the_server_is_away(
-    store: RedisStore, other: RedisStore, proxy: Proxy, fails: Callable[[Proxy], None]
+    store: RedisStore, other: RedisStore, proxy: Proxy, fails: str
 ) -> None:
     """Nothing is told meanwhile; once it is back, what has changed is."""
     ids = [new_id() for _ in range(5)]
@@ -60,7 +54,7 @@ async def test_changes_while_the_server_is_away(
     told = [Told(store, id) for id in ids]
     for each, value in zip(told, values, strict=True):
         await each.until(value)
-    fails(proxy)
+    FAILURES[fails](proxy)
     newer = [await stored(other, id, value) for id, value in zip(ids, values, strict=True)]
     with pytest.raises(StoreError):
         while True:
@@ -72,31 +66,24 @@ async def test_changes_while_the_server_is_away(
     await told[0].until(await stored(other, ids[0], newer[0]))
 
 
-@pytest.mark.parametrize(
-    "fails",
-    [
-        pytest.param(lambda proxy: proxy.strand(), id="half-open"),
-        pytest.param(lambda proxy: proxy.hold(b"invalidate"), id="notices-held"),
-    ],
-)
+@pytest.mark.parametrize("fails", ["half-open", "notices-held"])
 @pytest.mark.parametrize("cached", [True, False])
 async def test_a_connection_seems_to_be_there(
     proxy: Proxy,
     other: RedisStore,
-    fails: Callable[[Proxy], None],
+    fails: str,
     cached: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is left for another one, long before the time-out, and what has changed is told."""
     monkeypatch.setattr(watching, "BOUND", BOUND)
-    options = {"client_cache": BOUND} if cached else {}
-    async with store_on(as_app(proxy.url), **options) as store:
+    async with store_on(as_app(proxy.url), client_cache=BOUND if cached else 0.0) as store:
         id = new_id()
         value = await stored(other, id)
         told = Told(store, id)
         await told.until(value)
         before = proxy.connections
-        fails(proxy)
+        FAILURES[fails](proxy)
         value = await stored(other, id, value)
         await told.until(value)
         assert proxy.connections == before + 1

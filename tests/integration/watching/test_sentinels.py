@@ -1,0 +1,99 @@
+"""Another server becomes the primary, and the one of before goes on answering."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from redis.exceptions import RedisError
+
+from redis_sessions import RedisStore, StoreError
+from redis_sessions.testing import topology
+from tests.support.near import Told, copy, kept, new_id, served_at_most, soon, store_on, stored
+from tests.support.servers import app_user, as_app
+
+pytestmark = pytest.mark.anyio
+
+BOUND = 0.3
+
+
+@pytest.fixture(scope="module")
+def running(server_binary: Path) -> Iterator[topology.SentinelTopology]:
+    """A primary, a replica and three Sentinels, which these tests change."""
+    options = app_user(replicas=True)
+    with topology.sentinel(
+        replicas=1, down_after_ms=500, server=server_binary, options=options
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+async def store(running: topology.SentinelTopology, prefix: str) -> AsyncIterator[RedisStore]:
+    async with store_on(as_app(running.url), prefix, client_cache=BOUND, timeout=1) as store:
+        yield store
+
+
+@pytest.fixture
+async def other(running: topology.SentinelTopology, prefix: str) -> AsyncIterator[RedisStore]:
+    """Another process."""
+    async with store_on(as_app(running.url), prefix, timeout=1) as store:
+        yield store
+
+
+async def changed(other: RedisStore, id: str, value: bytes) -> bytes:
+    """A newer record, as soon as the other process can store one."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await stored(other, id, value)
+            except StoreError:
+                await asyncio.sleep(0.05)
+
+
+async def test_38_a_failover(
+    running: topology.SentinelTopology, store: RedisStore, other: RedisStore
+) -> None:
+    """The Sentinels promote the replica while all connections live."""
+    id = new_id()
+    value = await stored(other, id)
+    told = Told(store, id)
+    await told.until(value)
+    await kept(store, id)
+    await asyncio.to_thread(running.failover)
+    for _ in range(2):
+        value = await changed(other, id, value)
+        await told.until(value)
+        await served_at_most(store, id, value)
+        assert await kept(store, id) == value
+
+
+async def test_38_a_primary_that_was_frozen(
+    running: topology.SentinelTopology, store: RedisStore, other: RedisStore
+) -> None:
+    """When it comes back, it still believes that it is the primary, and nobody else does."""
+    id = new_id()
+    value = await stored(other, id)
+    told = Told(store, id)
+    await told.until(value)
+    await kept(store, id)
+    before = running.primary
+    before.pause()
+    await soon(lambda: copy(store, id) is None)
+    await asyncio.to_thread(running.wait_promoted, before)
+    newer = await changed(other, id, value)
+    before.resume()
+    seen = set[bytes | None]()
+
+    def follows() -> bool:
+        seen.add(copy(store, id))
+        with suppress(RedisError):  # the Sentinels have it close its connections
+            return before.role() == "replica"
+        return False
+
+    await soon(follows)
+    assert value not in seen
+    await told.until(newer)
+    assert await kept(store, id) == newer
