@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -17,13 +18,14 @@ from unittest import mock
 
 from redis_sessions.connect.health import Health
 from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.stores import tracking, watching
 from redis_sessions.stores.commands import ABSENT, END, Write
 from redis_sessions.stores.protocols import GONE, STORED
 from redis_sessions.stores.tracking import Tracking
 from redis_sessions.stores.watching import Notify, Watching
 from tests.explorer.gate import Call
 
-__all__ = ["BOUND", "Link", "Message", "Process", "Server", "Time"]
+__all__ = ["BOUND", "Link", "Message", "Process", "Server", "Time", "own_time"]
 
 BOUND: Final = 1.5
 """Seconds. A third of it is exact in binary, as the explorer's clock has to be."""
@@ -73,6 +75,19 @@ class Time:
             if not timer.cancelled:
                 timer.run()
         return bool(due)
+
+
+def own_time() -> AbstractContextManager[object]:
+    """Have the timers of `Tracking` and `Watching` be those of the `Time` that they were made in."""
+
+    def call_later(seconds: float, owner: Any, method: Callable[[Any], None]) -> _Timer:
+        time: Time = vars(owner)["_loop"]
+        return time.call_later(seconds, method, owner)
+
+    stack = ExitStack()
+    for module in (tracking, watching):
+        stack.enter_context(mock.patch.object(module, "call_later", call_later))
+    return stack
 
 
 @dataclass(eq=False)
@@ -135,10 +150,9 @@ class Link:
 
 
 class Server:
-    """Which links are told of an id's next change. `rereads`: whether commits read what they set."""
+    """Which links are told of an id's next change."""
 
-    def __init__(self, *, rereads: bool = True) -> None:
-        self.rereads = rereads
+    def __init__(self) -> None:
         self._readers: dict[str, dict[Link, None]] = {}
 
     def read(self, id: str, by: Link) -> None:
@@ -146,12 +160,15 @@ class Server:
         if by.tracks and not by.demoted and not by.dead:
             self._readers.setdefault(id, {})[by] = None
 
-    def changed(self, id: str, by: Link | None, *, reread: bool) -> None:
-        """An id has changed: who has read it is told once, but not who has changed it."""
+    def changed(self, id: str, by: Link, *, rereads: bool) -> None:
+        """An id has changed: who has read it is told once, but not who has changed it.
+
+        `rereads`: whether that one has read it afterwards.
+        """
         for link in self._readers.pop(id, ()):
             if link is not by:
                 link.stream.append(Message(notice=id))
-        if by is not None and reread:
+        if rereads:
             self.read(id, by)
 
     def readers(self, id: str) -> list[Link]:

@@ -7,14 +7,14 @@ long a copy may be old passes as one step; a link may end, fall silent, or lead 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any, Final, cast
 
-from redis_sessions.http.copies import hint, load_near
-from redis_sessions.http.setup import Setup
+from redis_sessions.http.copies import hint, takes_near_copies
 from redis_sessions.http.transports import HINT_SECONDS, CookieTransport
+from redis_sessions.lifecycle.copies import from_near_copy
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.lifecycle.watching import Watch
+from redis_sessions.session.outcome import Answer, Outcome
 from redis_sessions.session.record import Stored, version
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.token import SessionToken
@@ -22,12 +22,14 @@ from redis_sessions.stores import Commit, Store
 from redis_sessions.stores.protocols import NearCopy
 from tests.explorer.actors import Actor, Fact, Phase, Worker
 from tests.explorer.gate import Call, GatedStore
-from tests.explorer.links import BOUND, Link, Process, Server, Time
+from tests.explorer.links import BOUND, Link, Process, Server, Time, own_time
 from tests.explorer.scenario import EVERYTHING, LOST_RECORD, Action, Footprint, view
 from tests.explorer.world import TICK, World
 
 __all__ = ["LINK_FAULTS", "NearWorld"]
 
+FIRST: Final = "first"
+"""A browser that has the first token, and keeps it whatever the other one is told."""
 LINK_FAULTS: Final = ("link ends", "link silent", "demoted")
 _TRANSPORT: Final = CookieTransport()
 _HINT: Final = _TRANSPORT.hint()[1].partition(b";")[0]
@@ -56,16 +58,17 @@ class _Door:
         self.hinted = world.hinted(actor.browser)
         self.before: Stored | None = None
         self.after: Stored | None = None
-        self.served = False
+        self.served = self.touched = False
 
     def load(self, worker: Worker, text: str) -> Session | None:
-        backend = backend_of(worker)
-        setup = cast("Setup", SimpleNamespace(copies=backend.copies, backend=backend))
+        backend, copy = backend_of(worker), self._process.near_copy(text[:20])
         scope = {"headers": [(b"cookie", _HINT)] if self.hinted else []}
-        session = load_near(setup, scope, [text], _TRANSPORT, lambda: None)
+        if copy is None or not takes_near_copies(_TRANSPORT, scope, own=copy.own):
+            return None
+        session = from_near_copy(backend, copy, text, None, cast("Any", None))
         if session is not None:
             self.served = True
-            self._world.served(self._actor, session)
+            self._world.served(self._actor, session, own=copy.own)
         return session
 
     def loaded(self, worker: Worker, session: Session) -> None:
@@ -73,13 +76,15 @@ class _Door:
         if self._actor.kind == "socket" and state_of(session).live is not None:
             self._world.open_socket(self._actor, self._process, worker, session)
 
-    def answered(self, session: Session) -> None:
-        self.after = state_of(session).stored
+    def answered(self, session: Session, answer: Answer) -> None:
+        self.after, self.touched = state_of(session).stored, answer.outcome is Outcome.TOUCH
 
     @property
     def hints(self) -> bool:
         """Whether the answer has the browser say that it has changed its session."""
         headers: list[tuple[bytes, bytes]] = []
+        if self.touched or self.after is self.before:
+            return False
         hint(self.before, self.after, _TRANSPORT, headers)
         return bool(headers)
 
@@ -87,13 +92,14 @@ class _Door:
 class NearWorld(World):
     """One execution over processes with near copies."""
 
-    server_rereads = True
-    """Whether the commit script reads what it has set."""
+    rereads = rereads_repeated = True
+    """Whether the commit script reads what it has set, or what was there already."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
+        self._own_time = own_time()
         self.time = Time(self.backend.clock)
-        self.server = Server(rereads=self.server_rereads)
+        self.server = Server()
         prefix, waits = self.backend.store.prefix, self.scenario.waits
         self.processes = [
             Process(n, self.server, self.time, prefix, waits=waits)
@@ -124,6 +130,9 @@ class NearWorld(World):
 
     async def begin(self) -> None:
         await super().begin()
+        first = self.first
+        if first is not None:
+            self.jars[FIRST] = self.firsts[FIRST] = first
         for process in self.processes:
             process.reads_by(self.backend.store.load)
             for id in list(self.labels) if self.scenario.warm else ():
@@ -148,7 +157,7 @@ class NearWorld(World):
                     call = link.stream[0].call
                     who = self.calls[call].number if call in self.calls else 0
                     found.append(Action("hear", who, f"{p}/{link.number}"))
-                if link is process.link and (link.dead or link.demoted):
+                if link is process.link and link.usable and (link.dead or link.demoted):
                     found.append(Action("finds", 0, str(p)))
         if self.bounds_left and any(self._shows(process) for process in self.processes):
             found.append(Action("bound"))
@@ -182,7 +191,9 @@ class NearWorld(World):
 
     def footprint(self, action: Action) -> Footprint:
         what, who, nth = action
-        process = self.processes[int(str(nth).partition("/")[0])] if self._of_process(what) else None
+        process = (
+            self.processes[int(str(nth).partition("/")[0])] if self._of_process(what) else None
+        )
         mine = {f"request {who}": True} if who else {}
         if what == "leave":
             return {**super().footprint(action), **self._in(who, False), "answered": False}
@@ -316,10 +327,9 @@ class NearWorld(World):
         stored = result.result is Commit.STORED
         value = call.value or b""
         repeated = before is not None and version(before) == version(value)
-        if call.name == "end":  # each end writes, if only a TTL
-            self.server.changed(id, link, reread=self.server.rereads and not repeated)
-        elif stored:
-            self.server.changed(id, link, reread=self.server.rereads)
+        if stored or call.name == "end":  # each end writes, if only a TTL
+            rereads = self.rereads_repeated if repeated else self.rereads
+            self.server.changed(id, link, rereads=rereads and call.name != "end")
 
     async def _hear(self, nth: str) -> None:
         p, number = map(int, nth.split("/"))
@@ -409,7 +419,7 @@ class NearWorld(World):
         """Whether a browser says that it has changed its session."""
         return self.backend.clock() < self.hints.get(browser, float("-inf"))
 
-    def served(self, actor: Actor, session: Session) -> None:
+    def served(self, actor: Actor, session: Session, *, own: bool) -> None:
         """A request is served from a copy."""
         stored, now = state_of(session).stored, self.time.time()
         assert stored is not None
@@ -427,19 +437,18 @@ class NearWorld(World):
             if self.process_of(by) is here:
                 self.broken.append("I2 who answered serves a copy of before")
         known = self.versions.get(id, [])
+        if own:  # a hint doesn't say whose change was the last
+            return
         for other in self.actors:
             door = self.doors.get(other.number)
             mine = other.number in self.arrived and other.browser == actor.browser
-            if not mine or door is None or door.after is None or other.dropped:
+            if not mine or door is None or door.after is None or not door.hints:
                 continue
-            changed = door.before is None or door.before.sealed != door.after.sealed
-            if changed and door.after.version in known and stored.version in known:
+            if door.after.version in known and stored.version in known:
                 if known.index(stored.version) < known.index(door.after.version):
                     self.broken.append("a browser sees less than it has stored")
 
-    def open_socket(
-        self, actor: Actor, process: Process, worker: Worker, session: Session
-    ) -> None:
+    def open_socket(self, actor: Actor, process: Process, worker: Worker, session: Session) -> None:
         """A request goes on as a socket, which its session's end ends."""
 
         def ended(_: object) -> None:
@@ -470,7 +479,7 @@ class NearWorld(World):
 
     async def _flush(self, process: Process) -> None:
         link = process.link
-        if link is not None and (link.dead or link.demoted):
+        if link is not None and link.usable and (link.dead or link.demoted):
             self._find_out(process)
             self._send_again()
         while process.pending:
@@ -484,4 +493,5 @@ class NearWorld(World):
     async def stop(self) -> None:
         for watch in self.sockets.values():
             watch.stop()
+        self._own_time.__exit__(None, None, None)
         await super().stop()
