@@ -20,7 +20,7 @@ from redis_sessions.connect.health import Health
 from redis_sessions.errors import StoreUnavailableError
 from redis_sessions.stores import tracking, watching
 from redis_sessions.stores.commands import ABSENT, END, Write
-from redis_sessions.stores.protocols import GONE, STORED
+from redis_sessions.stores.protocols import GONE, STORED, NearCopy
 from redis_sessions.stores.tracking import Tracking
 from redis_sessions.stores.watching import Notify, Watching
 from tests.explorer.gate import Call
@@ -78,7 +78,7 @@ class Time:
 
 
 def own_time() -> AbstractContextManager[object]:
-    """Have the timers of `Tracking` and `Watching` be those of the `Time` that they were made in."""
+    """Have the timers of `Tracking` and `Watching` be those of the `Time` that they have."""
 
     def call_later(seconds: float, owner: Any, method: Callable[[Any], None]) -> _Timer:
         time: Time = vars(owner)["_loop"]
@@ -117,7 +117,7 @@ class Link:
         """Nothing passes any more, and the process doesn't know."""
         self.demoted = False
         """It leads to a server that is a replica now."""
-        self.stream = deque[Message]()
+        self.stream: deque[Message] = deque()
 
     @property
     def usable(self) -> bool:
@@ -144,7 +144,7 @@ class Link:
         """As the library's: it is lost, with all that is under way."""
         if not self.lost:
             self.lost = True
-            messages, self.stream = list(self.stream), deque()
+            messages, self.stream = list(self.stream), deque[Message]()
             self.process.server.forget(self)
             self.process.on_lost(self, messages)
 
@@ -226,7 +226,7 @@ class Process:
         self.pending: list[Call] = []
         """Reads of watched keys that wait to be sent."""
         self._load: Callable[[str], Awaitable[bytes | None]] | None = None
-        with mock.patch.object(asyncio, "get_running_loop", lambda: time):
+        with mock.patch.object(asyncio, "get_running_loop", return_value=time):
             self.watching = Watching(self._read_watched, self.client_cache)
             self.tracking = Tracking(
                 cast("Any", self._sender), cast("Any", _Dialer()), Health(), self.watching
@@ -239,7 +239,7 @@ class Process:
 
     # -- what requests ask
 
-    def near_copy(self, id: str) -> Any:
+    def near_copy(self, id: str) -> NearCopy | None:
         return self.tracking.near_copy(self._prefix + id)
 
     def watch(self, id: str, notify: Notify) -> Callable[[], None]:
@@ -291,7 +291,7 @@ class Process:
             for errand in self._sender.errands:
                 if errand.due:
                     link.tracks = link.may_track
-                    role = [b"slave" if link.demoted else b"master", 0, []]
+                    role: list[Any] = [b"slave" if link.demoted else b"master", 0, []]
                     message.parts += [(part, [{}, b"OK", role]) for part in errand.next_parts()]
         return link, message
 
@@ -307,7 +307,7 @@ class Process:
         fresh = [q.next_part(self._time.time()) for q in self._sender.queues if q]
         for part in [*again, *(part for part in fresh if part is not None)]:
             part.attempts += 1
-            role = [b"slave" if link.demoted else b"master", 0, []]
+            role: list[Any] = [b"slave" if link.demoted else b"master", 0, []]
             message.parts.append((part, [role for _ in part.commands]))
         link.stream.append(message)
 

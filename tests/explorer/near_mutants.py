@@ -9,7 +9,7 @@ from typing import Any, Final
 from redis_sessions.stores.copies import Copies
 from redis_sessions.stores.tracking import Tracking
 from redis_sessions.stores.watching import Watching
-from tests.explorer import near_world
+from tests.explorer import near_door
 from tests.explorer.near_world import NearWorld
 from tests.explorer.scenario import Scenario
 
@@ -50,6 +50,11 @@ def _takes_over(tracking: Any) -> Any:
     return [tracking]
 
 
+def _forgets_once(copies: Copies, key: str, now: float) -> None:
+    """What was asked for before this may be kept."""
+    copies.forget(key)
+
+
 @dataclass(frozen=True)
 class Mutant:
     """What is switched off, where that shows, and as what."""
@@ -60,13 +65,13 @@ class Mutant:
     tracking: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
     watching: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
     copies: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
-    near_world: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
+    near_door: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
     world: type[NearWorld] = NearWorld
 
     @property
     def replaced(self) -> Iterable[tuple[object, str, Callable[..., Any]]]:
         """Whose attributes they are, their names, and what they are instead."""
-        for where in ("tracking", "watching", "copies", "near_world"):
+        for where in ("tracking", "watching", "copies", "near_door"):
             owner = _OWNERS[where]
             yield from ((owner, name, new) for name, new in getattr(self, where).items())
 
@@ -75,7 +80,7 @@ _OWNERS: Final = {
     "tracking": Tracking,
     "watching": Watching,
     "copies": Copies,
-    "near_world": near_world,
+    "near_door": near_door,
 }
 
 
@@ -136,7 +141,7 @@ MUTANTS: Final = (
         "what was asked for before a write is kept",
         "I2 who answered serves a copy of before",
         _one("A", "read@first", "read@first", "revoke", procs=(0, 0, 0), waits=True),
-        copies={"forget_at": lambda copies, key, now: copies.forget(key)},
+        copies={"forget_at": _forgets_once},
     ),
     Mutant(
         "notices are ignored",
@@ -148,7 +153,7 @@ MUTANTS: Final = (
         "hints are ignored",
         "a browser sees less",
         _one("A", "a", "read", procs=(0, 1), warm=True),
-        near_world={"takes_near_copies": lambda *_, **__: True},
+        near_door={"takes_near_copies": lambda *_, **__: True},
     ),
     Mutant(
         "sockets aren't told of changes",

@@ -180,7 +180,8 @@ class Explorer:
         with watching_tokens(lambda: self._world), self._log.listening():
             self.result.scenarios += 1
             for _ in range(walks):
-                priorities = _Priorities(Random(f"{scenario} {self.result.runs}"))
+                random = Random(f"{scenario} {self.result.runs}")  # noqa: S311 - of no secret
+                priorities = _Priorities(random)
                 self.result.runs += await self._run(scenario, [], priorities)
 
     async def _run(
