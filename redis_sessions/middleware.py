@@ -20,10 +20,9 @@ from redis_sessions.http.connection import (
     SCOPE_KEY,
     Connection,
     Connections,
-    with_innermost,
 )
 from redis_sessions.http.lifespan import fail_start, run_lifespan
-from redis_sessions.http.realms import warn_of_side_by_side
+from redis_sessions.http.realms import warn_of_side_by_side, with_innermost
 from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport, Transports
@@ -248,7 +247,7 @@ class SessionMiddleware:
         if before is not connection.session:
             send = send_outside(scope, before, send)
         scope["session"] = connection.session
-        scope[SCOPE_KEY] = with_innermost(outer, connection)
+        scope[SCOPE_KEY] = with_innermost(outer, connection, connection.setup.transports.keys)
         failed = True
         try:
             await self.app(scope, receive, send)

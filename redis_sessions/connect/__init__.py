@@ -1,1 +1,1 @@
-"""How a Redis is reached: URLs, pools, connections, and what is known of the servers."""
+"""How a Redis is reached: URLs, pools, links, and what is known of the servers."""

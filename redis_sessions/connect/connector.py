@@ -1,7 +1,7 @@
 """Pools of connections to the servers of a deployment. Each pool belongs to one event loop.
 
 A pool is redis-py's: it opens connections, and does what belongs to that (TLS, credentials,
-Sentinels, `SELECT`). What is sent over a connection is the business of `wire`.
+Sentinels, `SELECT`). What is sent over a connection is the business of `sender` and `link`.
 """
 
 from __future__ import annotations

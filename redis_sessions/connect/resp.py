@@ -30,7 +30,7 @@ class Script:
     def call(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
         """The command that runs the script by its hash.
 
-        A server that doesn't know the hash answers NOSCRIPT, and the wire loads the script.
+        A server that doesn't know the hash answers NOSCRIPT, and the sender loads the script.
         """
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 

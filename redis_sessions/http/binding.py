@@ -11,10 +11,12 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.session.context import Peer
 
-__all__ = ["Binding", "BindingOption", "bind_to", "client_ip", "user_agent"]
+__all__ = ["Binding", "BindingOption", "bind_to", "bound_by", "client_ip", "peer_of", "user_agent"]
 
 Binding = Callable[[HTTPConnection], "str | None"]
 """What a connection is bound to; None is nothing."""
@@ -34,6 +36,21 @@ def bind_to(option: BindingOption | None) -> Binding | None:
         f"binding={option!r}: write 'ip', 'user_agent', client_ip(v4=24, v6=56) or a callable "
         "that isn't async"
     )
+
+
+def bound_by(binding: Binding, scope: Scope) -> str | None:
+    """What a session of this connection is bound to."""
+    bound = binding(HTTPConnection(scope))
+    if bound is None or isinstance(bound, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application's
+        return bound
+    raise ConfigurationError(f"binding= made {bound!r} of a request: return text, or None")
+
+
+def peer_of(scope: Scope) -> Peer:
+    """The client, as the ASGI server gives it."""
+    client = scope.get("client")
+    agent = next((v for k, v in scope["headers"] if k == b"user-agent"), None)
+    return Peer(client[0] if client else None, None if agent is None else agent.decode("latin-1"))
 
 
 def client_ip(*, v4: int = 32, v6: int = 128) -> Binding:

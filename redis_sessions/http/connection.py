@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope, Send
 
 from redis_sessions.errors import (
-    ConfigurationError,
     ReplicationError,
     SessionError,
     StoreError,
     StoreUnavailableError,
 )
 from redis_sessions.events import logger
+from redis_sessions.http.binding import bound_by, peer_of
 from redis_sessions.http.copies import hint, replica_loader, takes_near_copies
 from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.http.live import Live
+from redis_sessions.http.realms import with_innermost
 from redis_sessions.http.replaced import carry_out_replacement, send_outside
 from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import Transport
@@ -39,7 +39,7 @@ from redis_sessions.session.session import Session, Unloaded, load_into, state_o
 from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound
 from redis_sessions.tracebacks import strip
 
-__all__ = ["SCOPE_KEY", "Connection", "Connections", "with_innermost"]
+__all__ = ["SCOPE_KEY", "Connection", "Connections"]
 
 SCOPE_KEY: Final = "redis_sessions"
 
@@ -76,7 +76,6 @@ class Connection:
     failure: SessionError | None = None
     """The error of a commit that failed. The response fails, too."""
 
-    # A WebSocket or an event stream.
     live: Live | None = None
     """What ends it when its session has ended, and `changes()` when it is over."""
     watches = True
@@ -95,8 +94,6 @@ class Connection:
             self.tokens, self.hinted = setup.read_with_hint(scope)
         self.scope = scope
         self.send = send
-
-    # -- the session
 
     @property
     def manager(self) -> SessionManager:
@@ -176,12 +173,7 @@ class Connection:
     def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
         binding = self.setup.binding
-        if binding is None:
-            return ANYWHERE
-        bound = binding(HTTPConnection(self.scope))
-        if bound is None or isinstance(bound, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application's
-            return bound
-        raise ConfigurationError(f"binding= made {bound!r} of a request: return text, or None")
+        return ANYWHERE if binding is None else bound_by(binding, self.scope)
 
     def _go_on_without(self, why: StoreError) -> None:
         """Do what `on_unavailable` says, since the store is away.
@@ -189,13 +181,7 @@ class Connection:
         For "error", a placeholder raises the error as soon as it is used. For "anonymous", the
         session is empty, and can't be stored.
         """
-        choice = "error" if self.over else self.setup.on_unavailable
-        if callable(choice):
-            choice = choice(HTTPConnection(self.scope))
-            if choice not in ("error", "anonymous"):
-                raise ConfigurationError(
-                    f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
-                )
+        choice = "error" if self.over else self.setup.choice(self.scope)
         backend = self.setup.backend
         if isinstance(why, StoreUnavailableError):
             backend.report("unavailable", why.reason)
@@ -224,11 +210,7 @@ class Connection:
 
     def peer(self) -> Peer:
         """The client, as the ASGI server gives it."""
-        client = self.scope.get("client")
-        agent = next((v for k, v in self.scope["headers"] if k == b"user-agent"), None)
-        return Peer(
-            client[0] if client else None, None if agent is None else agent.decode("latin-1")
-        )
+        return peer_of(self.scope)
 
     def as_seen(self, error: SessionError) -> SessionError:
         """The error as one that has an HTTP status. The application gets it, so it is noted."""
@@ -262,7 +244,7 @@ class Connection:
             self.send = send_outside(scope, before, self.send)
         scope["session"] = self.session
         if outer or self.setup.transport is None:
-            scope[SCOPE_KEY] = with_innermost(outer or {}, self)
+            scope[SCOPE_KEY] = with_innermost(outer or {}, self, self.setup.transports.keys)
         else:
             scope[SCOPE_KEY] = {self.setup.key: self}
 
@@ -344,6 +326,7 @@ class Connection:
                 if held is not None:
                     answer = NOTHING
                     if not self.is_settled():
+                        state_of(self.session).request.compared = True
                         try:  # as `commit_before_start`, which would be another coroutine
                             answer = await self._begin_commit()
                         except BaseException as exc:
@@ -387,7 +370,7 @@ class Connection:
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
         if answer.token is not None:
             headers.append(self.transport.send(answer.token.value, answer.max_age))
-            self._warn_if_insecure()
+            self.setup.warn_if_insecure(self.transport, self.scope)
         elif answer.expire:
             headers.append(self.transport.expire())
         else:
@@ -411,22 +394,6 @@ class Connection:
         opened = () if session is None else state_of(session).request.tokens
         return self.setup.transports.answering(self.scope, opened or self.tokens)
 
-    def _warn_if_insecure(self) -> None:
-        if self.transport.secure and self.scope.get("scheme") in ("http", "ws"):
-            self.setup.backend.reporter.warn_once(
-                "insecure",
-                "a Secure session cookie was sent over plain http, where most clients don't "
-                "return it. In development write https_only=False; in tests "
-                'TestClient(app, base_url="https://testserver"); behind a proxy that ends '
-                "TLS, have the server trust its forwarded headers",
-            )
-
 
 Connections = dict[tuple[str, str], Connection]
 """The sessions of one request, by the keys of their transports. The innermost is the last."""
-
-
-def with_innermost(outer: Connections, innermost: Connection) -> Connections:
-    """The outer ones, and another one inside of them. It replaces those with the same keys."""
-    inner = dict.fromkeys(innermost.setup.transports.keys, innermost)
-    return {**{k: other for k, other in outer.items() if k not in inner}, **inner}

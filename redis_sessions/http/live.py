@@ -209,8 +209,12 @@ class Live:
         return before is not None and task.uncancel() <= before
 
     def absorbs(self) -> bool:
-        """Whether the cancellation that has reached the middleware came from here alone."""
-        return self._takes_back(_current_task())
+        """Whether the cancellation that has reached the middleware came from here alone.
+
+        If nobody has cancelled the middleware's task, it is that of another task which has sent.
+        """
+        task = _current_task()
+        return self._takes_back(task) or (self.ended and not task.cancelling())
 
     def is_cause_of(self, exc: BaseException) -> bool:
         """Whether an application raises this because its connection was ended here."""

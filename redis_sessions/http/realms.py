@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.stores import RedisStore
 
-__all__ = ["same_records", "warn_of_side_by_side"]
+__all__ = ["same_records", "warn_of_side_by_side", "with_innermost"]
 
-Names = set[tuple[str, str]]
-"""The keys of transports, such as `("cookie", "sid")`."""
+T = TypeVar("T")
 
-_serving: Final[WeakKeyDictionary[SessionManager, Names]] = WeakKeyDictionary()
+Name = tuple[str, str]
+"""The key of a transport, such as `("cookie", "sid")`."""
+
+_serving: Final[WeakKeyDictionary[SessionManager, set[Name]]] = WeakKeyDictionary()
 """The managers of all middlewares in this process, with the keys of their transports."""
 
 
@@ -28,7 +30,13 @@ def same_records(one: SessionManager, other: SessionManager) -> bool:
     )
 
 
-def warn_of_side_by_side(manager: SessionManager, names: Iterable[tuple[str, str]]) -> None:
+def with_innermost(outer: Mapping[Name, T], innermost: T, names: Iterable[Name]) -> dict[Name, T]:
+    """The connections by name, and another one inside of them. It replaces those of its names."""
+    inner = dict.fromkeys(names, innermost)
+    return {**{name: other for name, other in outer.items() if name not in inner}, **inner}
+
+
+def warn_of_side_by_side(manager: SessionManager, names: Iterable[Name]) -> None:
     """Log a warning, once, if tokens with another name, of another middleware, open here too.
 
     It is no error, since tests and factories make several applications of which only one serves.

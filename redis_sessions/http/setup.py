@@ -56,6 +56,29 @@ class Setup:
     hints: bool
     """Whether there are any copies, and a cookie says "changed just now" to have them passed by."""
 
+    def choice(self, scope: Scope) -> Literal["error", "anonymous"]:
+        """What is done for a request whose session can't be loaded."""
+        option = self.on_unavailable
+        if not callable(option):
+            return option
+        choice = option(HTTPConnection(scope))
+        if choice in ("error", "anonymous"):
+            return choice
+        raise ConfigurationError(
+            f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
+        )
+
+    def warn_if_insecure(self, transport: Transport, scope: Scope) -> None:
+        """Log it once if a Secure cookie is sent over plain http."""
+        if transport.secure and scope.get("scheme") in ("http", "ws"):
+            self.backend.reporter.warn_once(
+                "insecure",
+                "a Secure session cookie was sent over plain http, where most clients don't "
+                "return it. In development write https_only=False; in tests "
+                'TestClient(app, base_url="https://testserver"); behind a proxy that ends '
+                "TLS, have the server trust its forwarded headers",
+            )
+
     def is_same_as(self, outer: Setup) -> bool:
         """Whether the middleware around this one is the same, so that this one has nothing to do.
 

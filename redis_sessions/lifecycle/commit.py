@@ -43,9 +43,11 @@ _STORES_NO_DATA: Final = (Outcome.NOTHING, Outcome.TOUCH)
 async def commit(backend: Backend, session: Session, http_status: int, may_create: bool) -> Answer:
     """What `SessionManager.commit()` does."""
     try:
-        if is_unchanged(backend, session):
-            return NOTHING
         state = state_of(session)
+        if state.request.compared:
+            state.request.compared = False
+        elif is_unchanged(backend, session):
+            return NOTHING
         if state.turn:
             await state.others()
         state.turn = True

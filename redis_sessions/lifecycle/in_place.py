@@ -133,7 +133,7 @@ class _Change(msgspec.Struct, eq=False, gc=False):
         pending = self.pending
         data = pending.writer.encoded if newest is self.at else _merged(pending, newest, self.at)
         fields = _amendments(pending, newest.record, self.authenticated_at)
-        record = newest.record.amended(data=data, **fields)
+        record = newest.record.amended(data, **fields)
         self.newest = newest
         self.new = pending.backend.sealer.seal(self.token, record, self.rotated)
         return self.new.sealed, pending.backend.ttl(self.new)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
@@ -94,25 +96,36 @@ def pending_commit(
     encoded = state.base if http_status >= 500 else backend.values.encode(session)
     principal = _principal(backend, session, encoded, http_status)
     writer = Writer(backend, session, state, encoded, principal, backend.now(), deadline(backend))
-    facts = _gather(writer, http_status, may_create)
-    return PendingCommit(backend, state, writer, facts, decide(facts), state.wanted, encoded)
+    if _is_plain(writer):
+        facts, outcome = _PLAIN, Outcome.CHANGE
+    else:
+        facts = _gather(writer, http_status, may_create)
+        outcome = decide(facts)
+    return PendingCommit(backend, state, writer, facts, outcome, state.wanted, encoded)
+
+
+_PLAIN: Final = Facts(status=LIVE, http_status=200, changed=True)
+
+
+def _is_plain(writer: Writer) -> bool:
+    """Whether data changed and nothing else, as in most commits.
+
+    It is the second row of the table, as `is_unchanged` is the first.
+    """
+    state = writer.state
+    return (
+        state.wanted is NOTHING_WANTED
+        and state.status is LIVE
+        and writer.principal == state.principal
+        and writer.encoded != state.base
+        and not writer.backend.touch_due(state)
+    )
 
 
 def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
     """The facts of one commit."""
     state, backend, encoded = writer.state, writer.backend, writer.encoded
-    wanted, principal = state.wanted, state.principal
-    if wanted is NOTHING_WANTED and state.status is LIVE and writer.principal == principal:
-        # Most commits change data and nothing else. The other facts are the defaults.
-        return Facts(
-            status=LIVE,
-            http_status=http_status,
-            was=principal,
-            now=principal,
-            changed=encoded != state.base and http_status < 500,
-            touch_due=backend.touch_due(state),
-        )
-    stored = state.live
+    wanted, stored = state.wanted, state.live
     rotates = False
     if stored is None:
         changed = encoded != EMPTY

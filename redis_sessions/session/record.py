@@ -95,10 +95,10 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     binding: bytes | None
     data: msgspec.Raw
 
-    def amended(self, **fields: Any) -> Record:
-        """A copy with other values for these fields. `data` is given as bytes."""
-        if "data" in fields:
-            fields["data"] = msgspec.Raw(fields["data"])
+    def amended(self, data: bytes | None = None, **fields: Any) -> Record:
+        """A copy with other values for these fields."""
+        if data is not None:
+            return msgspec.structs.replace(self, data=msgspec.Raw(data), **fields)
         return msgspec.structs.replace(self, **fields)
 
 

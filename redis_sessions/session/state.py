@@ -167,6 +167,8 @@ class Request(msgspec.Struct, eq=False):
     """Whether the response depends on the session (`Vary`)."""
     answering: bool = False
     """Whether the response's own commit has begun. Nobody can sign in after it."""
+    compared: bool = False
+    """Whether the session was compared a moment ago with what is stored, and differs."""
     late: bool = False
     """Whether the response has started, so that no token can be sent any more."""
     revocations: Mapping[str, Revoked] = _NO_REVOCATIONS

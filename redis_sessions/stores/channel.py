@@ -111,7 +111,7 @@ class Channel:
         """The values. Copies are kept of them, and their size bounds the next batch of reads."""
         values = self._values(keys, replies)
         self.tracking.note_values(keys, values)
-        records = [value for value in values if value.__class__ is bytes]
+        records = [value for value in values if isinstance(value, bytes)]
         mean = sum(map(len, records)) // len(values)
         self.loads.reply_size += (mean - self.loads.reply_size) // 4
         return values

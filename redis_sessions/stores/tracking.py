@@ -179,8 +179,7 @@ class Tracking:
         """Take the answer to the question."""
         refusal = next((r for r in replies if isinstance(r, errors.RedisError)), None)
         if refusal is not None:
-            self._failures = _ATTEMPTS
-            self._fail(str(refusal))
+            self._fail(str(refusal), counts=_ATTEMPTS)
             return True
         if self._link is not None:  # it was left, and may have had notices that nobody has read
             self._leave_link()
@@ -192,7 +191,7 @@ class Tracking:
         if getattr(error, "reason", None) == "connection":
             self._fail(str(error))
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str, *, counts: int = 1) -> None:
         """Ask once more in a moment, and after some failures in a row only in a minute.
 
         What is sent at once leaves without the question, so that it isn't lost together with it.
@@ -200,14 +199,13 @@ class Tracking:
         now = self._loop.time()
         if now > self._retry_at + _PAUSE:
             self._failures = 0  # the last failure was long ago
-        self._failures += 1
+        self._failures += counts
         self._asked = None
         if self._failures < _ATTEMPTS:
             pause = self._bound / 3
             self._retry_later(pause)
         else:
             pause = _PAUSE
-            self._failures = _ATTEMPTS
             self._watching.poll(pause + 2 * POLL)
             if not self._warned:
                 self._warned = True

@@ -144,5 +144,7 @@ class Watching:
         if self._failed and retries:
             self._unread.update(self._failed)
             self._read_soon()
-        for notify in list(self._watched.get(key, {}).values()):
-            notify(value)
+        watchers = self._watched.get(key, {})
+        for token, notify in list(watchers.items()):
+            if token in watchers:  # one that is told may stop others
+                notify(value)

@@ -45,7 +45,9 @@ async def manager(watched: tuple[str, Monitor], clock: Clock) -> AsyncIterator[S
     await manager.connect()  # which also makes the server know the scripts
     scripts = ["EVALSHA", "SCRIPT", "SCRIPT", "SCRIPT", "EVALSHA"]
     store = [*scripts, "MGET", "EVALSHA", "INFO"]
-    assert monitor.names() == ["TIME", *store, "HSCAN"]
+    names = monitor.names()
+    assert names[0] == "TIME"  # and again, if it takes more than a second
+    assert [name for name in names if name != "TIME"] == [*store, "HSCAN"]
     await backend_of(manager).key_notes.renew()
     assert monitor.names() == ["HSET", "PEXPIRE", "HSCAN"]
     yield manager

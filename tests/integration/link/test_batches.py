@@ -92,7 +92,8 @@ async def test_an_error_is_one_items(at: Asking) -> None:
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_a_wrong_number_of_answers(at: Asking, count: int) -> None:
     """Which is whose isn't known: they are everybody's error, once."""
-    read, at.read = at.read, lambda items, replies: ["?"] * count
+    read = at.read
+    at.read = lambda items, replies: ["?"] * count
     results = await at.replies("a", "b")
     assert [str(result) for result in results] == [f"{count} replies to 2 operations"] * 2
     at.read = read

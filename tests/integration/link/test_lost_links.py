@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from redis_sessions import StoreUnavailableError
 from redis_sessions.connect.link import Link
 from redis_sessions.connect.resp import Command
 from redis_sessions.stores.commands import COMMIT
+from redis_sessions.testing import topology
 from tests.integration.link.asking import LONGEST, Asking, answers, drop
 from tests.integration.wrong_servers import after_greeting, listening
 from tests.support import LOOPS
@@ -199,7 +201,8 @@ async def test_what_nobody_asked_for() -> None:
 async def test_replies_of_a_wrong_type(at: Asking, proxy: Proxy) -> None:
     """Whoever reads them says so; then the link is left."""
     protocol = StoreUnavailableError("no Redis", reason="protocol")
-    read, at.read = at.read, lambda items, replies: [protocol] * 2
+    read = at.read
+    at.read = lambda items, replies: [protocol] * 2
     assert await at.replies("a", "b") == [protocol] * 2
     at.read = read
     assert at.sender.link is None
@@ -271,12 +274,15 @@ async def test_closing_while_a_server_hangs(url: str, proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", LOOPS)
-async def test_taking_over(start_server: StartServer) -> None:
-    """A connection that greets before it is taken over, and what comes in small pieces."""
-    at = Asking(as_owner(start_server().url))
-    large = "x" * 3_000_000
-    assert await at.replies("a", large, "b") == [b"a", large.encode(), b"b"]
-    await at.close()
+@pytest.mark.parametrize("kind", [topology.single, topology.tls])
+async def test_taking_over(server_binary: Path, kind: Callable[..., Any]) -> None:
+    """What redis-py has connected is asked large things and small ones, and closed at the end."""
+    with kind(server=server_binary) as running:
+        at = Asking(running.url)
+        large = "x" * 3_000_000
+        assert await at.replies("a", large, "b") == [b"a", large.encode(), b"b"]
+        await at.close()
+        assert at.dialer.links == set()
 
 
 async def test_a_server_that_speaks_first() -> None:

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from redis_sessions import Session, SessionError, StoreUnavailableError, get_session
+from redis_sessions.middleware import active_session
 from tests.support import LOOPS
 from tests.support.open import PATIENCE, opened
 from tests.unit.live.live import ACCEPT, CLOSED, Live, Talking, delete, sign_out
@@ -100,6 +101,24 @@ async def test_what_it_saves_itself(at: Live) -> None:
         assert await task == {"b"}
     assert dict(session) == {"user_id": "alice", "a": 2, "b": 3, "c": 3, "n": 1}
     assert await at.data(token) == session
+
+
+async def test_its_own_save_asks_nothing(at: Live) -> None:
+    """The session isn't loaded again because of what it has stored itself."""
+    _, session = await begun(at)
+    loads = list[str]()
+
+    async def loaded() -> None:
+        loads.append("load")
+
+    task = await waiting(session.changes())
+    at.store.loaded = loaded
+    session["a"] = 2
+    await session.save()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert loads == []
+    task.cancel()
 
 
 async def test_update_on_top_of_others(at: Live) -> None:
@@ -291,3 +310,68 @@ async def test_a_task_that_outlives_the_request(at: Live) -> None:
     await asyncio.wait(tasks)
     with pytest.raises(StopAsyncIteration):
         tasks[0].result()
+
+
+async def test_it_begins_too_late(at: Live) -> None:
+    """After the client has gone an iteration is over at once."""
+    token, over = await at.alice(), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Talking()(scope, receive, send)
+        async for _ in get_session(HTTPConnection(scope)).changes():
+            pass
+        over.append("over")
+
+    async with opened(at.app(app), token) as socket:
+        await socket.next()
+        socket.leave()
+        await socket.end()
+    assert over == ["over"]
+
+
+async def test_it_is_told_first(at: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the application returns because its iteration is over, the client is told why."""
+    token, watch = await at.alice(), at.store.watch
+    first = list[str]()
+
+    def watching(id: str, notify: Any) -> Any:
+        if first:
+            return watch(id, notify)
+        first.append(id)  # the connection's own
+        return lambda: None
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        async for _ in get_session(HTTPConnection(scope)).changes():
+            pass
+
+    monkeypatch.setattr(at.store, "watch", watching)
+    async with opened(at.app(app), token) as socket:
+        await socket.next()
+        await sign_out(at, token)
+        assert await socket.next() == CLOSED
+        await socket.end()
+    assert at.reported("disconnected") == ["tombstone"]
+
+
+async def test_many_iterations(at: Live) -> None:
+    """None leaves anything behind in a connection that stays open."""
+    token = await at.alice()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        session = get_session(HTTPConnection(scope))
+        for number in range(5):
+            await at.put(token, {"n": number})
+            changes = session.changes()
+            assert await of(changes) == {"n"}
+            await changes.aclose()
+        live = active_session(HTTPConnection(scope)).live
+        assert live is not None
+        assert live._stops == set()  # pyright: ignore[reportPrivateUsage] - nothing else shows it
+        assert at.watchers() == 1
+
+    async with opened(at.app(app), token) as socket:
+        await socket.end()

@@ -119,7 +119,7 @@ async def test_a_blocked_send(at: Live) -> None:
 
 async def test_sends_after_the_end(at: Live) -> None:
     """They are an OSError, and another close is nothing."""
-    token = await at.alice()
+    token, done = await at.alice(), list[str]()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -129,12 +129,14 @@ async def test_sends_after_the_end(at: Live) -> None:
         with pytest.raises(OSError, match="the session has ended"):
             await send({"type": "websocket.send", "text": "?"})
         await send({"type": "websocket.close", "code": 1000})
+        done.append("closed")
 
     async with opened(at.app(app), token) as socket:
         await socket.next()
         await sign_out(at, token)
         await socket.end()
     assert socket.sent[1:] == [CLOSED]
+    assert done == ["closed"]
 
 
 async def test_it_ended_before_it_was_accepted(at: Live) -> None:
@@ -263,6 +265,32 @@ async def test_another_error_then(at: Live) -> None:
         await sign_out(at, token)
         with pytest.raises(ValueError, match="a bug"):
             await socket.end()
+
+
+async def test_another_error_in_a_group(at: Live) -> None:
+    """It isn't hidden by the disconnect beside it."""
+    token = await at.alice()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        socket = WebSocket(scope, receive, send)
+        await socket.accept()
+
+        async def fail() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError("a bug")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            group.create_task(socket.receive_text())
+
+    async with opened(at.app(app), token) as socket:
+        await socket.next()
+        await sign_out(at, token)
+        with pytest.raises(ExceptionGroup) as caught:
+            await socket.end()
+    assert caught.group_contains(ValueError)
 
 
 async def test_what_is_not_saved_then(at: Live) -> None:

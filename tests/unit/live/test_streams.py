@@ -167,6 +167,32 @@ async def test_it_raises_that_it_cannot_send(at: Live) -> None:
     assert stream.sent[1:] == [LAST]
 
 
+async def test_another_task_sends_it(at: Live) -> None:
+    """The task that has sent last is cancelled, and who waits for it is no failure."""
+    token, done = await at.alice(), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def body() -> None:
+            try:
+                await send(part("1"))
+                await asyncio.Event().wait()
+            finally:
+                done.append("finally")
+
+        await send(START)
+        sending = asyncio.ensure_future(body())
+        await asyncio.wait([sending])  # whose own cancellation doesn't cancel what it waits for
+        await sending
+
+    async with opened(at.app(app), token, kind="http") as stream:
+        await stream.next()
+        assert await stream.next() == part("1")
+        await sign_out(at, token)
+        assert await stream.next() == LAST
+        await stream.end()
+    assert done == ["finally"]
+
+
 async def test_other_responses(at: Live) -> None:
     """A download isn't cut off."""
     events, token = Events(), await at.alice()

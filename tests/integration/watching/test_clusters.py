@@ -1,0 +1,148 @@
+"""A Cluster whose slots move, whose nodes are failed over, and of which one dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from redis_sessions import RedisStore, StoreError
+from redis_sessions.testing import topology
+from tests.integration.cluster_slots import id_in, slots_of
+from tests.support.near import Told, copy, kept, soon, store_on, stored
+from tests.support.servers import app_user, as_app
+
+pytestmark = pytest.mark.anyio
+
+BOUND = 0.3
+
+
+@pytest.fixture(scope="module")
+def running(server_binary: Path) -> Iterator[topology.ClusterTopology]:
+    """Three primaries with one replica each, which these tests change."""
+    options = app_user(cluster=True, replicas=True)
+    with topology.cluster(server=server_binary, options=options) as running:
+        yield running
+
+
+@pytest.fixture
+async def store(running: topology.ClusterTopology, prefix: str) -> AsyncIterator[RedisStore]:
+    async with store_on(as_app(running.url), prefix, client_cache=BOUND) as store:
+        yield store
+
+
+@pytest.fixture
+async def other(running: topology.ClusterTopology, prefix: str) -> AsyncIterator[RedisStore]:
+    """Another process."""
+    async with store_on(as_app(running.url), prefix) as store:
+        yield store
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_polled(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No node is believed to be one that can't tell what changes."""
+    yield
+    assert "doesn't say which keys change" not in "\n".join(
+        record.message for record in caplog.get_records("call")
+    )
+
+
+async def test_keys_on_several_nodes(
+    running: topology.ClusterTopology, store: RedisStore, other: RedisStore, prefix: str
+) -> None:
+    """Each node tells of its keys, and its connection's end concerns no other node's copies."""
+    ids = [id_in(slots_of(running, node), prefix) for node in running.primaries]
+    values = [await stored(other, id) for id in ids]
+    told = [Told(store, id) for id in ids]
+    for id, each, value in zip(ids, told, values, strict=True):
+        await each.until(value)
+        await kept(store, id)
+    before = [store.near_copy(id) for id in ids]
+    running.slot_owner(prefix + ids[0]).ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await soon(lambda: store.near_copy(ids[0]) is not before[0])
+    await soon(lambda: [store.near_copy(id) for id in ids[1:]] == before[1:])
+    for id, each, value in zip(ids, told, values, strict=True):
+        await each.until(await stored(other, id, value))
+
+
+async def test_a_slot_moves(
+    running: topology.ClusterTopology, store: RedisStore, other: RedisStore, prefix: str
+) -> None:
+    """Its copies aren't served any more, and the node that has it now tells of its keys."""
+    source, target, *_ = running.primaries
+    slots = slots_of(running, source)[:1]
+    id, absent = id_in(slots, prefix), id_in(slots, prefix)
+    value = await stored(other, id)
+    told, nothing = Told(store, id), Told(store, absent)
+    await told.until(value)
+    await nothing.until(None)
+    await kept(store, id)
+    moving = asyncio.to_thread(running.move_slots, slots, source, target)
+    await moving
+    newer = await stored(other, id, value)
+    await soon(lambda: copy(store, id) != value)
+    await told.until(newer)
+    assert await kept(store, id) == newer
+    # Nobody told of what was absent: that this slot has moved is reason enough to read it again.
+    await nothing.until(await stored(other, absent))
+    await told.until(await stored(other, id, newer))
+    await soon(lambda: copy(store, id) != newer)
+
+
+async def test_38_a_node_is_failed_over(
+    running: topology.ClusterTopology, store: RedisStore, other: RedisStore, prefix: str
+) -> None:
+    """It goes on answering as a replica, and isn't believed; the new primary is watched."""
+    node = running.primaries[-1]
+    ids = [id_in(slots_of(running, node), prefix) for _ in range(3)]
+    values = [await stored(other, id) for id in ids]
+    told = [Told(store, id) for id in ids]
+    for id, each, value in zip(ids, told, values, strict=True):
+        await each.until(value)
+        await kept(store, id)
+    replica = running.replicas_of(node)[0]
+    await asyncio.to_thread(running.failover, replica)
+    values = [await stored(other, id, value) for id, value in zip(ids, values, strict=True)]
+    for id, each, value in zip(ids, told, values, strict=True):
+        await each.until(value)
+        await soon(lambda id=id, value=value: copy(store, id) in (None, value))
+        assert await kept(store, id) == value
+        await each.until(await stored(other, id, value))
+
+
+async def test_a_node_dies(
+    running: topology.ClusterTopology, store: RedisStore, other: RedisStore, prefix: str
+) -> None:
+    """The others tell meanwhile; when a replica has taken over, its keys are read and watched."""
+    node, *others = running.primaries
+    ids = [id_in(slots_of(running, each), prefix) for each in (node, *others)]
+    more = [Told(store, id_in(slots_of(running, node), prefix)) for _ in range(20)]
+    values = [await stored(other, id) for id in ids]
+    told = [Told(store, id) for id in ids]
+    for id, each, value in zip(ids, told, values, strict=True):
+        await each.until(value)
+        await kept(store, id)
+    replica = running.replicas_of(node)[0]
+    node.kill()
+    await soon(lambda: copy(store, ids[0]) is None)
+    for id, each, value in zip(ids[1:], told[1:], values[1:], strict=True):
+        await each.until(await stored(other, id, value))
+    seen = [len(each.values) for each in more]
+    replica.ask("CLUSTER", "FAILOVER", "TAKEOVER")
+    await soon(lambda: all(len(e.values) > n for e, n in zip(more, seen, strict=True)))
+
+    async def change() -> bytes:
+        while True:
+            try:
+                return await stored(other, ids[0], values[0])
+            except StoreError:
+                await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(20):
+        value = await change()
+    await told[0].until(value)
+    assert await kept(store, ids[0]) == value
+    node.start()
+    await asyncio.to_thread(running.wait_ready)
