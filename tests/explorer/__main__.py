@@ -29,6 +29,7 @@ from tests.explorer.families import (
 )
 from tests.explorer.mutants import MUTANTS
 from tests.explorer.near_families import FAMILIES as NEAR
+from tests.explorer.near_mutants import MUTANTS as NEAR_MUTANTS
 from tests.explorer.near_world import NearWorld
 from tests.explorer.scenario import Scenario
 from tests.explorer.search import Explorer
@@ -108,6 +109,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no such family: {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
     print(f"{len(MUTANTS)} mutants are found out by tests/explorer/test_mutants.py")
+    print(f"{len(NEAR_MUTANTS)} mutants are found out by tests/explorer/test_near_mutants.py")
     return 0 if asyncio.run(_explore(names, options.memory, options.bound)) else 1
 
 

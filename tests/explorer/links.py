@@ -81,8 +81,7 @@ def own_time() -> AbstractContextManager[object]:
     """Have the timers of `Tracking` and `Watching` be those of the `Time` that they have."""
 
     def call_later(seconds: float, owner: Any, method: Callable[[Any], None]) -> _Timer:
-        time: Time = vars(owner)["_loop"]
-        return time.call_later(seconds, method, owner)
+        return cast("Time", owner._loop).call_later(seconds, method, owner)
 
     stack = ExitStack()
     for module in (tracking, watching):
