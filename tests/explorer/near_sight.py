@@ -86,7 +86,8 @@ class NearSight(World):
             if self.process_of(by) is here:
                 self.broken.append("I2 who answered serves a copy of before")
         known = self.versions.get(id, [])
-        if own or stored.version not in known:  # a hint doesn't say whose change was the last
+        lost = self.used & {*LOST_RECORD}
+        if own or lost or stored.version not in known:  # a hint doesn't say who changed it last
             return
         served = known.index(stored.version)
         for other in self.actors:
