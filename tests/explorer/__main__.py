@@ -28,8 +28,12 @@ from tests.explorer.families import (
     triples,
 )
 from tests.explorer.mutants import MUTANTS
+from tests.explorer.near_families import FAMILIES as NEAR
+from tests.explorer.near_mutants import MUTANTS as NEAR_MUTANTS
+from tests.explorer.near_world import NearWorld
 from tests.explorer.scenario import Scenario
 from tests.explorer.search import Explorer
+from tests.explorer.world import World
 from tests.support.servers import DEFAULT_SERVER, Server
 
 DEEP: Final = ("touch", "a", "rotate", "inA", "inB", "out", "clear")
@@ -45,8 +49,12 @@ FAMILIES: Final[dict[str, Callable[[], Iterator[Scenario]]]] = {
     "steps": lambda: steps((None, *INDEX_FAULTS)),
     "marks": lambda: marks((None, *INDEX_FAULTS)),
     "crossing steps": lambda: crossing_steps((None, "crash")),
+    **NEAR,
 }
-"""In the order of their size; those of indexes last."""
+"""In the order of their size; those of indexes and of near copies last."""
+
+WALKS: Final = 100
+"""Of each scenario with near copies: there are too many orders of them."""
 
 NARROW: Final = ("proofs", "steps", "marks", "crossing steps")
 """Their indexes keep one mark, and are turned over an entry at a time."""
@@ -69,10 +77,12 @@ async def _backend(memory: bool, narrow: bool) -> AsyncGenerator[Backend]:
 async def _explore(names: list[str], memory: bool, bound: int) -> bool:
     whole, began, sound = 0, time.monotonic(), True
     for name in names:
-        async with _backend(memory, name in NARROW) as backend:
-            explorer, start = Explorer(backend, bound=bound), time.monotonic()
+        near = name in NEAR  # its servers remember who has read what: the explorer's do that
+        async with _backend(memory or near, name in NARROW) as backend:
+            world = NearWorld if near else World
+            explorer, start = Explorer(backend, bound=bound, world=world), time.monotonic()
             for scenario in FAMILIES[name]():
-                await explorer.explore(scenario)
+                await (explorer.walk(scenario, WALKS) if near else explorer.explore(scenario))
             found = explorer.result
             whole += found.runs
             sound = sound and not found.violations
@@ -99,6 +109,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no such family: {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
     print(f"{len(MUTANTS)} mutants are found out by tests/explorer/test_mutants.py")
+    print(f"{len(NEAR_MUTANTS)} mutants are found out by tests/explorer/test_near_mutants.py")
     return 0 if asyncio.run(_explore(names, options.memory, options.bound)) else 1
 
 

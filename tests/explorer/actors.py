@@ -104,7 +104,7 @@ class Door(Protocol):
         """The session is there."""
         ...
 
-    def answered(self, session: Session) -> None:
+    def answered(self, session: Session, answer: Answer) -> None:
         """It is committed."""
         ...
 
@@ -268,7 +268,7 @@ class Actor:
             serving.reset(mark)
         self._conclude()
         if door is not None:
-            door.answered(session)
+            door.answered(session, answer)
         self._answered(answer, self.status)
         state.request.late = True  # the middleware commits again when the application has returned
         await worker.commit(session, status=self.status)

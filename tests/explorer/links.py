@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -17,13 +18,14 @@ from unittest import mock
 
 from redis_sessions.connect.health import Health
 from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.stores import tracking, watching
 from redis_sessions.stores.commands import ABSENT, END, Write
-from redis_sessions.stores.protocols import GONE, STORED
+from redis_sessions.stores.protocols import GONE, STORED, NearCopy
 from redis_sessions.stores.tracking import Tracking
 from redis_sessions.stores.watching import Notify, Watching
 from tests.explorer.gate import Call
 
-__all__ = ["BOUND", "Link", "Message", "Process", "Server", "Time"]
+__all__ = ["BOUND", "Link", "Message", "Process", "Server", "Time", "own_time"]
 
 BOUND: Final = 1.5
 """Seconds. A third of it is exact in binary, as the explorer's clock has to be."""
@@ -75,6 +77,18 @@ class Time:
         return bool(due)
 
 
+def own_time() -> AbstractContextManager[object]:
+    """Have the timers of `Tracking` and `Watching` be those of the `Time` that they have."""
+
+    def call_later(seconds: float, owner: Any, method: Callable[[Any], None]) -> _Timer:
+        return cast("Time", owner._loop).call_later(seconds, method, owner)
+
+    stack = ExitStack()
+    for module in (tracking, watching):
+        stack.enter_context(mock.patch.object(module, "call_later", call_later))
+    return stack
+
+
 @dataclass(eq=False)
 class Message:
     """What the server has sent: a notice about an id, or the replies to one flight."""
@@ -102,7 +116,7 @@ class Link:
         """Nothing passes any more, and the process doesn't know."""
         self.demoted = False
         """It leads to a server that is a replica now."""
-        self.stream = deque[Message]()
+        self.stream: deque[Message] = deque()
 
     @property
     def usable(self) -> bool:
@@ -129,16 +143,15 @@ class Link:
         """As the library's: it is lost, with all that is under way."""
         if not self.lost:
             self.lost = True
-            messages, self.stream = list(self.stream), deque()
+            messages, self.stream = list(self.stream), deque[Message]()
             self.process.server.forget(self)
             self.process.on_lost(self, messages)
 
 
 class Server:
-    """Which links are told of an id's next change. `rereads`: whether commits read what they set."""
+    """Which links are told of an id's next change."""
 
-    def __init__(self, *, rereads: bool = True) -> None:
-        self.rereads = rereads
+    def __init__(self) -> None:
         self._readers: dict[str, dict[Link, None]] = {}
 
     def read(self, id: str, by: Link) -> None:
@@ -146,12 +159,15 @@ class Server:
         if by.tracks and not by.demoted and not by.dead:
             self._readers.setdefault(id, {})[by] = None
 
-    def changed(self, id: str, by: Link | None, *, reread: bool) -> None:
-        """An id has changed: who has read it is told once, but not who has changed it."""
+    def changed(self, id: str, by: Link, *, rereads: bool) -> None:
+        """An id has changed: who has read it is told once, but not who has changed it.
+
+        `rereads`: whether that one has read it afterwards.
+        """
         for link in self._readers.pop(id, ()):
             if link is not by:
                 link.stream.append(Message(notice=id))
-        if by is not None and reread:
+        if rereads:
             self.read(id, by)
 
     def readers(self, id: str) -> list[Link]:
@@ -209,7 +225,7 @@ class Process:
         self.pending: list[Call] = []
         """Reads of watched keys that wait to be sent."""
         self._load: Callable[[str], Awaitable[bytes | None]] | None = None
-        with mock.patch.object(asyncio, "get_running_loop", lambda: time):
+        with mock.patch.object(asyncio, "get_running_loop", return_value=time):
             self.watching = Watching(self._read_watched, self.client_cache)
             self.tracking = Tracking(
                 cast("Any", self._sender), cast("Any", _Dialer()), Health(), self.watching
@@ -222,7 +238,7 @@ class Process:
 
     # -- what requests ask
 
-    def near_copy(self, id: str) -> Any:
+    def near_copy(self, id: str) -> NearCopy | None:
         return self.tracking.near_copy(self._prefix + id)
 
     def watch(self, id: str, notify: Notify) -> Callable[[], None]:
@@ -274,7 +290,7 @@ class Process:
             for errand in self._sender.errands:
                 if errand.due:
                     link.tracks = link.may_track
-                    role = [b"slave" if link.demoted else b"master", 0, []]
+                    role: list[Any] = [b"slave" if link.demoted else b"master", 0, []]
                     message.parts += [(part, [{}, b"OK", role]) for part in errand.next_parts()]
         return link, message
 
@@ -290,7 +306,7 @@ class Process:
         fresh = [q.next_part(self._time.time()) for q in self._sender.queues if q]
         for part in [*again, *(part for part in fresh if part is not None)]:
             part.attempts += 1
-            role = [b"slave" if link.demoted else b"master", 0, []]
+            role: list[Any] = [b"slave" if link.demoted else b"master", 0, []]
             message.parts.append((part, [role for _ in part.commands]))
         link.stream.append(message)
 

@@ -6,130 +6,46 @@ long a copy may be old passes as one step; a link may end, fall silent, or lead 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any, Final, cast
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Final
 
-from redis_sessions.http.copies import hint, load_near
-from redis_sessions.http.setup import Setup
-from redis_sessions.http.transports import HINT_SECONDS, CookieTransport
-from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.lifecycle.watching import Watch
-from redis_sessions.session.record import Stored, version
-from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.token import SessionToken
-from redis_sessions.stores import Commit, Store
-from redis_sessions.stores.protocols import NearCopy
-from tests.explorer.actors import Actor, Fact, Phase, Worker
+from redis_sessions.http.transports import HINT_SECONDS
+from redis_sessions.session.record import version
+from redis_sessions.stores import Commit
+from tests.explorer.actors import Actor, Phase
 from tests.explorer.gate import Call, GatedStore
-from tests.explorer.links import BOUND, Link, Process, Server, Time
-from tests.explorer.scenario import EVERYTHING, LOST_RECORD, Action, Footprint, view
-from tests.explorer.world import TICK, World
+from tests.explorer.links import BOUND, Link, Process
+from tests.explorer.near_door import NearDoor, NearStore
+from tests.explorer.near_sight import NearSight
+from tests.explorer.scenario import EVERYTHING, LOST_RECORD, Action, Footprint
+from tests.explorer.world import TICK
 
 __all__ = ["LINK_FAULTS", "NearWorld"]
 
+FIRST: Final = "first"
+"""A browser that has the first token, and keeps it whatever the other one is told."""
 LINK_FAULTS: Final = ("link ends", "link silent", "demoted")
-_TRANSPORT: Final = CookieTransport()
-_HINT: Final = _TRANSPORT.hint()[1].partition(b";")[0]
 
 
-class _NearStore(GatedStore):
-    """A gated store whose process keeps copies."""
-
-    client_cache = BOUND
-
-    def __init__(self, process: Process, real: Store, *given: Any, **options: Any) -> None:
-        super().__init__(real, *given, **options)
-        self._process = process
-
-    def near_copy(self, id: str) -> NearCopy | None:
-        return self._process.near_copy(id)
-
-
-class _Door:
-    """What the middleware of a process does around one request."""
-
-    def __init__(self, world: NearWorld, process: Process, actor: Actor) -> None:
-        self._world = world
-        self._process = process
-        self._actor = actor
-        self.hinted = world.hinted(actor.browser)
-        self.before: Stored | None = None
-        self.after: Stored | None = None
-        self.served = False
-
-    def load(self, worker: Worker, text: str) -> Session | None:
-        backend = backend_of(worker)
-        setup = cast("Setup", SimpleNamespace(copies=backend.copies, backend=backend))
-        scope = {"headers": [(b"cookie", _HINT)] if self.hinted else []}
-        session = load_near(setup, scope, [text], _TRANSPORT, lambda: None)
-        if session is not None:
-            self.served = True
-            self._world.served(self._actor, session)
-        return session
-
-    def loaded(self, worker: Worker, session: Session) -> None:
-        self.before = state_of(session).stored
-        if self._actor.kind == "socket" and state_of(session).live is not None:
-            self._world.open_socket(self._actor, self._process, worker, session)
-
-    def answered(self, session: Session) -> None:
-        self.after = state_of(session).stored
-
-    @property
-    def hints(self) -> bool:
-        """Whether the answer has the browser say that it has changed its session."""
-        headers: list[tuple[bytes, bytes]] = []
-        hint(self.before, self.after, _TRANSPORT, headers)
-        return bool(headers)
-
-
-class NearWorld(World):
+class NearWorld(NearSight):
     """One execution over processes with near copies."""
 
-    server_rereads = True
-    """Whether the commit script reads what it has set."""
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.time = Time(self.backend.clock)
-        self.server = Server(rereads=self.server_rereads)
-        prefix, waits = self.backend.store.prefix, self.scenario.waits
-        self.processes = [
-            Process(n, self.server, self.time, prefix, waits=waits)
-            for n in range(max(self.scenario.procs, default=0) + 1)
-        ]
-        self.bounds_left = self.scenario.bounds
-        self.calls: dict[Call, Actor] = {}
-        """Whose operations are under way."""
-        self.doors: dict[int, _Door] = {}
-        self.hints: dict[str, float] = {}
-        self.arrived: set[int] = set()
-        self.told: list[tuple[Fact, Actor, float]] = []
-        """What was answered, by whom and when."""
-        self.replaced: list[tuple[SessionToken, Actor, float]] = []
-        """Which tokens were replaced by a rotation that was answered."""
-        self.versions: dict[str, list[bytes]] = {}
-        """What was stored under each id, one after the other."""
-        self.sockets: dict[int, Watch] = {}
-        self.closed: set[int] = set()
-        """The requests whose sockets were ended."""
-        self.from_copies = 0
-
-    def process_of(self, actor: Actor) -> Process:
-        """Where it runs."""
-        return self.processes[self.scenario.procs[actor.number - 1]]
+    rereads = rereads_repeated = True
+    """Whether the commit script reads what it has set, or what was there already."""
 
     # -- the beginning
 
     async def begin(self) -> None:
         await super().begin()
+        first = self.first
+        if first is not None:
+            self.jars[FIRST] = self.firsts[FIRST] = first
         for process in self.processes:
             process.reads_by(self.backend.store.load)
             for id in list(self.labels) if self.scenario.warm else ():
-                load: Callable[[str], Any] = self.backend.store.load
-                answer = self.time.create_future()
-                await self._read(process, Call("load", id, lambda id=id: load(id), answer))
+                load, answer = partial(self.backend.store.load, id), self.time.create_future()
+                await self._read(process, Call("load", id, load, answer))
                 process.hear(process.links[0])
 
     # -- what may happen
@@ -148,7 +64,7 @@ class NearWorld(World):
                     call = link.stream[0].call
                     who = self.calls[call].number if call in self.calls else 0
                     found.append(Action("hear", who, f"{p}/{link.number}"))
-                if link is process.link and (link.dead or link.demoted):
+                if link is process.link and link.usable and (link.dead or link.demoted):
                     found.append(Action("finds", 0, str(p)))
         if self.bounds_left and any(self._shows(process) for process in self.processes):
             found.append(Action("bound"))
@@ -201,7 +117,7 @@ class NearWorld(World):
         if what == "op":
             call = self.actors[who - 1].pending[int(nth)]
             if not call.on_index:
-                found |= {"time": False, "answered": False} | found | self._in(who, True)
+                found = {"time": False, "answered": False, **found, **self._in(who, True)}
                 readers = self.server.readers(call.target) if call.writes else ()
                 found |= {f"link {link.process.number}": True for link in readers}
         return found
@@ -245,7 +161,7 @@ class NearWorld(World):
         await self._run_timers()
         for actor, code in zip(self.actors, codes, strict=True):
             if actor.code and not code:
-                self._note_answer(actor)
+                self.note_answer(actor)
             if actor.phase is Phase.DONE and actor.number not in self.arrived:
                 self.arrived.add(actor.number)
                 door = self.doors.get(actor.number)
@@ -266,21 +182,14 @@ class NearWorld(World):
         for _ in range(3):
             await self.time.turn()
 
-    def _note_answer(self, actor: Actor) -> None:
-        now = self.time.time()
-        self.told += [(fact, actor, now) for fact in actor.facts]
-        old, new = actor.token, actor.cookie
-        if old is not None and isinstance(new, SessionToken) and new.id == old.id and new != old:
-            self.replaced.append((old, actor, now))
-
     # -- requests
 
     def _gate(self, actor: Actor) -> GatedStore:
         process = self.process_of(actor)
-        return _NearStore(process, self.real, self.backend.clock, actor.posted)
+        return NearStore(process, self.real, self.backend.clock, actor.posted)
 
     async def _leave(self, actor: Actor) -> None:
-        actor.door = self.doors[actor.number] = _Door(self, self.process_of(actor), actor)
+        actor.door = self.doors[actor.number] = NearDoor(self, self.process_of(actor), actor)
         await super()._leave(actor)
         if self.doors[actor.number].served:
             self._note_loaded(actor)
@@ -318,10 +227,9 @@ class NearWorld(World):
         stored = result.result is Commit.STORED
         value = call.value or b""
         repeated = before is not None and version(before) == version(value)
-        if call.name == "end":  # each end writes, if only a TTL
-            self.server.changed(id, link, reread=self.server.rereads and not repeated)
-        elif stored:
-            self.server.changed(id, link, reread=self.server.rereads)
+        if stored or call.name == "end":  # each end writes, if only a TTL
+            rereads = self.rereads_repeated if repeated else self.rereads
+            self.server.changed(id, link, rereads=rereads and call.name != "end")
 
     async def _hear(self, nth: str) -> None:
         p, number = map(int, nth.split("/"))
@@ -398,55 +306,7 @@ class NearWorld(World):
             process.link.dead = True
             self.server.forget(process.link)
 
-    # -- what is checked
-
-    async def _look(self, id: str) -> None:
-        before = self.raws.get(id)
-        await super()._look(id)
-        raw = self.raws.get(id)
-        if raw is not None and raw != before:
-            self.versions.setdefault(id, []).append(version(raw))
-
-    def hinted(self, browser: str) -> bool:
-        """Whether a browser says that it has changed its session."""
-        return self.backend.clock() < self.hints.get(browser, float("-inf"))
-
-    def served(self, actor: Actor, session: Session) -> None:
-        """A request is served from a copy."""
-        stored, now = state_of(session).stored, self.time.time()
-        assert stored is not None
-        self.from_copies += 1
-        self.trace.append(f"{actor.number} is served a copy")
-        id, here = stored.token.id, self.process_of(actor)
-        record = view(self.sealer, self.tokens.get(id, ()), stored.sealed)
-        ends = [(by, at) for fact, by, at in self.told if self._ends(fact, id, record)]
-        ends += [(by, at) for token, by, at in self.replaced if token == actor.token]
-        if self.used & {*LOST_RECORD}:
-            ends = []
-        for by, at in ends:
-            if now - at > BOUND:
-                self.broken.append("I2 served from a copy later than the bound")
-            if self.process_of(by) is here:
-                self.broken.append("I2 who answered serves a copy of before")
-        known = self.versions.get(id, [])
-        for other in self.actors:
-            door = self.doors.get(other.number)
-            mine = other.number in self.arrived and other.browser == actor.browser
-            if not mine or door is None or door.after is None or other.dropped:
-                continue
-            changed = door.before is None or door.before.sealed != door.after.sealed
-            if changed and door.after.version in known and stored.version in known:
-                if known.index(stored.version) < known.index(door.after.version):
-                    self.broken.append("a browser sees less than it has stored")
-
-    def open_socket(self, actor: Actor, process: Process, worker: Worker, session: Session) -> None:
-        """A request goes on as a socket, which its session's end ends."""
-
-        def ended(_: object) -> None:
-            self.closed.add(actor.number)
-            self.trace.append(f"{actor.number}'s socket is ended")
-
-        self.sockets[actor.number] = Watch(backend_of(worker), process, session, ended)
+    # -- the end
 
     async def conclude(self) -> None:
         """Time passes, and everybody hears everything: then copies and sockets are up to date."""
@@ -456,21 +316,11 @@ class NearWorld(World):
                 while process.beats or process.pending or any(k.stream for k in process.links):
                     await self._flush(process)
                     await self._run_timers()
-        for process in self.processes:
-            for id in self.labels:
-                copy = process.near_copy(id)
-                if copy is not None and copy.value != self.raws.get(id):
-                    self.broken.append("a copy stays that isn't what is stored")
-        for number in () if self.used & {*LOST_RECORD} else self.sockets:
-            lives = self.opened_by(self.actors[number - 1].token) is not None
-            if not lives and number not in self.closed:
-                self.broken.append("a socket outlives its session")
-            if lives and number in self.closed:
-                self.broken.append("a socket is ended though its session lives")
+        self.compare()
 
     async def _flush(self, process: Process) -> None:
         link = process.link
-        if link is not None and (link.dead or link.demoted):
+        if link is not None and link.usable and (link.dead or link.demoted):
             self._find_out(process)
             self._send_again()
         while process.pending:
@@ -480,8 +330,3 @@ class NearWorld(World):
         for link in process.links:
             while link.stream and not link.lost:
                 await self._hear(f"{process.number}/{link.number}")
-
-    async def stop(self) -> None:
-        for watch in self.sockets.values():
-            watch.stop()
-        await super().stop()

@@ -24,9 +24,12 @@ class Player:
     """
 
     def __init__(self, backend: Backend, start: str, *specs: str, fault: str | None = None) -> None:
-        self.world = World(backend, Scenario(start, specs, fault))
+        self.world = self._world(backend, Scenario(start, specs, fault))
         self.broken: list[str] = []
         self._watching = watching_tokens(lambda: self.world)
+
+    def _world(self, backend: Backend, scenario: Scenario) -> World:
+        return World(backend, scenario)
 
     async def __aenter__(self) -> Self:
         self._watching.__enter__()
