@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from tests.support import eventually
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, StartServer
 
@@ -85,6 +86,29 @@ def test_delay_outlasts_the_timeout(proxy: Proxy, client: Redis) -> None:
         client.ping()
     proxy.heal()
     assert client.ping()
+
+
+def test_hold_keeps_back_what_has_a_word(proxy: Proxy, client: Redis, behind: Server) -> None:
+    """The server has answered; its reply and what follows come when they are released."""
+    proxy.hold(b"secret")
+    with Redis(port=proxy.port, protocol=2, socket_timeout=10) as other:
+        assert other.set("n", b"a secret")
+        with pytest.raises(RedisTimeoutError):
+            client.get("n")
+        assert other.ping()
+    proxy.release(b"secret")
+    assert client.get("n") == b"a secret"
+
+
+def test_strand_leaves_connections_half_open(proxy: Proxy, client: Redis, behind: Server) -> None:
+    """An old connection is silent, and the server has closed it; a new one works."""
+    with Redis(port=behind.port, protocol=2) as direct:
+        before = len(direct.client_list())
+        proxy.strand()
+        assert eventually(lambda: len(direct.client_list()) == before - 1)
+        with pytest.raises(RedisTimeoutError):
+            client.incr("n")
+        assert client.incr("n") == 1
 
 
 def test_dead_server_drops_the_connection(proxy: Proxy, client: Redis, behind: Server) -> None:

@@ -31,7 +31,12 @@ class Proxy:
         """How many have been accepted so far."""
         self.refused = 0
         """How many were closed for the word that it refuses."""
+        self.holds = 0
+        """How many connections it holds back now, for a word."""
         self._delay = 0.0
+        self._held: dict[bytes, asyncio.Event] = {}
+        self._stranded = set[asyncio.StreamWriter]()  # towards the server
+        self._links: list[asyncio.StreamWriter] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._listener: asyncio.Server | None = None
@@ -54,6 +59,21 @@ class Proxy:
         """Let each reply take so much longer."""
         self._delay = seconds
 
+    def hold(self, word: bytes) -> None:
+        """Hold back a reply that has this word in it, and all that follows on its connection."""
+        self._do(self._hold(word))
+
+    def release(self, word: bytes) -> None:
+        """Let what was held back for this word go on."""
+        self._do(self._release(word))
+
+    def strand(self) -> None:
+        """Have all connections half-open: the server's side ends, and the client isn't told.
+
+        New connections work.
+        """
+        self._do(self._strand())
+
     def heal(self) -> None:
         """Forward again, without delay; what was held back arrives."""
         self._delay = 0.0
@@ -74,8 +94,21 @@ class Proxy:
         for event, flows in ((self._requests, requests), (self._replies, replies)):
             (event.set if flows else event.clear)()
 
+    async def _hold(self, word: bytes) -> None:
+        self._held[word] = asyncio.Event()
+
+    async def _release(self, word: bytes) -> None:
+        self._held.pop(word).set()
+
+    async def _strand(self) -> None:
+        for writer in self._links:
+            self._stranded.add(writer)
+            writer.transport.abort()
+
     async def _heal(self) -> None:
         await self._flow(requests=True, replies=True)
+        for word in list(self._held):
+            await self._release(word)
         if self._listener is None:
             self._listener = await asyncio.start_server(self._accept, HOST, self.port)
 
@@ -91,27 +124,50 @@ class Proxy:
             await self._requests.wait()
             there, there_writer = await asyncio.open_connection(HOST, self.target)
             writers.append(there_writer)
+            self._links.append(there_writer)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, there_writer, self._requests))
-                group.create_task(self._pump(there, writer, self._replies))
+                group.create_task(self._send_requests(reader, there_writer))
+                group.create_task(self._send_replies(there, there_writer, writer))
         except* OSError:
             pass  # either side ended: so does the other
         finally:
             for each in writers:
                 each.transport.abort()
+            self._links = [each for each in self._links if each not in writers]
+            self._stranded.difference_update(writers)
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event
+    async def _send_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while data := await reader.read(65_536):
-            if flows is self._replies:
-                await asyncio.sleep(self._delay)
-            elif self._refuses is not None and self._refuses in data:
+            if self._refuses is not None and self._refuses in data:
                 self.refused += 1
                 break
-            await flows.wait()
-            writer.write(data)
-            await writer.drain()
+            await self._requests.wait()
+            if writer not in self._stranded:
+                writer.write(data)
+                await writer.drain()
+        raise ConnectionResetError
+
+    async def _send_replies(
+        self,
+        reader: asyncio.StreamReader,
+        server: asyncio.StreamWriter,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                await asyncio.sleep(self._delay)
+                for word, released in list(self._held.items()):
+                    if word in data:
+                        self.holds += 1
+                        await released.wait()
+                        self.holds -= 1
+                await self._replies.wait()
+                writer.write(data)
+                await writer.drain()
+        if server in self._stranded:
+            await asyncio.Event().wait()  # until the client closes, or the proxy does
         raise ConnectionResetError
 
     def __enter__(self) -> Self:
