@@ -191,9 +191,7 @@ async def test_several_replicas_behind_one_address(
         stream.freeze()
         primary.ask("SET", "k", "new")
         connector = connector_of(primary.url, timeout=1)
-        channel = Channel(
-            connector, 1, [], ServerClock(), Watching(RedisStore(primary.url).load, 0)
-        )
+        channel = Channel(connector, 1, [], ServerClock(), Watching(RedisStore(primary.url).load, 0))
         addresses = [("127.0.0.1", balancer.port)]
         replicas = Replicas(connector, channel.ask, 1, ONE_SERVER, addresses)
 
