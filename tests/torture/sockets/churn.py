@@ -98,7 +98,8 @@ async def run(url: str, seconds: float, prefix: str = "session:churn:") -> Resul
             group.create_task(_browse(processes, number, started + seconds, result))
         group.create_task(_sample(started, seconds, result))
     result.seconds = time.monotonic() - started
-    result.opened = Counter({kind: count for kind, count in _there().items() if kind in _GO})
+    there = _there() - before
+    result.opened = Counter({kind: there[kind] for kind in _GO if kind in there})
     await asyncio.gather(*(process.store.close() for process in processes))
     del processes, group
     deadline = time.monotonic() + PATIENCE

@@ -88,6 +88,7 @@ async def _churn(size: Size) -> Rows:
     async with _running("one server") as (at, _):
         result = await churn.run(at.url, size.minutes * 60)
     assert result.growth <= MOST_GROWTH, f"memory grows: {result}"
+    assert not result.opened, f"something is left: {result.opened}, {result}"
     assert not result.left, f"something is left: {result}"
     return [Fact("sockets that open and close all the time", at.name, str(result))]
 
