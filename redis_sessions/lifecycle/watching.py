@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextvars import Context
 from typing import Any
 
 from redis_sessions.errors import ConfigurationError, SessionError, SessionGoneError
@@ -82,7 +83,8 @@ class Watch:
         if self._due is not None:
             self._due.cancel()
         left = max(0.001, self._ends - self._backend.clock())
-        self._due = asyncio.get_running_loop().call_later(left, self._look)
+        # Its own context: asyncio keeps a cancelled timer for long, and what the request's holds.
+        self._due = asyncio.get_running_loop().call_later(left, self._look, context=Context())
 
     def _look(self) -> None:
         stored = state_of(self._session).stored

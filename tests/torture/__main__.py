@@ -1,6 +1,6 @@
 """Everything that takes minutes, one after the other, with what it found.
 
-python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [--minutes 3]
+python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [--minutes 3]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.chaos import faults, figures
 from tests.properties.state_machine import machine
 from tests.support.servers import DEFAULT_SERVER, Server
 from tests.torture import cancellation, soak
+from tests.torture.sockets import run as sockets
 
 MOST_GROWTH: Final = 6 << 20
 """Bytes that a process, or its server, may grow by in the last third of a soak."""
@@ -65,11 +66,17 @@ def _chaos(_: str, arguments: argparse.Namespace) -> str:
     return "\n    ".join(lines)
 
 
+def _sockets(_: str, arguments: argparse.Namespace) -> str:
+    size = sockets.Size(arguments.trials, arguments.sockets, arguments.minutes)
+    return f"\n\n{sockets.run(size, arguments.parts)}\n"
+
+
 TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "state-machine": _state_machine,
     "cancellation": _cancellation,
     "soak": _soak,
     "chaos": _chaos,
+    "sockets": _sockets,
 }
 
 
@@ -79,8 +86,13 @@ def main() -> int:
     parser.add_argument("tasks", nargs="*", choices=[[], *TASKS], metavar="|".join(TASKS))
     parser.add_argument("--examples", type=int, default=2000, help="histories to try")
     parser.add_argument("--requests", type=int, default=100_000, help="requests to cancel")
-    parser.add_argument("--minutes", type=float, default=3, help="to soak")
+    parser.add_argument(
+        "--minutes", type=float, default=3, help="to soak, and of sockets that open and close"
+    )
     parser.add_argument("--seconds", type=float, default=2, help="of load around each fault")
+    parser.add_argument("--trials", type=int, default=1000, help="of each end of a socket")
+    parser.add_argument("--sockets", type=int, default=1000, help="of one user, or of one primary")
+    parser.add_argument("--parts", nargs="*", choices=sockets.PARTS, help="of the sockets")
     arguments = parser.parse_args()
     failed = False
     for name in arguments.tasks or TASKS:

@@ -211,7 +211,7 @@ async def run(url: str, seconds: float) -> Result:
             info: Any = await redis.info("memory")
             now = time.monotonic() - started
             keys: int = await redis.dbsize()
-            sample = Sample(now, result.outcomes.total(), _resident(), info["used_memory"], keys)
+            sample = Sample(now, result.outcomes.total(), resident(), info["used_memory"], keys)
             result.samples.append(sample)
 
     async with Redis.from_url(as_owner(url)) as redis:
@@ -240,6 +240,6 @@ async def _look_after(redis: Redis, result: Result) -> None:
     result.entries = max(sizes, default=0)
 
 
-def _resident() -> int:
+def resident() -> int:
     """The memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -137,3 +140,27 @@ async def test_it_is_told_again(at: Live) -> None:
     watched.watch.stop()
     watched.watch.stop()
     assert (watched.ended, watched.store.notify, watched.timer) == ([], None, None)
+
+
+async def test_a_timer_that_was_stopped_keeps_nothing(at: Live) -> None:
+    """What a request has put into its context goes when its connection does."""
+
+    class Anything:
+        pass
+
+    kept, ended = list[weakref.ref[Anything]](), list[Reject]()
+    session = await at.load(await at.alice())
+
+    async def request() -> None:
+        anything = Anything()
+        kept.append(weakref.ref(anything))
+        ContextVar[Anything]("of the application").set(anything)
+        Watch(backend_of(at.manager), Telling(), session, ended.append).stop()
+
+    # asyncio forgets a cancelled timer at once only if it comes before all others.
+    sooner = asyncio.get_running_loop().call_later(PATIENCE, ended.clear)
+    await asyncio.create_task(request())
+    await asyncio.sleep(0)  # what has woken this task up had the context, too
+    gc.collect()
+    assert kept[0]() is None
+    sooner.cancel()
