@@ -72,7 +72,8 @@ _MOST_KEYS: Final = 32
 """The most secret keys that are noted."""
 _DAY: Final = 24 * 3600
 _MIN_CLIENT_CACHE: Final = 0.05
-_MAX_CLIENT_CACHE: Final = 60.0
+_MAX_CLIENT_CACHE: Final = 10.0
+"""Seconds: as long as the cookie lasts that says that a browser has changed its session."""
 
 
 class RedisStore:

@@ -24,7 +24,7 @@ def refused(client: Redis, *command: Any) -> None:
 
 async def exercise(url: str, prefix: str) -> None:
     """All kinds of commands that a store sends; `StoreError` also if there are no near copies."""
-    store = RedisStore(url, prefix=prefix, timeout=1, client_cache=60)
+    store = RedisStore(url, prefix=prefix, timeout=1, client_cache=10)
     try:
         id, key, record = new_id(), new_key(), new_record()
         await store.commit(id, None, record, MINUTE)

@@ -14,7 +14,7 @@ from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import Commit
 
 MINUTE = 60_000
-LONG = 60.0
+LONG = 10.0
 """Such a bound plays no role: a copy that isn't there was removed."""
 
 
