@@ -135,7 +135,7 @@ class Tracking:
                     if self.copies is None:
                         pass
                     elif answer is STORED and not is_tombstone(item.value):
-                        self.copies.put(item.key, NearCopy(item.value, own=True), link.answered)
+                        self.copies.put(item.key, NearCopy(item.value), link.answered)
                         self._use()
                     else:
                         self.copies.forget(item.key)
