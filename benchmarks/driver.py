@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-HINT = b"-fresh=1"
+HINT = b"-fresh="
 """How the cookie ends by which a browser says for ten seconds that it changed its session."""
 REQUEST: Message = {"type": "http.request", "body": b"", "more_body": False}
 
@@ -139,7 +139,7 @@ class Client:
             for name, value in message["headers"]:
                 if name.lower() == b"set-cookie":
                     cookie = value.partition(b";")[0]
-                    if cookie.endswith(HINT):
+                    if HINT in cookie:
                         self.hint = cookie
                     else:
                         self.cookie = cookie

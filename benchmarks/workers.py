@@ -94,5 +94,5 @@ def _get(connection: http.client.HTTPConnection, path: str, cookie: str | None) 
     response = connection.getresponse()
     cookies = [text.partition(";")[0] for text in response.headers.get_all("set-cookie", [])]
     # A browser keeps the hint that it changed its session for ten seconds; wrk would for ever.
-    given = next((cookie for cookie in cookies if not cookie.endswith(HINT.decode())), "")
+    given = next((cookie for cookie in cookies if HINT.decode() not in cookie), "")
     return response.read().decode(), given

@@ -210,6 +210,8 @@ class SessionMiddleware:
                     raise
             except Exception as exc:  # noqa: BLE001 - what it doesn't answer it raises again
                 strip(exc)  # what it answers may be logged later
+                if connection.live is not None:
+                    connection.live.returned()
                 try:
                     await fail(connection, exc)
                 finally:

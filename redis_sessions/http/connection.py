@@ -19,7 +19,7 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import logger
 from redis_sessions.http.binding import bound_by, peer_of
-from redis_sessions.http.copies import hint, replica_loader, takes_near_copies
+from redis_sessions.http.copies import hint, is_as_new, replica_loader, takes_near_copy
 from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
@@ -59,8 +59,8 @@ class Connection:
     """The record when the request began. It is noted only if copies are read."""
     near = False
     """Whether the session comes from a near copy."""
-    hinted = False
-    """Whether the browser has changed its session just now. See `Setup.read_with_hint`."""
+    hint: str | None = None
+    """What the browser has stored just now. See `Setup.read_with_hint`."""
 
     # The response.
     response_start = "http.response.start"
@@ -91,7 +91,7 @@ class Connection:
         if setup.read_with_hint is None:
             self.tokens = setup.read(scope)
         else:
-            self.tokens, self.hinted = setup.read_with_hint(scope)
+            self.tokens, self.hint = setup.read_with_hint(scope)
         self.scope = scope
         self.send = send
 
@@ -141,9 +141,9 @@ class Connection:
         if copy is None:
             return None
         if setup.read_with_hint is None:
-            if not takes_near_copies(self.transport, self.scope, own=copy.own):
+            if not takes_near_copy(self.transport, self.scope, copy):
                 return None
-        elif self.hinted and not copy.own:
+        elif self.hint is not None and not is_as_new(copy, self.hint):
             return None
         bound = ANYWHERE if setup.binding is None else self._bound()
         session = from_near_copy(setup.backend, copy, tokens[0], bound, self)

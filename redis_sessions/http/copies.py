@@ -1,7 +1,8 @@
 """Which requests may be served from a copy: a replica's, or one that this process keeps near.
 
 No browser is to see less than it has stored. So a cookie says for 10 seconds that it has changed
-its session. A client that sends the token in a header keeps no such cookie, and gets no copies.
+its session, and which version it has stored. A near copy of this very version may serve it. A
+client that sends the token in a header keeps no such cookie, and gets no copies.
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle.copies import load_from_replica
 from redis_sessions.lifecycle.loading import Load
-from redis_sessions.session.record import Stored
+from redis_sessions.session.record import Stored, version
+from redis_sessions.stores.protocols import NearCopy
 
-__all__ = ["hint", "replica_loader", "takes_near_copies"]
+__all__ = ["hint", "is_as_new", "replica_loader", "takes_near_copy"]
 
 
-def takes_near_copies(transport: Transport, scope: Scope, *, own: bool) -> bool:
-    """Whether a near copy may serve a request. `own`: this process has stored what is in it."""
-    return isinstance(transport, CookieTransport) and (own or not transport.hinted(scope))
+def takes_near_copy(transport: Transport, scope: Scope, copy: NearCopy) -> bool:
+    """Whether this near copy may serve a request."""
+    return isinstance(transport, CookieTransport) and is_as_new(
+        copy, transport.read_with_hint(scope)[1]
+    )
+
+
+def is_as_new(copy: NearCopy, hint: str | None) -> bool:
+    """Whether a near copy is what the browser has stored, if it has a hint."""
+    return hint is None or hint == _hint_of(copy.value)
 
 
 def replica_loader(setup: Setup, scope: Scope, transport: Transport) -> Load:
@@ -37,6 +46,12 @@ def hint(
     before: Stored | None, now: Stored | None, transport: Transport, headers: list[RawHeader]
 ) -> None:
     """Have the browser say that it has changed its session, since a copy may be older than that."""
-    changed = now is not None and (before is None or before.sealed != now.sealed)
-    if changed and isinstance(transport, CookieTransport):
-        headers.append(transport.hint())
+    if now is None or not isinstance(transport, CookieTransport):
+        return
+    if before is None or before.sealed != now.sealed:
+        headers.append(transport.hint(_hint_of(now.sealed)))
+
+
+def _hint_of(sealed: bytes) -> str:
+    """The end of the version, which is a part of the nonce: neither secret nor ever the same."""
+    return version(sealed)[-6:].hex()

@@ -63,7 +63,6 @@ class Live:
         "_is_socket",
         "_over",
         "_send",
-        "_sender",
         "_session",
         "_stops",
         "_task",
@@ -87,16 +86,20 @@ class Live:
         self._task: asyncio.Task[None] | None = None
         """Ends the connection."""
         self._by_itself = False
-        self._inside = set[asyncio.Task[Any]]()
-        """Which tasks of the application are inside of `receive` or `send` of a socket."""
+        self._inside = dict[asyncio.Task[Any], int]()
+        """Whom the end cancels, and how many cancellations each task had when it came here.
+
+        Of a socket, these are the tasks that are inside of `receive` or `send`; of a stream, the
+        one that has sent the last part.
+        """
         self._cancelled = dict[asyncio.Task[Any], int]()
-        """Which tasks were cancelled here, and how many cancellations they had before."""
-        self._sender: asyncio.Task[Any] | None = None
-        """The task that has sent the last part of the stream."""
+        """Who was cancelled here, and how many cancellations each had when it came here."""
 
     def begin(self) -> None:
         """The connection is open: watch the session from now on, or as soon as it is loaded."""
-        self._wanted, self._sender = not self._over, asyncio.current_task()
+        self._wanted = not self._over
+        if not self._is_socket:
+            self._note_sender()
         self.loaded()
 
     def loaded(self) -> None:
@@ -138,10 +141,14 @@ class Live:
                 self.stop()
             await self._unless_ended(self._send(message))
             return
-        self._sender = asyncio.current_task()
+        self._note_sender()
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.stop()
         await self._send(message)
+
+    def _note_sender(self) -> None:
+        task = _current_task()
+        self._inside = {task: task.cancelling()}
 
     async def receive(self, receive: Receive) -> Message:
         """The next message of a socket."""
@@ -158,7 +165,7 @@ class Live:
     async def _unless_ended(self, call: Awaitable[T]) -> T:
         """Wait for a call, or raise `EndedError` as soon as the session has ended."""
         task = _current_task()
-        self._inside.add(task)
+        self._inside[task] = task.cancelling()
         try:
             result = await call
         except asyncio.CancelledError:
@@ -166,7 +173,7 @@ class Live:
                 raise
             raise EndedError from None
         finally:
-            self._inside.discard(task)
+            del self._inside[task]
         self._takes_back(task)  # unless something inside has absorbed it
         return result
 
@@ -188,20 +195,16 @@ class Live:
         self.ended = True
         token = None if state.stored is None else state.stored.token
         self._backend.report("disconnected", why, None if token is None else token.id)
+        for task, before in self._inside.items():
+            if not task.done():
+                self._cancelled[task] = before
+                task.cancel()
         if self._is_socket:
-            for task in self._inside:
-                self._cancel(task)
             await self._close()
-        elif self._sender is not None and not self._sender.done():
-            self._cancel(self._sender)
 
     async def _close(self) -> None:
         with suppress(Exception):  # the client may be gone
             await self._send(dict(_CLOSE))
-
-    def _cancel(self, task: asyncio.Task[Any]) -> None:
-        self._cancelled[task] = task.cancelling()
-        task.cancel()
 
     def _takes_back(self, task: asyncio.Task[Any]) -> bool:
         """Take back that a task was cancelled here. False if it wasn't, or by others as well."""
@@ -223,8 +226,13 @@ class Live:
             return all(map(self.is_cause_of, group.exceptions))
         return self.ended and isinstance(exc, (EndedError, WebSocketDisconnect, ClientDisconnect))
 
+    def returned(self) -> None:
+        """The application is through. What its task does from now on isn't cancelled."""
+        self._inside.pop(_current_task(), None)
+
     async def finish(self) -> None:
         """The application is through: complete what was begun to end its connection."""
+        self.returned()
         try:
             if self._task is not None:
                 await asyncio.wait([self._task])

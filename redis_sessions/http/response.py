@@ -16,6 +16,8 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 
 async def finish(connection: Connection) -> None:
     """Send what is held, and commit what changed since the start. The application has returned."""
+    if connection.live is not None:
+        connection.live.returned()
     if connection.failure is not None:
         raise connection.failure  # the application has caught it
     held, connection.held = connection.held, None

@@ -50,11 +50,12 @@ class Setup:
     """The store, if sessions are taken from its near copies."""
     end_sockets: bool
     """Whether open WebSockets and event streams end when their session does."""
-    read_with_hint: Callable[[Scope], tuple[list[str], bool]] | None
-    """As `read`, and whether the browser's hint is there. None: nobody needs that, or there are
-    several transports."""
+    read_with_hint: Callable[[Scope], tuple[list[str], str | None]] | None
+    """As `read`, and the browser's hint. None: nobody needs that, or there are several transports.
+    """
     hints: bool
-    """Whether there are any copies, and a cookie says "changed just now" to have them passed by."""
+    """Whether there are any copies, and a cookie says "changed just now" to have older ones passed
+    by."""
 
     def choice(self, scope: Scope) -> Literal["error", "anonymous"]:
         """What is done for a request whose session can't be loaded."""

@@ -127,9 +127,8 @@ class CookieTransport:
         self._flags = flags
         self._find = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)").findall
         self._hint = f"{name}{_HINT}="
-        self._find_hint = re.compile(rf"(?:^|;)[ \t]*{re.escape(self._hint)}").search
-        age = f"Max-Age={HINT_SECONDS}"
-        self._hint_header = b"set-cookie", f"{self._hint}1; path={path}; {age}; {flags}".encode()
+        self._find_hint = re.compile(rf"(?:^|;)[ \t]*{re.escape(self._hint)}([^;]*)").findall
+        self._hint_flags = f"; path={path}; Max-Age={HINT_SECONDS}; {flags}"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -156,25 +155,29 @@ class CookieTransport:
 
     def hinted(self, scope: Scope) -> bool:
         """Whether this browser has changed its session just now, and a replica may lag behind."""
-        return self.read_with_hint(scope)[1]
+        return self.read_with_hint(scope)[1] is not None
 
-    def read_with_hint(self, scope: Scope) -> tuple[list[str], bool]:
-        """What `read` and `hinted` return, in one go."""
+    def read_with_hint(self, scope: Scope) -> tuple[list[str], str | None]:
+        """What `read` returns, and the hint's value. None: there is no hint.
+
+        Several hints are one with commas, which is that of no version.
+        """
         found: list[str] = []
-        hinted = False
+        hint = None
         headers: list[RawHeader] = scope["headers"]
         for header, value in headers:
             if header == b"cookie":
                 cookies = value.decode("latin-1")
                 for text in self._find(cookies):
                     found.append(text.strip(" \t"))  # noqa: PERF401 - as in `read`
-                if self._hint in cookies and self._find_hint(cookies):
-                    hinted = True
-        return found, hinted
+                if self._hint in cookies:
+                    for text in self._find_hint(cookies):
+                        hint = text if hint is None else f"{hint},{text}"
+        return found, hint
 
-    def hint(self) -> RawHeader:
+    def hint(self, value: str) -> RawHeader:
         """A short-lived cookie by which the browser says so: longer than a replica may lag."""
-        return self._hint_header
+        return b"set-cookie", f"{self._hint}{value}{self._hint_flags}".encode()
 
     def __repr__(self) -> str:
         return f"<CookieTransport {self.name}>"

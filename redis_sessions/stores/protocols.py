@@ -164,12 +164,10 @@ class Watchable(Protocol):
 class NearCopy:
     """What is stored under one id, as this process has read or written it a moment ago."""
 
-    __slots__ = ("opened", "own", "value")
+    __slots__ = ("opened", "value")
 
-    def __init__(self, value: bytes, *, own: bool = False) -> None:
+    def __init__(self, value: bytes) -> None:
         self.value = value
-        self.own = own
-        """Whether this process has written it."""
         self.opened: Any = None
         """The manager keeps here what it has made of the bytes, with the token that opens them."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from typing import Any, Final, Generic, TypeVar
 
 from redis_sessions.connect.health import Health
@@ -13,6 +14,8 @@ from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.tracebacks import strip
 
 __all__ = ["ItemQueue"]
+
+_done: Final = methodcaller("done")
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
@@ -109,7 +112,7 @@ class ItemQueue(Generic[Item, Reply]):
             for future, at in zip(futures, since, strict=True):
                 if at < now - self._patience and not future.done():
                     future.set_exception(_full(f"it waited {self._patience:g} s in a queue"))
-        if any(future.done() for future in futures):  # nobody waits for these any more
+        if any(map(_done, futures)):  # nobody waits for these any more
             pairs = [(i, f) for i, f in zip(items, futures, strict=True) if not f.done()]
             items, futures = [item for item, _ in pairs], [future for _, future in pairs]
         if items:

@@ -135,7 +135,7 @@ class Tracking:
         if copies is not None:
             for item, answer in zip(items, answers, strict=True):
                 if answer is STORED and isinstance(item, Write) and not is_tombstone(item.value):
-                    copies.put(item.key, NearCopy(item.value, own=True), link.answered)
+                    copies.put(item.key, NearCopy(item.value), link.answered)
                 elif isinstance(item, Write):
                     copies.forget(item.key)
             self._use()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
 
-from redis_sessions import MemoryStore
+from redis_sessions import MemoryStore, RedisStore
 from redis_sessions.testing import WatchConformance
 from redis_sessions.testing.conformance import new_id, new_record
 from tests.support import LOOPS
+from tests.support.deployments import Deployment
+from tests.support.servers import Server
 
 
 @pytest.mark.parametrize("anyio_backend", LOOPS)
@@ -34,3 +37,31 @@ class TestMemoryStore(WatchConformance):
         await store.commit(id, None, new_record(), 60_000)
         assert store._watchers == {}  # pyright: ignore[reportPrivateUsage] - nothing else shows it
         assert told == [None]
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS)
+@pytest.mark.parametrize("client_cache", [0, 1.0])
+class TestRedisStore(WatchConformance):
+    """Over Redis and Valkey, with and without near copies, on both event loops."""
+
+    @pytest.fixture
+    async def store(
+        self, server: Server, prefix: str, client_cache: float, anyio_backend: object
+    ) -> AsyncIterator[RedisStore]:
+        store = RedisStore(server.url, prefix=prefix, client_cache=client_cache)
+        yield store
+        await store.close()
+
+
+@pytest.mark.parametrize("client_cache", [0, 1.0])
+class TestDeployments(WatchConformance):
+    """Over Sentinel, Cluster, TLS, an ACL's user, with replicas that are read and waited for."""
+
+    @pytest.fixture
+    async def store(
+        self, deployment: Deployment, prefix: str, client_cache: float
+    ) -> AsyncIterator[RedisStore]:
+        options = {**deployment.options, "client_cache": client_cache}
+        store = RedisStore(deployment.url, prefix=prefix, **options)
+        yield store
+        await store.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol, cast
 
-from redis_sessions.http.copies import hint, takes_near_copies
+from redis_sessions.http.copies import hint, takes_near_copy
 from redis_sessions.http.transports import CookieTransport
 from redis_sessions.lifecycle.copies import from_near_copy
 from redis_sessions.lifecycle.manager import backend_of
@@ -20,17 +20,16 @@ from tests.explorer.links import BOUND, Process
 __all__ = ["NearDoor", "NearStore", "Places"]
 
 _TRANSPORT: Final = CookieTransport()
-_HINT: Final = _TRANSPORT.hint()[1].partition(b";")[0]
 
 
 class Places(Protocol):
     """What hears of requests that are served from copies, and of sockets."""
 
-    def hinted(self, browser: str) -> bool:
-        """Whether a browser says that it has changed its session."""
+    def hint_of(self, browser: str) -> bytes | None:
+        """The cookie by which a browser says that it has changed its session."""
         ...
 
-    def served(self, actor: Actor, session: Session, *, own: bool) -> None:
+    def served(self, actor: Actor, session: Session) -> None:
         """A request is served from a copy."""
         ...
 
@@ -59,20 +58,20 @@ class NearDoor:
         self._world = world
         self._process = process
         self._actor = actor
-        self.hinted = world.hinted(actor.browser)
+        self.hint = world.hint_of(actor.browser)
         self.before: Stored | None = None
         self.after: Stored | None = None
         self.served = self.touched = False
 
     def load(self, worker: Worker, text: str) -> Session | None:
         backend, copy = backend_of(worker), self._process.near_copy(text[:20])
-        scope = {"headers": [(b"cookie", _HINT)] if self.hinted else []}
-        if copy is None or not takes_near_copies(_TRANSPORT, scope, own=copy.own):
+        scope = {"headers": [] if self.hint is None else [(b"cookie", self.hint)]}
+        if copy is None or not takes_near_copy(_TRANSPORT, scope, copy):
             return None
         session = from_near_copy(backend, copy, text, None, cast("Any", None))
         if session is not None:
             self.served = True
-            self._world.served(self._actor, session, own=copy.own)
+            self._world.served(self._actor, session)
         return session
 
     def loaded(self, worker: Worker, session: Session) -> None:
@@ -84,10 +83,10 @@ class NearDoor:
         self.after, self.touched = state_of(session).stored, answer.outcome is Outcome.TOUCH
 
     @property
-    def hints(self) -> bool:
-        """Whether the answer has the browser say that it has changed its session."""
+    def hints(self) -> bytes | None:
+        """The cookie by which the answer has the browser say that it has changed its session."""
         headers: list[tuple[bytes, bytes]] = []
         if self.touched or self.after is self.before:
-            return False
+            return None
         hint(self.before, self.after, _TRANSPORT, headers)
-        return bool(headers)
+        return headers[0][1].partition(b";")[0] if headers else None

@@ -153,7 +153,7 @@ MUTANTS: Final = (
         "hints are ignored",
         "a browser sees less",
         _one("A", "a", "read", procs=(0, 1), warm=True),
-        near_door={"takes_near_copies": lambda *_, **__: True},
+        near_door={"takes_near_copy": lambda *_, **__: True},
     ),
     Mutant(
         "sockets aren't told of changes",

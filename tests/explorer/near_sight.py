@@ -37,7 +37,7 @@ class NearSight(World):
         self.calls: dict[Call, Actor] = {}
         """Whose operations are under way."""
         self.doors: dict[int, NearDoor] = {}
-        self.hints: dict[str, float] = {}
+        self.hints: dict[str, tuple[float, bytes]] = {}
         self.arrived: set[int] = set()
         self.told: list[tuple[Fact, Actor, float]] = []
         """What was answered, by whom and when."""
@@ -68,11 +68,12 @@ class NearSight(World):
         if raw is not None and raw != before:
             self.versions.setdefault(id, []).append(version(raw))
 
-    def hinted(self, browser: str) -> bool:
-        """Whether a browser says that it has changed its session."""
-        return self.backend.clock() < self.hints.get(browser, float("-inf"))
+    def hint_of(self, browser: str) -> bytes | None:
+        """The cookie by which a browser says that it has changed its session."""
+        until, cookie = self.hints.get(browser, (float("-inf"), None))
+        return cookie if self.backend.clock() < until else None
 
-    def served(self, actor: Actor, session: Session, *, own: bool) -> None:
+    def served(self, actor: Actor, session: Session) -> None:
         """A request is served from a copy."""
         stored, now = state_of(session).stored, self.time.time()
         assert stored is not None
@@ -87,7 +88,7 @@ class NearSight(World):
                 self.broken.append("I2 who answered serves a copy of before")
         known = self.versions.get(id, [])
         lost = self.used & {*LOST_RECORD}
-        if own or lost or stored.version not in known:  # a hint doesn't say who changed it last
+        if lost or stored.version not in known:
             return
         served = known.index(stored.version)
         for other in self.actors:

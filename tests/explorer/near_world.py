@@ -165,8 +165,8 @@ class NearWorld(NearSight):
             if actor.phase is Phase.DONE and actor.number not in self.arrived:
                 self.arrived.add(actor.number)
                 door = self.doors.get(actor.number)
-                if door is not None and door.hints:
-                    self.hints[actor.browser] = self.backend.clock() + HINT_SECONDS
+                if door is not None and (cookie := door.hints) is not None:
+                    self.hints[actor.browser] = self.backend.clock() + HINT_SECONDS, cookie
 
     async def _pass(self) -> None:
         for seconds in (BOUND / 3, BOUND / 3, BOUND / 3, TICK):

@@ -74,7 +74,8 @@ async def test_a_socket_reads_and_saves(redis_url: str, prefix: str) -> None:
             await socket.send_json(session)
         await socket.close()
 
-    app = with_socket(endpoint, store=redis_url, prefix=prefix, secret_key=KEY, https_only=False)
+    options: dict[str, Any] = {"store": redis_url, "prefix": prefix, "secret_key": KEY}
+    app = with_socket(endpoint, https_only=False, end_sockets=False, **options)
     with serve(app) as address:
         async with httpx2.AsyncClient(base_url=f"http://{address}") as browser:
             token = token_in(await browser.get("/write?user_id=alice"), "sid")
@@ -154,7 +155,8 @@ def test_saving_where_the_session_ended_says_so(redis_url: str, prefix: str) -> 
             await socket.send_text("gone")
         await socket.close()
 
-    app = with_socket(endpoint, store=redis_url, prefix=prefix, secret_key=KEY)
+    options: dict[str, Any] = {"store": redis_url, "prefix": prefix, "secret_key": KEY}
+    app = with_socket(endpoint, end_sockets=False, **options)
     with TestClient(app, base_url=BASE) as browser:
         browser.get("/write?user_id=alice")
         with browser.websocket_connect(SOCKET) as socket:

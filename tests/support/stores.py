@@ -125,22 +125,22 @@ class NearStore(MemoryStore):
     async def load(self, id: str) -> bytes | None:
         self.loads += 1
         found = await super().load(id)
-        self._keep(id, found, own=False)
+        self._keep(id, found)
         return found
 
     async def commit(
         self, id: str, expected: bytes | None, value: bytes, ttl: int
     ) -> Written[Commit]:
         written = await super().commit(id, expected, value, ttl)
-        self._keep(id, value if written is STORED else None, own=True)
+        self._keep(id, value if written is STORED else None)
         return written
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         self.copies.pop(id, None)
         return await super().end(id, tombstone, ttl)
 
-    def _keep(self, id: str, value: bytes | None, *, own: bool) -> None:
+    def _keep(self, id: str, value: bytes | None) -> None:
         if is_record(value):
-            self.copies[id] = NearCopy(bytes(value or b""), own=own)
+            self.copies[id] = NearCopy(bytes(value or b""))
         else:
             self.copies.pop(id, None)

@@ -72,7 +72,7 @@ def test_a_socket_that_ends_overwrites_nothing(redis_url: str, prefix: str, chan
 
 @pytest.mark.parametrize("how", ["clear=", "set=user_id:bob", "rotate="])
 def test_a_socket_revives_nothing(redis_url: str, prefix: str, how: str) -> None:
-    """Ended, switched or rotated while a socket was open: its late change goes nowhere."""
+    """Ended, switched or rotated while a socket stays open: its late change goes nowhere."""
     events = Events()
 
     async def endpoint(socket: WebSocket) -> None:
@@ -81,7 +81,8 @@ def test_a_socket_revives_nothing(redis_url: str, prefix: str, how: str) -> None
         socket.session["late"] = 1
         await socket.close()
 
-    app = Talking(endpoint, store=redis_url, prefix=prefix, secret_key=KEY, on_event=events)
+    options: dict[str, Any] = {"store": redis_url, "prefix": prefix, "on_event": events}
+    app = Talking(endpoint, secret_key=KEY, end_sockets=False, **options)
     with TestClient(app, base_url=BASE) as browser:
         browser.get("/do?set=user_id:alice")
         with browser.websocket_connect(SOCKET) as socket:

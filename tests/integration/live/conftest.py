@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Final
 
 import pytest
 
-from redis_sessions import MemoryStore
-from redis_sessions.stores.protocols import Store
+from redis_sessions import MemoryStore, RedisStore, SessionStore
+
+NEAR: Final = {"redis": 0, "redis, near copies": 1.0}
+"""The bound of each `RedisStore`."""
 
 
-@pytest.fixture(params=["memory"])
-async def store(request: pytest.FixtureRequest) -> AsyncGenerator[Store, None]:
+@pytest.fixture(params=["memory", *NEAR])
+async def store(
+    request: pytest.FixtureRequest, redis_url: str, prefix: str
+) -> AsyncGenerator[SessionStore, None]:
     """A store that tells of changes. The server and the test use it in event loops of their own."""
-    assert request.param == "memory"
-    store = MemoryStore()
+    store: SessionStore = MemoryStore()
+    if request.param in NEAR:
+        store = RedisStore(redis_url, prefix=prefix, client_cache=NEAR[request.param])
     yield store
     await store.close()
 

@@ -41,30 +41,24 @@ async def other(server: Server, prefix: str) -> AsyncIterator[RedisStore]:
 
 
 async def test_what_was_read(store: RedisStore, other: RedisStore) -> None:
-    """A record that was read is kept, and it isn't one's own."""
+    """A record that was read is kept."""
     id = new_id()
     value = await stored(other, id)
     assert copy(store, id) is None
     assert await kept(store, id) == value
-    found = store.near_copy(id)
-    assert found is not None
-    assert not found.own
 
 
 async def test_what_was_stored(store: RedisStore) -> None:
-    """A record that this process has stored is kept at the reply, and it is one's own."""
+    """A record that this process has stored is kept at the reply."""
     id = new_id()
     await store.load(id)
     for before in (None, await stored(store, id)):
         if before is not None:
             value = await stored(store, id, before)
             assert copy(store, id) == value
-    found = store.near_copy(id)
-    assert found is not None
-    assert found.own
 
 
-async def test_what_is_read_again_stays_ones_own(store: RedisStore, other: RedisStore) -> None:
+async def test_what_is_read_again_stays(store: RedisStore, other: RedisStore) -> None:
     """Reading the same bytes keeps the copy; reading other bytes replaces it."""
     id = new_id()
     first = await stored(store, id)
@@ -75,7 +69,7 @@ async def test_what_is_read_again_stays_ones_own(store: RedisStore, other: Redis
     assert await store.load(id) == second
     after = store.near_copy(id)
     assert after is not None
-    assert (after.value, after.own) == (second, False)
+    assert after.value == second
 
 
 async def test_another_process_writes(store: RedisStore, other: RedisStore) -> None:

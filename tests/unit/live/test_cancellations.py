@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from redis_sessions import Event, Keyring, SessionManager, SessionMiddleware, get_session
 from tests.support import LOOPS
 from tests.support.open import opened
 from tests.unit.live.live import ACCEPT, CLOSED, GONE, LAST, START, Live, part, sign_out
+from tests.unit.setting import KEY
 
 pytestmark = pytest.mark.parametrize("anyio_backend", LOOPS)
 
@@ -41,6 +44,61 @@ async def test_a_server_that_shuts_down(at: Live, kind: str, order: str) -> None
             connection.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await connection.end()
+    assert at.watchers() == 0
+
+
+@pytest.mark.parametrize("kind", ["websocket", "http"])
+async def test_a_server_that_shuts_down_at_the_same_time(at: Live, kind: str) -> None:
+    """Two cancellations arrive as one, and it isn't taken for ours alone."""
+    token, kinds = await at.alice(), list[str]()
+
+    def shut_down(event: Event) -> None:
+        kinds.append(event.name)
+        if event.name == "disconnected":
+            connection.task.cancel()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if kind == "websocket":
+            await receive()
+            await send(ACCEPT)
+            await receive()
+        else:
+            await send(START)
+            await asyncio.Event().wait()
+
+    manager = SessionManager(at.store, Keyring(KEY), clock=at.clock, on_event=shut_down)
+    async with opened(SessionMiddleware(app, manager=manager), token, kind=kind) as connection:
+        await connection.next()
+        await sign_out(at, token)
+        with pytest.raises(asyncio.CancelledError):
+            await connection.end()
+        assert connection.task.cancelling() == 1
+    assert kinds == ["disconnected"]
+
+
+@pytest.mark.parametrize("how", ["returns", "fails", "signs out and fails"])
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_stream_that_is_over_at_the_same_time(at: Live, how: str, steps: int) -> None:
+    """The task of an application that is through isn't cancelled, and its error is its own."""
+    token, through = await at.alice(), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = get_session(HTTPConnection(scope))
+        await send(START)
+        await sign_out(at, token)
+        for _ in range(steps):  # of the loop, in one of which the stream would be ended
+            await asyncio.sleep(0)
+        through.append(how)
+        if how == "signs out and fails":
+            session.clear()
+        if how != "returns":
+            raise ValueError("says the test")
+
+    async with opened(at.app(app), token, kind="http") as stream:
+        (ended,) = await asyncio.gather(stream.end(), return_exceptions=True)
+    failed = through and how != "returns"
+    assert repr(ended) == ("ValueError('says the test')" if failed else "None")
+    assert stream.task.cancelling() == 0
     assert at.watchers() == 0
 
 

@@ -31,7 +31,7 @@ class Process:
         )
 
     async def visit(
-        self, token: str, act: Act = dict, *, hinted: bool = False, **options: Any
+        self, token: str, act: Act = dict, *, hint: str = "", **options: Any
     ) -> tuple[Any, Reply]:
         """A request whose handler does this with its session: what that returned, and the reply."""
         done = list[Any]()
@@ -44,7 +44,7 @@ class Process:
 
         agent = options.pop("agent", b"")
         middleware = SessionMiddleware(app, manager=self.manager, **options)
-        cookie = f"{COOKIE}={token}" + (f"; {HINT}=1" if hinted else "")
+        cookie = f"{COOKIE}={token}; {hint}"
         reply = await ask(middleware, [(b"cookie", cookie.encode()), (b"user-agent", agent)])
         return done[0] if done else None, reply.checked()
 
@@ -81,6 +81,12 @@ def adding(**data: Any) -> Act:
         return before
 
     return act
+
+
+def hint_in(reply: Reply) -> str:
+    """The hint as the browser sends it back."""
+    (header,) = hints(reply)
+    return header.partition(";")[0]
 
 
 def hints(reply: Reply) -> list[str]:

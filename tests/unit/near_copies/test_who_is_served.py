@@ -23,7 +23,7 @@ from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import Clock, store_session
 from tests.support.asgi import COOKIE, Reply, ask, cookie, scope_of
 from tests.support.stores import NearStore
-from tests.unit.near_copies.near import HINT, Processes, adding, hints
+from tests.unit.near_copies.near import HINT, Processes, adding, hint_in, hints
 from tests.unit.setting import KEY, START
 
 
@@ -89,16 +89,39 @@ async def test_whoever_changes_a_session_is_hinted(at: Processes) -> None:
 async def test_a_hinted_browser_sees_what_it_stored(at: Processes) -> None:
     """After its change in another process, a browser isn't served from an older copy."""
     token = await at.begin(n=1)
-    await at.there.visit(token, adding(n=2))
+    _, reply = await at.there.visit(token, adding(n=2))
     assert await at.here.asked(at.here.visit(token)) == ({"n": 1}, 0)  # the copy is old
-    assert await at.here.asked(at.here.visit(token, hinted=True)) == ({"n": 2}, 1)
+    hinted = at.here.visit(token, hint=hint_in(reply))
+    assert await at.here.asked(hinted) == ({"n": 2}, 1)
 
 
-async def test_a_hinted_browser_and_a_copy_of_our_own(at: Processes) -> None:
-    """What this process has stored itself also serves a browser with the hint."""
+async def test_a_hinted_browser_and_the_version_that_it_stored(at: Processes) -> None:
+    """A copy of that version serves it, in the process that has written it and in others."""
     token = await at.begin(n=1)
-    await at.here.visit(token, adding(n=2))
-    assert await at.here.asked(at.here.visit(token, hinted=True)) == ({"n": 2}, 0)
+    _, reply = await at.here.visit(token, adding(n=2))
+    hint = hint_in(reply)
+    assert await at.here.asked(at.here.visit(token, hint=hint)) == ({"n": 2}, 0)
+    assert await at.there.asked(at.there.visit(token, hint=hint)) == ({"n": 2}, 1)
+    assert await at.there.asked(at.there.visit(token, hint=hint)) == ({"n": 2}, 0)
+
+
+async def test_a_hinted_browser_and_what_a_process_wrote_before(at: Processes) -> None:
+    """A process that wrote, and hasn't heard of the browser's later change, serves no copy."""
+    token = await at.begin(n=1)
+    _, first = await at.here.visit(token, adding(n=2))
+    _, second = await at.there.visit(token, adding(n=3), hint=hint_in(first))
+    assert await at.here.asked(at.here.visit(token)) == ({"n": 2}, 0)  # the copy is old
+    hinted = at.here.visit(token, hint=hint_in(second))
+    assert await at.here.asked(hinted) == ({"n": 3}, 1)
+
+
+@pytest.mark.parametrize("value", ["", "1", "x" * 4000, '"'])
+async def test_a_hint_of_another_value(at: Processes, value: str) -> None:
+    """Whatever a client writes into it, or which hints it has besides, it gets the newest."""
+    token = await at.begin(n=1)
+    _, reply = await at.here.visit(token, adding(n=2))
+    for hint in (f"{HINT}={value}", f"{hint_in(reply)}; {HINT}={value}"):
+        assert await at.here.asked(at.here.visit(token, hint=hint)) == ({"n": 2}, 1)
 
 
 async def test_clients_with_headers_ask_the_store(at: Processes) -> None:
@@ -199,7 +222,6 @@ async def test_fresh_asks_the_store(at: Processes, lazy: bool) -> None:
     reply = await visit()
     assert (reply.status, reply.body, hints(reply)) == (200, b'"alice"', [])
     assert at.here.store.loads == loads + 1
-    at.here.store.copies[token[:20]].own = True
     copy = at.here.store.copies[token[:20]]
     await at.there.visit(token, Session.clear)
     at.here.store.copies[token[:20]] = copy
@@ -254,33 +276,35 @@ async def test_a_store_without_copies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cookies", "hinted"),
+    ("cookies", "hint"),
     [
-        ([f"{HINT}=1"], True),
-        ([f"a=b; \t{HINT}=", "c=d"], True),
-        (["a=b", f"c=d;{HINT}=1"], True),
-        ([f"a={HINT}=1"], False),
-        ([f"x{HINT}=1; {COOKIE}=t"], False),
-        ([f"{HINT}er=1"], False),
-        ([], False),
+        ([f"{HINT}=1"], "1"),
+        ([f"a=b; \t{HINT}=", "c=d"], ""),
+        (["a=b", f"c=d;{HINT}=1"], "1"),
+        ([f"{HINT}=1; a=b;{HINT}=2", f"{HINT}=3"], "1,2,3"),
+        ([f"a={HINT}=1"], None),
+        ([f"x{HINT}=1; {COOKIE}=t"], None),
+        ([f"{HINT}er=1"], None),
+        ([], None),
     ],
 )
-def test_the_hint_is_found_as_a_cookie_is(cookies: list[str], hinted: bool) -> None:
+def test_the_hint_is_found_as_a_cookie_is(cookies: list[str], hint: str | None) -> None:
     """The hint counts as a cookie of its own, and not within another's name or value."""
     transport = CookieTransport()
     scope = scope_of(headers=[(b"cookie", text.encode()) for text in cookies])
-    assert transport.hinted(scope) is hinted
-    assert transport.read_with_hint(scope) == (transport.read(scope), hinted)
+    assert transport.hinted(scope) is (hint is not None)
+    assert transport.read_with_hint(scope) == (transport.read(scope), hint)
 
 
 async def test_the_hint_among_several_transports(at: Processes) -> None:
     """With a cookie and a header, too, a hinted browser isn't served from an older copy."""
     token = await at.begin(n=1)
-    await at.there.visit(token, adding(n=2))
+    _, reply = await at.there.visit(token, adding(n=2))
     both = [CookieTransport(), HeaderTransport()]
     assert await at.here.asked(at.here.visit(token, transport=both)) == ({"n": 1}, 0)
-    hinted = at.here.visit(token, hinted=True, transport=both)
-    assert await at.here.asked(hinted) == ({"n": 2}, 1)
+    for loads in (1, 0):
+        hinted = at.here.visit(token, hint=hint_in(reply), transport=both)
+        assert await at.here.asked(hinted) == ({"n": 2}, loads)
 
 
 async def test_a_transport_of_ones_own_reads_the_token(at: Processes) -> None:
