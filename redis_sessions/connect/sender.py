@@ -123,11 +123,13 @@ class Sender:
     async def close(self) -> None:
         """Let what waits leave, and retire the link. A later item opens one again."""
         self._closing = True
-        self._leave()
-        while under_way := self._opening if self.link is None else self.link.closed:
-            await asyncio.wait([under_way])
+        try:
             self._leave()
-        self._closing = False
+            while under_way := self._opening if self.link is None else self.link.closed:
+                await asyncio.wait([under_way])
+                self._leave()
+        finally:
+            self._closing = False
 
     def leave(self, error: StoreError) -> None:
         """Let all that waits or is under way fail at once: the server isn't used any more."""
@@ -201,13 +203,13 @@ class Sender:
             self._fail_all(exc)
             if not isinstance(exc, Exception):
                 raise
-        else:
+        finally:
+            self._opening = None
+        if self.link is not None:
             if self._dialer.connector.starts_server:  # which takes longer than items may wait
                 for queue in self.queues:
                     queue.wait_from(self._loop.time())
-            self._leave()
-        finally:
-            self._opening = None
+            self._leave()  # it may have to open another link
 
     def _fail_all(self, error: BaseException, parts: Sequence[Part] = ()) -> None:
         """Let all that waits fail, and these parts."""
