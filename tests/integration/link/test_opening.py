@@ -31,7 +31,7 @@ def sentinel(port: Callable[[], int]) -> Callable[[bytes], bytes]:
 
 
 async def test_another_primary_meanwhile() -> None:
-    """A link that was opened to the former one is left, and what waits for it leaves over another."""
+    """A link that was opened to the former one is left, and what waits leaves over another."""
     reached, free = asyncio.Event(), asyncio.Event()
 
     async def slowly() -> bytes:
