@@ -181,13 +181,13 @@ class Tracking:
 
     def on_replies(self, replies: list[Any]) -> bool:
         """Take the answer to the question."""
+        if self._sender.answering is not self._asked:  # another link has been asked meanwhile
+            return True
         refusal = next((r for r in replies if isinstance(r, errors.RedisError)), None)
         if refusal is not None:
             self._fail(str(refusal), counts=_ATTEMPTS)
             return True
-        if self._link is not None:  # it was left, and may have had notices that nobody has read
-            self._leave_link()
-        self._link = self._asked = self._sender.answering
+        self._link = self._asked
         return self._note_role(replies[-1])
 
     def on_failure(self, error: BaseException) -> None:
