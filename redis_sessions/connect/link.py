@@ -162,20 +162,24 @@ class Link(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        try:
-            self._reader.feed(data)
-            while not self.lost and (reply := self._reader.gets()) is not _MORE:
-                if reply.__class__ is _Push:
-                    if (owner := self._owner()) is not None:
-                        owner.on_push(self, reply)
-                elif self.flights:
-                    self._replies.append(reply)
-                    if len(self._replies) >= self.flights[0].count:
-                        self._answer()
-                else:
-                    self.abandon(errors.InvalidResponse("the server has sent something by itself"))
-        except errors.InvalidResponse as exc:
-            self.abandon(exc)
+        self._reader.feed(data)
+        while not self.lost:
+            try:
+                reply = self._reader.gets()
+            except (errors.InvalidResponse, TypeError) as exc:  # a map's key may be a list
+                self.abandon(errors.InvalidResponse(str(exc)))
+                return
+            if reply is _MORE:
+                return
+            if reply.__class__ is _Push:
+                if (owner := self._owner()) is not None:
+                    owner.on_push(self, reply)
+            elif self.flights:
+                self._replies.append(reply)
+                if len(self._replies) >= self.flights[0].count:
+                    self._answer()
+            else:
+                self.abandon(errors.InvalidResponse("the server has sent something by itself"))
 
     def _answer(self) -> None:
         replies, self._replies = self._replies, []

@@ -78,8 +78,8 @@ class Sender:
 
     `seconds` bounds opening a link, and each flight. There are three cases for what waits:
 
-    1. There is a link: it leaves at the end of this tick. If `max_flights` are under way, it leaves
-       together with what comes until one of them is answered.
+    1. There is a link: it leaves at the end of this tick. If two flights are under way, it
+       leaves together with what comes until one of them is answered.
     2. There is none: a link is opened. What waits fails if that fails.
     3. The link is lost after it was sent: it is sent once more over the next link, but not if the
        server was too slow. All that is sent here may be repeated.
@@ -94,12 +94,10 @@ class Sender:
         seconds: float,
         scripts: Sequence[Script] = (),
         errands: Sequence[Errand] = (),
-        max_flights: int = MAX_FLIGHTS,
     ) -> None:
         self._dialer = dialer
         self._seconds = seconds
         self._scripts = scripts
-        self._max_flights = max_flights
         self._loop = asyncio.get_running_loop()
         self._context = Context()  # that of no request
         self.link: Link | None = None
@@ -123,11 +121,13 @@ class Sender:
     async def close(self) -> None:
         """Let what waits leave, and retire the link. A later item opens one again."""
         self._closing = True
-        self._leave()
-        while under_way := self._opening if self.link is None else self.link.closed:
-            await asyncio.wait([under_way])
+        try:
             self._leave()
-        self._closing = False
+            while under_way := self._opening if self.link is None else self.link.closed:
+                await asyncio.wait([under_way])
+                self._leave()
+        finally:
+            self._closing = False
 
     def leave(self, error: StoreError) -> None:
         """Let all that waits or is under way fail at once: the server isn't used any more."""
@@ -154,7 +154,7 @@ class Sender:
             if self._waits:
                 self._open_soon()
             return
-        while len(link.flights) < self._max_flights:
+        while len(link.flights) < MAX_FLIGHTS:
             now = self._loop.time()
             parts = self._next_parts(now)
             if not parts:
@@ -201,13 +201,13 @@ class Sender:
             self._fail_all(exc)
             if not isinstance(exc, Exception):
                 raise
-        else:
+        finally:
+            self._opening = None
+        if self.link is not None:
             if self._dialer.connector.starts_server:  # which takes longer than items may wait
                 for queue in self.queues:
                     queue.wait_from(self._loop.time())
-            self._leave()
-        finally:
-            self._opening = None
+            self._leave()  # it may have to open another link
 
     def _fail_all(self, error: BaseException, parts: Sequence[Part] = ()) -> None:
         """Let all that waits fail, and these parts."""

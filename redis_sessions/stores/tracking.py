@@ -81,6 +81,8 @@ class Tracking:
         self._unanswered = 0
         self._failures = 0
         self._retry_at = _NEVER
+        self._lost_asked: str | None = None  # why the last link was lost, if it had been asked
+        self._read_at = _NEVER  # all that is watched
         self._retrying: asyncio.TimerHandle | None = None
         self._warned = False
         sender.listener = self
@@ -110,6 +112,8 @@ class Tracking:
         """Keep copies of what was read, if it was read over the link."""
         copies, link = self.copies, self._link
         if link is None or self._sender.answering is not link:
+            if self._lost_asked is not None:  # it answers if it isn't asked to track
+                self._fail(self._lost_asked)
             return
         if copies is not None:
             for key, value in zip(keys, values, strict=True):
@@ -176,35 +180,34 @@ class Tracking:
 
     def on_replies(self, replies: list[Any]) -> bool:
         """Take the answer to the question."""
+        if self._sender.answering is not self._asked:  # another link has been asked meanwhile
+            return True
         refusal = next((r for r in replies if isinstance(r, errors.RedisError)), None)
         if refusal is not None:
             self._fail(str(refusal), counts=_ATTEMPTS)
             return True
-        self._link = self._sender.answering
+        self._link = self._asked
         return self._note_role(replies[-1])
 
     def on_failure(self, error: BaseException) -> None:
-        """The link was lost. Some proxies close a connection at a command that they don't know."""
-        self._asked = None
-        if getattr(error, "reason", None) == "connection":
-            self._fail(str(error))
+        """The link was lost. Some proxies close a connection at a command that they don't know.
+
+        Or the server is away. So this counts as a failure once it has answered something else.
+        """
+        if getattr(error, "reason", None) in ("connection", "protocol"):
+            self._ask_later(self._bound / 3)
+            self._read_watched_later(self._bound / 3)
+            self._lost_asked = str(error)
 
     def _fail(self, why: str, *, counts: int = 1) -> None:
-        """Ask once more in a moment, and after some failures in a row only in a minute.
-
-        What is sent at once leaves without the question, so that it isn't lost together with it.
-        """
-        now = self._loop.time()
-        if now > self._retry_at + _PAUSE:
-            self._failures = 0  # the last failure was long ago
+        """Ask once more in a moment, and after some failures in a row only in a minute."""
         self._failures += counts
-        self._asked = None
         if self._failures < _ATTEMPTS:
-            pause = self._bound / 3
-            self._retry_later(pause)
+            self._ask_later(self._bound / 3)
+            self._read_watched_later(self._bound / 3)
         else:
-            pause = _PAUSE
-            self._watching.poll(pause + 2 * POLL)
+            self._ask_later(_PAUSE)
+            self._watching.poll(_PAUSE + 2 * POLL)
             if not self._warned:
                 self._warned = True
                 logger.warning(
@@ -213,15 +216,19 @@ class Tracking:
                     self._dialer.where,
                     why,
                 )
-        self._retry_at = now + pause
 
-    def _retry_later(self, seconds: float) -> None:
+    def _ask_later(self, seconds: float) -> None:
+        """Ask after so many seconds. What is sent until then mustn't be lost with the question."""
+        self._asked, self._lost_asked = None, None
+        self._retry_at = self._loop.time() + seconds
+
+    def _read_watched_later(self, seconds: float) -> None:
         """Read what is watched, which asks the link as well."""
-        if self._retrying is None:
-            self._retrying = call_later(seconds, self, Tracking._retry)
+        if self._watching and self._retrying is None:
+            self._retrying = call_later(seconds, self, Tracking._read_watched)
 
-    def _retry(self) -> None:
-        self._retrying = None
+    def _read_watched(self) -> None:
+        self._retrying, self._read_at = None, self._loop.time()
         self._watching.read(None)
 
     # -- what a link tells
@@ -247,7 +254,11 @@ class Tracking:
 
     def _leave_link(self) -> None:
         self.close()
-        self._watching.read(None)
+        pause = self._read_at + self._bound / 3 - self._loop.time()
+        if pause > 0:  # the server may close every link
+            self._read_watched_later(pause)
+        else:
+            self._read_watched()
 
     def close(self) -> None:
         """Expect nothing of the link any more, and do nothing by oneself."""
@@ -323,6 +334,7 @@ class Tracking:
             if self._failures:  # what is watched was read meanwhile, and not tracked
                 self._watching.read(None)
         self._failures, self._retry_at, self._warned = 0, _NEVER, False
+        self._lost_asked = None
         self._proven = sent
         if self.copies is not None:
             self.copies.answered(sent)
