@@ -182,9 +182,7 @@ class NearWorld(World):
 
     def footprint(self, action: Action) -> Footprint:
         what, who, nth = action
-        process = (
-            self.processes[int(str(nth).partition("/")[0])] if self._of_process(what) else None
-        )
+        process = self.processes[int(str(nth).partition("/")[0])] if self._of_process(what) else None
         mine = {f"request {who}": True} if who else {}
         if what == "leave":
             return {**super().footprint(action), **self._in(who, False), "answered": False}
@@ -439,7 +437,9 @@ class NearWorld(World):
                 if known.index(stored.version) < known.index(door.after.version):
                     self.broken.append("a browser sees less than it has stored")
 
-    def open_socket(self, actor: Actor, process: Process, worker: Worker, session: Session) -> None:
+    def open_socket(
+        self, actor: Actor, process: Process, worker: Worker, session: Session
+    ) -> None:
         """A request goes on as a socket, which its session's end ends."""
 
         def ended(_: object) -> None:
