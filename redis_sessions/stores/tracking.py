@@ -190,10 +190,13 @@ class Tracking:
         return self._note_role(replies[-1])
 
     def on_failure(self, error: BaseException) -> None:
-        """The link was lost. Some proxies close a connection at a command that they don't know.
+        """Ask again. Some proxies close a connection at a command that they don't know.
 
         Or the server is away. So this counts as a failure once it has answered something else.
         """
+        if self._link is not None:  # another link has been asked meanwhile
+            return
+        self._asked = None
         if getattr(error, "reason", None) in ("connection", "protocol"):
             self._ask_later(self._bound / 3)
             self._read_watched_later(self._bound / 3)

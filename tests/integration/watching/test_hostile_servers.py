@@ -1,4 +1,4 @@
-"""Servers that answer the question whether they tell what changes, and then do what they like."""
+"""What goes wrong with the question whether a server tells what changes, or right after it."""
 
 from __future__ import annotations
 
@@ -102,3 +102,13 @@ async def test_a_server_that_was_away_behind_a_proxy(caplog: pytest.LogCaptureFi
         with caplog.at_level(logging.WARNING):
             await soon(lambda: copy(store, id) == VALUE)
     assert "doesn't say which keys change" not in caplog.text
+
+
+async def test_the_question_could_not_be_sent() -> None:
+    """It was to leave together with what can't be encoded: it leaves with the next read."""
+    id = new_id()
+    async with store_of(Scripted()) as store:
+        with pytest.raises(UnicodeEncodeError):
+            await store.load("\ud800")
+        assert await store.load(id) == VALUE
+        assert copy(store, id) == VALUE
