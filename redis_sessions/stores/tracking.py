@@ -114,6 +114,9 @@ class Tracking:
         if link is None or self._sender.answering is not link:
             if self._lost_asked is not None:  # it answers if it isn't asked to track
                 self._fail(self._lost_asked)
+            if self._watching and any(key in self._watching for key in keys):
+                # Nobody tells of its next change: it is read again when the link may be asked.
+                self._read_watched_later(max(self._bound / 3, self._retry_at - self._loop.time()))
             return
         if copies is not None:
             for key, value in zip(keys, values, strict=True):
