@@ -106,7 +106,7 @@ def test_scale() -> None:
     assert {table: errors(found[table]) for table in tables} == dict.fromkeys(tables, 0)
     assert found["arrivals"][0]["answered"] > 0
     assert {row["nodes"]: len(row["server_cpu_us"]) for row in found["nodes"]} == {0: 1, 1: 1, 2: 2}
-    assert all(row["batches"] > 0 for row in found["nodes"])
+    assert all(row["batches"] > 0 for row in found["nodes"] if not row["near"])
 
 
 @pytest.mark.parametrize(
