@@ -3,11 +3,12 @@
 import asyncio
 import json
 import os
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from fastapi import FastAPI, Form, Request, Response, WebSocket
+from fastapi import FastAPI, Form, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
@@ -141,8 +142,9 @@ async def changes(socket: WebSocket, session: SessionDep) -> None:
         return
 
     async def show() -> None:
-        async for keys in session.changes():
-            await socket.send_json(sorted(keys))
+        with suppress(WebSocketDisconnect):  # the page may be left just now
+            async for keys in session.changes():
+                await socket.send_json(sorted(keys))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(show())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -79,6 +81,19 @@ def test_every_way_to_sign_out_ends_the_sockets(demo: Demo) -> None:
             assert json.loads(stays.recv(PATIENCE)) == ["count"]
             laptop.post("/sign-out")
             assert code(stays) == 1008
+
+
+def test_leaving_a_page_that_is_told_something(findable_server: None) -> None:
+    """A page that is left while it is told of a change, as by its own form, is no error."""
+    with Demo() as demo, demo.browser() as browser:
+        browser.post("/count")
+        with ThreadPoolExecutor(1) as pool:
+            counting = pool.submit(lambda: [browser.post("/count") for _ in range(100)])
+            while not counting.done():
+                with open_socket(browser):
+                    pass
+        assert all(answer.is_success for answer in counting.result())
+        assert demo.stop(signal.SIGTERM) == (-signal.SIGTERM, "")
 
 
 def test_several_workers(redis_url: str) -> None:
