@@ -259,7 +259,6 @@ def demo(
         workers=workers,
         log_level="warning",
         timeout_graceful_shutdown=3,  # a browser that hangs doesn't keep it from ending
-        timeout_worker_healthcheck=60,  # a worker that starts slowly isn't killed
     )
     listener = config.bind_socket()
     listener.listen(config.backlog)  # who comes before it has started waits, and isn't refused

@@ -52,24 +52,27 @@ def test_an_unfinished_request_does_not_keep_it(start: Callable[..., Demo]) -> N
     with demo.browser() as client:
         client.get("/")  # it serves
     with socket.create_connection(("127.0.0.1", demo.port)) as hanging:
-        hanging.sendall(b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
+        hanging.sendall(
+            b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\nname="
+        )
         with demo.browser() as client:
             client.get("/")  # it has read what the other one has sent
         assert demo.stop(signal.SIGTERM)[0] == -signal.SIGTERM
 
 
 def test_several_workers_share_the_sessions(start: Callable[..., Demo], redis_url: str) -> None:
-    """With two processes every request opens the session, whichever of them answers."""
+    """With two processes every request opens the session; both end, although pages are open."""
     demo = start("--workers", "2", "--store", as_owner(redis_url))
-    with demo.browser() as client:
+    with demo.browser() as client, ExitStack() as pages:
         client.post("/sign-in", data={"name": NAME})
-        token = client.cookies[COOKIE]
-
-    for _ in range(20):
-        with demo.browser(**JSON) as client:  # a new connection, for whichever process accepts it
-            client.cookies[COOKIE] = token
-            assert client.get("/").json()["session"]["principal"] == NAME
-    assert demo.stop(signal.SIGTERM)[0] == 0
+        for _ in range(20):
+            with demo.browser(**JSON) as again:  # a new connection, for whichever accepts it
+                again.cookies[COOKIE] = client.cookies[COOKIE]
+                assert again.get("/").json()["session"]["principal"] == NAME
+        for _ in range(8):
+            pages.enter_context(open_socket(client))
+        assert demo.stop(signal.SIGTERM) == (0, "")
 
 
 def test_a_given_key_outlives_a_restart_and_a_new_one_begins_anew(redis_url: str) -> None:
