@@ -258,6 +258,7 @@ def demo(
         port=port,
         workers=workers,
         log_level="warning",
+        timeout_graceful_shutdown=3,  # a browser that hangs doesn't keep it from ending
     )
     listener = config.bind_socket()
     listener.listen(config.backlog)  # who comes before it has started waits, and isn't refused

@@ -1,12 +1,14 @@
-"""The demo's application: signing in and out, a counter, devices, and the page that shows all."""
+"""The demo's application: signing in and out, a counter, a cart, devices, and the page for all."""
 
+import asyncio
 import json
 import os
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, get_args
 
-from fastapi import FastAPI, Form, Request, Response
+from fastapi import FastAPI, Form, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
@@ -39,6 +41,7 @@ _templates: Final = Jinja2Templates(_HERE / "templates")  # it escapes what it p
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{20}$")]
+Item = Literal["apple", "pear", "plum"]
 
 
 def from_environment() -> FastAPI:
@@ -61,7 +64,7 @@ def create_app(store: str, secret_key: str) -> FastAPI:
         session_cookie="redis-sessions-demo",
         # Plain http on this machine, where not every client returns a Secure cookie.
         https_only=False,
-        # The stylesheet needs no session, and so asks Redis for none.
+        # The stylesheet and the script need no session, and so ask Redis for none.
         lazy=True,
     )
     app.add_middleware(_SecureHeaders)
@@ -69,6 +72,9 @@ def create_app(store: str, secret_key: str) -> FastAPI:
     app.get("/", response_model=None)(show)
     app.post("/sign-in")(sign_in)
     app.post("/count")(count)
+    app.post("/add")(add)
+    app.post("/remove")(remove)
+    app.websocket("/changes")(changes)
     app.post("/sign-out")(sign_out)
     app.post("/revoke")(revoke)
     app.post("/revoke-others")(revoke_others)
@@ -90,6 +96,7 @@ async def show(
         "page.html",
         {
             "session": seen,
+            "items": get_args(Item),
             "data": json.dumps(seen["data"], indent=2, ensure_ascii=False),
             "record": record,
             "devices": devices,
@@ -112,6 +119,37 @@ async def count(session: SessionDep) -> RedirectResponse:
     """Count, signed in or not: whoever signs in keeps what they counted before."""
     session["count"] = session.get("count", 0) + 1
     return _to_the_page()
+
+
+async def add(session: SessionDep, item: Annotated[Item, Form()]) -> RedirectResponse:
+    """Put something into the cart."""
+    session.setdefault("cart", []).append(item)
+    return _to_the_page()
+
+
+async def remove(session: SessionDep, item: Annotated[Item, Form()]) -> RedirectResponse:
+    """Take something out of the cart, unless another tab has done so."""
+    if item in session.get("cart", []):
+        session["cart"].remove(item)
+    return _to_the_page()
+
+
+async def changes(socket: WebSocket, session: SessionDep) -> None:
+    """Tell an open page which keys other requests change. It ends when the session does."""
+    await socket.accept()
+    if session.id is None:
+        await socket.close()  # nothing to watch; the page comes again, perhaps with a session
+        return
+
+    async def show() -> None:
+        with suppress(WebSocketDisconnect):  # the page may be left just now
+            async for keys in session.changes():
+                await socket.send_json(sorted(keys))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(show())
+        async for _ in socket.iter_text():  # until the page is left, or the session ends
+            pass
 
 
 async def sign_out(session: SessionDep) -> RedirectResponse:

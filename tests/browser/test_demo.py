@@ -18,9 +18,10 @@ COOKIE = "redis-sessions-demo"
 
 
 @pytest.fixture(scope="module")
-def demo(redis_url: str) -> Iterator[str]:
-    """Its address."""
+def demo(redis_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Its address. The parameter is the number of its processes."""
     command = [sys.executable, "-m", "redis_sessions.cli", "demo", "--port", "0"]
+    command += ["--workers", str(getattr(request, "param", 1))]
     with subprocess.Popen(
         [*command, "--store", as_owner(redis_url)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -130,7 +131,7 @@ def test_the_cookie(page: Page, context: BrowserContext) -> None:
 
 
 def test_devices(page: Page, browser: Browser, demo: str) -> None:
-    """Two browsers with one name: each is listed, and one signs the other out."""
+    """Two browsers with one name: each is listed, and one signs the other out, which says so."""
     name = f"Ida {page.evaluate('crypto.randomUUID()')}"
     sign_in(page, name)
     with browser.new_context() as elsewhere:
@@ -144,13 +145,63 @@ def test_devices(page: Page, browser: Browser, demo: str) -> None:
                 button(page, "Sign out everywhere else")
             else:
                 button(page, f"Sign out {other.locator('#session-id').inner_text()}")
+            expect(other.locator("#signed-out")).to_be_visible()
+            expect(other.get_by_label("Any name")).to_be_visible()
+            expect(other.locator("#record")).to_have_count(0)
             expect(page.locator(".devices li")).to_have_count(1)
             expect(page.locator(".devices li")).to_contain_text("this one")
-            other.reload()
-            expect(other.get_by_label("Any name")).to_be_visible()
 
     button(page, f"Sign out {page.locator('#session-id').inner_text()}")
     expect(page.get_by_label("Any name")).to_be_visible()
+    expect(page.locator("#signed-out")).to_be_hidden()
+
+
+@pytest.mark.parametrize("demo", [1, 2], indirect=True)
+def test_a_cart_in_two_tabs(page: Page, context: BrowserContext, demo: str) -> None:
+    """What is done in one tab shows in the other, whichever process serves it."""
+    other = context.new_page()
+    other.goto(demo)
+    for tab, following in ((page, other), (other, page)):
+        button(tab, "Add apple")
+        expect(following.locator("#cart button")).to_contain_text(["apple"])
+        button(tab, "Add pear")
+        expect(following.locator("#cart button")).to_contain_text(["apple", "pear"])
+        expect(following.locator("#data")).to_contain_text("pear")
+        expect(following.locator("#sealed")).to_have_text(tab.locator("#sealed").inner_text())
+        button(following, "Remove apple")
+        expect(tab.locator("#cart button")).to_contain_text(["pear"])
+        button(following, "Remove pear")
+        expect(tab.locator("#cart")).to_have_text("The cart is empty.")
+
+
+@pytest.mark.parametrize("demo", [1, 2], indirect=True)
+def test_signing_in_and_out_in_two_tabs(page: Page, context: BrowserContext, demo: str) -> None:
+    """A tab shows who has signed in in another one, and says that they have signed out."""
+    other = context.new_page()
+    other.goto(demo)
+    for name in ("Ada", "Grace"):
+        sign_in(page, name)
+        expect(other.locator("#principal")).to_have_text(name)
+        expect(other).to_have_title(f"{name} · redis-sessions demo")
+        expect(other.locator("#signed-out")).to_be_hidden()
+        button(page, "Sign out")
+        expect(other.locator("#signed-out")).to_be_visible()
+        expect(other.get_by_label("Any name")).to_be_visible()
+        expect(page.locator("#signed-out")).to_be_hidden()
+
+
+def test_it_needs_no_script(browser: Browser, demo: str) -> None:
+    """Without JavaScript everything works that somebody does, in one tab."""
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(demo)
+        button(page, "Add apple")
+        expect(page.locator("#cart button")).to_contain_text(["apple"])
+        sign_in(page, "Ada")
+        button(page, "Remove apple")
+        expect(page.locator("#cart")).to_have_text("The cart is empty.")
+        button(page, "Sign out")
+        expect(page.get_by_label("Any name")).to_be_visible()
 
 
 def test_a_blank_name_goes_nowhere(page: Page, demo: str) -> None:

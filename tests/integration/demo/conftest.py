@@ -18,5 +18,5 @@ def demo(findable_server: None) -> Iterator[Demo]:
 
 @pytest.fixture
 def browser(demo: Demo) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=demo.url, follow_redirects=True) as client:
+    with demo.browser() as client:
         yield client

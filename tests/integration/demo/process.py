@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+import httpx
 import pytest
+from websockets.sync.client import ClientConnection, connect
 
 # `python -m redis_sessions.cli`, but that the embedded server doesn't wait 30 s for a reload.
 START = """
@@ -25,6 +28,8 @@ runpy.run_module("redis_sessions.cli", run_name="__main__", alter_sys=True)
 NAME = "Ada Lovelace"
 COOKIE = "redis-sessions-demo"
 JSON = {"Accept": "application/json"}
+PATIENCE = 30
+"""Seconds after which a test fails that waits for what doesn't happen. Workers start slowly."""
 
 
 class Demo:
@@ -40,6 +45,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # so that its workers can be ended with it
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -52,10 +58,17 @@ class Demo:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
+        if self.process.returncode is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
         wait_until(self.is_gone)
         shutil.rmtree(self.base)
+
+    def browser(self, **headers: str) -> httpx.Client:
+        """A client that keeps its cookies, follows redirects, and waits until a worker serves."""
+        return httpx.Client(
+            base_url=self.url, follow_redirects=True, headers=headers, timeout=PATIENCE
+        )
 
     def stop(self, number: int) -> tuple[int, str]:
         """Send this signal; the exit status, and what it said after its address."""
@@ -68,12 +81,23 @@ class Demo:
         return not list(self.base.iterdir())
 
     @property
+    def port(self) -> int:
+        return int(self.url.rstrip("/").rpartition(":")[2])
+
+    @property
     def socket(self) -> Path:
         """The embedded server's."""
         return next(self.base.glob("*/socket"))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def open_socket(client: httpx.Client) -> ClientConnection:
+    """The WebSocket of a page that this client has open."""
+    url = str(client.base_url.copy_with(scheme="ws").join("/changes"))
+    cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    return connect(url, additional_headers={"Cookie": cookies}, open_timeout=PATIENCE)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it didn't happen"

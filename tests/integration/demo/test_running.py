@@ -7,13 +7,12 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from redis_sessions import generate_key
 from redis_sessions.demo import create_app
-from tests.integration.demo.process import COOKIE, JSON, NAME, Demo, wait_until
+from tests.integration.demo.process import COOKIE, JSON, NAME, Demo, open_socket, wait_until
 from tests.support.servers import as_owner
 
 
@@ -27,13 +26,15 @@ def start(findable_server: None) -> Iterator[Callable[..., Demo]]:
     ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)]
 )
 def test_it_ends_cleanly(start: Callable[..., Demo], number: int, status: int) -> None:
-    """Told to end, it does so without a word, and its server goes after its grace."""
+    """Told to end, it does so without a word, although a page is open; its server goes, too."""
     demo = start()
     with (
-        httpx.Client(base_url=demo.url, follow_redirects=True) as client,
+        demo.browser() as client,
         socket.socket(socket.AF_UNIX) as server,
+        ExitStack() as stack,
     ):
         client.post("/count")
+        stack.enter_context(open_socket(client))
         server.settimeout(20)
         server.connect(str(demo.socket))
 
@@ -41,23 +42,37 @@ def test_it_ends_cleanly(start: Callable[..., Demo], number: int, status: int) -
         assert server.recv(1) == b""  # it has ended, too
     wait_until(demo.is_gone)
 
-    port = int(demo.url.rstrip("/").rpartition(":")[2])
     with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
+        assert probe.connect_ex(("127.0.0.1", demo.port)) != 0
+
+
+def test_an_unfinished_request_does_not_keep_it(start: Callable[..., Demo]) -> None:
+    """A client that never sends the rest of its request is left after a moment."""
+    demo = start()
+    with demo.browser() as client:
+        client.get("/")  # it serves
+    with socket.create_connection(("127.0.0.1", demo.port)) as hanging:
+        hanging.sendall(
+            b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\nname="
+        )
+        with demo.browser() as client:
+            client.get("/")  # it has read what the other one has sent
+        assert demo.stop(signal.SIGTERM)[0] == -signal.SIGTERM
 
 
 def test_several_workers_share_the_sessions(start: Callable[..., Demo], redis_url: str) -> None:
-    """With two processes every request opens the session, whichever of them answers."""
+    """With two processes every request opens the session; both end, although pages are open."""
     demo = start("--workers", "2", "--store", as_owner(redis_url))
-    with httpx.Client(base_url=demo.url, follow_redirects=True) as client:
+    with demo.browser() as client, ExitStack() as pages:
         client.post("/sign-in", data={"name": NAME})
-    token = client.cookies[COOKIE]
-
-    for _ in range(20):
-        # A new connection each time, for whichever process accepts it.
-        seen = httpx.get(demo.url, headers=JSON, cookies={COOKIE: token}).json()
-        assert seen["session"]["principal"] == NAME
-    assert demo.stop(signal.SIGTERM)[0] == 0
+        for _ in range(20):
+            with demo.browser(**JSON) as again:  # a new connection, for whichever accepts it
+                again.cookies[COOKIE] = client.cookies[COOKIE]
+                assert again.get("/").json()["session"]["principal"] == NAME
+        for _ in range(8):
+            pages.enter_context(open_socket(client))
+        assert demo.stop(signal.SIGTERM) == (0, "")
 
 
 def test_a_given_key_outlives_a_restart_and_a_new_one_begins_anew(redis_url: str) -> None:

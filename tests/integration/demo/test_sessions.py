@@ -178,11 +178,7 @@ def signed_in(demo: Demo) -> Iterator[Callable[[str, str], httpx.Client]]:
     with ExitStack() as stack:
 
         def sign_in(name: str, agent: str) -> httpx.Client:
-            client = stack.enter_context(
-                httpx.Client(
-                    base_url=demo.url, follow_redirects=True, headers={"User-Agent": agent}
-                )
-            )
+            client = stack.enter_context(demo.browser(**{"User-Agent": agent}))
             client.post("/sign-in", data={"name": name})
             return client
 
