@@ -61,7 +61,7 @@ class TestDeployments(WatchConformance):
     async def store(
         self, deployment: Deployment, prefix: str, client_cache: float
     ) -> AsyncIterator[RedisStore]:
-        options = {**deployment.options, "client_cache": client_cache}
-        store = RedisStore(deployment.url, prefix=prefix, **options)
+        options = deployment.options
+        store = RedisStore(deployment.url, prefix=prefix, client_cache=client_cache, **options)
         yield store
         await store.close()
