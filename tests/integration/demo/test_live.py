@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -18,7 +18,7 @@ from tests.support.servers import as_owner
 
 
 @contextmanager
-def signed_in(demo: Demo, name: str) -> Iterator[httpx.Client]:
+def signed_in(demo: Demo, name: str) -> Generator[httpx.Client]:
     with demo.browser() as client:
         client.post("/sign-in", data={"name": name})
         yield client
