@@ -14,8 +14,7 @@ function show() {
 
 async function draw() {
   const turn = ++latest;
-  const answer = await fetch("/").catch(() => null);
-  const text = answer?.ok && (await answer.text());
+  const text = await fetch("/").then((answer) => answer.ok && answer.text()).catch(() => "");
   if (!text || turn !== latest) return; // Redis is away, or something else has changed by now
   const page = new DOMParser().parseFromString(text, "text/html");
   const [before, now] = [document, page].map((any) => any.querySelector("main"));
