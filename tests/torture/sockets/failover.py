@@ -87,7 +87,7 @@ def _slot(place: Place, socket: Open) -> int:
 
 
 async def _end(worker: Worker, socket: Open) -> float:
-    answered = await worker.sign_out(socket.token)
+    answered = await _until_signed_out(worker, socket)  # links to the former primary may be left yet
     return await socket.end() - answered
 
 
