@@ -87,7 +87,7 @@ def _slot(place: Place, socket: Open) -> int:
 
 
 async def _end(worker: Worker, socket: Open) -> float:
-    answered = await _until_signed_out(worker, socket)  # links to the former primary may be left yet
+    answered = await _until_signed_out(worker, socket)
     return await socket.end() - answered
 
 
