@@ -253,7 +253,9 @@ class Sender:
         for reply in replies:
             if isinstance(reply, errors.ResponseError):
                 if isinstance(reply, errors.NoScriptError) and not isinstance(part, _WithScripts):
-                    self._again.append(_WithScripts(part, self._scripts))
+                    # An errand has no time of its own: it was sent with somebody's items.
+                    until = part.until if part.attempts else self._loop.time() + self._seconds
+                    self._again.append(_WithScripts(part, self._scripts, until))
                     return
                 demoted = demoted or is_read_only(reply)
         if not part.on_replies(replies):
@@ -287,12 +289,12 @@ class Sender:
 class _WithScripts:
     """A part that is sent again behind SCRIPT LOAD, since the server didn't know a script."""
 
-    def __init__(self, part: Part, scripts: Sequence[Script]) -> None:
+    def __init__(self, part: Part, scripts: Sequence[Script], until: float) -> None:
         self._part = part
         self._loads = [("SCRIPT", "LOAD", script.text) for script in scripts]
         self.commands: Sequence[Command] = [*self._loads, *part.commands]
         self.attempts = part.attempts - 1
-        self.until = part.until
+        self.until = until
 
     def on_replies(self, replies: list[Any]) -> bool:
         """If a script is still missing, its command's reply is the error of SCRIPT LOAD."""
