@@ -23,7 +23,6 @@ from benchmarks.shop import (
     change,
     change_and_assign,
     cookie,
-    has_near_copies,
     near_copies,
     nothing,
     ours,
@@ -271,8 +270,6 @@ PEERS: Mapping[str, Peer] = {peer.name: peer for peer in _ALL}
 
 def missing(peer: Peer) -> list[str]:
     """The modules that this peer needs and that aren't installed."""
-    if peer.near and not has_near_copies():  # goes once RedisStore has the option
-        return ["redis_sessions with client_cache="]
     return [name for name in peer.modules if find_spec(name) is None]
 
 

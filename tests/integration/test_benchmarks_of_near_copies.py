@@ -10,7 +10,7 @@ import pytest
 from benchmarks import near, near_tables, staleness
 from benchmarks.driver import Client
 from benchmarks.near import Browser, expected
-from benchmarks.peers import NEAR, OURS, PEERS, missing
+from benchmarks.peers import OURS
 from tests.support import ROOT
 
 NEEDED = pytest.mark.usefixtures("redis_binary")
@@ -21,7 +21,6 @@ def silent(_: str) -> None:
 
 
 @NEEDED
-@pytest.mark.skipif(bool(missing(PEERS[NEAR])), reason="RedisStore has no client_cache= yet")
 def test_near() -> None:
     """A second page finds the copies of the first, and Redis remembers who has them."""
     found = near.measure(near.QUICK, silent)
