@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from inspect import iscoroutinefunction
 from typing import Any, Literal
 
-from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,24 +20,27 @@ from redis_sessions.http.connection import (
     Connections,
 )
 from redis_sessions.http.lifespan import fail_start, run_lifespan
+from redis_sessions.http.options import (
+    SecretKeys,
+    checked_choice,
+    manager_of,
+    transports_of,
+)
 from redis_sessions.http.realms import warn_of_side_by_side, with_innermost
 from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
-from redis_sessions.http.transports import CookieTransport, SameSite, Transport, Transports
+from redis_sessions.http.transports import CookieTransport, SameSite, Transport
 from redis_sessions.lifecycle.copies import reads_replicas
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
-from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.keywords import COOKIES, suggesting
+from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.policy import DEFAULT_MAX_AGE, DEFAULT_MAX_SIZE
 from redis_sessions.session.principal import PrincipalOption
-from redis_sessions.session.session import Session, Unloaded, serving
+from redis_sessions.session.session import Session, serving
 from redis_sessions.session.state import Duration
-from redis_sessions.stores import open_store
 from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
-
-SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret] | Keyring
 
 
 class SessionMiddleware:
@@ -126,8 +127,8 @@ class SessionMiddleware:
             "partitioned": (partitioned, False),
         }
         try:
-            self.manager = _manager(manager, store, secret_key, prefix, policy)
-            transports = _transports(transport, cookie)
+            self.manager = manager_of(manager, store, secret_key, prefix, policy)
+            transports = transports_of(transport, cookie)
             only = transports.all[0] if len(transports.all) == 1 else None
             backend = backend_of(self.manager)
             # A manager with a load() of its own wants to be called for each session.
@@ -142,7 +143,7 @@ class SessionMiddleware:
                 key=transports.keys[0],
                 read=transports.read if only is None else only.read,
                 vary=(b"vary", transports.vary.encode()),
-                on_unavailable=_choice(on_unavailable),
+                on_unavailable=checked_choice(on_unavailable),
                 binding=bind_to(binding),
                 lazy=lazy,
                 replicas=replicas,
@@ -286,79 +287,3 @@ def active_session(connection: HTTPConnection, key: tuple[str, str] | None = Non
             f"no session{what}: write app.add_middleware(redis_sessions.SessionMiddleware, …)"
         )
     return active
-
-
-Options = dict[str, tuple[Any, Any]]
-"""The value and the default of each option."""
-
-
-def _manager(
-    ready: SessionManager | None,
-    store: Any,
-    secret_key: SecretKeys | None,
-    prefix: str | None,
-    policy: Options,
-) -> SessionManager:
-    if ready is None:
-        options: dict[str, Any] = {name: value for name, (value, _) in policy.items()}
-        return SessionManager(open_store(store, prefix=prefix), _keyring(secret_key), **options)
-    if not isinstance(ready, SessionManager):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f"manager={ready!r}: write a SessionManager")
-    parts = {"store": (store, None), "secret_key": (secret_key, None), "prefix": (prefix, None)}
-    if given := _given({**policy, **parts}):
-        raise ConfigurationError(
-            f"manager= already decides {given}: give them to the SessionManager, or leave "
-            "manager= out"
-        )
-    return ready
-
-
-def _transports(ready: Transport | Sequence[Transport] | None, cookie: Options) -> Transports:
-    if ready is None:
-        options: dict[str, Any] = {name: value for name, (value, _) in cookie.items()}
-        return Transports([CookieTransport(options.pop("session_cookie"), **options)])
-    several: list[Any] = [*ready] if isinstance(ready, (list, tuple)) else [ready]
-    if not several or any(isinstance(t, type) or not hasattr(t, "read") for t in several):
-        raise ConfigurationError(
-            f"transport={ready!r}: write CookieTransport(…), HeaderTransport(…), or a list of such"
-        )
-    if given := _given(cookie):
-        raise ConfigurationError(
-            f"transport= already decides {given}: give them to the transport, or leave "
-            "transport= out"
-        )
-    transports = Transports(several)
-    if len(set(transports.keys)) < len(several):
-        raise ConfigurationError(f"transport={ready!r}: write each name once")
-    return transports
-
-
-def _given(options: Options) -> str:
-    return ", ".join(name for name, (value, default) in options.items() if value != default)
-
-
-def _choice(option: Any) -> Any:
-    if option in ("error", "anonymous") or (callable(option) and not iscoroutinefunction(option)):
-        return option
-    raise ConfigurationError(
-        f"on_unavailable={option!r}: write 'error', 'anonymous' or a callable that isn't async"
-    )
-
-
-def _keyring(secret_key: SecretKeys | None) -> Keyring:
-    if isinstance(secret_key, Keyring):
-        return secret_key
-    if secret_key is None:
-        raise ConfigurationError(
-            "no secret_key is given: make one with `redis-sessions key` and write "
-            "secret_key=os.environ['SESSION_SECRET_KEY']"
-        )
-    keys: list[Any] = [secret_key]
-    if isinstance(secret_key, (list, tuple)):
-        keys = list(secret_key)
-    if not keys or not all(isinstance(key, (str, bytes, Secret)) for key in keys):
-        raise ConfigurationError(
-            "secret_key= holds something else than keys: write [new, old], or one key; "
-            "make one with `redis-sessions key`"
-        )
-    return Keyring(*(key if isinstance(key, bytes) else str(key) for key in keys))

@@ -17,7 +17,6 @@ from redis_sessions.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from redis_sessions.events import logger
 from redis_sessions.http.binding import bound_by, peer_of
 from redis_sessions.http.copies import hint, is_as_new, replica_loader, takes_near_copy
 from redis_sessions.http.cross_site import is_same_site
@@ -34,8 +33,9 @@ from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.lifecycle.pending import is_unchanged
 from redis_sessions.session.context import Peer
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.record import Stored
-from redis_sessions.session.session import Session, Unloaded, load_into, state_of
+from redis_sessions.session.session import Session, load_into, state_of
 from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound
 from redis_sessions.tracebacks import strip
 
@@ -292,19 +292,6 @@ class Connection:
             self.failure = exc
             if isinstance(exc, (StoreUnavailableError, ReplicationError)):
                 self.setup.backend.report("unavailable", exc.reason)
-
-    async def commit_failed(self) -> None:
-        """Commit for a request that failed. Only a sign-out and `clear()` count then.
-
-        The response will be a 500 by somebody else, without a header of ours. So no token can be
-        sent, and the request counts as late.
-        """
-        state_of(self.session).request.late = True
-        try:
-            await self.commit(500)
-        except Exception as exc:  # noqa: BLE001 - the request's own exception is the one to raise
-            strip(exc)
-            logger.exception("sessions: what a failed request ended may not have ended")
 
     # -- the response
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from redis_sessions.errors import StoreError
+from redis_sessions.events import logger
 from redis_sessions.http.connection import Connection
 from redis_sessions.http.errors import HttpError, as_http, find_session_error
 from redis_sessions.session.outcome import NOTHING
+from redis_sessions.session.session import state_of
+from redis_sessions.tracebacks import strip
 
-__all__ = ["answer_error", "commit_or_raise", "fail", "finish"]
+__all__ = ["answer_error", "commit_failed", "commit_or_raise", "fail", "finish"]
 
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
@@ -25,7 +28,7 @@ async def finish(connection: Connection) -> None:
         answer = NOTHING if connection.is_settled() else await connection.commit_before_start()
         await connection.send(connection.start(held, answer))
     if not connection.started:
-        await connection.commit_failed()
+        await commit_failed(connection)
     elif not connection.is_settled():
         await connection.commit(connection.status)
 
@@ -43,11 +46,25 @@ async def fail(connection: Connection, exc: Exception) -> None:
     if connection.started and connection.failure is None:
         # No data are stored any more, but a sign-out counts.
         if not isinstance(find_session_error(exc), StoreError):
-            await connection.commit_failed()
+            await commit_failed(connection)
         if connection.live is not None and connection.live.is_cause_of(exc):
             return
         raise exc
     await answer_error(connection, await commit_or_raise(connection, exc))
+
+
+async def commit_failed(connection: Connection) -> None:
+    """Commit for a request that failed. Only a sign-out and `clear()` count then.
+
+    The response will be a 500 by somebody else, without a header of ours. So no token can be
+    sent, and the request counts as late.
+    """
+    state_of(connection.session).request.late = True
+    try:
+        await connection.commit(500)
+    except Exception as exc:  # noqa: BLE001 - the request's own exception is the one to raise
+        strip(exc)
+        logger.exception("sessions: what a failed request ended may not have ended")
 
 
 async def commit_or_raise(connection: Connection, exc: Exception) -> HttpError:
@@ -57,7 +74,7 @@ async def commit_or_raise(connection: Connection, exc: Exception) -> HttpError:
     """
     failure = connection.failure or find_session_error(exc)
     if not isinstance(failure, StoreError):
-        await connection.commit_failed()
+        await commit_failed(connection)
     told = None if failure is None else as_http(failure)
     if isinstance(told, HttpError):
         return told

@@ -18,7 +18,7 @@ from redis_sessions.errors import (
 from redis_sessions.events import logger
 from redis_sessions.http.connection import Connection
 from redis_sessions.http.errors import find_session_error
-from redis_sessions.http.response import answer_error, commit_or_raise
+from redis_sessions.http.response import answer_error, commit_failed, commit_or_raise
 from redis_sessions.session.session import state_of
 from redis_sessions.tracebacks import stripped
 
@@ -108,7 +108,7 @@ async def fail(connection: Connection, exc: Exception) -> None:
     if isinstance(exc, WebSocketDisconnect):
         await connection.commit(connection.status)
     if not isinstance(failure, StoreError):
-        await connection.commit_failed()
+        await commit_failed(connection)
     live = connection.live
     if (
         live is not None

@@ -20,7 +20,8 @@ from redis_sessions.lifecycle import ending, in_place, new_id
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged, pending_commit
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
-from redis_sessions.session.session import Session, Unloaded, state_of
+from redis_sessions.session.placeholder import Unloaded
+from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import NOTHING_WANTED, Status
 from redis_sessions.tracebacks import strip
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from redis_sessions.errors import ConfigurationError, SessionError, StoreError
 from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Stored, key_id, rotated_at
-from redis_sessions.session.session import Session, Unloaded, load_into, new_session, state_of
+from redis_sessions.session.session import Session, load_into, new_session, state_of
 from redis_sessions.session.state import (
     ANYWHERE,
     LIVE,

@@ -17,9 +17,10 @@ from redis_sessions.lifecycle.revocation import AnyPrincipal, SessionInfo
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
 from redis_sessions.session.keywords import suggesting
 from redis_sessions.session.outcome import Answer
+from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.policy import DEFAULT_MAX_AGE, DEFAULT_MAX_SIZE, Policy, checked_policy
 from redis_sessions.session.principal import PrincipalOption
-from redis_sessions.session.session import Services, Session, Unloaded, state_of
+from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import ANYWHERE, Bound, Duration
 from redis_sessions.stores import StoreOption, open_store
 from redis_sessions.stores.deadline import check_deadline

@@ -12,7 +12,8 @@ from redis_sessions.lifecycle.merging import adopt
 from redis_sessions.lifecycle.writer import Writer, deadline
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
-from redis_sessions.session.session import Session, Unloaded, state_of
+from redis_sessions.session.placeholder import Unloaded
+from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import LIVE, NOTHING_WANTED, State, Status, Wanted
 from redis_sessions.session.values import EMPTY
 from redis_sessions.tracebacks import no_fields, silent_repr

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, Final, Never, Self, TypeVar, cast, overload
+from typing import Any, Final, Never, Self, TypeVar, overload
 from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
@@ -28,7 +28,6 @@ from redis_sessions.tracebacks import strip, stripped
 __all__ = [
     "Services",
     "Session",
-    "Unloaded",
     "load_into",
     "new_session",
     "replace_data",
@@ -316,54 +315,6 @@ class Session(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
-
-
-@stripped
-def _refuse(self: Session, *_: Any, **__: Any) -> Any:
-    state = state_of(self)
-    state.raise_as_seen(state.missing())
-
-
-# Any, since for a type checker its signature differs from those that it overrides.
-_refused: Final = cast("Any", _refuse)
-
-
-class Unloaded(Session):
-    """A placeholder for a session that isn't loaded yet, or that can't be loaded.
-
-    Every method raises an error that says why, except `refresh()`, which loads the session. Some
-    code in C reads a dict without calling its methods. This code doesn't find an empty session,
-    but one entry that no encoder takes.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, state: State, services: Services) -> None:
-        dict.__init__(self, {"session not loaded": _NotLoaded()})
-        self._state = state
-        self._services = services
-
-    def __repr__(self) -> str:
-        return f"<Session not loaded: {self._state.why}>"
-
-    # The methods of dict. Python looks the ones with underscores up in the class, so that
-    # __getattribute__ wouldn't see them. A test finds any that is missing here.
-    __contains__ = __getitem__ = __setitem__ = __delitem__ = _refused
-    __iter__ = __reversed__ = __len__ = _refused
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refused
-    __or__ = __ror__ = __ior__ = _refused
-    __reduce__ = __reduce_ex__ = __getstate__ = _refused
-    get = keys = values = items = copy = fromkeys = _refused
-    pop = popitem = setdefault = update = clear = _refused
-
-    # The methods and properties of Session.
-    sign_in = sign_out = rotate = authenticated = expire_in = _refused
-    mark_accessed = mark_modified = get_as = save = exclusive = changes = _refused
-    id = is_new = created_at = expires_at = authenticated_at = principal = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - each is one
-
-
-class _NotLoaded:
-    __slots__ = ()
 
 
 serving: ContextVar[tuple[Session, ...]] = ContextVar("redis_sessions_serving", default=())

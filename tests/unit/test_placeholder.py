@@ -37,7 +37,8 @@ from redis_sessions import (
 )
 from redis_sessions.lifecycle.loading import unloaded
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.session.session import Unloaded, services_of
+from redis_sessions.session.placeholder import Unloaded
+from redis_sessions.session.session import services_of
 from tests.support.asgi import COOKIE, ask
 from tests.unit.setting import WHY, stored
 

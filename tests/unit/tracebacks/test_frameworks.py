@@ -167,5 +167,5 @@ async def test_a_session_that_is_read_in_a_handler(tokens: list[SessionToken]) -
     await visit.ask(act, failing=["load"])
     (exc,) = visit.caught
     (note,) = exc.__notes__
-    assert note.startswith("left out of this traceback: redis_sessions.session.session:")
+    assert note.startswith("left out of this traceback: redis_sessions.session.placeholder:")
     visit.check(tokens)
