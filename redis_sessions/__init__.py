@@ -2,6 +2,7 @@
 
 from redis_sessions.errors import (
     ConfigurationError,
+    CrossSiteError,
     ReplicationError,
     SessionConflictError,
     SessionEncodeError,
@@ -34,6 +35,7 @@ __all__ = [
     "Commit",
     "ConfigurationError",
     "CookieTransport",
+    "CrossSiteError",
     "Event",
     "HeaderTransport",
     "Keyring",

@@ -5,6 +5,7 @@
     ├── SessionEncodeError        a value can't be stored (500, since it is a bug)
     ├── SessionConflictError      others changed the session until the deadline passed (409)
     ├── SessionGoneError          another request ended or rotated the session
+    ├── CrossSiteError            another origin caused the request, which may not write (403)
     └── StoreError                the store refused an operation
         ├── StoreUnavailableError the store didn't answer (503); nobody is signed out by it
         └── ReplicationError      it was stored, but on too few replicas in time (503)
@@ -18,6 +19,7 @@ import asyncio
 
 __all__ = [
     "ConfigurationError",
+    "CrossSiteError",
     "ReplicationError",
     "SessionConflictError",
     "SessionEncodeError",
@@ -46,6 +48,14 @@ class SessionConflictError(SessionError):
 
 class SessionGoneError(SessionError):
     """The session can't be saved or refreshed, since another request ended or rotated it."""
+
+
+class CrossSiteError(SessionError):
+    """Another origin caused the request, so it may neither sign in nor write a session.
+
+    It is raised where the session is written, or instead of the application with
+    `cross_site="refuse"`. The message says what to write if the origin is trusted.
+    """
 
 
 class StoreError(SessionError):

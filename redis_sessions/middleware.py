@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from redis_sessions.http.connection import (
     Connection,
     Connections,
 )
+from redis_sessions.http.cross_site import SAFE, CrossSite, checked_guard
+from redis_sessions.http.foreign import shut_out
 from redis_sessions.http.lifespan import fail_start, run_lifespan
 from redis_sessions.http.options import (
     SecretKeys,
@@ -62,6 +65,10 @@ class SessionMiddleware:
       chooses one of the two by the connection
     - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
       that brought the token answers
+    - `cross_site`: what a request gets that another origin caused, if it isn't GET, HEAD, OPTIONS
+      or QUERY, or is a WebSocket. `"anonymous"`: an empty session, which raises `CrossSiteError`
+      (403) when it is written. `"refuse"`: 403. `"allow"`: its session
+    - `trusted_origins`: origins whose requests are as the application's own
     - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
       networks, or a callable that returns a text for the connection
 
@@ -105,6 +112,8 @@ class SessionMiddleware:
         prefix: str | None = None,
         lazy: bool = False,
         end_sockets: bool = True,
+        cross_site: CrossSite = "anonymous",
+        trusted_origins: Sequence[str] = (),
         manager: SessionManager | None = None,
     ) -> None:
         self.app = app
@@ -135,6 +144,8 @@ class SessionMiddleware:
             loads = getattr(self.manager.load, "__func__", None) is SessionManager.load
             copies = backend.copies if loads else None
             replicas = reads_replicas(backend)
+            guard = checked_guard(cross_site, trusted_origins)
+            guards = guard.choice != "allow" and any(each.ambient for each in transports.all)
             self._setup = Setup(
                 manager=self.manager,
                 backend=backend,
@@ -154,7 +165,14 @@ class SessionMiddleware:
                 else None,
                 hints=(replicas or copies is not None)
                 and any(isinstance(each, CookieTransport) for each in transports.all),
+                cross_site=guard,
+                guard=guard if guards else None,
+                unguarded=None,
             )
+            others = transports.unguarded() if guards else None
+            if others is not None:
+                unguarded = replace(self._setup, transports=others, read=others.read)
+                self._setup = replace(self._setup, unguarded=unguarded)
         except ConfigurationError as exc:
             self._refuse(exc)
             return
@@ -185,7 +203,7 @@ class SessionMiddleware:
                 if same is not None:
                     await self._pass_through(same, scope, receive, send)
                     return
-            connection = Connection(self._setup, scope, send)
+            connection, app = Connection(self._setup, scope, send), self.app
             on_send: Send = connection.on_send
             fail = response.fail
             if kind == "websocket":
@@ -193,6 +211,11 @@ class SessionMiddleware:
                 connection.response_start = "websocket.http.response.start"
                 on_send, fail = partial(websocket.on_send, connection), websocket.fail
                 receive = partial(websocket.on_receive, connection, receive)
+            guard = self._setup.guard
+            if guard is not None and scope.get("method") not in SAFE:
+                objection = guard.objection(scope)
+                if objection is not None:
+                    app = shut_out(connection, objection, app)
             if self._setup.lazy and connection.tokens:
                 connection.load_later()
             elif self._setup.copies is None or not connection.load_near():
@@ -202,7 +225,7 @@ class SessionMiddleware:
             around = serving.get()
             serving.set((*around, session))
             try:
-                await self.app(scope, receive, on_send)
+                await app(scope, receive, on_send)
                 late = connection.failure is not None or not connection.started
                 if late or not connection.is_settled():
                     await response.finish(connection)

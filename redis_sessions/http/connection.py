@@ -61,6 +61,8 @@ class Connection:
     """Whether the session comes from a near copy."""
     hint: str | None = None
     """What the browser has stored just now. See `Setup.read_with_hint`."""
+    objection: str | None = None
+    """Why this request has no session. It is None after it was told, and for all other requests."""
 
     # The response.
     response_start = "http.response.start"
@@ -215,7 +217,14 @@ class Connection:
     def as_seen(self, error: SessionError) -> SessionError:
         """The error as one that has an HTTP status. The application gets it, so it is noted."""
         self.raised = as_http(error)
+        self.tell_objection()
         return self.raised
+
+    def tell_objection(self) -> None:
+        """Report and log, once, that another origin caused this request, if it did."""
+        objection, self.objection = self.objection, None
+        if objection is not None:
+            self.setup.cross_site.tell(self.setup.backend.reporter, objection)
 
     def opened(self) -> Live:
         """What ends this connection, or is told of its end."""

@@ -11,6 +11,7 @@ from typing import Final, cast
 from starlette.exceptions import HTTPException
 
 from redis_sessions.errors import (
+    CrossSiteError,
     ReplicationError,
     SessionConflictError,
     SessionError,
@@ -48,7 +49,12 @@ class _GoneError(SessionGoneError, HTTPException):
         HTTPException.__init__(self, 409, "The session has ended")
 
 
-HttpError = _UnavailableError | _UnreplicatedError | _ConflictError | _GoneError
+class _CrossSiteError(CrossSiteError, HTTPException):
+    def __init__(self) -> None:
+        HTTPException.__init__(self, 403, "Another origin caused this request")
+
+
+HttpError = _UnavailableError | _UnreplicatedError | _ConflictError | _GoneError | _CrossSiteError
 
 
 def as_http(error: SessionError) -> SessionError:
@@ -61,6 +67,8 @@ def as_http(error: SessionError) -> SessionError:
         return _UnreplicatedError()
     if isinstance(error, SessionConflictError):
         return _ConflictError()
+    if isinstance(error, CrossSiteError):
+        return _CrossSiteError()
     return _GoneError() if isinstance(error, SessionGoneError) else error
 
 

@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.binding import Binding
+from redis_sessions.http.cross_site import BY_DEFAULT, Guard
 from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.realms import same_records
 from redis_sessions.http.transports import Transport, Transports
@@ -56,6 +57,12 @@ class Setup:
     hints: bool
     """Whether there are any copies, and a cookie says "changed just now" to have older ones passed
     by."""
+    cross_site: Guard
+    """What `cross_site=` and `trusted_origins=` say."""
+    guard: Guard | None
+    """The same. None: it doesn't matter which origin caused a request."""
+    unguarded: Setup | None
+    """The same without the transports that are guarded. None: there are no others."""
 
     def choice(self, scope: Scope) -> Literal["error", "anonymous"]:
         """What is done for a request whose session can't be loaded."""
@@ -96,6 +103,11 @@ class Setup:
                 raise ConfigurationError(
                     "binding= of the inner one of two SessionMiddlewares would bind nothing: give "
                     "it to the outer one"
+                )
+            if self.cross_site not in (outer.cross_site, BY_DEFAULT):
+                raise ConfigurationError(
+                    "cross_site= and trusted_origins= of the inner one of two SessionMiddlewares "
+                    "would do nothing: give them to the outer one"
                 )
             return True
         if shared and not same:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from copy import copy
 from typing import Final, Literal, Protocol, cast
 
 from starlette.types import Scope
@@ -45,6 +46,11 @@ class Transport(Protocol):
         ...
 
     @property
+    def ambient(self) -> bool:
+        """Whether browsers send the token by themselves, whichever page causes the request."""
+        ...
+
+    @property
     def cross_site(self) -> bool:
         """Whether an unsafe request from another site may begin an anonymous session."""
         ...
@@ -71,6 +77,7 @@ class CookieTransport:
     """
 
     vary = "Cookie"
+    ambient = True
 
     def __init__(
         self,
@@ -191,6 +198,7 @@ class HeaderTransport:
     """
 
     secure = False
+    ambient = False
     cross_site = False
 
     def __init__(self, name: str = "X-Session-Token") -> None:
@@ -228,6 +236,16 @@ class Transports:
     def read(self, scope: Scope) -> list[str]:
         """The tokens that a request brings. An empty value is none; it only chooses who answers."""
         return [token for transport in self.all for token in transport.read(scope) if token]
+
+    def unguarded(self) -> Transports | None:
+        """Those whose token no browser sends by itself, under the names of all. None: all do."""
+        others = copy(self)
+        others.all = tuple(transport for transport in self.all if not transport.ambient)
+        return others if others.all else None
+
+    def are_used(self, scope: Scope) -> bool:
+        """Whether a request brings anything for one of them. An empty value counts, too."""
+        return any(transport.read(scope) for transport in self.all)
 
     def answering(self, scope: Scope, tokens: Collection[str]) -> Transport:
         """The transport for the response. It is the first one of these:

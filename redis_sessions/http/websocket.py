@@ -8,6 +8,7 @@ from starlette.types import Message, Receive
 from starlette.websockets import WebSocketDisconnect
 
 from redis_sessions.errors import (
+    CrossSiteError,
     ReplicationError,
     SessionConflictError,
     SessionError,
@@ -28,6 +29,7 @@ _BUG: Final = 1011, "internal error"
 _CLOSE_CODES: Final = (
     ((StoreUnavailableError, ReplicationError, SessionConflictError), (1013, "try again")),
     ((SessionGoneError,), (1008, "the session has ended")),
+    ((CrossSiteError,), (1008, "another origin caused this")),
 )
 
 

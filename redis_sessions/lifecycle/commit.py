@@ -151,7 +151,10 @@ def _carry_out(pending: PendingCommit, outcome: Outcome) -> Awaitable[Answer]:
 
 
 async def _refuse(pending: PendingCommit) -> Answer:
-    why = pending.state.why
+    state = pending.state
+    why = state.why
+    if state.status is Status.FOREIGN:
+        state.raise_as_seen(state.missing())
     raise StoreUnavailableError(f"the session can't be stored: {why}") from why
 
 

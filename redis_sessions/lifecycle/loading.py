@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from redis_sessions.errors import ConfigurationError, SessionError, StoreError
+from redis_sessions.errors import ConfigurationError, CrossSiteError, SessionError, StoreError
 from redis_sessions.lifecycle.backend import Backend
-from redis_sessions.session.placeholder import Unloaded
+from redis_sessions.session.placeholder import ReadOnly, Unloaded
 from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Stored, key_id, rotated_at
 from redis_sessions.session.session import Session, load_into, new_session, state_of
 from redis_sessions.session.state import (
@@ -29,6 +29,7 @@ __all__ = [
     "anonymous",
     "belongs",
     "chosen",
+    "foreign",
     "live_session",
     "load_in_turn",
     "new",
@@ -222,6 +223,12 @@ def anonymous(backend: Backend, why: StoreError) -> Session:
     """An empty session for when the store is away. It can be read, but not stored."""
     state = State(Status.UNAVAILABLE, Request(backend.timer()), Origins(), why=why)
     return new_session({}, state, backend.services)
+
+
+def foreign(backend: Backend, why: CrossSiteError) -> Session:
+    """An empty session for a request that another origin caused. To write it raises `why`."""
+    state = State(Status.FOREIGN, Request(backend.timer()), Origins(), why=why)
+    return ReadOnly(state, backend.services)
 
 
 async def load_in_turn(session: Session, load: Load) -> None:

@@ -24,6 +24,8 @@ _OTHER_NAMES: Final = {
     "idle_timeout": ("idle", "timeout", "rolling"),
     "principal": ("user_key", "user", "user_id"),
     "prefix": ("key_prefix", "redis_prefix"),
+    "trusted_origins": ("allowed_origins", "allow_origins", "csrf_trusted_origins"),
+    "cross_site": ("csrf", "csrf_protection"),
     "domain": ("cookie_domain",),
     "path": ("cookie_path",),
 }

@@ -35,7 +35,7 @@ class Outcome(Enum):
     GAIN = "signed in: under a new id with all the data, then the anonymous id is ended"
     SWITCH = "signed in over another's data: a new id with this request's keys, the old one ended"
     DROP = "a change that is not stored, and reported"
-    REFUSE = "a change that can't be stored: the store is away"
+    REFUSE = "a change that can't be stored: the store is away, or another origin caused it"
 
     @property
     def needs_token(self) -> bool:
@@ -107,7 +107,7 @@ def _as_new(facts: Facts) -> Facts:
 
 def _judge(f: Facts) -> Outcome:
     """The table: each `return` is a row, and the first one that applies decides."""
-    if f.status is UNAVAILABLE:
+    if f.status is UNAVAILABLE or f.status is Status.FOREIGN:
         wanted = f.changed or f.cleared or f.rotates or f.authenticates
         return Outcome.REFUSE if wanted and f.http_status < 500 else Outcome.NOTHING
     loaded = f.status is LIVE or f.status is Status.GONE
@@ -132,8 +132,9 @@ def _judge(f: Facts) -> Outcome:
 
 _NOBODYS = (Status.NEW, Status.STALE)
 """The browser's token names no session, so that a new one may begin."""
-_NOT_OURS = (Status.SUPERSEDED, Status.ROTATED, Status.UNAVAILABLE)
-"""No session may begin: another request decided what the browser holds, or the store is away."""
+_NOT_OURS = (Status.SUPERSEDED, Status.ROTATED, Status.UNAVAILABLE, Status.FOREIGN)
+"""No session may begin: another request decided what the browser holds, the store is away, or
+another origin caused the request."""
 
 
 @dataclass(frozen=True, slots=True)

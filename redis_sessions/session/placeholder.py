@@ -1,4 +1,4 @@
-"""What stands in the place of a session that isn't loaded."""
+"""What stands in the place of a session: of one that isn't loaded, or that may not be used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.tracebacks import stripped
 
-__all__ = ["Unloaded"]
+__all__ = ["ReadOnly", "Unloaded"]
 
 
 @stripped
@@ -57,3 +57,17 @@ class Unloaded(Session):
 
 class _NotLoaded:
     __slots__ = ()
+
+
+class ReadOnly(Session):
+    """An empty session that can be read. Every method that would write raises an error."""
+
+    __slots__ = ()
+
+    def __init__(self, state: State, services: Services) -> None:
+        dict.__init__(self)
+        self._state = state
+        self._services = services
+
+    __setitem__ = __ior__ = setdefault = update = clear = _refused
+    sign_in = rotate = authenticated = expire_in = mark_modified = exclusive = _refused

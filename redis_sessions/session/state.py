@@ -65,6 +65,7 @@ class Status(Enum):
     ENDED = "the session was loaded, and a revocation by its own request ended it"
     UNLOADED = "nobody has loaded the session yet (lazy=True)"
     UNAVAILABLE = "the store is away, so nobody knows"
+    FOREIGN = "another origin caused the request, so that it has no session"
 
 
 # Looking a member up by its name costs ten times as much.

@@ -163,7 +163,7 @@ async def test_no_cache_is_told_to_store_a_token(redis_url: str, prefix: str, na
 async def test_a_cross_site_post_begins_no_session(redis_url: str, prefix: str) -> None:
     """No anonymous session for a cross-site unsafe request; signing in is possible."""
     events = Events()
-    app = doing(store=redis_url, prefix=prefix, secret_key=KEY, on_event=events)
+    app = doing(store=redis_url, prefix=prefix, secret_key=KEY, on_event=events, cross_site="allow")
     cross = {"Sec-Fetch-Site": "cross-site"}
     async with client_of(app) as browser:
         response = await browser.post("/do?set=a:1", headers=cross)
@@ -180,7 +180,8 @@ async def test_a_cross_site_post_begins_no_session(redis_url: str, prefix: str) 
 
 async def test_cross_site_posts_are_meant_with_samesite_none(redis_url: str, prefix: str) -> None:
     """With same_site="none" a cross-site POST may begin a session."""
-    app = doing(store=redis_url, prefix=prefix, secret_key=KEY, same_site="none")
+    options = {"same_site": "none", "cross_site": "allow"}
+    app = doing(store=redis_url, prefix=prefix, secret_key=KEY, **options)
     async with client_of(app) as browser:
         response = await browser.post("/do?set=a:1", headers={"Sec-Fetch-Site": "cross-site"})
         assert token_in(response)

@@ -234,8 +234,8 @@ def test_two_providers_in_two_tabs(provider: Provider, options: Options) -> None
 
 
 def test_form_post_callback(provider: Provider, options: Options) -> None:
-    """A provider that answers by a cross-site POST signs in, given same_site="none"."""
-    shop = Shop(provider, options(same_site="none"))
+    """A provider that answers by a cross-site POST signs in, given same_site="none" and trust."""
+    shop = Shop(provider, options(same_site="none", trusted_origins=[ISSUER]))
     with browser(shop) as client:
         started = client.get("/login/idp")
         assert "samesite=none; secure" in started.headers["set-cookie"]

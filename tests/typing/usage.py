@@ -22,12 +22,14 @@ from starlette.websockets import WebSocket
 from redis_sessions import (
     Answer,
     CookieTransport,
+    CrossSiteError,
     Event,
     HeaderTransport,
     Keyring,
     MemoryStore,
     RedisStore,
     Session,
+    SessionError,
     SessionIndex,
     SessionInfo,
     SessionManager,
@@ -210,6 +212,14 @@ async def without_a_request(client: Redis) -> None:
         secret_key=[NEW_KEY, OLD_KEY],
         binding=device,
     )
+    SessionMiddleware(
+        Starlette(),
+        manager=manager,
+        cross_site="refuse",
+        trusted_origins=["https://app.example.com"],
+    )
+    error: SessionError = CrossSiteError("another origin's")
+    assert error
     SessionMiddleware(
         Starlette(), manager=manager, transport=[CookieTransport(), HeaderTransport()]
     )

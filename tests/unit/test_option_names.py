@@ -31,6 +31,7 @@ OPTIONS: dict[str, Any] = {"store": "memory://", "secret_key": KEY}
         *(("secret", "secret_key"), ("secure", "https_only"), ("samesite", "same_site")),
         *(("lifetime", "max_age"), ("key_prefix", "prefix"), ("user_key", "principal")),
         *(("idle_timout", "idle_timeout"), ("max_session", "max_sessions")),  # slips of the pen
+        *(("allowed_origins", "trusted_origins"), ("csrf", "cross_site")),
         ("session_coockie", "session_cookie"),
     ],
 )

@@ -109,6 +109,7 @@ def test_the_default_cookie() -> None:
         f"__Host-session={TOKEN}; path=/; Max-Age=60; httponly; samesite=lax; secure".encode(),
     )
     assert (transport.secure, transport.cross_site, transport.vary) == (True, False, "Cookie")
+    assert (transport.ambient, HeaderTransport.ambient) == (True, False)
     assert transport.key == ("cookie", "__Host-session")
     assert "Max-Age" not in attributes(transport, None)
 

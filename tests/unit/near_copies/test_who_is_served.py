@@ -124,6 +124,23 @@ async def test_a_hint_of_another_value(at: Processes, value: str) -> None:
         assert await at.here.asked(at.here.visit(token, hint=hint)) == ({"n": 2}, 1)
 
 
+async def test_what_another_origin_causes(at: Processes) -> None:
+    """It has no session, neither from a copy nor from the store."""
+    token = await at.begin(n=1)
+    seen = list[Any]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(dict(scope["session"]))
+        await send(START)
+        await send({"type": "http.response.body"})
+
+    middleware, before = SessionMiddleware(app, manager=at.here.manager), at.here.store.loads
+    headers = [(b"cookie", cookie(token)), (b"sec-fetch-site", b"cross-site")]
+    for method in ("GET", "POST"):
+        (await ask(middleware, headers, method=method)).checked()
+    assert (seen, at.here.store.loads) == ([{"n": 1}, {}], before)
+
+
 async def test_clients_with_headers_ask_the_store(at: Processes) -> None:
     """A token in a header is never served from a copy, since such a client has no hint."""
     token = await at.begin(n=1)
