@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import (
+    CrossSiteError,
     Keyring,
     MemoryStore,
     Session,
@@ -16,6 +17,8 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
+from redis_sessions.lifecycle.loading import foreign
+from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.session import services_of, state_of
 from redis_sessions.stores.protocols import Store
 from redis_sessions.testing import store_session
@@ -128,3 +131,14 @@ async def test_a_session_s_methods(name: str) -> None:
     exc = await caught_from(lambda: SESSIONS[name](session))
     assert not ours(exc)
     assert set(frames(exc)) <= {__name__, "contextlib"}
+
+
+@pytest.mark.parametrize("name", ["sign_in", "update", "exclusive"])
+async def test_a_session_that_may_not_be_written(name: str) -> None:
+    """That another origin caused the request is raised to who would write."""
+    backend = backend_of(SessionManager(MemoryStore(), Keyring(generate_key())))
+    session = foreign(backend, CrossSiteError("another origin caused it"))
+    exc = await caught_from(getattr(session, name))
+    assert isinstance(exc, CrossSiteError)
+    assert not ours(exc)
+    assert frames(exc) == [__name__]
