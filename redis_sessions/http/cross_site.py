@@ -26,7 +26,7 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "QUERY"})
 """Methods that change nothing (RFC 9110, 9.2.1; RFC 10008). Browsers don't send TRACE."""
 
 MOST_TOLD: Final = 32
-"""How many sentences of one middleware are logged. Clients can make up any number of origins."""
+"""How many origins one middleware logs. Clients can make up any number of them."""
 
 _ORIGIN: Final = re.compile(
     r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII
@@ -48,7 +48,7 @@ class Guard:
     trusted: frozenset[str] = frozenset()
     """Origins whose requests are as our own, as `normalised` gives them."""
     told: set[str] = field(default_factory=set[str], compare=False)
-    """What was logged."""
+    """Whom it has logged."""
 
     def objection(self, scope: Scope) -> str | None:
         """Why a request with an unsafe method, or a WebSocket, has no session. None: it has one.
@@ -81,8 +81,9 @@ class Guard:
     def tell(self, reporter: Reporter, objection: str) -> None:
         """Report such a request, and log it the first time that it comes from its origin."""
         reporter.report("rejected", "cross-site")
-        if objection not in self.told and len(self.told) < MOST_TOLD:
-            self.told.add(objection)
+        who = objection.partition(". ")[0]  # its first sentence names the origin
+        if who not in self.told and len(self.told) < MOST_TOLD:
+            self.told.add(who)
             last = len(self.told) == MOST_TOLD
             further = ". Further origins aren't logged" if last else ""
             logger.warning("sessions: %s%s", objection, further)

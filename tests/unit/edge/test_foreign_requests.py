@@ -77,8 +77,15 @@ async def test_writing(at: Edge, act: Act, cookie: bool, caplog: pytest.LogCaptu
     """It is a 403 that leaves the cookie as it is, and the log says what to write."""
     token = await at.begin({"user_id": "alice"})
     before = len(at.away)
-    await at.serve(responding(act), token if cookie else None, headers=CROSS, scope=POST)
+    went_on: list[Session] = []
+
+    def doing(session: Session) -> None:
+        act(session)
+        went_on.append(session)
+
+    await at.serve(responding(doing), token if cookie else None, headers=CROSS, scope=POST)
     assert (at.status, at.token) == (403, None)
+    assert (went_on == []) is (act is not WRITES["past its methods"])
     assert at.sent[1]["body"] == b"Another origin caused this request"
     assert (len(at.away), await at.data(token)) == (before, {"user_id": "alice"})
     assert at.reported("rejected") == ["cross-site"]
@@ -266,12 +273,13 @@ async def test_a_cookie_where_a_header_is_possible(at: Edge) -> None:
 
 
 async def test_in_a_mounted_application(at: Edge) -> None:
-    """The same middleware inside of another one sees the same empty session."""
+    """The same middleware inside of another one sees what the outer one lets it see."""
     token = await at.begin({"x": 1})
     seen: list[Any] = []
     inner = SessionMiddleware(responding(lambda s: seen.append(dict(s))), manager=at.manager)
-    await at.serve(inner, token, headers=CROSS, scope=POST)
-    assert (at.status, seen) == (200, [{}])
+    for options in ({}, {"trusted_origins": [EVIL]}, {"cross_site": "allow"}):
+        await at.serve(inner, token, headers=CROSS, scope=POST, **options)
+    assert seen == [{}, {"x": 1}, {"x": 1}]
 
 
 @pytest.mark.parametrize(
@@ -323,8 +331,9 @@ async def test_the_log_is_bounded(at: Edge, caplog: pytest.LogCaptureFixture) ->
     token = await at.begin({"x": 1})
     middleware = SessionMiddleware(responding(len), manager=at.manager)
     for number in range(MOST_TOLD + 5):
-        for _ in range(2):
-            headers = [(b"cookie", f"{COOKIE}={token}".encode()), *caused(f"https://{number}.x")]
+        for site in (None, "cross-site"):
+            headers = caused(f"https://{number}.x", site)
+            headers.append((b"cookie", f"{COOKIE}={token}".encode()))
             (await ask(middleware, headers, method="POST")).checked()
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * MOST_TOLD
     assert caplog.records[-1].getMessage().endswith("Further origins aren't logged")
