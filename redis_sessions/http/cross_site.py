@@ -128,11 +128,11 @@ def checked_guard(choice: Any, trusted: Any) -> Guard:
     """What `cross_site=` and `trusted_origins=` say."""
     if choice not in ("anonymous", "refuse", "allow"):
         raise ConfigurationError(f"cross_site={choice!r}: write 'anonymous', 'refuse' or 'allow'")
-    if isinstance(trusted, (str, bytes)) or not isinstance(trusted, Iterable):
+    if not isinstance(trusted, (list, tuple, set, frozenset)):
         raise ConfigurationError(
             f"trusted_origins={trusted!r}: write a list, such as ['https://app.example.com']"
         )
-    return Guard(choice, frozenset(map(_trusted, trusted)))
+    return Guard(choice, frozenset(map(_trusted, cast("Iterable[Any]", trusted))))
 
 
 def _trusted(given: Any) -> str:

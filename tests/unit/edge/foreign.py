@@ -9,16 +9,19 @@ from starlette.types import Receive, Scope, Send
 
 from tests.unit.edge.edge import BODY, Edge, Headers, start
 
-HOST: Final = (b"host", b"shop.example")
-POST: Final = {"method": "POST"}
-SOCKET: Final = {"kind": "websocket"}
-DENYING: Final = {"kind": "websocket", "extensions": {"websocket.http.response": {}}}
+HOST: Final[tuple[bytes, bytes]] = (b"host", b"shop.example")
+POST: Final[dict[str, Any]] = {"method": "POST"}
+SOCKET: Final[dict[str, Any]] = {"kind": "websocket"}
+DENYING: Final[dict[str, Any]] = {
+    "kind": "websocket",
+    "extensions": {"websocket.http.response": {}},
+}
 EVIL: Final = "https://evil.example"
 
 
 def caused(origin: str | None = None, site: str | None = None) -> list[tuple[bytes, bytes]]:
     """The headers of a request to `shop.example`."""
-    headers = [HOST]
+    headers: list[tuple[bytes, bytes]] = [HOST]
     if origin is not None:
         headers.append((b"origin", origin.encode("latin-1")))
     if site is not None:

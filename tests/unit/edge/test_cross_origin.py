@@ -177,6 +177,7 @@ async def test_what_is_no_origin(at: Edge, wrong: Any) -> None:
     ("options", "told"),
     [
         ({"trusted_origins": "https://a"}, "write a list"),
+        ({"trusted_origins": b"https://a"}, "write a list"),
         ({"trusted_origins": None}, "write a list"),
         ({"cross_site": "deny"}, "write 'anonymous', 'refuse' or 'allow'"),
         ({"cross_site": None}, "write 'anonymous', 'refuse' or 'allow'"),

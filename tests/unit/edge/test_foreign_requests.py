@@ -34,7 +34,7 @@ READS: Final[dict[str, Act]] = {
     "copy": lambda session: {**session, **session.copy()},
     "mark_accessed": methodcaller("mark_accessed"),
     "sign_out": methodcaller("sign_out"),
-    "get_as": lambda session: session.get_as("cart", list),
+    "get_as": lambda session: session.get_as("cart", str),
 }
 
 
