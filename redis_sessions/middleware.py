@@ -22,8 +22,10 @@ from redis_sessions.http.connection import (
 from redis_sessions.http.lifespan import fail_start, run_lifespan
 from redis_sessions.http.options import (
     SecretKeys,
+    Touch,
     checked_choice,
     manager_of,
+    touch_by,
     transports_of,
 )
 from redis_sessions.http.realms import warn_of_side_by_side, with_innermost
@@ -60,6 +62,8 @@ class SessionMiddleware:
     - `on_unavailable`: what a request gets while the store can't be used. `"error"`: 503 if it
       touches the session. `"anonymous"`: an empty session that can't be written. A callable
       chooses one of the two by the connection
+    - `touch`: whether a request counts as use and so renews the idle timeout: True, False, or a
+      callable that says so of the connection. It is asked about requests with a token
     - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
       that brought the token answers
     - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
@@ -103,6 +107,7 @@ class SessionMiddleware:
         on_unavailable: OnUnavailable = "error",
         on_event: EventHandler | None = None,
         prefix: str | None = None,
+        touch: Touch = True,
         lazy: bool = False,
         end_sockets: bool = True,
         manager: SessionManager | None = None,
@@ -145,6 +150,7 @@ class SessionMiddleware:
                 vary=(b"vary", transports.vary.encode()),
                 on_unavailable=checked_choice(on_unavailable),
                 binding=bind_to(binding),
+                touch=touch_by(touch),
                 lazy=lazy,
                 replicas=replicas,
                 copies=copies,
@@ -246,6 +252,7 @@ class SessionMiddleware:
         """Run the application. The same middleware is around this one, and does everything else."""
         if not self._setup.lazy:
             await connection.load()
+        connection.judge(self._setup, scope)
         before, outer = scope.get("session"), scope[SCOPE_KEY]
         if before is not connection.session:
             send = send_outside(scope, before, send)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, cast
 
 from starlette.datastructures import Secret
+from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.transports import CookieTransport, Transport, Transports
@@ -14,9 +15,20 @@ from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.stores import open_store
 
-__all__ = ["Options", "SecretKeys", "checked_choice", "manager_of", "transports_of"]
+__all__ = [
+    "Options",
+    "SecretKeys",
+    "Touch",
+    "checked_choice",
+    "manager_of",
+    "touch_by",
+    "transports_of",
+]
 
 SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret] | Keyring
+
+Touch = bool | Callable[[HTTPConnection], bool]
+"""Which requests count as use of their session: all, none, or those of which a callable says so."""
 
 Options = dict[str, tuple[Any, Any]]
 """The value and the default of each option."""
@@ -76,6 +88,15 @@ def checked_choice(option: Any) -> Any:
     raise ConfigurationError(
         f"on_unavailable={option!r}: write 'error', 'anonymous' or a callable that isn't async"
     )
+
+
+def touch_by(option: Any) -> Callable[[HTTPConnection], bool] | None:
+    """What `touch=` says, as a callable. None: all requests count."""
+    if isinstance(option, bool):
+        return None if option else lambda _: False
+    if callable(option) and not iscoroutinefunction(option):
+        return cast("Callable[[HTTPConnection], bool]", option)
+    raise ConfigurationError(f"touch={option!r}: write a bool, or a callable that isn't async")
 
 
 def _keyring(secret_key: SecretKeys | None) -> Keyring:

@@ -43,6 +43,8 @@ class Setup:
     """The header `Vary` of responses."""
     on_unavailable: OnUnavailable
     binding: Binding | None
+    touch: Callable[[HTTPConnection], bool] | None
+    """Says of a request with a token whether it counts as use. None: all count."""
     lazy: bool
     replicas: bool
     """Whether replicas are read."""
@@ -68,6 +70,15 @@ class Setup:
         raise ConfigurationError(
             f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
         )
+
+    def counts(self, scope: Scope) -> bool:
+        """Whether a request counts as use of its session, by `touch=`."""
+        if self.touch is None:
+            return True
+        counts: object = self.touch(HTTPConnection(scope))
+        if isinstance(counts, bool):
+            return counts
+        raise ConfigurationError(f"touch returned {counts!r}: return True or False")
 
     def warn_if_insecure(self, transport: Transport, scope: Scope) -> None:
         """Log it once if a Secure cookie is sent over plain http."""

@@ -29,6 +29,7 @@ KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 OTHER = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY="
 GOOD: dict[str, Any] = {"store": "memory://", "secret_key": KEY}
 
+
 DURATION = "write seconds or a timedelta, from 1 second to 400 days"
 
 COOKIE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -119,6 +120,10 @@ CASES: list[tuple[dict[str, Any], str]] = [
         for choice in ("", "ignore", None, True)
     ),
     ({"on_event": "print"}, "callable"),
+    *(
+        ({"touch": option}, "write a bool, or a callable that isn't async")
+        for option in (None, "no", 1)
+    ),
     # stores
     ({"store": None}, "write store='redis://localhost:6379/0'"),
     ({"store": ""}, "such as redis://localhost:6379/0"),
@@ -300,6 +305,8 @@ TAKEN: list[dict[str, Any]] = [
     {"on_unavailable": str},
     {"prefix": "my-app:session:"},
     {"lazy": True},
+    {"touch": False},
+    {"touch": bool},
     {"transport": CookieTransport("a", domain="example.com")},
     {"transport": [CookieTransport(), HeaderTransport()]},
     {"transport": (CookieTransport("new"), CookieTransport("old"))},
