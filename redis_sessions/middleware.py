@@ -22,8 +22,10 @@ from redis_sessions.http.connection import (
 from redis_sessions.http.lifespan import fail_start, run_lifespan
 from redis_sessions.http.options import (
     SecretKeys,
+    SiteData,
     Touch,
     checked_choice,
+    clearing,
     manager_of,
     touch_by,
     transports_of,
@@ -59,6 +61,8 @@ class SessionMiddleware:
     - `manager`: a `SessionManager`, instead of the store, the key and all policy
     - `lazy=True`: a session is loaded only if `SessionDep` or `await session.refresh()` asks for it
     - `end_sockets=False`: open WebSockets and event streams stay open when their session ends
+    - `clear_site_data=("cache", "storage")`: what browsers clear with the response that ends a
+      session (`Clear-Site-Data`)
     - `on_unavailable`: what a request gets while the store can't be used. `"error"`: 503 if it
       touches the session. `"anonymous"`: an empty session that can't be written. A callable
       chooses one of the two by the connection
@@ -110,6 +114,7 @@ class SessionMiddleware:
         touch: Touch = True,
         lazy: bool = False,
         end_sockets: bool = True,
+        clear_site_data: Sequence[SiteData] | None = None,
         manager: SessionManager | None = None,
     ) -> None:
         self.app = app
@@ -158,6 +163,7 @@ class SessionMiddleware:
                 read_with_hint=only.read_with_hint
                 if copies is not None and type(only) is CookieTransport
                 else None,
+                clear_site_data=clearing(clear_site_data, transports),
                 hints=(replicas or copies is not None)
                 and any(isinstance(each, CookieTransport) for each in transports.all),
             )
@@ -252,7 +258,7 @@ class SessionMiddleware:
         """Run the application. The same middleware is around this one, and does everything else."""
         if not self._setup.lazy:
             await connection.load()
-        connection.judge(self._setup, scope)
+        self._setup.judge(connection.session, connection.tokens, scope)
         before, outer = scope.get("session"), scope[SCOPE_KEY]
         if before is not connection.session:
             send = send_outside(scope, before, send)

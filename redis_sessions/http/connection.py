@@ -241,7 +241,7 @@ class Connection:
         """
         scope = self.scope
         if self.setup.touch is not None:
-            self.judge(self.setup, scope)
+            self.setup.judge(self.session, self.tokens, scope)
         if before is not None:
             self.send = send_outside(scope, before, self.send)
         scope["session"] = self.session
@@ -249,11 +249,6 @@ class Connection:
             scope[SCOPE_KEY] = with_innermost(outer or {}, self, self.setup.transports.keys)
         else:
             scope[SCOPE_KEY] = {self.setup.key: self}
-
-    def judge(self, setup: Setup, scope: Scope) -> None:
-        """Note if this request doesn't count as use, as the application says."""
-        if self.tokens and not setup.counts(scope):
-            state_of(self.session).leave_untouched()
 
     def leave(self) -> None:
         """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
@@ -369,6 +364,8 @@ class Connection:
             headers.append(self.transport.expire())
         else:
             return
+        if answer.ends_session:
+            self.setup.clear_browser(self.transport, headers)
         self._forbid_storing(headers)
 
     def _forbid_storing(self, headers: list[RawHeader]) -> None:

@@ -11,11 +11,12 @@ from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.binding import Binding
-from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.headers import RawHeader, clear_site_data
 from redis_sessions.http.realms import same_records
-from redis_sessions.http.transports import Transport, Transports
+from redis_sessions.http.transports import CookieTransport, Transport, Transports
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.session.session import Session
 from redis_sessions.stores.protocols import NearCopies
 
 __all__ = ["OnUnavailable", "Setup"]
@@ -55,6 +56,8 @@ class Setup:
     read_with_hint: Callable[[Scope], tuple[list[str], str | None]] | None
     """As `read`, and the browser's hint. None: nobody needs that, or there are several transports.
     """
+    clear_site_data: RawHeader | None
+    """The header `Clear-Site-Data` of responses that end a session. None: they have none."""
     hints: bool
     """Whether there are any copies, and a cookie says "changed just now" to have older ones passed
     by."""
@@ -71,14 +74,20 @@ class Setup:
             f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
         )
 
-    def counts(self, scope: Scope) -> bool:
-        """Whether a request counts as use of its session, by `touch=`."""
-        if self.touch is None:
-            return True
+    def judge(self, session: Session, tokens: list[str], scope: Scope) -> None:
+        """Ask `touch=` whether a request counts as use of its session, and note if it doesn't."""
+        if self.touch is None or not tokens:
+            return
         counts: object = self.touch(HTTPConnection(scope))
-        if isinstance(counts, bool):
-            return counts
-        raise ConfigurationError(f"touch returned {counts!r}: return True or False")
+        if not isinstance(counts, bool):
+            raise ConfigurationError(f"touch returned {counts!r}: return True or False")
+        if not counts:
+            session.untouched()
+
+    def clear_browser(self, transport: Transport, headers: list[RawHeader]) -> None:
+        """Have the browser clear what `clear_site_data=` says, since its session has ended."""
+        if self.clear_site_data is not None and isinstance(transport, CookieTransport):
+            clear_site_data(headers, self.clear_site_data)
 
     def warn_if_insecure(self, transport: Transport, scope: Scope) -> None:
         """Log it once if a Secure cookie is sent over plain http."""
@@ -103,11 +112,15 @@ class Setup:
         here, there, prefix = self.transports, outer.transports, self.manager.store.prefix
         shared, same = set(here.keys) & set(there.keys), self.manager is outer.manager
         if same and len(shared) == len(here.keys):
-            if self.binding is not None and outer.binding is None:
-                raise ConfigurationError(
-                    "binding= of the inner one of two SessionMiddlewares would bind nothing: give "
-                    "it to the outer one"
-                )
+            for option, does, mine, its in (
+                ("binding", "bind", self.binding, outer.binding),
+                ("clear_site_data", "clear", self.clear_site_data, outer.clear_site_data),
+            ):
+                if mine is not None and its is None:
+                    raise ConfigurationError(
+                        f"{option}= of the inner one of two SessionMiddlewares would {does} "
+                        "nothing: give it to the outer one"
+                    )
             return True
         if shared and not same:
             names = " and ".join(f"the {kind} {name!r}" for kind, name in sorted(shared))

@@ -71,6 +71,7 @@ starlette_app = Starlette(
             secret_key=os.environ["SESSION_SECRET_KEY"],
             max_age=timedelta(days=1),
             same_site="strict",
+            clear_site_data=("cache", "storage"),
         )
     ]
 )
@@ -86,6 +87,7 @@ app.add_middleware(
     on_binding_mismatch="report",
     max_sessions=5,
     on_conflict="error",
+    clear_site_data=["cache"],
     principal=lambda data: data.get("user", {}).get("sub"),
 )
 

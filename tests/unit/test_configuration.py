@@ -160,6 +160,18 @@ CASES: list[tuple[dict[str, Any], str]] = [
         for option in ("cookie", CookieTransport, [], [HeaderTransport(), "cookie"])
     ),
     ({"transport": [CookieTransport("a"), CookieTransport("a")]}, "write each name once"),
+    *(
+        ({"clear_site_data": option}, "browsers would also remove the cookies of all other")
+        for option in ("cookies", "*", ["cache", "cookies"], ("*",))
+    ),
+    *(
+        ({"clear_site_data": option}, "write a tuple of names, such as ('cache', 'storage')")
+        for option in ("cache", (), ["caches"], ('"cache"',), [1], True, [["cache"]])
+    ),
+    (
+        {"clear_site_data": ["cache"], "transport": HeaderTransport()},
+        "is for browsers, and they get the token in a cookie",
+    ),
     # one thing said twice
     *(
         ({"transport": HeaderTransport(), **cookie}, f"transport= already decides {name}")
@@ -307,6 +319,8 @@ TAKEN: list[dict[str, Any]] = [
     {"lazy": True},
     {"touch": False},
     {"touch": bool},
+    {"clear_site_data": ["cache", "storage", "executionContexts"]},
+    {"clear_site_data": ("clientHints", "prefetchCache", "prerenderCache")},
     {"transport": CookieTransport("a", domain="example.com")},
     {"transport": [CookieTransport(), HeaderTransport()]},
     {"transport": (CookieTransport("new"), CookieTransport("old"))},
