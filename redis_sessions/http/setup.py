@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -78,7 +78,7 @@ class Setup:
         """Ask `touch=` whether a request counts as use of its session, and note if it doesn't."""
         if self.touch is None or not tokens:
             return
-        counts: object = self.touch(HTTPConnection(scope))
+        counts = cast("object", self.touch(HTTPConnection(scope)))
         if not isinstance(counts, bool):
             raise ConfigurationError(f"touch returned {counts!r}: return True or False")
         if not counts:

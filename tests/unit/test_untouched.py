@@ -219,12 +219,14 @@ async def test_a_callable_s_mistakes(at: Setting) -> None:
 
     assert isinstance((await visit(at.manager, token, "/", touch=raises)).error, LookupError)
 
+    def nothing(connection: HTTPConnection) -> None: ...
+
     async def later(connection: HTTPConnection) -> bool:
         return True
 
     error = (await visit(at.manager, token, "/", touch=later)).error
     assert "write a bool, or a callable that isn't async" in str(error)
-    error = (await visit(at.manager, token, "/", touch=lambda _: None)).error
+    error = (await visit(at.manager, token, "/", touch=nothing)).error
     assert isinstance(error, ConfigurationError)
     assert str(error) == "touch returned None: return True or False"
 
@@ -296,13 +298,14 @@ def test_a_dependency(lazy: bool) -> None:
     assert "parameters" not in site.app.openapi()["paths"]["/status"]["get"]
 
 
+def is_request(connection: HTTPConnection) -> bool:
+    return bool(connection.scope["type"] == "http")
+
+
 @pytest.mark.parametrize("says", ["nothing", "the route", "the middleware"])
 def test_when_a_socket_counts(says: str) -> None:
     """Its opening, each `save()` and its end count where a touch is due, unless it says not."""
-    options: dict[str, Any] = {}
-    if says == "the middleware":
-        options["touch"] = lambda connection: connection.scope["type"] == "http"
-    site = Site(**options)
+    site = Site(touch=is_request if says == "the middleware" else True)
     counts = list[int]()
 
     @site.app.websocket("/socket")
