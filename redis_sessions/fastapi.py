@@ -81,6 +81,7 @@ class SessionSecurity:
         async def manager(connection: HTTPConnection) -> SessionManager:
             return active_session(connection, key).manager
 
+        @stripped
         async def untouched(connection: HTTPConnection) -> None:
             active_session(connection, key).session.untouched()
 
