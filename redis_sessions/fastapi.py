@@ -30,6 +30,7 @@ __all__ = [
     "SessionSecurity",
     "fresh",
     "session_security",
+    "untouched",
 ]
 
 DEFAULT_COOKIE: Final = "__Host-session"
@@ -51,7 +52,8 @@ class _Scheme(SecurityBase):
 class SessionSecurity:
     """The dependencies for one cookie or header, made by `session_security()`.
 
-    Write `Depends(…)` with `session`, `manager`, `principal` or `fresh(within=…)` in it.
+    Write `Depends(…)` with `session`, `manager`, `principal`, `fresh(within=…)` or `untouched` in
+    it.
     """
 
     session: Callable[..., Awaitable[Session]]
@@ -59,6 +61,8 @@ class SessionSecurity:
     manager: Callable[..., Awaitable[SessionManager]]
     principal: Callable[..., Awaitable[str]]
     """Who is signed in, as a str. The answer is 401 if nobody is."""
+    untouched: Callable[..., Awaitable[None]]
+    """This request doesn't count as use of the session. It loads nothing."""
 
     def __init__(self, where: str, name: str, *, innermost: bool = False) -> None:
         scheme = _Scheme(where, name)
@@ -78,6 +82,10 @@ class SessionSecurity:
             return active_session(connection, key).manager
 
         @stripped
+        async def untouched(connection: HTTPConnection) -> None:
+            active_session(connection, key).session.untouched()
+
+        @stripped
         async def principal(session: Annotated[Session, Depends(session)]) -> str:
             return _principal_of(session)
 
@@ -92,6 +100,7 @@ class SessionSecurity:
             return session
 
         self.session, self.manager, self.principal = session, manager, principal
+        self.untouched = untouched
         self._asked = asked
 
     def fresh(self, within: Duration) -> Callable[..., Awaitable[str]]:
@@ -154,3 +163,7 @@ PrincipalDep = Annotated[str, Depends(_default.principal)]
 def fresh(within: Duration) -> Callable[..., Awaitable[str]]:
     """`Depends(fresh(within=300))`: who signed in recently. See `SessionSecurity.fresh`."""
     return _default.fresh(within=within)
+
+
+untouched: Final = _default.untouched
+"""`dependencies=[Depends(untouched)]`: such a request doesn't count as use of the session."""

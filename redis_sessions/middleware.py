@@ -25,8 +25,12 @@ from redis_sessions.http.foreign import shut_out
 from redis_sessions.http.lifespan import fail_start, run_lifespan
 from redis_sessions.http.options import (
     SecretKeys,
+    SiteData,
+    Touch,
     checked_choice,
+    clearing,
     manager_of,
+    touch_by,
     transports_of,
 )
 from redis_sessions.http.realms import warn_of_side_by_side, with_innermost
@@ -60,9 +64,13 @@ class SessionMiddleware:
     - `manager`: a `SessionManager`, instead of the store, the key and all policy
     - `lazy=True`: a session is loaded only if `SessionDep` or `await session.refresh()` asks for it
     - `end_sockets=False`: open WebSockets and event streams stay open when their session ends
+    - `clear_site_data=("cache", "storage")`: what browsers clear with the response that ends a
+      session (`Clear-Site-Data`)
     - `on_unavailable`: what a request gets while the store can't be used. `"error"`: 503 if it
       touches the session. `"anonymous"`: an empty session that can't be written. A callable
       chooses one of the two by the connection
+    - `touch`: whether a request counts as use and so renews the idle timeout: True, False, or a
+      callable that says so of the connection. It is asked about requests with a token
     - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
       that brought the token answers
     - `cross_site`: what a request gets that another origin caused, if it isn't GET, HEAD, OPTIONS
@@ -110,10 +118,12 @@ class SessionMiddleware:
         on_unavailable: OnUnavailable = "error",
         on_event: EventHandler | None = None,
         prefix: str | None = None,
+        touch: Touch = True,
         lazy: bool = False,
         end_sockets: bool = True,
         cross_site: CrossSite = "anonymous",
         trusted_origins: Sequence[str] = (),
+        clear_site_data: Sequence[SiteData] | None = None,
         manager: SessionManager | None = None,
     ) -> None:
         self.app = app
@@ -156,6 +166,7 @@ class SessionMiddleware:
                 vary=(b"vary", transports.vary.encode()),
                 on_unavailable=checked_choice(on_unavailable),
                 binding=bind_to(binding),
+                touch=touch_by(touch),
                 lazy=lazy,
                 replicas=replicas,
                 copies=copies,
@@ -163,6 +174,7 @@ class SessionMiddleware:
                 read_with_hint=only.read_with_hint
                 if copies is not None and type(only) is CookieTransport
                 else None,
+                clear_site_data=clearing(clear_site_data, transports),
                 hints=(replicas or copies is not None)
                 and any(isinstance(each, CookieTransport) for each in transports.all),
                 cross_site=guard,
@@ -269,6 +281,7 @@ class SessionMiddleware:
         """Run the application. The same middleware is around this one, and does everything else."""
         if not self._setup.lazy:
             await connection.load()
+        self._setup.judge(connection.session, connection.tokens, scope)
         before, outer = scope.get("session"), scope[SCOPE_KEY]
         if before is not connection.session:
             send = send_outside(scope, before, send)

@@ -249,6 +249,8 @@ class Connection:
         another library's.
         """
         scope = self.scope
+        if self.setup.touch is not None:
+            self.setup.judge(self.session, self.tokens, scope)
         if before is not None:
             self.send = send_outside(scope, before, self.send)
         scope["session"] = self.session
@@ -371,6 +373,8 @@ class Connection:
             headers.append(self.transport.expire())
         else:
             return
+        if answer.ends_session:
+            self.setup.clear_browser(self.transport, headers)
         self._forbid_storing(headers)
 
     def _forbid_storing(self, headers: list[RawHeader]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["RawHeader", "add_vary", "forbid_storing", "is_event_stream"]
+__all__ = ["RawHeader", "add_vary", "clear_site_data", "forbid_storing", "is_event_stream"]
 
 RawHeader = tuple[bytes, bytes]
 
@@ -33,6 +33,18 @@ def add_vary(headers: list[RawHeader], vary: RawHeader) -> None:
                 headers[index] = (header, b", ".join((value, *more)))
             return
     headers.append(vary)
+
+
+def clear_site_data(headers: list[RawHeader], ours: RawHeader) -> None:
+    """Add what the browser is to clear to `Clear-Site-Data`, unless it is there already."""
+    for index, (header, value) in enumerate(headers):
+        if header.lower() == ours[0]:
+            named = [name.strip() for name in value.split(b",")]
+            if b'"*"' not in named:
+                more = [name for name in ours[1].split(b", ") if name not in named]
+                headers[index] = (header, b", ".join((value, *more)))
+            return
+    headers.append(ours)
 
 
 def forbid_storing(headers: list[RawHeader]) -> bool:

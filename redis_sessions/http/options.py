@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from starlette.datastructures import Secret
+from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.transports import CookieTransport, Transport, Transports
 from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.stores import open_store
 
-__all__ = ["Options", "SecretKeys", "checked_choice", "manager_of", "transports_of"]
+__all__ = [
+    "Options",
+    "SecretKeys",
+    "SiteData",
+    "Touch",
+    "checked_choice",
+    "clearing",
+    "manager_of",
+    "touch_by",
+    "transports_of",
+]
 
 SecretKeys = str | bytes | Secret | Sequence[str | bytes | Secret] | Keyring
+
+SiteData = Literal[
+    "cache", "storage", "executionContexts", "clientHints", "prefetchCache", "prerenderCache"
+]
+"""What browsers can be told to clear, but not `"cookies"`, nor `"*"`, which includes them."""
+
+Touch = bool | Callable[[HTTPConnection], bool]
+"""Which requests count as use of their session: all, none, or those of which a callable says so."""
 
 Options = dict[str, tuple[Any, Any]]
 """The value and the default of each option."""
@@ -76,6 +96,40 @@ def checked_choice(option: Any) -> Any:
     raise ConfigurationError(
         f"on_unavailable={option!r}: write 'error', 'anonymous' or a callable that isn't async"
     )
+
+
+def touch_by(option: Any) -> Callable[[HTTPConnection], bool] | None:
+    """What `touch=` says, as a callable. None: all requests count."""
+    if isinstance(option, bool):
+        return None if option else lambda _: False
+    if callable(option) and not iscoroutinefunction(option):
+        return cast("Callable[[HTTPConnection], bool]", option)
+    raise ConfigurationError(f"touch={option!r}: write a bool, or a callable that isn't async")
+
+
+def clearing(option: Any, transports: Transports) -> RawHeader | None:
+    """The header that `clear_site_data=` asks for."""
+    if option is None:
+        return None
+    known = get_args(SiteData)
+    names: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
+    if "cookies" in names or "*" in names:
+        raise ConfigurationError(
+            f"clear_site_data={option!r}: browsers would also remove the cookies of all other "
+            "subdomains, which signs their users out. The session's own cookie expires without "
+            "it: leave it out, such as in ('cache', 'storage')"
+        )
+    if isinstance(option, str) or not names or any(name not in known for name in names):
+        raise ConfigurationError(
+            f"clear_site_data={option!r}: write a tuple of names, such as ('cache', 'storage'). "
+            f"There are {', '.join(known)}"
+        )
+    if not any(isinstance(each, CookieTransport) for each in transports.all):
+        raise ConfigurationError(
+            "clear_site_data= is for browsers, and they get the token in a cookie: remove it, or "
+            "add a CookieTransport"
+        )
+    return b"clear-site-data", ", ".join(f'"{name}"' for name in dict.fromkeys(names)).encode()
 
 
 def _keyring(secret_key: SecretKeys | None) -> Keyring:

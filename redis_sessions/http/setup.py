@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -12,11 +12,12 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.binding import Binding
 from redis_sessions.http.cross_site import BY_DEFAULT, Guard
-from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.headers import RawHeader, clear_site_data
 from redis_sessions.http.realms import same_records
-from redis_sessions.http.transports import Transport, Transports
+from redis_sessions.http.transports import CookieTransport, Transport, Transports
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.session.session import Session
 from redis_sessions.stores.protocols import NearCopies
 
 __all__ = ["OnUnavailable", "Setup"]
@@ -44,6 +45,8 @@ class Setup:
     """The header `Vary` of responses."""
     on_unavailable: OnUnavailable
     binding: Binding | None
+    touch: Callable[[HTTPConnection], bool] | None
+    """Says of a request with a token whether it counts as use. None: all count."""
     lazy: bool
     replicas: bool
     """Whether replicas are read."""
@@ -54,6 +57,8 @@ class Setup:
     read_with_hint: Callable[[Scope], tuple[list[str], str | None]] | None
     """As `read`, and the browser's hint. None: nobody needs that, or there are several transports.
     """
+    clear_site_data: RawHeader | None
+    """The header `Clear-Site-Data` of responses that end a session. None: they have none."""
     hints: bool
     """Whether there are any copies, and a cookie says "changed just now" to have older ones passed
     by."""
@@ -75,6 +80,21 @@ class Setup:
         raise ConfigurationError(
             f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
         )
+
+    def judge(self, session: Session, tokens: list[str], scope: Scope) -> None:
+        """Ask `touch=` whether a request counts as use of its session, and note if it doesn't."""
+        if self.touch is None or not tokens:
+            return
+        counts = cast("object", self.touch(HTTPConnection(scope)))
+        if not isinstance(counts, bool):
+            raise ConfigurationError(f"touch returned {counts!r}: return True or False")
+        if not counts:
+            session.untouched()
+
+    def clear_browser(self, transport: Transport, headers: list[RawHeader]) -> None:
+        """Have the browser clear what `clear_site_data=` says, since its session has ended."""
+        if self.clear_site_data is not None and isinstance(transport, CookieTransport):
+            clear_site_data(headers, self.clear_site_data)
 
     def warn_if_insecure(self, transport: Transport, scope: Scope) -> None:
         """Log it once if a Secure cookie is sent over plain http."""
@@ -99,16 +119,20 @@ class Setup:
         here, there, prefix = self.transports, outer.transports, self.manager.store.prefix
         shared, same = set(here.keys) & set(there.keys), self.manager is outer.manager
         if same and len(shared) == len(here.keys):
-            if self.binding is not None and outer.binding is None:
-                raise ConfigurationError(
-                    "binding= of the inner one of two SessionMiddlewares would bind nothing: give "
-                    "it to the outer one"
-                )
             if self.cross_site not in (outer.cross_site, BY_DEFAULT):
                 raise ConfigurationError(
                     "cross_site= and trusted_origins= of the inner one of two SessionMiddlewares "
                     "would do nothing: give them to the outer one"
                 )
+            for option, does, mine, its in (
+                ("binding", "bind", self.binding, outer.binding),
+                ("clear_site_data", "clear", self.clear_site_data, outer.clear_site_data),
+            ):
+                if mine is not None and its is None:
+                    raise ConfigurationError(
+                        f"{option}= of the inner one of two SessionMiddlewares would {does} "
+                        "nothing: give it to the outer one"
+                    )
             return True
         if shared and not same:
             names = " and ".join(f"the {kind} {name!r}" for kind, name in sorted(shared))

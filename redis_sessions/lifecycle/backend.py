@@ -79,7 +79,16 @@ class Backend:
     def touch_due(self, state: State) -> bool:
         """Whether the last touch is so long ago that the session's time is to be renewed."""
         stored = state.live
-        return stored is not None and self.clock() > stored.touch_at
+        return stored is not None and self.clock() > stored.touch_at and not state.request.untouched
+
+    def idle_end(self, state: State) -> int | None:
+        """When a stored session ends if nobody uses it after this request, in whole seconds."""
+        stored = state.live
+        if stored is None:
+            return None
+        if not self.touch_due(state):
+            return stored.ends
+        return min(self.now() + stored.record.idle, stored.record.expires_at)
 
     def hold_all(self, session: Session) -> None:
         """Note that all objects in the session are stored now, so that none is newly assigned."""

@@ -7,6 +7,7 @@ The function of this row, in `in_place`, `new_id` or `ending`, carries it out.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Final
 
 from redis_sessions.errors import (
@@ -177,6 +178,10 @@ async def _clear(pending: PendingCommit) -> Answer:
         pending.state.status = Status.SUPERSEDED
         outcome = Outcome.NOTHING if outcome is Outcome.NOTHING else Outcome.DROP
     answer = await _carry_out(pending, outcome)
-    if answer.token is not None or not expire or pending.state.request.late:
+    if answer.token is not None:
+        was, now = pending.facts.was, pending.facts.now
+        ended = expire if now is None else was not in (None, now)
+        return replace(answer, cleared=True) if ended else answer
+    if not expire or pending.state.request.late:
         return answer
     return Answer(Outcome.CLEAR if outcome is Outcome.NOTHING else outcome, expire=True)

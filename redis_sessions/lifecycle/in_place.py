@@ -12,7 +12,7 @@ from redis_sessions.lifecycle.copies import keep_opened
 from redis_sessions.lifecycle.merging import CROSSING
 from redis_sessions.lifecycle.new_id import enter_again
 from redis_sessions.lifecycle.pending import PendingCommit
-from redis_sessions.lifecycle.writer import Value
+from redis_sessions.lifecycle.writer import Value, Writer
 from redis_sessions.session import values
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.record import Record, Stored
@@ -48,22 +48,39 @@ async def change(pending: PendingCommit) -> Answer:
 
 async def touch(pending: PendingCommit) -> Answer:
     """TOUCH: renew the session's time. If that fails, it is logged, and the request goes on."""
-    state, writer = pending.state, pending.writer
+    state, writer, touched = pending.state, pending.writer, False
     try:
         if await writer.renew_entry() is None:
             return NOTHING
         at = writer.at
         new = writer.seal(at, seen_at=writer.now)
-        if await writer.store(at.version, new) is Commit.STORED:
-            state.stored, state.touch_at = new, new.touch_at
+        written = await writer.store(at.version, new)
+        if written is Commit.STORED:
+            touched, state.stored, state.touch_at = True, new, new.touch_at
             if pending.backend.copies is not None:
                 keep_opened(pending.backend, pending.backend.copies, new, state.principal)
-            pending.backend.report("touched", None, at.token.id)
-            return _TOUCHED
+        else:
+            state.touch_at = NEVER
+            touched = written is Commit.CONFLICT and await _renew_newest(writer, at)
     except StoreError as exc:
         logger.warning("a session's time was not renewed: %s", exc)
-    state.touch_at = NEVER
-    return NOTHING
+        state.touch_at = NEVER
+    if not touched:
+        return NOTHING
+    pending.backend.report("touched", None, writer.at.token.id)
+    return _TOUCHED
+
+
+async def _renew_newest(writer: Writer, at: Stored) -> bool:
+    """Renew the time of what another request has stored since, unless that one has renewed it.
+
+    It hasn't if it changed data and doesn't count as use.
+    """
+    newest = await writer.newest(at)
+    if newest is None or writer.backend.clock() <= newest.touch_at:
+        return False
+    new = writer.seal(newest, seen_at=writer.now)
+    return await writer.store(newest.version, new) is Commit.STORED
 
 
 async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:

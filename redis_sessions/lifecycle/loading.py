@@ -261,5 +261,7 @@ def take_place(session: Session, loaded: Session) -> None:
     request.context, request.late, request.began = before.context, before.late, before.began
     request.revocations = before.revocations
     load_into(session, loaded, fresh)
+    if before.untouched:
+        fresh.leave_untouched()
     if request.late and request.context is not None:
         request.context.opened().loaded()

@@ -107,6 +107,7 @@ class SessionManager:
             self._refresh,
             Exclusive(backend.store, self._refresh, self._save).hold,
             partial(watching.changes, backend, self._refresh),
+            backend.idle_end,
         )
 
     @property

@@ -116,14 +116,19 @@ class Writer(msgspec.Struct, eq=False, gc=False):
                 return None
             self.contended = True
             self.check_time()
-            sealed = await self.backend.store.load(at.token.id)
-            # The binding was checked when the session was loaded.
-            newest, _ = unseal(self.backend, at.token, sealed, ANYWHERE)
-            if not isinstance(newest, Stored):
+            newest = await self.newest(at)
+            if newest is None:
                 return None
             if merge is not None:
                 await merge(at, newest)
             at, written = newest, None
+
+    async def newest(self, at: Stored) -> Stored | None:
+        """What is stored now under the token of `at`. None if this opens nothing any more."""
+        sealed = await self.backend.store.load(at.token.id)
+        # The binding was checked when the session was loaded.
+        newest, _ = unseal(self.backend, at.token, sealed, ANYWHERE)
+        return newest if isinstance(newest, Stored) else None
 
     def check_time(self) -> None:
         """Raise an error if the deadline has passed."""

@@ -48,6 +48,9 @@ _NEED_TOKEN = frozenset(
 )
 
 
+_END_SESSION = (Outcome.LOSE, Outcome.SWITCH)
+
+
 class Facts(msgspec.Struct, kw_only=True, gc=False):
     """All that the decision depends on. `lifecycle/pending.py` gathers it."""
 
@@ -148,6 +151,15 @@ class Answer:
     """For how many seconds the browser keeps the token. None: until it is closed."""
     expire: bool = False
     """Whether the browser forgets its token. If this is False, and `token` None, it keeps it."""
+    cleared: bool = False
+    """Whether the token is that of what began after a `clear()`, which had ended another session.
+
+    It is False if nobody was signed in and somebody is now, or if it is the same user."""
+
+    @property
+    def ends_session(self) -> bool:
+        """Whether what the browser keeps of the session that ended is no longer for its user."""
+        return self.expire or self.cleared or self.outcome in _END_SESSION
 
 
 NOTHING: Final = Answer(Outcome.NOTHING)

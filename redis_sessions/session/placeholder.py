@@ -24,9 +24,9 @@ _refused: Final = cast("Any", _refuse)
 class Unloaded(Session):
     """A placeholder for a session that isn't loaded yet, or that can't be loaded.
 
-    Every method raises an error that says why, except `refresh()`, which loads the session. Some
-    code in C reads a dict without calling its methods. This code doesn't find an empty session,
-    but one entry that no encoder takes.
+    Every method raises an error that says why, except `refresh()`, which loads the session, and
+    `untouched()`, which is about the request. Some code in C reads a dict without calling its
+    methods. This code doesn't find an empty session, but one entry that no encoder takes.
     """
 
     __slots__ = ()
@@ -52,6 +52,7 @@ class Unloaded(Session):
     # The methods and properties of Session.
     sign_in = sign_out = rotate = authenticated = expire_in = _refused
     mark_accessed = mark_modified = get_as = save = exclusive = changes = _refused
+    idle_expires_at = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - it is one
     id = is_new = created_at = expires_at = authenticated_at = principal = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - each is one
 
 

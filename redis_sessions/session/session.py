@@ -52,6 +52,7 @@ class Services:
     refresh: Callable[[Session], Awaitable[None]]
     exclusive: Callable[[Session, float], AbstractAsyncContextManager[None]]
     changes: Callable[[Session], AsyncGenerator[frozenset[str], None]]
+    idle_end: Callable[[State], int | None]
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
         """Who is signed in by these data, as they would be stored."""
@@ -97,6 +98,16 @@ class Session(dict[str, Any]):
         """When the session ends at the latest, however much it is used (UTC). None until stored."""
         stored = self._state.live
         return None if stored is None else datetime.fromtimestamp(stored.record.expires_at, UTC)
+
+    @property
+    def idle_expires_at(self) -> datetime | None:
+        """When the session ends if nobody uses it after this request (UTC). None until stored.
+
+        If this request is about to renew the idle timeout, its renewal counts already. What
+        `expire_in()`, `sign_in()` and `authenticated()` change shows when it is stored.
+        """
+        ends = self._services.idle_end(self._state)
+        return None if ends is None else datetime.fromtimestamp(ends, UTC)
 
     @property
     def authenticated_at(self) -> datetime | None:
@@ -180,6 +191,15 @@ class Session(dict[str, Any]):
         that long even if nobody uses it. With a shorter one the idle timeout stays in force.
         """
         self._state.want(lifetime=(seconds(duration, "expire_in"), persistent))
+
+    def untouched(self) -> None:
+        """Note that this request doesn't count as use: it doesn't renew the idle timeout.
+
+        Call it in what a page asks for by itself, such as a poll. What the request changes is
+        stored all the same. A sign-in, `authenticated()` and `expire_in()` begin a time anew. It
+        also works where the session isn't loaded.
+        """
+        self._state.leave_untouched()
 
     def mark_accessed(self) -> None:
         """Note that the response depends on the session, which adds `Vary` to it."""

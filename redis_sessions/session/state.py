@@ -172,6 +172,8 @@ class Request(msgspec.Struct, eq=False):
     """Whether the session was compared a moment ago with what is stored, and differs."""
     late: bool = False
     """Whether the response has started, so that no token can be sent any more."""
+    untouched: bool = False
+    """Whether it doesn't count as use of the session, so that it renews no time."""
     revocations: Mapping[str, Revoked] = _NO_REVOCATIONS
     """When this request itself called `revoke_all`, by principal."""
 
@@ -226,7 +228,9 @@ class State(msgspec.Struct, eq=False):
     principal: str | None = None
     """Who is signed in by the stored data. None is nobody."""
     touch_at: float = NEVER
-    """When its time is to be renewed, in seconds since the epoch. `NEVER` if a touch has failed."""
+    """When its time is to be renewed, in seconds since the epoch.
+
+    `NEVER` if a touch has failed, or if this request doesn't count as use."""
     settled: bytes | None = None
     """The data that the last commit dealt with, encoded. They aren't committed once more."""
     tombstone_of: str | None = None
@@ -264,6 +268,11 @@ class State(msgspec.Struct, eq=False):
         self.wanted = NOTHING_WANTED if wanted == NOTHING_WANTED else wanted
 
     # -- the request
+
+    def leave_untouched(self) -> None:
+        """Note that this request doesn't count as use of the session."""
+        self.request.untouched = True
+        self.touch_at = NEVER
 
     def peer(self) -> Peer:
         """The client. It is empty outside of a request."""
@@ -342,7 +351,7 @@ class State(msgspec.Struct, eq=False):
             self.status = LIVE
         self.stored = stored
         self.base = stored.data
-        self.touch_at = stored.touch_at
+        self.touch_at = NEVER if self.request.untouched else stored.touch_at
         self.settled = None
 
     def gone(self) -> None:

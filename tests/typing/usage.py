@@ -45,6 +45,7 @@ from redis_sessions.fastapi import (
     SessionManagerDep,
     fresh,
     session_security,
+    untouched,
 )
 from redis_sessions.testing import Clock, IndexConformance, StoreConformance, set_session_data
 
@@ -72,6 +73,7 @@ starlette_app = Starlette(
             secret_key=os.environ["SESSION_SECRET_KEY"],
             max_age=timedelta(days=1),
             same_site="strict",
+            clear_site_data=("cache", "storage"),
         )
     ]
 )
@@ -83,9 +85,11 @@ app.add_middleware(
     secret_key=Keyring(NEW_KEY, OLD_KEY, dropped=["a key that leaked, alas, to everybody"]),
     on_unavailable=lambda connection: "anonymous" if connection.url.path == "/" else "error",
     binding=client_ip(v4=24, v6=56),
+    touch=lambda connection: not connection.url.path.startswith("/poll"),
     on_binding_mismatch="report",
     max_sessions=5,
     on_conflict="error",
+    clear_site_data=["cache"],
     principal=lambda data: data.get("user", {}).get("sub"),
 )
 
@@ -101,6 +105,8 @@ async def starlette_handler(request: Request) -> JSONResponse:
     session.sign_in(uuid4())
     session.sign_out()
     session.expire_in(timedelta(days=30), persistent=True)
+    session.untouched()
+    assert_type(session.idle_expires_at, datetime | None)
     assert_type(session.id, str | None)
     assert_type(session.principal, str | None)
     assert_type(session.get_as("cart", Cart), Cart | None)
@@ -120,6 +126,11 @@ async def socket(websocket: WebSocket) -> None:
     async for keys in session.changes():
         assert_type(keys, frozenset[str])
     assert_type(get_session(websocket, watch=False), Session)
+
+
+@app.get("/poll", dependencies=[Depends(untouched)])
+async def poll(session: SessionDep) -> int:
+    return len(session)
 
 
 @app.get("/me")
@@ -161,7 +172,7 @@ AdminSession = Annotated[Session, Depends(admin.session)]
 AdminPrincipal = Annotated[str, Depends(admin.principal)]
 
 
-@app.get("/admin", dependencies=[Depends(admin.fresh(within=60))])
+@app.get("/admin", dependencies=[Depends(admin.fresh(within=60)), Depends(admin.untouched)])
 async def administer(session: AdminSession, who: AdminPrincipal) -> str:
     assert_type(session, Session)
     return who

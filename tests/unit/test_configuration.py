@@ -29,6 +29,7 @@ KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 OTHER = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY="
 GOOD: dict[str, Any] = {"store": "memory://", "secret_key": KEY}
 
+
 DURATION = "write seconds or a timedelta, from 1 second to 400 days"
 
 COOKIE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -119,6 +120,10 @@ CASES: list[tuple[dict[str, Any], str]] = [
         for choice in ("", "ignore", None, True)
     ),
     ({"on_event": "print"}, "callable"),
+    *(
+        ({"touch": option}, "write a bool, or a callable that isn't async")
+        for option in (None, "no", 1)
+    ),
     # stores
     ({"store": None}, "write store='redis://localhost:6379/0'"),
     ({"store": ""}, "such as redis://localhost:6379/0"),
@@ -155,6 +160,18 @@ CASES: list[tuple[dict[str, Any], str]] = [
         for option in ("cookie", CookieTransport, [], [HeaderTransport(), "cookie"])
     ),
     ({"transport": [CookieTransport("a"), CookieTransport("a")]}, "write each name once"),
+    *(
+        ({"clear_site_data": option}, "browsers would also remove the cookies of all other")
+        for option in ("cookies", "*", ["cache", "cookies"], ("*",))
+    ),
+    *(
+        ({"clear_site_data": option}, "write a tuple of names, such as ('cache', 'storage')")
+        for option in ("cache", (), ["caches"], ('"cache"',), [1], True, [["cache"]])
+    ),
+    (
+        {"clear_site_data": ["cache"], "transport": HeaderTransport()},
+        "is for browsers, and they get the token in a cookie",
+    ),
     # one thing said twice
     *(
         ({"transport": HeaderTransport(), **cookie}, f"transport= already decides {name}")
@@ -300,6 +317,10 @@ TAKEN: list[dict[str, Any]] = [
     {"on_unavailable": str},
     {"prefix": "my-app:session:"},
     {"lazy": True},
+    {"touch": False},
+    {"touch": bool},
+    {"clear_site_data": ["cache", "storage", "executionContexts"]},
+    {"clear_site_data": ("clientHints", "prefetchCache", "prerenderCache")},
     {"transport": CookieTransport("a", domain="example.com")},
     {"transport": [CookieTransport(), HeaderTransport()]},
     {"transport": (CookieTransport("new"), CookieTransport("old"))},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import Session
-from redis_sessions.http.headers import add_vary, forbid_storing
+from redis_sessions.http.headers import add_vary, clear_site_data, forbid_storing
 
 OURS = (b"vary", b"Cookie")
 
@@ -27,6 +27,25 @@ def test_vary(pair: type[Any], before: list[bytes], after: bytes) -> None:
     headers: Any = [pair((b"x", b"y")), *(pair((b"vary", value)) for value in before)]
     add_vary(headers, OURS)
     assert [tuple(header) for header in headers] == [(b"x", b"y"), (b"vary", after)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], b'"cache", "storage"'),
+        ([b'"cache"'], b'"cache", "storage"'),
+        ([b'"cookies","storage"'], b'"cookies","storage", "cache"'),
+        ([b'"*"'], b'"*"'),
+    ],
+)
+def test_clear_site_data(before: list[bytes], after: bytes) -> None:
+    """What we ask for is named once, beside what the application asks for."""
+    headers: Any = [(b"x", b"y"), *([b"Clear-Site-Data", value] for value in before)]
+    clear_site_data(headers, (b"clear-site-data", b'"cache", "storage"'))
+    assert [(name.lower(), value) for name, value in headers] == [
+        (b"x", b"y"),
+        (b"clear-site-data", after),
+    ]
 
 
 NO_STORE = (b"cache-control", b"no-store")

@@ -129,6 +129,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "is_new": lambda s: s.is_new,
     "created_at": lambda s: s.created_at,
     "expires_at": lambda s: s.expires_at,
+    "idle_expires_at": lambda s: s.idle_expires_at,
     "authenticated_at": lambda s: s.authenticated_at,
     "principal": lambda s: s.principal,
     "getattr with a default": lambda s: getattr(s, "principal", None),
@@ -156,7 +157,7 @@ HARMLESS = {
     *("__class__", "__class_getitem__", "__delattr__", "__dir__", "__format__"),
     *("__getattribute__", "__init__", "__init_subclass__", "__new__"),
     *("__repr__", "__setattr__", "__sizeof__", "__str__", "__subclasshook__"),
-    *("__rich_repr__", "__sentry_repr__", "refresh"),
+    *("__rich_repr__", "__sentry_repr__", "refresh", "untouched"),
 }
 
 
@@ -172,7 +173,7 @@ def methods(kind: type[Any]) -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(methods(Session) - HARMLESS))
 def test_every_method_of_a_placeholder_raises(name: str, manager: SessionManager) -> None:
-    """Each of dict's and each of our own, but `refresh()`, says why."""
+    """Each of dict's and each of our own says why, but `refresh()` and `untouched()`."""
     session = placeholder(manager)
 
     with pytest.raises(SessionError, match=WHY):

@@ -28,6 +28,7 @@ acts: Final[st.SearchStrategy[Act]] = st.one_of(
     st.tuples(st.just("clear")),
     st.tuples(st.just("rotate")),
     st.tuples(st.just("authenticated")),
+    st.tuples(st.just("untouched")),
     st.tuples(
         st.just("expire in"),
         st.sampled_from([MINUTE, 2 * DAY, 30 * DAY]),

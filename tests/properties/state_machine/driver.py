@@ -153,6 +153,8 @@ class Driver(RuleBasedStateMachine):
                 session.rotate()
             case ("authenticated",):
                 session.authenticated()
+            case ("untouched",):
+                session.untouched()
             case ("expire in", int(duration), persistent):
                 session.expire_in(duration, persistent=persistent)
             case ("revoke this",) if who is not None and session.id is not None:
@@ -178,6 +180,8 @@ class Driver(RuleBasedStateMachine):
                 visit.rotate = True
             case ("authenticated",):
                 visit.authenticated = True
+            case ("untouched",):
+                visit.untouched = True
             case ("expire in", int(duration), persistent):
                 visit.lifetime = duration, persistent
             case ("revoke this",) if who is not None and id is not None:

@@ -174,6 +174,10 @@ class Sessions(Driver):
             model = self.model.opens(token)
             assert session.is_new == (model is None), "I1, I2"
             assert dict(session) == ({} if model is None else model.data)
+            if model is not None and session.idle_expires_at is not None:
+                session.untouched()
+                ends = min(model.seen + model.idle, model.expires)
+                assert session.idle_expires_at.timestamp() == ends, "when it ends"
             whose = session.principal
             if whose is not None:
                 others = [f"{user} " for user in USERS if user != whose]

@@ -191,7 +191,7 @@ class Model:
     ) -> None:
         now: str | None = visit.local.get("user_id")
         changed = visit.local != visit.base
-        touch_due = self.now - visit.seen > min(visit.idle / 10, 300)
+        touch_due = not visit.untouched and self._is_due(visit)
         rotates = visit.rotate
         if visit.lifetime is not None:
             duration, persistent = visit.lifetime
@@ -223,9 +223,12 @@ class Model:
                 self._in_place(visit, session, seen=touch_due)
         elif touch_due:
             stands = self._ask_index(session) and stands
-            if stands and session.version == visit.version:
+            if stands and (session.version == visit.version or self._is_due(session)):
                 session.seen = self.now
                 session.version += 1
+
+    def _is_due(self, at: Visit | Stored) -> bool:
+        return self.now - at.seen > min(at.idle / 10, 300)
 
     def _ask_index(self, session: Stored) -> bool:
         if session.marked:

@@ -67,6 +67,7 @@ class Visit:
     lost: bool = False  # it revoked its own session, which another request had ended
     rotate: bool = False
     authenticated: bool = False
+    untouched: bool = False  # it doesn't count as use
     lifetime: tuple[int, bool | None] | None = None
     assigned: set[str] = field(default_factory=set[str])  # keys with objects of this request's own
     left: bool = False  # a sign-in left changes behind
