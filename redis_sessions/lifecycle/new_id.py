@@ -47,6 +47,7 @@ async def create(
         owner=owner,
         binding=backend.keyring.primary.binding(bound) if isinstance(bound, str) else None,
         data=values.raw(data),
+        methods=() if authenticated_at is None else pending.met.methods,
     )
     new = backend.sealer.seal(token, record, 0)
     if await writer.store(None, new) is not Commit.STORED:
