@@ -86,7 +86,9 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
     if lives and await writer.compare_and_set(at, change) is not None:
         change.adopt()
         if principal is not None and authenticated_at is not None:
-            await writer.note_authentication(token.id, authenticated_at)
+            record = change.new.record
+            shown = writer.descriptor(token.id, record.created_at, record.methods)
+            await writer.note_authentication(token.id, authenticated_at, shown)
         pending.backend.report("rotated", outcome.name.lower(), token.id)
         return pending.answer(outcome)
     state.gone()
