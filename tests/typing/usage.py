@@ -94,6 +94,9 @@ async def starlette_handler(request: Request) -> JSONResponse:
     session["count"] = session.get("count", 0) + 1
     session.rotate()
     session.authenticated()
+    session.authenticated(methods=["otp"])
+    session.sign_in("ann", methods=("pwd", "otp"))
+    assert_type(session.authentication_methods, tuple[str, ...])
     session.sign_in(1)
     session.sign_in("ann")
     session.sign_in(uuid4())
@@ -150,6 +153,8 @@ async def devices(id: str, session: SessionDep, manager: SessionManagerDep) -> l
 
 @app.get("/pay", dependencies=[Depends(fresh(300))])
 @app.get("/transfer", dependencies=[Depends(fresh(within=300))])
+@app.get("/close", dependencies=[Depends(fresh(within=300, methods={"otp"}))])
+@app.get("/keys", dependencies=[Depends(fresh(methods=("hwk", "user")))])
 async def transfer(user: Annotated[str, Depends(fresh(within=timedelta(minutes=5)))]) -> str:
     return user
 
