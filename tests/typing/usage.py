@@ -83,6 +83,7 @@ app.add_middleware(
     binding=client_ip(v4=24, v6=56),
     on_binding_mismatch="report",
     max_sessions=5,
+    rotate_on=("role", "tenant"),
     on_conflict="error",
     principal=lambda data: data.get("user", {}).get("sub"),
 )

@@ -42,8 +42,8 @@ async def test_without_methods_there_are_none(at: Setting) -> None:
 
 @pytest.mark.parametrize(
     "methods",
-    ["pwd", b"pwd", [""], ["a b"], ['a"'], ["a\\"], ["é"], ["a\n"], ["a" * 65], [1], [None],
-     [f"m{n}" for n in range(9)]],
+    ["pwd", Method.OTP, b"pwd", [""], ["a b"], ['a"'], ["a\\"], ["é"], ["a\n"], ["a" * 65], [1],
+     [None], [["a"]], None, 1, [f"m{n}" for n in range(9)]],
     ids=repr,
 )  # fmt: skip
 async def test_what_is_no_name_is_refused(at: Setting, methods: Any) -> None:
