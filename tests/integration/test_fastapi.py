@@ -123,7 +123,7 @@ METHODS = [("pwd", 600), ("otp", 0), ("otp", 600), ("pwd otp", 0), ("pwd otp hwk
 """By which methods somebody proved who they are, and how many seconds ago."""
 
 
-@pytest.mark.standard(16, "ASVS 7.5.3")
+@pytest.mark.standard(16, "ASVS 7.5.1", "ASVS 7.5.3")
 @pytest.mark.parametrize(
     ("options", "passes", "challenge"),
     [

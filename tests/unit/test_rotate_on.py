@@ -19,7 +19,7 @@ def at() -> Setting:
     return Setting(rotate_on=("role", "tenant"))
 
 
-@pytest.mark.standard(8, "ASVS 7.2.4")
+@pytest.mark.standard(9)
 @pytest.mark.parametrize("data", [DATA, {k: v for k, v in DATA.items() if k != "user_id"}])
 @pytest.mark.parametrize(
     "act",
