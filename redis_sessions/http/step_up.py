@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.session.methods import checked_methods
-from redis_sessions.session.session import Session
+from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import Duration, seconds
 
 __all__ = ["StepUp", "step_up"]
@@ -23,8 +23,13 @@ class StepUp:
     """The methods that it must have had. It may have had more."""
 
     def is_met(self, session: Session, now: float) -> bool:
-        """Whether the stored session satisfies it. `now`: seconds since the epoch."""
+        """Whether the stored session satisfies it. `now`: seconds since the epoch.
+
+        A sign-in that the request itself makes isn't stored yet, and doesn't count.
+        """
         since = session.authenticated_at
+        if session.principal != state_of(session).principal:
+            return False
         if since is None or (self.within is not None and now - since.timestamp() > self.within):
             return False
         return self.methods.issubset(session.authentication_methods)

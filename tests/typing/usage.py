@@ -146,6 +146,7 @@ async def devices(id: str, session: SessionDep, manager: SessionManagerDep) -> l
     assert_type(shown, list[SessionInfo])
     assert_type(shown[0].last_seen_at, datetime)
     assert_type(shown[0].created_at, datetime | None)
+    assert_type(shown[0].methods, tuple[str, ...])
     assert_type(await manager.update(session, take_code), str | None)
     async with session.exclusive(timeout=2.5):
         session["balance"] -= 1

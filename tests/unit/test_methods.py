@@ -80,6 +80,25 @@ def test_wishes_that_cross() -> None:
     assert (later, rest) == (pwd, Wanted(modified=True))
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda s: s.sign_in("bob"),
+        lambda s: s.sign_in("alice", methods=["otp"]),
+        lambda s: s.authenticated(methods=["otp"]),
+        lambda s: s.clear(),
+    ],
+    ids=["another user", "the same user", "authenticated", "clear"],
+)
+async def test_until_the_response_there_are_none(
+    at: Setting, act: Callable[[Session], object]
+) -> None:
+    """Nobody takes the methods of one user, or of an earlier proof, for those of the next."""
+    session = await at.load(await signed_in(at, "pwd"))
+    act(session)
+    assert session.authentication_methods == ()
+
+
 # -- what keeps them, and what doesn't
 
 
@@ -194,7 +213,7 @@ async def test_saving_before_the_response_keeps_the_wish(at: Setting) -> None:
     session["cart"] = 1
     session.authenticated(methods=["otp"])
     await session.save()
-    assert session.authentication_methods == ("pwd",)
+    assert session.authentication_methods == ()
     answer = await at.commit(session)
     assert (await at.load(token_of(answer))).authentication_methods == ("otp",)
 
