@@ -20,7 +20,10 @@ _NAME: Final = re.compile(r"[!#-\[\]-~]{1,64}")
 def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
     """Each of these names once, in their order. `ConfigurationError` for what is no name."""
     given: Any = methods
-    names = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
+    try:
+        names: list[Any] = [None] if isinstance(given, str) else list(given)
+    except TypeError:
+        names = [None]
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         raise ConfigurationError(
             f"methods={methods!r}: write a tuple of names, such as ('pwd', 'otp'), each of 1 to "

@@ -93,9 +93,10 @@ def checked_policy(
 
 def _keys(rotate_on: Collection[str]) -> frozenset[str]:
     given: Any = rotate_on
-    keys: list[Any] = [None]
-    if isinstance(given, Collection) and not isinstance(given, str):
-        keys = list(given)
+    try:
+        keys: list[Any] = [None] if isinstance(given, str) else list(given)
+    except TypeError:
+        keys = [None]
     for key in keys:
         if not isinstance(key, str) or not key or "." in key:
             raise ConfigurationError(

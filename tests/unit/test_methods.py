@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -18,6 +18,49 @@ from tests.unit.setting import DAY, DUE, Setting, count, token_of
 
 class Method(enum.StrEnum):
     OTP = "otp"
+
+
+def code_then_out(session: Session) -> None:
+    session.authenticated(methods=["otp"])
+    session.sign_out()
+
+
+def in_then_cleared(session: Session) -> None:
+    session.sign_in("bob", methods=["pwd"])
+    session.clear()
+    session["a"] = 1
+
+
+def cleared_then_in(session: Session) -> None:
+    session.clear()
+    session.sign_in("bob", methods=["pwd"])
+
+
+Act = Callable[[Session], object]
+
+PROOFS: Final[dict[str, tuple[Act, tuple[str, ...]]]] = {
+    "a code": (lambda s: s.authenticated(methods=["otp"]), ("otp",)),
+    "a code besides": (
+        lambda s: s.authenticated(methods=[*s.authentication_methods, "otp"]),
+        ("pwd", "otp"),
+    ),
+    "nothing said": (lambda s: s.authenticated(), ()),
+    "again by a key": (lambda s: s.sign_in("alice", methods=["hwk", "user"]), ("hwk", "user")),
+    "again, nothing said": (lambda s: s.sign_in("alice"), ()),
+    "another": (lambda s: s.sign_in("bob"), ()),
+    "another by sms": (lambda s: s.sign_in("bob", methods=["sms"]), ("sms",)),
+    "another by the key": (lambda s: s.update(user_id="bob"), ()),
+    "out": (lambda s: s.sign_out(), ()),
+    "a code, then out": (code_then_out, ()),
+    "cleared": (in_then_cleared, ()),
+    "cleared, then another": (cleared_then_in, ("pwd",)),
+}
+PENDING: Final[dict[str, Act]] = {
+    "another user": lambda s: s.sign_in("bob"),
+    "the same user": lambda s: s.sign_in("alice", methods=["otp"]),
+    "authenticated": lambda s: s.authenticated(methods=["otp"]),
+    "clear": lambda s: s.clear(),
+}
 
 
 async def signed_in(at: Setting, *methods: str) -> str:
@@ -80,19 +123,8 @@ def test_wishes_that_cross() -> None:
     assert (later, rest) == (pwd, Wanted(modified=True))
 
 
-@pytest.mark.parametrize(
-    "act",
-    [
-        lambda s: s.sign_in("bob"),
-        lambda s: s.sign_in("alice", methods=["otp"]),
-        lambda s: s.authenticated(methods=["otp"]),
-        lambda s: s.clear(),
-    ],
-    ids=["another user", "the same user", "authenticated", "clear"],
-)
-async def test_until_the_response_there_are_none(
-    at: Setting, act: Callable[[Session], object]
-) -> None:
+@pytest.mark.parametrize("act", PENDING.values(), ids=PENDING)
+async def test_until_the_response_there_are_none(at: Setting, act: Act) -> None:
     """Nobody takes the methods of one user, or of an earlier proof, for those of the next."""
     session = await at.load(await signed_in(at, "pwd"))
     act(session)
@@ -156,25 +188,9 @@ async def test_a_conflict_keeps_them(at: Setting) -> None:
     assert session == {"user_id": "alice", "cart": 1, "seen": 1}
 
 
-@pytest.mark.parametrize(
-    ("again", "methods"),
-    [
-        (lambda s: s.authenticated(methods=["otp"]), ("otp",)),
-        (lambda s: s.authenticated(methods=[*s.authentication_methods, "otp"]), ("pwd", "otp")),
-        (lambda s: s.authenticated(), ()),
-        (lambda s: s.sign_in("alice", methods=["hwk", "user"]), ("hwk", "user")),
-        (lambda s: s.sign_in("alice"), ()),
-        (lambda s: s.sign_in("bob"), ()),
-        (lambda s: s.sign_in("bob", methods=["sms"]), ("sms",)),
-        (lambda s: s.update(user_id="bob"), ()),
-        (lambda s: s.sign_out(), ()),
-        (lambda s: (s.authenticated(methods=["otp"]), s.sign_out()), ()),
-        (lambda s: (s.sign_in("bob", methods=["pwd"]), s.clear(), s.update(a=1)), ()),
-        (lambda s: (s.clear(), s.sign_in("bob", methods=["pwd"])), ("pwd",)),
-    ],
-)
+@pytest.mark.parametrize(("again", "methods"), PROOFS.values(), ids=PROOFS)
 async def test_the_latest_proof_replaces_them(
-    at: Setting, again: Callable[[Session], object], methods: tuple[str, ...]
+    at: Setting, again: Act, methods: tuple[str, ...]
 ) -> None:
     """They belong to `authenticated_at`: no earlier method counts as proved just now."""
     session = await at.load(await signed_in(at, "pwd"))

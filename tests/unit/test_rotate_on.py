@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -13,6 +13,30 @@ from tests.unit.setting import DUE, KEY, Setting, stored, token_of
 
 DATA = {"user_id": "alice", "role": "user", "tenant": {"id": 1}, "cart": 1}
 
+Act = Callable[[Session], object]
+
+RIGHTS: Final[dict[str, Act]] = {
+    "set": lambda s: s.update(role="admin"),
+    "removed": lambda s: s.pop("role"),
+    "inside": lambda s: s["tenant"].update(id=2),
+    "with another": lambda s: s.update(role="admin", cart=2),
+}
+OTHERS: Final[dict[str, tuple[Act, Outcome]]] = {
+    "another key": (lambda s: s.update(cart=2), Outcome.CHANGE),
+    "the same again": (lambda s: s.update(role="user", tenant={"id": 1}), Outcome.NOTHING),
+    "modified": (lambda s: s.mark_modified(), Outcome.CHANGE),
+    "nothing": (lambda s: None, Outcome.NOTHING),
+}
+BESIDE: Final[dict[str, tuple[Act, int, Outcome]]] = {
+    "authenticated": (lambda s: s.authenticated(), 200, Outcome.REAUTHENTICATE),
+    "sign out": (lambda s: s.sign_out(), 200, Outcome.LOSE),
+    "switch": (lambda s: s.sign_in("bob"), 200, Outcome.SWITCH),
+    "rotate": (lambda s: s.rotate(), 200, Outcome.ROTATE),
+    "expire_in": (lambda s: s.expire_in(60), 200, Outcome.ROTATE),
+    "404": (lambda s: None, 404, Outcome.ROTATE),
+    "500": (lambda s: None, 500, Outcome.NOTHING),
+}
+
 
 @pytest.fixture
 def at() -> Setting:
@@ -21,19 +45,8 @@ def at() -> Setting:
 
 @pytest.mark.standard(9)
 @pytest.mark.parametrize("data", [DATA, {k: v for k, v in DATA.items() if k != "user_id"}])
-@pytest.mark.parametrize(
-    "act",
-    [
-        lambda s: s.update(role="admin"),
-        lambda s: s.pop("role"),
-        lambda s: s["tenant"].update(id=2),
-        lambda s: s.update(role="admin", cart=2),
-    ],
-    ids=["set", "removed", "inside", "with another"],
-)
-async def test_a_change_of_rights_rotates(
-    at: Setting, act: Callable[[Session], object], data: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("act", RIGHTS.values(), ids=RIGHTS)
+async def test_a_change_of_rights_rotates(at: Setting, act: Act, data: dict[str, Any]) -> None:
     """Same id, new secret, the data are stored; the token of before opens nothing."""
     token = await at.begin(data)
     session = await at.load(token)
@@ -47,19 +60,8 @@ async def test_a_change_of_rights_rotates(
     assert await at.data(token) == {}
 
 
-@pytest.mark.parametrize(
-    ("act", "outcome"),
-    [
-        (lambda s: s.update(cart=2), Outcome.CHANGE),
-        (lambda s: s.update(role="user", tenant={"id": 1}), Outcome.NOTHING),
-        (lambda s: s.mark_modified(), Outcome.CHANGE),
-        (lambda s: None, Outcome.NOTHING),
-    ],
-    ids=["another key", "the same again", "modified", "nothing"],
-)
-async def test_what_does_not_rotate(
-    at: Setting, act: Callable[[Session], object], outcome: Outcome
-) -> None:
+@pytest.mark.parametrize(("act", "outcome"), OTHERS.values(), ids=OTHERS)
+async def test_what_does_not_rotate(at: Setting, act: Act, outcome: Outcome) -> None:
     """Values are compared as they are stored, as for every change."""
     session = await at.load(await at.begin(DATA))
     act(session)
@@ -67,22 +69,8 @@ async def test_what_does_not_rotate(
     assert (answer.outcome, answer.token) == (outcome, None)
 
 
-@pytest.mark.parametrize(
-    ("act", "status", "outcome"),
-    [
-        (lambda s: s.authenticated(), 200, Outcome.REAUTHENTICATE),
-        (lambda s: s.sign_out(), 200, Outcome.LOSE),
-        (lambda s: s.sign_in("bob"), 200, Outcome.SWITCH),
-        (lambda s: s.rotate(), 200, Outcome.ROTATE),
-        (lambda s: s.expire_in(60), 200, Outcome.ROTATE),
-        (lambda s: None, 404, Outcome.ROTATE),
-        (lambda s: None, 500, Outcome.NOTHING),
-    ],
-    ids=["authenticated", "sign out", "switch", "rotate", "expire_in", "404", "500"],
-)
-async def test_beside_other_wishes(
-    at: Setting, act: Callable[[Session], object], status: int, outcome: Outcome
-) -> None:
+@pytest.mark.parametrize(("act", "status", "outcome"), BESIDE.values(), ids=BESIDE)
+async def test_beside_other_wishes(at: Setting, act: Act, status: int, outcome: Outcome) -> None:
     """What gives a new token anyhow stays what it is; a request that failed rotates nothing."""
     session = await at.load(await at.begin(DATA))
     session["role"] = "admin"
