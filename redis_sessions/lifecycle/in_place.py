@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -103,7 +103,9 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
     if lives and await writer.compare_and_set(at, change) is not None:
         change.adopt()
         if principal is not None and authenticated_at is not None:
-            await writer.note_authentication(token.id, authenticated_at)
+            record = change.new.record
+            shown = writer.descriptor(token.id, record.created_at, record.methods)
+            await writer.note_authentication(token.id, authenticated_at, shown)
         pending.backend.report("rotated", outcome.name.lower(), token.id)
         return pending.answer(outcome)
     state.gone()
@@ -187,12 +189,13 @@ def _merged(pending: PendingCommit, newest: Stored, at: Stored) -> bytes:
 
 def _amendments(
     pending: PendingCommit, record: Record, authenticated_at: int | None
-) -> dict[str, int | bool]:
+) -> dict[str, Any]:
     """The fields of the record that change besides the data."""
     now = pending.writer.now
-    fields: dict[str, int | bool] = {}
+    fields: dict[str, Any] = {}
     if authenticated_at is not None:
         fields.update(authenticated_at=authenticated_at, expires_at=now + _length(pending, record))
+        fields.update(methods=pending.met.methods)
     if pending.state.wanted.lifetime is not None:
         expires_at, idle, persistent = pending.writer.lifetime(record.persistent)
         fields.update(expires_at=expires_at, idle=idle, persistent=persistent)

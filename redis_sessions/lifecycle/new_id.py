@@ -47,6 +47,7 @@ async def create(
         owner=owner,
         binding=backend.keyring.primary.binding(bound) if isinstance(bound, str) else None,
         data=values.raw(data),
+        methods=() if authenticated_at is None else pending.met.methods,
     )
     new = backend.sealer.seal(token, record, 0)
     if await writer.store(None, new) is not Commit.STORED:
@@ -75,7 +76,7 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
         began=request.began,
         own=request.revocations.get(principal),
         ttl=(writer.lifetime(True)[0] - writer.now) * 1000,
-        descriptor=writer.descriptor(token.id, writer.now),
+        descriptor=writer.descriptor(token.id, writer.now, pending.met.methods),
     )
     if status is not EntryStatus.LIVE:
         backend.report("refused", "revoked meanwhile", token.id)

@@ -192,7 +192,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
             at.token.id,
             authenticated=at.record.authenticated_at or 0,
             ttl=(max(1, at.record.expires_at - self.now) if ttl is None else ttl) * 1000,
-            descriptor=self.descriptor(at.token.id, at.record.created_at),
+            descriptor=self.descriptor(at.token.id, at.record.created_at, at.record.methods),
         )
         self._note_shortfall(touched)
         status, clock = touched.result
@@ -205,7 +205,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         state.gone()
         return None
 
-    async def note_authentication(self, id: str, at: int) -> None:
+    async def note_authentication(self, id: str, at: int, descriptor: bytes = b"") -> None:
         """Note in the index that the principal proved who they are.
 
         Call it after the record is stored. If the index had a later time than the record, the
@@ -214,11 +214,13 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         if self.principal is None:
             return
         try:
-            self._note_shortfall(await self.backend.index.authenticated(self.principal, id, at))
+            index = self.backend.index
+            noted = await index.authenticated(self.principal, id, at, descriptor)
+            self._note_shortfall(noted)
         except StoreError as exc:
             logger.warning("sessions: an index has an older time than its session: %s", exc)
 
-    def descriptor(self, id: str, created_at: int) -> bytes:
+    def descriptor(self, id: str, created_at: int, methods: tuple[str, ...]) -> bytes:
         """What lists show of this session, sealed. It is empty if no client is known."""
         backend, peer = self.backend, self.state.peer()
         principal = self.state.principal if self.principal is None else self.principal
@@ -231,6 +233,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
                 created_at=created_at,
                 address=peer.address,
                 user_agent=peer.user_agent and peer.user_agent[:256],
+                methods=methods,
             ),
         )
 

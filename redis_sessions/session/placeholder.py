@@ -54,6 +54,7 @@ class Unloaded(Session):
     mark_accessed = mark_modified = get_as = save = exclusive = changes = _refused
     idle_expires_at = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - it is one
     id = is_new = created_at = expires_at = authenticated_at = principal = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - each is one
+    authentication_methods = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - it is one
 
 
 class _NotLoaded:

@@ -94,6 +94,13 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     owner: bytes | None
     binding: bytes | None
     data: msgspec.Raw
+    methods: tuple[str, ...] = ()
+    """How the principal proved who they are, at `authenticated_at` (RFC 8176)."""
+    aliases: tuple[str, ...] = ()
+    """Other names by which the session can be ended: each a `name\\x00value`."""
+
+    # What comes after `data` has a default, since older records end there. Older servers ignore it,
+    # and leave it out when they store the session.
 
     def amended(self, data: bytes | None = None, **fields: Any) -> Record:
         """A copy with other values for these fields."""
@@ -139,6 +146,8 @@ class Descriptor(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     created_at: int
     address: str | None
     user_agent: str | None
+    methods: tuple[str, ...] = ()
+    """As in the record."""
 
 
 _describe = msgspec.msgpack.Encoder().encode

@@ -7,7 +7,7 @@ awaited do (`save()`, `refresh()`, `exclusive()`), through the manager.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from redis_sessions.errors import ConfigurationError, SessionEncodeError, Sessio
 from redis_sessions.session import values
 from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.methods import checked_methods
 from redis_sessions.session.principal import Principal, remove
 from redis_sessions.session.state import Duration, State, Wanted, seconds
 from redis_sessions.session.values import Values
@@ -118,6 +119,16 @@ class Session(dict[str, Any]):
         return datetime.fromtimestamp(stored.record.authenticated_at / 1000, UTC)
 
     @property
+    def authentication_methods(self) -> tuple[str, ...]:
+        """How the principal proved who they are, when they last did: such as `("pwd", "otp")`.
+
+        The names come from `sign_in()` or `authenticated()`. () if these were given none, if nobody
+        is signed in, and until the response has stored a new one.
+        """
+        state = self._state
+        return () if state.live is None or state.wanted.authenticated else state.live.record.methods
+
+    @property
     @stripped
     def principal(self) -> str | None:
         """Who is signed in, always as a str. None if nobody is."""
@@ -126,17 +137,25 @@ class Session(dict[str, Any]):
     # -- what a handler wants of it; none of these does I/O
 
     @stripped
-    def sign_in(self, principal: str | int | UUID) -> None:
+    def sign_in(
+        self,
+        principal: str | int | UUID,
+        *,
+        methods: Iterable[str] = (),
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
         """Sign this user in: the response carries a new token, and a new lifetime begins.
 
-            session.sign_in(user.id)  # after you have checked a password
+            session.sign_in(user.id, methods=["pwd"])  # after you have checked a password
+
+        `methods`: how they proved who they are, by the names of RFC 8176. At most 8.
 
         Data of the same user, or of nobody, stay. Data of another user are left behind: they are
         removed from this dict at once, except for what this request has assigned. Then the
         principal is written under its key, or into a new dict for a dotted path, unless it is
         there already. `ConfigurationError` if `principal=` is a callable.
         """
-        services, state = self._services, self._state
+        services, state, proved = self._services, self._state, checked_methods(methods)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
         is_anothers = state.is_anothers(str(value), services.keyring)
@@ -152,7 +171,8 @@ class Session(dict[str, Any]):
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        state.want(authenticated=True)
+        names = tuple(f"{name}\0{value}" for name, value in (aliases or {}).items())
+        state.want(authenticated=True, methods=proved, aliases=names)
 
     @stripped
     def sign_out(self) -> None:
@@ -164,7 +184,8 @@ class Session(dict[str, Any]):
         """
         state, services = self._state, self._services
         remove(self, services.principal.path_for("sign_out")[0], services.values)
-        state.want(authenticated=False, cleared=state.wanted.cleared or bool(state.opened))
+        cleared = state.wanted.cleared or bool(state.opened)
+        state.want(authenticated=False, cleared=cleared, methods=(), aliases=())
 
     def clear(self) -> None:
         """End the session. Data that are written afterwards begin a new session."""
@@ -177,9 +198,15 @@ class Session(dict[str, Any]):
         """Send a new token for this session with the response. The old token opens nothing then."""
         self._state.want(rotate=True)
 
-    def authenticated(self) -> None:
-        """Note that the principal has proved again who they are: new token, new lifetime."""
-        self._state.want(authenticated=True)
+    @stripped
+    def authenticated(self, *, methods: Iterable[str] = ()) -> None:
+        """Note that the principal has proved again who they are: new token, new lifetime.
+
+            session.authenticated(methods=["otp"])
+
+        `methods`: how, this time, by the names of RFC 8176. They take the place of those of before.
+        """
+        self._state.want(authenticated=True, methods=checked_methods(methods))
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:

@@ -116,33 +116,44 @@ class Wanted(msgspec.Struct, frozen=True):
     """By `mark_modified()`."""
     lifetime: Lifetime | None = None
     """By `expire_in()`."""
+    methods: tuple[str, ...] = ()
+    """How the principal proved who they are. They belong to `authenticated`."""
+    aliases: tuple[str, ...] = ()
+    """By `sign_in()`: each a `name\\x00value`. They belong to `authenticated`."""
 
     def without(self, met: Wanted) -> Wanted:
         """What is left when `met` was carried out. Other tasks may have asked for more since."""
         if self is met:
             return NOTHING_WANTED
+        proved = self.authenticated, self.methods, self.aliases
+        again = self.authenticated and proved != (met.authenticated, met.methods, met.aliases)
         left = Wanted(
             cleared=self.cleared and not met.cleared,
             rotate=self.rotate and not met.rotate,
-            authenticated=self.authenticated and not met.authenticated,
+            authenticated=again,
             modified=self.modified and not met.modified,
             lifetime=None if self.lifetime is met.lifetime else self.lifetime,
+            methods=self.methods if again else (),
+            aliases=self.aliases if again else (),
         )
         return NOTHING_WANTED if left == NOTHING_WANTED else left
 
     def deferred(self) -> tuple[Wanted, Wanted]:
         """What has to wait for a response, since it needs a new token; and the rest."""
-        later = Wanted(rotate=self.rotate, authenticated=self.authenticated, lifetime=self.lifetime)
+        later = replace(self, cleared=False, modified=False)
         return later, self.without(later)
 
     def besides(self, other: Wanted) -> Wanted:
-        """All that one of the two asks for. If both ask for a lifetime, this one's counts."""
+        """All that one of the two asks for. Where both ask for the same, this one's counts."""
+        proved = self if self.authenticated else other
         return Wanted(
             cleared=self.cleared or other.cleared,
             rotate=self.rotate or other.rotate,
             authenticated=self.authenticated or other.authenticated,
             modified=self.modified or other.modified,
             lifetime=other.lifetime if self.lifetime is None else self.lifetime,
+            methods=proved.methods,
+            aliases=self.aliases or other.aliases,
         )
 
 

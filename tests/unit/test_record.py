@@ -71,6 +71,8 @@ def test_the_layout() -> None:
         b"o" * 12,
         None,
         {"n": 1},
+        [],
+        [],
     ]
     assert rotated_at(sealed) == 0x01020304
 
@@ -106,6 +108,53 @@ def test_any_record_comes_back(
     assert isinstance(opened, Stored)
     assert msgspec.msgpack.encode(opened.record) == msgspec.msgpack.encode(record)
     assert rotated_at(sealed) == rotated
+
+
+class Older(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=True):
+    """A record of before it had methods: it ends with the data."""
+
+    created_at: int
+    authenticated_at: int | None
+    seen_at: int
+    expires_at: int
+    idle: int
+    persistent: bool
+    owner: bytes | None
+    binding: bytes | None
+    data: msgspec.Raw
+
+
+def test_a_record_of_an_older_version_opens() -> None:
+    """What came later has its default, so that nobody is signed out by an update."""
+    now = make(methods=("pwd", "otp"), aliases=("sid\0x",))
+    fields = {name: getattr(now, name) for name in Older.__struct_fields__}
+
+    opened = msgspec.msgpack.decode(msgspec.msgpack.encode(Older(**fields)), type=Record)
+
+    assert (opened.methods, opened.aliases) == ((), ())
+    assert {name: getattr(opened, name) for name in fields if name != "data"} == {
+        name: value for name, value in fields.items() if name != "data"
+    }
+    assert bytes(opened.data) == bytes(now.data)
+
+
+def test_an_older_version_opens_a_record_of_this_one() -> None:
+    """It ignores what it doesn't know, and leaves it out when it stores the session."""
+    now = make(methods=("pwd", "otp"), aliases=("sid\0x",))
+
+    older = msgspec.msgpack.decode(msgspec.msgpack.encode(now), type=Older)
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(older), type=Record)
+
+    assert bytes(older.data) == bytes(now.data)
+    assert (again.expires_at, again.owner) == (now.expires_at, now.owner)
+    assert (again.methods, again.aliases) == ((), ())
+
+
+def test_what_a_record_does_not_have_takes_two_bytes() -> None:
+    """Without methods and aliases it is hardly larger than an older version's."""
+    now = make()
+    older = Older(**{name: getattr(now, name) for name in Older.__struct_fields__})
+    assert len(msgspec.msgpack.encode(now)) - len(msgspec.msgpack.encode(older)) == 2
 
 
 def test_it_opens_under_one_token_and_one_prefix_only() -> None:
