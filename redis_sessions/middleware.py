@@ -62,6 +62,8 @@ class SessionMiddleware:
       chooses one of the two by the connection
     - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
       that brought the token answers
+    - `personal_events`: whether the events of sign-ins and the like tell the principal, and the
+      client's address and user agent
     - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
       networks, or a callable that returns a text for the connection
 
@@ -102,6 +104,7 @@ class SessionMiddleware:
         max_size: int = DEFAULT_MAX_SIZE,
         on_unavailable: OnUnavailable = "error",
         on_event: EventHandler | None = None,
+        personal_events: bool = False,
         prefix: str | None = None,
         lazy: bool = False,
         end_sockets: bool = True,
@@ -117,6 +120,7 @@ class SessionMiddleware:
             "on_conflict": (on_conflict, "merge"),
             "max_size": (max_size, DEFAULT_MAX_SIZE),
             "on_event": (on_event, None),
+            "personal_events": (personal_events, False),
         }
         cookie = {
             "session_cookie": (session_cookie, None),
@@ -147,6 +151,7 @@ class SessionMiddleware:
                 binding=bind_to(binding),
                 lazy=lazy,
                 replicas=replicas,
+                personal=backend.reporter.personal,
                 copies=copies,
                 end_sockets=end_sockets and backend.watchable is not None,
                 read_with_hint=only.read_with_hint

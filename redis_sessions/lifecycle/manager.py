@@ -52,6 +52,8 @@ class SessionManager:
     - `max_size`: the most bytes that the encoded data may have
     - `deadline`: the seconds within which all writes of one response begin
     - `on_event`: is called with each `Event`
+    - `personal_events`: whether events of sign-ins and the like tell the principal, the client's
+      address and its user agent, which may be personal data
     - `enc_hook`, `dec_hook`: msgspec's
     - `clock`, for tests: gives seconds since the epoch. Ages are measured by it, too. Without it
       the time is the store's, and ages are measured by monotonic time, which nobody can set back
@@ -75,6 +77,7 @@ class SessionManager:
         max_size: int = DEFAULT_MAX_SIZE,
         deadline: float = 5.0,
         on_event: EventHandler | None = None,
+        personal_events: bool = False,
         enc_hook: Callable[[Any], Any] | None = None,
         dec_hook: Callable[[type, Any], Any] | None = None,
         clock: Callable[[], float] | None = None,
@@ -95,6 +98,7 @@ class SessionManager:
                 deadline=deadline,
             ),
             on_event=on_event,
+            personal_events=personal_events,
             enc_hook=enc_hook,
             dec_hook=dec_hook,
             clock=clock,
@@ -239,7 +243,10 @@ class SessionManager:
 
     async def _refresh(self, session: Session) -> None:
         if isinstance(session, Unloaded):
-            await loading.load_in_turn(session, self.load)
+            load: loading.Load = self.load
+            if self._backend.reporter.personal:
+                load = loading.telling(load, state_of(session).peer)
+            await loading.load_in_turn(session, load)
             return
         state = state_of(session)
         await state.others()

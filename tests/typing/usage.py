@@ -171,6 +171,8 @@ def device(connection: HTTPConnection) -> str | None:
 
 def log(event: Event) -> None:
     assert_type(event.reason, str | None)
+    assert_type(event.principal, str | None)
+    assert_type((event.address, event.user_agent), tuple[str | None, str | None])
 
 
 async def without_a_request(client: Redis) -> None:
@@ -183,7 +185,12 @@ async def without_a_request(client: Redis) -> None:
     for each in stores:
         await each.close()
     manager = SessionManager(
-        store, Keyring(NEW_KEY, OLD_KEY), max_age=None, on_event=log, deadline=2
+        store,
+        Keyring(NEW_KEY, OLD_KEY),
+        max_age=None,
+        on_event=log,
+        personal_events=True,
+        deadline=2,
     )
     SessionManager("redis://localhost:6379/0", "new" * 12, max_age=3600)
     SessionManager(client, ["new" * 12, b"old" * 12])
