@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
 from redis_sessions.errors import SessionError, check_event_loop
 from redis_sessions.events import EventHandler
-from redis_sessions.lifecycle import commit, loading, merging, revocation, watching
+from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
 from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.exclusive import Exclusive
 from redis_sessions.lifecycle.revocation import AnyPrincipal, SessionInfo
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
@@ -235,6 +236,22 @@ class SessionManager:
         and the same request may sign in afterwards.
         """
         return await revocation.revoke_all(self._backend, principal, keep=keep)
+
+    def sessions(self) -> AsyncGenerator[StoredSession, None]:
+        """All sessions, of everybody, signed in or not: `async for info in manager.sessions()`.
+
+        It goes through all keys of the database, and leaves time to others between two steps. A
+        session that exists all the while is given at least once, and one that comes or goes
+        meanwhile may be; a few may be given twice. Raises `StoreUnavailableError` if a connection
+        is lost, since nobody can go on from there; and `ConfigurationError` if the store can't do
+        it, or its user may not.
+        """
+        return enumeration.sessions(self._backend.store, self._backend.clock)
+
+    @stripped
+    async def count(self) -> int:
+        """How many sessions there are. It goes through all of them, as `sessions()` does."""
+        return await enumeration.count(self._backend.store)
 
     # -- what a session asks for
 
