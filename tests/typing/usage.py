@@ -33,6 +33,7 @@ from redis_sessions import (
     SessionManager,
     SessionMiddleware,
     SessionStore,
+    StoredSession,
     client_ip,
     generate_key,
     get_session,
@@ -194,6 +195,10 @@ async def without_a_request(client: Redis) -> None:
     )
     SessionManager("redis://localhost:6379/0", "new" * 12, max_age=3600)
     SessionManager(client, ["new" * 12, b"old" * 12])
+    assert_type(await manager.count(), int)
+    async for stored in manager.sessions():
+        assert_type(stored, StoredSession)
+        assert_type(stored.expires_at, datetime | None)
     session = await manager.load("token")
     answer = await manager.commit(session, status=200)
     assert_type(answer, Answer)
