@@ -81,8 +81,9 @@ async def _look_at(server: Conversation, prefix: str, ids: Sequence[str]) -> lis
         ):
             continue
         header, size, left = (_checked(server, answer) for answer in answers)
-        if left != -2 and size > 0:  # else it has ended meanwhile
-            found.append(Found(id, version(header), int(size), None if left == -1 else int(left)))
+        each = Found(id, version(header), int(size), None if left == -1 else int(left))
+        if each.size > 0 and each.left != -2:  # else it has ended meanwhile
+            found.append(each)
     return found
 
 

@@ -17,6 +17,7 @@ from redis_sessions import (
     Keyring,
     RedisStore,
     SessionManager,
+    StoreError,
     StoreUnavailableError,
 )
 from redis_sessions.cli.acl import Role, acl_line, rules
@@ -24,6 +25,14 @@ from redis_sessions.cli.commands import app
 from redis_sessions.testing import store_session
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from tests.integration.acl_roles import PASSWORD
+from tests.integration.wrong_servers import (
+    PROTOCOLS,
+    TYPES,
+    Answer,
+    after_greeting,
+    always,
+    listening,
+)
 from tests.support.apps import manager_on
 from tests.support.asgi import KEY
 from tests.support.servers import DEFAULT_SERVER, Server, as_owner, free_port
@@ -95,6 +104,36 @@ async def test_a_server_that_is_away() -> None:
     store = RedisStore(f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(StoreUnavailableError, match="can't be reached"):
         await SessionManager(store, KEY).count()
+
+
+async def hang(_: bytes) -> bytes:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+PAGE = b"*2\r\n$1\r\n0\r\n*1\r\n$28\r\nsession:" + b"x" * 20 + b"\r\n"
+
+
+def page_and(reply: bytes) -> Answer:
+    """A page of ids, and then this for all that is asked about them."""
+    return lambda command: PAGE if command == b"SCAN" else reply
+
+
+ANSWERS: dict[str, Answer] = {
+    **{name: always(PROTOCOLS[name]) for name in ("http", "tls", "noise")},
+    **{f"then {name}": after_greeting(reply) for name, reply in TYPES.items()},
+    **{f"page, then {name}": page_and(reply) for name, reply in TYPES.items() if name != "int"},
+    "hangs": hang,
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_what_is_no_redis(name: str) -> None:
+    """Whatever it answers, and if it doesn't, that is an error of a store."""
+    async with listening(ANSWERS[name]) as port:
+        store = RedisStore(f"redis://127.0.0.1:{port}/0", timeout=0.2 if name == "hangs" else 2)
+        with pytest.raises(StoreError):
+            await SessionManager(store, KEY).count()
 
 
 @one_server
