@@ -14,6 +14,7 @@ from redis_sessions.errors import (
 from redis_sessions.events import Event, log_events
 from redis_sessions.http.binding import client_ip
 from redis_sessions.http.transports import CookieTransport, HeaderTransport, Transport
+from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.manager import Answer, SessionManager
 from redis_sessions.lifecycle.revocation import SessionInfo
 from redis_sessions.middleware import SessionMiddleware, get_session
@@ -56,6 +57,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreUnavailableError",
+    "StoredSession",
     "Transport",
     "Written",
     "client_ip",

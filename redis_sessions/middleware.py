@@ -77,6 +77,8 @@ class SessionMiddleware:
       or QUERY, or is a WebSocket. `"anonymous"`: an empty session, which raises `CrossSiteError`
       (403) when it is written. `"refuse"`: 403. `"allow"`: its session
     - `trusted_origins`: origins whose requests are as the application's own
+    - `personal_events`: whether the events of sign-ins and the like tell the principal, and the
+      client's address and user agent
     - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
       networks, or a callable that returns a text for the connection
 
@@ -118,6 +120,7 @@ class SessionMiddleware:
         max_size: int = DEFAULT_MAX_SIZE,
         on_unavailable: OnUnavailable = "error",
         on_event: EventHandler | None = None,
+        personal_events: bool = False,
         prefix: str | None = None,
         touch: Touch = True,
         lazy: bool = False,
@@ -138,6 +141,7 @@ class SessionMiddleware:
             "on_conflict": (on_conflict, "merge"),
             "max_size": (max_size, DEFAULT_MAX_SIZE),
             "on_event": (on_event, None),
+            "personal_events": (personal_events, False),
         }
         cookie = {
             "session_cookie": (session_cookie, None),
@@ -171,6 +175,7 @@ class SessionMiddleware:
                 touch=touch_by(touch),
                 lazy=lazy,
                 replicas=replicas,
+                personal=backend.reporter.personal,
                 copies=copies,
                 end_sockets=end_sockets and backend.watchable is not None,
                 read_with_hint=only.read_with_hint

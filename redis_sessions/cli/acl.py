@@ -41,7 +41,7 @@ _COMMANDS: Final = {
         *(*_CONNECT, "select", "mget", *_END, *_TRACKING, *_REVOKE),
         *("hlen", "get", "del", "info"),
     ),
-    Role.ADMIN: (*_CONNECT, "select", "mget", *_END, *_REVOKE),
+    Role.ADMIN: (*_CONNECT, "select", "mget", *_END, *_REVOKE, "scan", "strlen"),
     Role.MONITOR: (*_CONNECT, "select", "info", "dbsize"),
 }
 _CLUSTER: Final = {

@@ -8,8 +8,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
@@ -19,7 +22,14 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from redis_sessions import ConfigurationError, __version__, generate_key
+from redis_sessions import (
+    ConfigurationError,
+    RedisStore,
+    StoredSession,
+    StoreError,
+    __version__,
+    generate_key,
+)
 from redis_sessions.cli import key, require
 from redis_sessions.cli.acl import (
     PLACEHOLDER,
@@ -34,6 +44,7 @@ from redis_sessions.cli.findings import find
 from redis_sessions.cli.gather import gather
 from redis_sessions.connect.credentials import read_password
 from redis_sessions.connect.embedded import find_server
+from redis_sessions.lifecycle import enumeration
 
 __all__ = ["app"]
 
@@ -101,7 +112,7 @@ def acl(
     role: Annotated[
         Role,
         typer.Option(
-            help="app: the application. admin: lists and ends a user's sessions. "
+            help="app: the application. admin: lists and ends sessions, and counts them. "
             "monitor: reads INFO and counts keys, and sees none of them."
         ),
     ] = Role.APP,
@@ -215,9 +226,92 @@ def _show(findings: Sequence[Finding]) -> None:
             console.print(f"{'':26}{escape(finding.advice)}", soft_wrap=True)
 
 
-def _refuse(exc: AuthenticationError | ConfigurationError) -> NoReturn:
+def _refuse(exc: AuthenticationError | ConfigurationError | StoreError) -> NoReturn:
     Console(stderr=True).print(f"redis-sessions: {escape(str(exc))}", soft_wrap=True)
     raise typer.Exit(2) from exc
+
+
+_Url = Annotated[str, typer.Argument(help="The store's URL, as the application has it.")]
+_Prefix = Annotated[str, typer.Option(help="As the application's prefix=.")]
+
+
+@app.command()
+def count(
+    url: _Url,
+    prefix: _Prefix = "session:",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one object.")] = False,
+) -> None:
+    """Count the sessions in a store, those of visitors who aren't signed in, too.
+
+    It needs no secret key, and reads nobody's data. It looks at all keys of
+    the database, a few hundred at a time, so that nobody has to wait. The
+    user needs the rights of `redis-sessions acl --role admin`.
+
+    It also tells with which secret keys they are sealed. A retired key may
+    be removed once no session is sealed with it.
+
+    The exit status is 0, or 2 if the store can't be read.
+    """
+    keys = Counter[str]()
+    _each_session(url, prefix, lambda info: keys.update([info.key_id]))
+    if as_json:
+        print(json.dumps({"sessions": keys.total(), "by_key": dict(keys.most_common())}))
+        return
+    print(f"{keys.total()} sessions")
+    for key_id, number in keys.most_common():
+        print(f"{number:8} sealed with the key {key_id}")
+
+
+@app.command("list")
+def list_sessions(
+    url: _Url,
+    prefix: _Prefix = "session:",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: one object in each line.")
+    ] = False,
+) -> None:
+    """List the sessions in a store, in no order: ids and times, but not whose they are.
+
+    For each session: its id; when it ends unless it is used; when its token
+    was last replaced; the id of the secret key that it is sealed with; and
+    its size. A few may come twice. It needs no secret key, and the rights of
+    `redis-sessions acl --role admin`.
+
+    The exit status is 0, or 2 if the store can't be read.
+    """
+    _each_session(url, prefix, _print_json if as_json else _print_line)
+
+
+def _each_session(url: str, prefix: str, act: Callable[[StoredSession], None]) -> None:
+    async def go_through() -> None:
+        store = RedisStore(url, prefix=prefix)
+        try:
+            async with aclosing(enumeration.sessions(store, store.server_clock.now)) as found:
+                async for info in found:
+                    act(info)
+        finally:
+            await store.close()
+
+    try:
+        asyncio.run(go_through())
+    except (ConfigurationError, StoreError) as exc:
+        _refuse(exc)
+
+
+def _print_line(info: StoredSession) -> None:
+    print(
+        f"{info.id}  expires {_shown(info.expires_at)}  rotated {_shown(info.rotated_at)}  "
+        f"key {info.key_id}  {info.size} bytes"
+    )
+
+
+def _print_json(info: StoredSession) -> None:
+    times = {"expires_at": _shown(info.expires_at), "rotated_at": _shown(info.rotated_at)}
+    print(json.dumps({**asdict(info), **{k: v for k, v in times.items() if v != "never"}}))
+
+
+def _shown(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 @app.command()

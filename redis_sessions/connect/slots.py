@@ -128,6 +128,17 @@ class SlotMap(Generic[Node]):
         if fetching is not None and seconds > 0:
             await asyncio.wait([fetching], timeout=seconds)
 
+    async def renew(self) -> None:
+        """Fetch the map as it is from now on, also if it has just been fetched; `StoreError`."""
+        running = self._fetching
+        if running is not None:
+            await asyncio.wait([running])  # it may have begun before
+        self._fetched = float("-inf")
+        if (fetching := self.refresh()) is not None:
+            await asyncio.wait([fetching])
+        if self._trouble is not None:
+            raise self._trouble
+
     def refresh(self) -> asyncio.Task[None] | None:
         """The task that fetches the map, one at a time; None if it has just been fetched."""
         running = self._fetching

@@ -114,6 +114,8 @@ class Connection:
         load: loading.Load = setup.manager.load
         if setup.replicas:
             load = replica_loader(setup, self.scope, self.transport)
+        if setup.personal:
+            load = loading.telling(load, self.peer)
         try:
             if session is None:
                 bound = ANYWHERE if setup.binding is None else self._bound()

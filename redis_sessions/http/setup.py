@@ -50,6 +50,8 @@ class Setup:
     lazy: bool
     replicas: bool
     """Whether replicas are read."""
+    personal: bool
+    """Whether events tell who the client is."""
     copies: NearCopies | None
     """The store, if sessions are taken from its near copies."""
     end_sockets: bool

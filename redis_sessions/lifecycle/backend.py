@@ -43,6 +43,7 @@ class Backend:
         policy: Policy,
         *,
         on_event: EventHandler | None,
+        personal_events: bool = False,
         enc_hook: Callable[[Any], Any] | None,
         dec_hook: Callable[[type, Any], Any] | None,
         clock: Callable[[], float] | None,
@@ -53,7 +54,7 @@ class Backend:
         self.principal = policy.principal
         self.values = Values(max_size=policy.max_size, enc_hook=enc_hook, dec_hook=dec_hook)
         self.sealer = Sealer(keyring, store.prefix)
-        self.reporter = Reporter(on_event)
+        self.reporter = Reporter(on_event, personal_events)
         self.report = self.reporter.report
         self.copies = store if isinstance(store, NearCopies) and store.client_cache > 0 else None
         """The store, if it keeps near copies."""

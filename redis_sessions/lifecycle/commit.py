@@ -42,6 +42,8 @@ _SENT_ALL_THE_SAME: Final = (
 
 _STORES_NO_DATA: Final = (Outcome.NOTHING, Outcome.TOUCH)
 
+_SIGN_INS: Final = (Outcome.GAIN, Outcome.SWITCH, Outcome.REAUTHENTICATE)
+
 
 async def commit(backend: Backend, session: Session, http_status: int, may_create: bool) -> Answer:
     """What `SessionManager.commit()` does."""
@@ -119,6 +121,9 @@ def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
             raise_if_short(writer.shortfall)
         logger.warning("sessions: %s", writer.shortfall)
         pending.backend.report("unavailable", "replication", writer.at.token.id)
+    if answer.token is not None and answer.outcome in _SIGN_INS:
+        outcome, id = answer.outcome.name.lower(), answer.token.id
+        pending.backend.report("signed_in", outcome, id, writer.principal, state.peer)
     return answer
 
 

@@ -21,6 +21,8 @@ async def lose(pending: PendingCommit) -> Answer:
     # A session that was rotated meanwhile ends, too.
     if last is None and await writer.end(old.token.id, "signed out"):
         last = old
+    if last is not None:
+        writer.signed_out("signed out", old.token.id, state.principal)
     await writer.mark(old, state.principal)
     if last is None:
         state.gone()
@@ -95,6 +97,8 @@ async def end_what_was_loaded(pending: PendingCommit) -> bool | None:
         return True
     if state.stored is not None:
         alive = await writer.end(state.stored.token.id, "cleared")
+        if alive:
+            writer.signed_out("cleared", state.stored.token.id, state.principal)
         await writer.mark(state.stored, state.principal)
         state.forget()
         return True if alive else None
@@ -103,7 +107,8 @@ async def end_what_was_loaded(pending: PendingCommit) -> bool | None:
     elif state.opened:
         for each in state.opened:
             if each.stored is not None:
-                await writer.end(each.stored.token.id, "cleared")
+                if await writer.end(each.stored.token.id, "cleared"):
+                    writer.signed_out("cleared", each.stored.token.id, each.principal)
                 await writer.mark(each.stored, each.principal)
         state.opened = ()
         return True

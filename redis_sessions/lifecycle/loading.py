@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from redis_sessions.errors import ConfigurationError, CrossSiteError, SessionError, StoreError
+from redis_sessions.events import Client, client
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.placeholder import ReadOnly, Unloaded
 from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Stored, key_id, rotated_at
@@ -36,6 +37,7 @@ __all__ = [
     "opened",
     "stored_principal",
     "take_place",
+    "telling",
     "tokens_in",
     "unloaded",
     "unseal",
@@ -62,7 +64,7 @@ def tokens_in(backend: Backend, texts: Sequence[str]) -> Sequence[SessionToken]:
         if token is not None:
             tokens.append(token)
     if len(tokens) < len(texts):
-        backend.report("rejected", "malformed token")
+        backend.report("rejected", "malformed token", by=client.get())
     return list(dict.fromkeys(tokens))[:MAX_TOKENS] if len(tokens) > 1 else tokens
 
 
@@ -83,7 +85,7 @@ def chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:
         return new(backend, bound)
     live = [session for session in found if state_of(session).status is LIVE]
     if len(live) > 1:
-        backend.report("rejected", "several tokens open a session")
+        backend.report("rejected", "several tokens open a session", by=client.get())
         none = new(backend, bound, Status.STALE)
         state_of(none).opened = tuple(map(state_of, live))
         return none
@@ -152,16 +154,24 @@ def unseal(backend: Backend, token: SessionToken, sealed: bytes | None, bound: B
     if mark is not None and not belongs(backend, mark, bound):
         if backend.policy.on_binding_mismatch == "reject":
             return Reject.BOUND, {}
-        backend.report("bound_elsewhere", None, token.id)
+        whose = _whose(backend, token, sealed) if backend.reporter.personal else None
+        backend.report("bound_elsewhere", None, token.id, whose, client.get())
     try:
         return stored, decode(stored.data)
     except ValueError:
         return Reject.CONTENT, {}
 
 
-def refuse(backend: Backend, why: Reject, token: SessionToken, sealed: bytes | None) -> Status:
+def refuse(
+    backend: Backend,
+    why: Reject,
+    token: SessionToken,
+    sealed: bytes | None,
+    by: Client | None = None,
+) -> Status:
     """Report why a token opens nothing. Returns the status of the empty session."""
-    backend.report("rejected", why, token.id)
+    whose = _whose(backend, token, sealed) if backend.reporter.personal else None
+    backend.report("rejected", why, token.id, whose, by or client.get())
     status = _status(backend, why, sealed or b"")
     if why in (Reject.KEY, Reject.FORMAT) and status is Status.SUPERSEDED:  # not a dropped key's
         backend.reporter.warn_once(
@@ -173,6 +183,17 @@ def refuse(backend: Backend, why: Reject, token: SessionToken, sealed: bytes | N
             backend.store.prefix,
         )
     return status
+
+
+def _whose(backend: Backend, token: SessionToken, sealed: bytes | None) -> str | None:
+    """Whose session this is, if the token opens it: it has expired, or is bound elsewhere."""
+    stored = None if sealed is None else backend.sealer.open(token, sealed)
+    if not isinstance(stored, Stored):
+        return None
+    try:
+        return stored_principal(backend, decode(stored.data))
+    except ValueError:
+        return None
 
 
 def _status(backend: Backend, why: Reject, sealed: bytes) -> Status:
@@ -229,6 +250,19 @@ def foreign(backend: Backend, why: CrossSiteError) -> Session:
     """An empty session for a request that another origin caused. To write it raises `why`."""
     state = State(Status.FOREIGN, Request(backend.timer()), Origins(), why=why)
     return ReadOnly(state, backend.services)
+
+
+def telling(load: Load, by: Client) -> Load:
+    """`load`, with the client in the events of what it rejects."""
+
+    async def load_for(*arguments: Any, **named: Any) -> Session:
+        before = client.set(by)
+        try:
+            return await load(*arguments, **named)
+        finally:
+            client.reset(before)
+
+    return load_for
 
 
 async def load_in_turn(session: Session, load: Load) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
 from redis_sessions.errors import SessionError, check_event_loop
 from redis_sessions.events import EventHandler
-from redis_sessions.lifecycle import commit, loading, merging, revocation, watching
+from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
 from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.exclusive import Exclusive
 from redis_sessions.lifecycle.revocation import AnyPrincipal, SessionInfo
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
@@ -54,6 +55,8 @@ class SessionManager:
     - `max_size`: the most bytes that the encoded data may have
     - `deadline`: the seconds within which all writes of one response begin
     - `on_event`: is called with each `Event`
+    - `personal_events`: whether events of sign-ins and the like tell the principal, the client's
+      address and its user agent, which may be personal data
     - `enc_hook`, `dec_hook`: msgspec's
     - `clock`, for tests: gives seconds since the epoch. Ages are measured by it, too. Without it
       the time is the store's, and ages are measured by monotonic time, which nobody can set back
@@ -78,6 +81,7 @@ class SessionManager:
         max_size: int = DEFAULT_MAX_SIZE,
         deadline: float = 5.0,
         on_event: EventHandler | None = None,
+        personal_events: bool = False,
         enc_hook: Callable[[Any], Any] | None = None,
         dec_hook: Callable[[type, Any], Any] | None = None,
         clock: Callable[[], float] | None = None,
@@ -99,6 +103,7 @@ class SessionManager:
                 deadline=deadline,
             ),
             on_event=on_event,
+            personal_events=personal_events,
             enc_hook=enc_hook,
             dec_hook=dec_hook,
             clock=clock,
@@ -237,6 +242,22 @@ class SessionManager:
         """
         return await revocation.revoke_all(self._backend, principal, keep=keep)
 
+    def sessions(self) -> AsyncGenerator[StoredSession, None]:
+        """All sessions, of everybody, signed in or not: `async for info in manager.sessions()`.
+
+        It goes through all keys of the database, and leaves time to others between two steps. A
+        session that exists all the while is given at least once, and one that comes or goes
+        meanwhile may be; a few may be given twice. Raises `StoreUnavailableError` if a connection
+        is lost, since nobody can go on from there; and `ConfigurationError` if the store can't do
+        it, or its user may not.
+        """
+        return enumeration.sessions(self._backend.store, self._backend.clock)
+
+    @stripped
+    async def count(self) -> int:
+        """How many sessions there are. It goes through all of them, as `sessions()` does."""
+        return await enumeration.count(self._backend.store)
+
     # -- what a session asks for
 
     async def _save(self, session: Session) -> None:
@@ -244,7 +265,10 @@ class SessionManager:
 
     async def _refresh(self, session: Session) -> None:
         if isinstance(session, Unloaded):
-            await loading.load_in_turn(session, self.load)
+            load: loading.Load = self.load
+            if self._backend.reporter.personal:
+                load = loading.telling(load, state_of(session).peer)
+            await loading.load_in_turn(session, load)
             return
         state = state_of(session)
         await state.others()

@@ -101,7 +101,7 @@ async def reload(backend: Backend, session: Session) -> None:
     sealed = await backend.store.load(at.token.id)
     newest, _ = unseal(backend, at.token, sealed, state.request.bound)
     if isinstance(newest, Reject):
-        refuse(backend, newest, at.token, sealed)
+        refuse(backend, newest, at.token, sealed, state.peer)
         state.gone()
         raise SessionGoneError(GONE)
     mine, base = state.changes(encoded), state.base

@@ -138,7 +138,8 @@ async def switch(pending: PendingCommit) -> Answer:
     ends, written = state.live is not None or was is not None, assigned_data(pending)
     answer = await enter(pending, Outcome.SWITCH, written)
     if ends:
-        await writer.end(old.token.id, "switched")
+        if await writer.end(old.token.id, "switched"):
+            writer.signed_out("switched", old.token.id, was)
         await writer.mark(old, was)
     return answer
 

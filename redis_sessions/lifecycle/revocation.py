@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, StoreError, raise_if_short
-from redis_sessions.events import logger
+from redis_sessions.events import Client, logger
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.record import TOMBSTONE_TTL, is_record, tombstone
 from redis_sessions.session.session import Session, services_of, serving, state_of
@@ -82,6 +82,8 @@ async def revoke(backend: Backend, id: str, principal: AnyPrincipal) -> bool:
     if known is EntryStatus.LIVE or over:
         count, shortfall = await _end_ids(backend, [id])
         marked = await backend.index.mark(who, id)
+        if count:
+            backend.report("revoked", "one", id, who, _client(backend))
         raise_if_short(shortfall or marked.shortfall)
         return count == 1
     await backend.key_notes.check()
@@ -115,7 +117,8 @@ async def revoke_all(backend: Backend, principal: AnyPrincipal, *, keep: str | N
             shortfall = shortfall or removed.shortfall
     if empty:
         await backend.key_notes.check()
-    backend.report("revoked", "all" if keep is None else "all but one", keep)
+    how = "all" if keep is None else "all but one"
+    backend.report("revoked", how, keep, who, _client(backend))
     raise_if_short(shortfall)
     return count
 
@@ -164,6 +167,12 @@ async def _keep_to(
 def _serving(backend: Backend) -> list[Session]:
     """The sessions of this manager in the request that is being served."""
     return [session for session in serving.get() if services_of(session) is backend.services]
+
+
+def _client(backend: Backend) -> Client | None:
+    """The client of the request that is being served."""
+    sessions = _serving(backend)
+    return state_of(sessions[-1]).peer if sessions else None
 
 
 def _own(backend: Backend) -> dict[str, Session]:

@@ -168,6 +168,11 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         """The tombstone. With 0 in it, the browser, which can't be told any more, starts anew."""
         return tombstone(0 if self.state.request.late else self.now)
 
+    def signed_out(self, how: str, id: str, principal: str | None) -> None:
+        """Report that a session has ended, if somebody was signed in by it."""
+        if principal is not None:
+            self.backend.report("signed_out", how, id, principal, self.state.peer)
+
     # -- the index
 
     async def mark(self, at: Stored, principal: str | None) -> None:

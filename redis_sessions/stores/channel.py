@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import suppress
 from functools import partial
 from secrets import token_hex
@@ -148,6 +148,10 @@ class Channel:
     async def tags(self, prefix: str) -> list[str]:
         """A part of a key for each server, by which the key is on that server; here one."""
         return [token_hex(8)]
+
+    async def primaries(self) -> AsyncGenerator[tuple[Connector, frozenset[int]], None]:
+        """Each primary, with slots that needn't be looked at; here there is one, and no slot."""
+        yield self.connector, frozenset()
 
     @property
     def node_health(self) -> NodeHealth:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Container, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Container, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -20,7 +20,7 @@ from redis_sessions.connect.clock import ServerClock
 from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Address
 from redis_sessions.connect.health import AWAY
-from redis_sessions.connect.nodes import tags
+from redis_sessions.connect.nodes import SLOTS, tags
 from redis_sessions.connect.resp import Script
 from redis_sessions.connect.slots import SlotMap
 from redis_sessions.errors import StoreError, StoreUnavailableError
@@ -186,6 +186,22 @@ class Cluster:
         if not any(self._map.owners):
             await self._map.find(0, self._loop.time())  # raises the error that says why
         return tags(prefix, self._map.owners)
+
+    async def primaries(self) -> AsyncGenerator[tuple[Connector, frozenset[int]], None]:
+        """Each primary in turn, with the slots that have been looked at.
+
+        A slot counts as looked at if one node had it all the while. So a node may come again, for
+        a slot that it has got from a node whose turn would have come later.
+        """
+        done = frozenset[int]()
+        await self._map.renew()
+        while len(done) < SLOTS:
+            slot = next(slot for slot in range(SLOTS) if slot not in done)
+            node = await self._map.find(slot, self._loop.time() + self._timeout)
+            before = {slot for slot in range(SLOTS) if self._map.owners[slot] is node}
+            yield node.connector, done
+            await self._map.renew()
+            done |= {slot for slot in before if self._map.owners[slot] is node}
 
     def log_trouble(self, enabled: bool) -> None:
         """Has no effect: the trouble of a single node is logged in any case."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +14,8 @@ from typing import Final
 
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, other_tombstone, version
+from redis_sessions.session.token import is_id
+from redis_sessions.stores.enumeration import Found
 from redis_sessions.stores.locks import Locks
 from redis_sessions.stores.protocols import (
     CONFLICT,
@@ -33,6 +35,7 @@ __all__ = ["MemoryStore"]
 _SWEEP: Final = 20
 """The records that each write looks at, to remove those that have expired."""
 _MARKS: Final = 256
+_PAGE: Final = 250
 _DEADLINE: Final = TOMBSTONE_TTL * 1000
 """Milliseconds after which the writes of a request are over."""
 
@@ -309,6 +312,24 @@ class MemoryStore:
                 if id in live and live[id].authenticated <= until:
                     del live[id]
             return Written(None)
+
+    # -- all that is stored
+
+    async def scan(self) -> AsyncGenerator[Sequence[Found], None]:
+        with self._lock:
+            ids = [id for id in self._records if is_id(id)]
+        for start in range(0, len(ids), _PAGE):
+            with self._lock:
+                page = [found for id in ids[start : start + _PAGE] if (found := self._found(id))]
+            if page:
+                yield page
+
+    def _found(self, id: str) -> Found | None:
+        value = self._get(id)
+        if value is None:
+            return None
+        left = ceil((self._records[id][1] - self._clock()) * 1000)
+        return Found(id, version(value), len(value), left)
 
     # -- the store
 

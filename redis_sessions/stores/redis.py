@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
@@ -35,6 +35,7 @@ from redis_sessions.stores.commands import (
 )
 from redis_sessions.stores.deadline import longest_write
 from redis_sessions.stores.durability import OnTooFew, WaitFor, durability
+from redis_sessions.stores.enumeration import Found
 from redis_sessions.stores.index_replies import (
     entered,
     entries,
@@ -55,6 +56,7 @@ from redis_sessions.stores.protocols import (
     Written,
     checked_prefix,
 )
+from redis_sessions.stores.scanning import scan
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
@@ -232,6 +234,11 @@ class RedisStore:
 
     def _index_key(self, key: str) -> str:
         return f"{self.prefix}of:{key}"
+
+    # -- all that is stored
+
+    def scan(self) -> AsyncGenerator[Sequence[Found], None]:
+        return scan(self._servers.get(), self.prefix, self.timeout)
 
     # -- the secret keys in use
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Protocol, TypeVar
 
+from redis_sessions.connect.connector import Connector
 from redis_sessions.stores.commands import IndexCommand, Write
 from redis_sessions.stores.protocols import Commit, NearCopy, Written
 from redis_sessions.stores.watching import Watching
@@ -58,6 +59,14 @@ class Servers(Protocol):
 
     async def tags(self, prefix: str) -> list[str]:
         """A part of a key for each primary, by which the key is on that primary."""
+        ...
+
+    def primaries(self) -> AsyncGenerator[tuple[Connector, frozenset[int]], None]:
+        """Each primary in turn, until all keys have been looked at; `StoreError`.
+
+        Before it is asked for the next one, the caller looks at all keys that this one has, but
+        for those in the slots beside it.
+        """
         ...
 
     def log_trouble(self, enabled: bool) -> None:

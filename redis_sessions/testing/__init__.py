@@ -8,11 +8,13 @@ from redis_sessions.testing.clients import (
 )
 from redis_sessions.testing.clock import Clock
 from redis_sessions.testing.conformance import StoreConformance
+from redis_sessions.testing.enumeration_conformance import EnumerationConformance
 from redis_sessions.testing.index_conformance import IndexConformance
 from redis_sessions.testing.watch_conformance import WatchConformance
 
 __all__ = [
     "Clock",
+    "EnumerationConformance",
     "IndexConformance",
     "StoreConformance",
     "WatchConformance",

@@ -50,7 +50,7 @@ async def exercise(url: str, prefix: str) -> None:
 
 
 async def administer(url: str, prefix: str) -> None:
-    """What a manager sends to a store to list and to revoke, besides what it says of a retry."""
+    """What a manager sends to list, count and revoke, besides what the store says of a retry."""
     store = RedisStore(url, prefix=prefix, timeout=1)
     try:
         id, key = new_id(), new_key()
@@ -64,5 +64,6 @@ async def administer(url: str, prefix: str) -> None:
         await store.ask(key, id, authenticated=1)
         for _ in range(2):
             await store.end(id, tombstone(0), MINUTE)
+        assert id in [found.id async for page in store.scan() for found in page]
     finally:
         await store.close()

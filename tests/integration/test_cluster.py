@@ -195,6 +195,30 @@ async def refusals(store: RedisStore, ids: list[str]) -> list[StoreUnavailableEr
 # -- slots on their way
 
 
+async def test_a_slot_that_moves_while_all_are_looked_for(running: Shards, prefix: str) -> None:
+    """It goes to a node that has had its turn, which has another turn then; nothing comes twice."""
+    store = RedisStore(running.url, prefix=prefix)
+    by_node = {node: slots_of(running, node) for node in running.nodes[:3]}
+    first = min(by_node, key=lambda node: by_node[node][0])
+    last = max(by_node, key=lambda node: by_node[node][0])
+    slot = by_node[last][0]
+    moving = [id_in(range(slot, slot + 1), prefix) for _ in range(3)]
+    ids = [*moving, *(id_in(slots, prefix) for slots in by_node.values() for _ in range(20))]
+    for id in ids:
+        await store.commit(id, None, record(), MINUTE)
+    found, moved = list[str](), False
+    try:
+        async for page in store.scan():
+            found += [each.id for each in page]
+            if not moved:
+                moved = True
+                await asyncio.to_thread(running.move_slots, [slot], last, first)
+    finally:
+        await asyncio.to_thread(running.move_slots, [slot], first, last)
+        await store.close()
+    assert sorted(found) == sorted(ids)
+
+
 async def test_two_sessions_in_a_split_slot(running: Shards, store: RedisStore) -> None:
     """What a node answers to several keys with TRYAGAIN, it is never asked: each has a command."""
     source, target = running.nodes[:2]

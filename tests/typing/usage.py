@@ -35,6 +35,7 @@ from redis_sessions import (
     SessionManager,
     SessionMiddleware,
     SessionStore,
+    StoredSession,
     client_ip,
     generate_key,
     get_session,
@@ -191,6 +192,8 @@ def device(connection: HTTPConnection) -> str | None:
 
 def log(event: Event) -> None:
     assert_type(event.reason, str | None)
+    assert_type(event.principal, str | None)
+    assert_type((event.address, event.user_agent), tuple[str | None, str | None])
 
 
 async def without_a_request(client: Redis) -> None:
@@ -203,10 +206,19 @@ async def without_a_request(client: Redis) -> None:
     for each in stores:
         await each.close()
     manager = SessionManager(
-        store, Keyring(NEW_KEY, OLD_KEY), max_age=None, on_event=log, deadline=2
+        store,
+        Keyring(NEW_KEY, OLD_KEY),
+        max_age=None,
+        on_event=log,
+        personal_events=True,
+        deadline=2,
     )
     SessionManager("redis://localhost:6379/0", "new" * 12, max_age=3600)
     SessionManager(client, ["new" * 12, b"old" * 12])
+    assert_type(await manager.count(), int)
+    async for stored in manager.sessions():
+        assert_type(stored, StoredSession)
+        assert_type(stored.expires_at, datetime | None)
     session = await manager.load("token")
     answer = await manager.commit(session, status=200)
     assert_type(answer, Answer)

@@ -11,7 +11,17 @@ from redis_sessions import Event, Keyring, MemoryStore, SessionManager, generate
 from redis_sessions.testing import store_session
 from tests.support import ROOT
 
-QUIET = ["created", "rotated", "ended", "revoked", "merged", "touched", "bound_elsewhere"]
+QUIET = [
+    "signed_in",
+    "signed_out",
+    "created",
+    "rotated",
+    "ended",
+    "revoked",
+    "merged",
+    "touched",
+    "bound_elsewhere",
+]
 
 
 def fields(record: logging.LogRecord) -> tuple[object, object, object]:
@@ -69,6 +79,7 @@ async def test_as_on_event(caplog: pytest.LogCaptureFixture) -> None:
 
     assert [fields(record) for record in caplog.records] == [
         ("created", "gain", token[:20]),
+        ("signed_in", "gain", token[:20]),
         ("rejected", "authentication failed", token[:20]),
     ]
     for record in caplog.records:

@@ -217,15 +217,17 @@ async def test_a_life_is_reported() -> None:
     await at.visit(b"%s=made-up" % COOKIE.encode())
     assert at.events == [
         Event("created", "gain", first.id),
+        Event("signed_in", "gain", first.id),
         Event("rotated", "rotate", first.id),
         Event("rejected", "authentication failed", first.id),
         Event("ended", "cleared", first.id),
+        Event("signed_out", "cleared", first.id),
         Event("created", "create", late.id),
-        at.events[5],
+        at.events[7],
         Event("rejected", "malformed token"),
     ]
-    assert at.events[5].name == "rejected"
-    assert at.events[5].reason in ("expired", "unknown id")
+    assert at.events[7].name == "rejected"
+    assert at.events[7].reason in ("expired", "unknown id")
     told = repr(at.events)
     for secret in (first.value, second.value, late.value, "alice", "a secret"):
         assert secret not in told

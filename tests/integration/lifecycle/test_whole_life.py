@@ -47,11 +47,12 @@ async def test_events() -> None:
         tokens = [token_in(await browser.get("/do?set=cart:secret-tea"))]
         assert names() == [("created", "create")]
         tokens.append(token_in(await browser.get("/do?set=user_id:secret-alice")))
-        assert names() == [("created", "gain"), ("ended", "signed in")]
+        assert names() == [("created", "gain"), ("ended", "signed in"), ("signed_in", "gain")]
         tokens.append(token_in(await browser.get("/do?rotate=")))
         assert names() == [("rotated", "rotate")]
         tokens.append(token_in(await browser.get("/do?authenticated=")))
-        assert names() == [("rotated", "reauthenticate")]
+        again = "reauthenticate"
+        assert names() == [("rotated", again), ("signed_in", again)]
         now[0] += 301
         await browser.get("/do")
         assert names() == [("touched", None)]
@@ -61,16 +62,21 @@ async def test_events() -> None:
         await manager.commit(other)
         assert names() == [("merged", None)]
         tokens.append(token_in(await browser.get("/do?set=user_id:secret-bob")))
-        assert names() == [("created", "switch"), ("ended", "switched")]
+        assert names() == [
+            ("created", "switch"),
+            ("ended", "switched"),
+            ("signed_out", "switched"),
+            ("signed_in", "switch"),
+        ]
         late = await manager.load(tokens[-1])
         await browser.get("/do?clear=")
-        assert names() == [("ended", "cleared")]
+        assert names() == [("ended", "cleared"), ("signed_out", "cleared")]
         late["a"] = 1
         await manager.commit(late)
         assert names() == [("dropped", "ended elsewhere")]
         tokens.append(token_in(await browser.get("/do?set=user_id:secret-alice")))
         await browser.get("/do?drop=user_id&drop=cart")
-        assert [name for name, _ in names()] == ["created", "ended"]
+        assert [name for name, _ in names()] == ["created", "signed_in", "ended", "signed_out"]
         late = await manager.load()
         late["user_id"] = "secret-alice"
         now[0] += 1

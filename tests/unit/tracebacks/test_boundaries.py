@@ -36,7 +36,7 @@ class Away(MemoryStore):
         return super().__getattribute__(name)
 
 
-METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"}
+METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"} | {"scan"}
 
 
 async def exclusive(session: Session) -> None:
@@ -78,6 +78,8 @@ MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "changes": changed,
     "sessions_of": lambda manager, _: manager.sessions_of("a"),
     "revoke": lambda manager, session: manager.revoke(str(session.id), principal="a"),
+    "count": lambda manager, _: manager.count(),
+    "sessions": lambda manager, _: anext(manager.sessions()),
     "revoke_all": lambda manager, _: manager.revoke_all("a"),
 }
 
