@@ -50,15 +50,16 @@ def _on_this_site(url: object, headers: Headers) -> str | None:
     """Path, query and fragment of this URL. None: it is on another site, or isn't a URL."""
     if not isinstance(url, str) or len(url) > _LONGEST or _CONTROL.search(url):
         return None
-    absolute = _ABSOLUTE.fullmatch(url)
+    path: str = url
+    absolute = _ABSOLUTE.fullmatch(path)
     if absolute is not None:
         if absolute[1].lower() != headers.get("host", "").lower():
             return None
-        url = absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
-    if not _is_local(url):
+        path = absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
+    if not _is_local(path):
         return None
-    url = quote(url, safe=_SAFE, errors="replace")
-    return url if len(url) <= _LONGEST else None
+    path = quote(path, safe=_SAFE, errors="replace")
+    return path if len(path) <= _LONGEST else None
 
 
 def _is_local(path: str) -> bool:

@@ -22,6 +22,7 @@ from redis_sessions.fastapi import (
 from redis_sessions.testing import store_session
 from tests.support.asgi import Reply, ask, cookie
 from tests.unit.setting import ALICE, Setting
+from tests.unit.tracebacks.shown import ours
 
 Header = tuple[bytes, bytes]
 
@@ -260,8 +261,9 @@ async def test_a_page_that_wants_itself(manager: SessionManager) -> None:
     """A sign-in page that itself wants a sign-in says so, instead of redirecting for ever."""
     for path, why in {"/login": "itself wants a sign-in", "/other": "no route"}.items():
         reply = await visit(manager, path, HTML)
-        with pytest.raises(ConfigurationError, match=why):
+        with pytest.raises(ConfigurationError, match=why) as raised:
             reply.checked()
+        assert not ours(raised.value)
 
 
 @pytest.mark.parametrize(
