@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.routing import NoMatchFound
+from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
 
@@ -113,17 +114,18 @@ def _takes_html(headers: Headers) -> bool:
 
 def _way_to(page: str, connection: HTTPConnection) -> str:
     """The URL of the sign-in page, with `next`."""
+    headers, scope = connection.headers, connection.scope
     if not page.startswith("/"):
         try:
-            page = quote(connection.url_for(page).path, safe=_SAFE)
+            # Unlike url_for(), this doesn't look at `Host`, which may be no host at all.
+            page = quote(_root(scope) + scope["router"].url_path_for(page), safe=_SAFE)
         except NoMatchFound:
             raise ConfigurationError(
                 f"the sign-in page {page!r}: no route has this name, and a path begins with '/'"
             ) from None
-    path = _own_path(connection)
+    path = _own_path(scope)
     if path == page.partition("?")[0]:
         raise ConfigurationError(f"the sign-in page {page!r} itself wants a sign-in")
-    headers, scope = connection.headers, connection.scope
     if headers.get("hx-request") == "true":
         origin: str | None = headers.get("hx-current-url")
     elif scope["method"] in ("GET", "HEAD"):
@@ -137,12 +139,16 @@ def _way_to(page: str, connection: HTTPConnection) -> str:
     return f"{page}{'&' if '?' in page else '?'}next={quote(back, safe='/')}"
 
 
-def _own_path(connection: HTTPConnection) -> str:
+def _own_path(scope: Scope) -> str:
     """The path that the browser has asked for, percent-encoded."""
-    scope = connection.scope
-    path: str = scope["path"]
-    # As Starlette's url_for() finds it. Some servers leave it out of the path.
-    root: str = scope.get("app_root_path", scope.get("root_path", "")).rstrip("/")
-    if root and path != root and not path.startswith(root + "/"):
+    path, root = scope["path"], _root(scope)
+    if root and path != root and not path.startswith(root + "/"):  # some servers leave it out
         path = root + path
     return quote(path, safe="/:@!$&()*+,;=~", errors="replace")
+
+
+def _root(scope: Scope) -> str:
+    """What a proxy, or the server, has before all paths of the application."""
+    # In a mounted application `root_path` has the mount's path, too.
+    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    return root.rstrip("/")

@@ -198,6 +198,19 @@ async def test_root_path(manager: SessionManager, stripped: bool) -> None:
         assert header(reply.checked(), b"location") == to
 
 
+@pytest.mark.parametrize("host", [b"[", b"", b"a@[::1", b"\xff", b"shop.example:x", None])
+async def test_hosts_that_are_none(manager: SessionManager, host: bytes | None) -> None:
+    """The way to the page doesn't depend on `Host`."""
+    more = [] if host is None else [(b"host", host)]
+    for headers, to in {
+        (HTML,): "/login?next=/named",
+        (HTMX, (b"hx-current-url", b"https:///x")): "/login",
+    }.items():
+        reply = await ask(app_with(manager), [*headers, *more], path="/named")
+        found = header(reply.checked(), b"location") or header(reply, b"hx-redirect")
+        assert found == to
+
+
 async def test_slashes_at_the_beginning(manager: SessionManager) -> None:
     """A request for a path that would name a host, on a page, has no `next`."""
     app = FastAPI()
