@@ -1,5 +1,6 @@
 """Sealed, revocable, server-side sessions in Redis for Starlette and FastAPI."""
 
+from redis_sessions.authentication import SessionAuthBackend
 from redis_sessions.errors import (
     ConfigurationError,
     CrossSiteError,
@@ -13,6 +14,7 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import Event, log_events
 from redis_sessions.http.binding import client_ip
+from redis_sessions.http.login import safe_next
 from redis_sessions.http.transports import CookieTransport, HeaderTransport, Transport
 from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.manager import Answer, SessionManager
@@ -44,6 +46,7 @@ __all__ = [
     "RedisStore",
     "ReplicationError",
     "Session",
+    "SessionAuthBackend",
     "SessionConflictError",
     "SessionEncodeError",
     "SessionError",
@@ -64,6 +67,7 @@ __all__ = [
     "generate_key",
     "get_session",
     "log_events",
+    "safe_next",
 ]
 
 __version__ = "0.1.0"

@@ -11,12 +11,13 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Final
 
-from fastapi import Depends, HTTPException, Security
+from fastapi import Depends, HTTPException, Security, WebSocketException
 from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError, SessionGoneError
+from redis_sessions.http.login import checked_page, not_signed_in
 from redis_sessions.http.step_up import step_up
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.middleware import active_session
@@ -25,11 +26,13 @@ from redis_sessions.session.state import Duration
 from redis_sessions.tracebacks import stripped
 
 __all__ = [
+    "OptionalPrincipalDep",
     "PrincipalDep",
     "SessionDep",
     "SessionManagerDep",
     "SessionSecurity",
     "fresh",
+    "login_required",
     "session_security",
     "untouched",
 ]
@@ -53,8 +56,8 @@ class _Scheme(SecurityBase):
 class SessionSecurity:
     """The dependencies for one cookie or header, made by `session_security()`.
 
-    Write `Depends(…)` with `session`, `manager`, `principal`, `fresh(within=…)` or `untouched` in
-    it.
+    Write `Depends(…)` with `session`, `manager`, `principal`, `optional_principal`,
+    `login_required("/login")`, `fresh(within=…)` or `untouched` in it.
     """
 
     session: Callable[..., Awaitable[Session]]
@@ -64,6 +67,8 @@ class SessionSecurity:
     """Who is signed in, as a str. The answer is 401 if nobody is."""
     untouched: Callable[..., Awaitable[None]]
     """This request doesn't count as use of the session. It loads nothing."""
+    optional_principal: Callable[..., Awaitable[str | None]]
+    """Who is signed in, as a str, or None."""
 
     def __init__(self, where: str, name: str, *, innermost: bool = False) -> None:
         scheme = _Scheme(where, name)
@@ -87,26 +92,48 @@ class SessionSecurity:
             active_session(connection, key).session.untouched()
 
         @stripped
-        async def principal(session: Annotated[Session, Depends(session)]) -> str:
-            return _principal_of(session)
+        async def principal(
+            connection: HTTPConnection, session: Annotated[Session, Depends(session)]
+        ) -> str:
+            return _principal_of(session, connection)
 
         @stripped
-        async def asked(
-            connection: HTTPConnection, session: Annotated[Session, Depends(session)]
-        ) -> Session:
-            try:
-                await active_session(connection, key).ask_store()
-            except SessionGoneError as exc:
-                raise _not_signed_in() from exc
-            return session
+        async def optional_principal(session: Annotated[Session, Depends(session)]) -> str | None:
+            return session.principal
 
         self.session, self.manager, self.principal = session, manager, principal
         self.untouched = untouched
-        self._asked = asked
+        self.optional_principal = optional_principal
+        self._key = key
+
+    def login_required(self, page: str) -> Callable[..., Awaitable[str]]:
+        """A dependency for pages: the principal. Whoever isn't signed in goes to a sign-in page.
+
+            UserDep = Annotated[str, Depends(login_required("/login"))]
+
+        `page`: a path as the browser asks for it, which may have a query; or the name of a route.
+
+        The answer is 303, with a `next` that `safe_next()` reads on that page. It is 401 if the
+        request doesn't take HTML; htmx then goes to the page by `HX-Redirect`. A WebSocket is
+        denied with 401. `ConfigurationError` if the page is on another site.
+        """
+        page = checked_page(page, "login_required")
+
+        @stripped
+        async def login_required(
+            connection: HTTPConnection, session: Annotated[Session, Depends(self.session)]
+        ) -> str:
+            return _principal_of(session, connection, page)
+
+        return login_required
 
     @stripped
     def fresh(
-        self, within: Duration | None = None, *, methods: Iterable[str] = ()
+        self,
+        within: Duration | None = None,
+        *,
+        methods: Iterable[str] = (),
+        page: str | None = None,
     ) -> Callable[..., Awaitable[str]]:
         """A dependency for step-up authentication: the principal, who signed in recently.
 
@@ -116,29 +143,50 @@ class SessionSecurity:
 
         `methods`: they must have signed in, or proved it last, by all of these (RFC 8176), such as
         `{"otp"}`. `ConfigurationError` if neither is given.
+
+        `page`: where a browser is sent instead, as by `login_required()`. The page may ask for the
+        password only, if somebody is signed in.
         """
         needed = step_up(within, methods)
+        page = None if page is None else checked_page(page, "page")
 
+        @stripped
         async def fresh(
+            connection: HTTPConnection,
             manager: Annotated[SessionManager, Depends(self.manager)],
-            session: Annotated[Session, Depends(self._asked)],
+            session: Annotated[Session, Depends(self.session)],
         ) -> str:
-            principal = _principal_of(session)
+            try:
+                await active_session(connection, self._key).ask_store()
+            except SessionGoneError as exc:
+                raise _refusal(connection, page) from exc
+            principal = _principal_of(session, connection, page)
             if not needed.is_met(session, backend_of(manager).clock()):
-                raise HTTPException(401, "Sign in again", {"WWW-Authenticate": needed.challenge})
+                raise _refusal(connection, page, "Sign in again", needed.challenge)
             return principal
 
         return fresh
 
 
-def _principal_of(session: Session) -> str:
+def _principal_of(session: Session, connection: HTTPConnection, page: str | None = None) -> str:
     if (found := session.principal) is None:
-        raise _not_signed_in()
+        raise _refusal(connection, page)
     return found
 
 
-def _not_signed_in() -> HTTPException:
-    return HTTPException(401, "Not signed in", {"WWW-Authenticate": "Session"})
+def _refusal(
+    connection: HTTPConnection,
+    page: str | None,
+    detail: str = "Not signed in",
+    challenge: str = "Session",
+) -> Exception:
+    scope, status, headers = connection.scope, 401, {"WWW-Authenticate": challenge}
+    if scope["type"] == "websocket":
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            return WebSocketException(1008, detail)  # the server can only close it, with 403
+    elif page is not None:
+        status, headers = not_signed_in(connection, page, challenge)
+    return HTTPException(status, detail, headers)
 
 
 def session_security(*, cookie: str | None = None, header: str | None = None) -> SessionSecurity:
@@ -165,13 +213,24 @@ SessionManagerDep = Annotated[SessionManager, Depends(_default.manager)]
 PrincipalDep = Annotated[str, Depends(_default.principal)]
 """Who is signed in, as a str. The answer is 401 if nobody is."""
 
+OptionalPrincipalDep = Annotated[str | None, Depends(_default.optional_principal)]
+"""Who is signed in, as a str. None if nobody is."""
+
+
+def login_required(page: str) -> Callable[..., Awaitable[str]]:
+    """`Depends(login_required("/login"))`: who is signed in. Others go to that page.
+
+    See `SessionSecurity.login_required`.
+    """
+    return _default.login_required(page)
+
 
 @stripped
 def fresh(
-    within: Duration | None = None, *, methods: Iterable[str] = ()
+    within: Duration | None = None, *, methods: Iterable[str] = (), page: str | None = None
 ) -> Callable[..., Awaitable[str]]:
     """`Depends(fresh(within=300))`: who signed in recently. See `SessionSecurity.fresh`."""
-    return _default.fresh(within, methods=methods)
+    return _default.fresh(within, methods=methods, page=page)
 
 
 untouched: Final = _default.untouched

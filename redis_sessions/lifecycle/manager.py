@@ -23,6 +23,7 @@ from redis_sessions.session.policy import DEFAULT_MAX_AGE, DEFAULT_MAX_SIZE, Pol
 from redis_sessions.session.principal import PrincipalOption
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import ANYWHERE, Bound, Duration
+from redis_sessions.session.threads import awaited
 from redis_sessions.stores import StoreOption, open_store
 from redis_sessions.stores.deadline import check_deadline
 from redis_sessions.stores.protocols import Store
@@ -134,7 +135,7 @@ class SessionManager:
         """How often each event happened, by name, and by `name: reason`."""
         return self._backend.reporter.counts
 
-    @stripped
+    @awaited
     async def connect(self) -> None:
         """Connect to the store ahead of the first session.
 
@@ -145,7 +146,7 @@ class SessionManager:
         await self._backend.store.connect()
         await self._backend.key_notes.compare()
 
-    @stripped
+    @awaited
     async def close(self) -> None:
         """Close the store's connections of the running event loop."""
         await self._backend.store.close()
@@ -183,6 +184,7 @@ class SessionManager:
             strip(exc)
             raise
 
+    @awaited
     def commit(
         self, session: Session, *, status: int = 200, may_create: bool = True
     ) -> Coroutine[Any, Any, Answer]:
@@ -194,7 +196,7 @@ class SessionManager:
         """
         return commit.commit(self._backend, session, status, may_create)
 
-    @stripped
+    @awaited
     async def update(self, session: Session, function: Callable[[dict[str, Any]], T]) -> T:
         """Change the newest data by a function, and store them at once.
 
@@ -214,12 +216,12 @@ class SessionManager:
         finally:
             state.end_turn()
 
-    @stripped
+    @awaited
     async def sessions_of(self, principal: AnyPrincipal) -> list[SessionInfo]:
         """The live sessions of a principal. The one that was seen last comes first."""
         return await revocation.sessions_of(self._backend, principal)
 
-    @stripped
+    @awaited
     async def revoke(self, id: str, principal: AnyPrincipal) -> bool:
         """End one session of a principal. Returns False if it isn't theirs, or had ended.
 
@@ -230,7 +232,7 @@ class SessionManager:
         """
         return await revocation.revoke(self._backend, id, principal)
 
-    @stripped
+    @awaited
     async def revoke_all(self, principal: AnyPrincipal, *, keep: str | None = None) -> int:
         """End all sessions of a principal but the one with the id `keep`. Returns how many ended.
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Never, Self, TypeVar, overload
 from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
-from redis_sessions.session import values
+from redis_sessions.session import threads, values
 from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.methods import checked_methods
@@ -267,7 +267,7 @@ class Session(dict[str, Any]):
 
     # -- I/O
 
-    @stripped
+    @threads.awaited
     async def save(self) -> None:
         """Store the changes now, for WebSockets, streams and background tasks.
 
@@ -278,7 +278,7 @@ class Session(dict[str, Any]):
         """
         await self._awaited(self._services.save(self))
 
-    @stripped
+    @threads.awaited
     async def refresh(self) -> None:
         """Load what other requests have stored since. Keys that this request changed stay changed.
 
@@ -364,7 +364,7 @@ class Session(dict[str, Any]):
         return dict, (dict(self),)
 
 
-serving: ContextVar[tuple[Session, ...]] = ContextVar("redis_sessions_serving", default=())
+serving: ContextVar[tuple[Session, ...]] = threads.serving
 """The sessions of the request that is being served. Its tasks and threads see them, too."""
 
 

@@ -6,9 +6,11 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
+from anyio import from_thread
 from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
@@ -86,6 +88,24 @@ async def test_the_manager_is_to_be_had(manager: SessionManager) -> None:
     async with client_of(app) as browser:
         await browser.get("/manager")
     assert found == [manager]
+
+
+async def test_def_endpoints(manager: SessionManager) -> None:
+    """A thread saves, and ends other sessions, over the connection of the event loop."""
+    app = app_with(manager)
+
+    @app.post("/leave-others")
+    def leave_others(session: SessionDep, manager: SessionManagerDep) -> int:
+        session["saved"] = 1
+        from_thread.run(session.save)
+        return from_thread.run(partial(manager.revoke_all, "alice", keep=session.id))
+
+    async with client_of(app) as browser, client_of(app) as other:
+        await browser.post("/sign-in/alice")
+        await other.post("/sign-in/alice")
+        assert (await browser.post("/leave-others")).json() == 1
+        assert (await browser.get("/show")).json() == {"user_id": "alice", "saved": 1}
+        assert (await other.get("/me")).status_code == 401
 
 
 @pytest.mark.standard(16, "ASVS 7.5.1", "ASVS 7.5.3")

@@ -10,11 +10,13 @@ from typing import Annotated, Any, assert_type
 from uuid import UUID, uuid4
 
 import msgspec
+from anyio import from_thread
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
@@ -29,6 +31,7 @@ from redis_sessions import (
     MemoryStore,
     RedisStore,
     Session,
+    SessionAuthBackend,
     SessionError,
     SessionIndex,
     SessionInfo,
@@ -39,12 +42,15 @@ from redis_sessions import (
     client_ip,
     generate_key,
     get_session,
+    safe_next,
 )
 from redis_sessions.fastapi import (
+    OptionalPrincipalDep,
     PrincipalDep,
     SessionDep,
     SessionManagerDep,
     fresh,
+    login_required,
     session_security,
     untouched,
 )
@@ -75,7 +81,12 @@ starlette_app = Starlette(
             max_age=timedelta(days=1),
             same_site="strict",
             clear_site_data=("cache", "storage"),
-        )
+        ),
+        Middleware(AuthenticationMiddleware, backend=SessionAuthBackend()),
+        Middleware(
+            AuthenticationMiddleware,
+            backend=SessionAuthBackend(scopes=lambda session: session.get("roles", ())),
+        ),
     ]
 )
 
@@ -175,7 +186,26 @@ async def transfer(user: Annotated[str, Depends(fresh(within=timedelta(minutes=5
     return user
 
 
+UserDep = Annotated[str, Depends(login_required("/login"))]
+
+
+@app.get("/account", dependencies=[Depends(fresh(300, page="/login"))])
+def account(user: UserDep, manager: SessionManagerDep) -> int:
+    assert_type(user, str)
+    return from_thread.run(manager.revoke_all, user)
+
+
+@app.post("/login")
+def login(request: Request, user: OptionalPrincipalDep, session: SessionDep) -> str:
+    assert_type(user, str | None)
+    from_thread.run(session.save)
+    assert_type(safe_next(request), str)
+    return safe_next(request, "/cart", default="/home")
+
+
 admin = session_security(cookie="admin")
+AdminPage = Annotated[str, Depends(admin.login_required("admin:login"))]
+AdminOrNobody = Annotated[str | None, Depends(admin.optional_principal)]
 AdminSession = Annotated[Session, Depends(admin.session)]
 AdminPrincipal = Annotated[str, Depends(admin.principal)]
 

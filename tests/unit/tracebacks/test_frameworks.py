@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, Request, WebSocket
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from redis_sessions import SessionEncodeError, SessionMiddleware, SessionToken
+from redis_sessions import (
+    SessionAuthBackend,
+    SessionEncodeError,
+    SessionMiddleware,
+    SessionToken,
+)
 from redis_sessions.fastapi import PrincipalDep, SessionDep
 from tests.unit.tracebacks.shown import frames, ours, shown
 from tests.unit.tracebacks.troubled_request import MARK, Visit
@@ -79,6 +86,20 @@ async def test_a_callable_principal_that_fails_in_a_dependency() -> None:
     for names in at.handled:
         assert names[-1] == HERE
         assert not any(name.startswith("redis_sessions") for name in names)
+
+
+async def test_a_backend_whose_scopes_fail() -> None:
+    """SessionAuthBackend calls the application's function, whose own frame is shown."""
+    visit = Visit()
+    await visit.begin(user_id="alice")
+    at = Application(visit)
+    at.app.user_middleware.append(
+        Middleware(AuthenticationMiddleware, backend=SessionAuthBackend(scopes=fail))
+    )
+    with pytest.raises(ZeroDivisionError) as caught:
+        at.client.get("/")
+    assert frames(caught.value)[-1] == HERE
+    assert not ours(caught.value)
 
 
 @pytest.mark.parametrize("handler", ["get", "websocket"])

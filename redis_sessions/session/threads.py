@@ -1,0 +1,81 @@
+"""Methods that are awaited, and are called where no event loop runs, as in a `def` endpoint.
+
+The coroutine that such a call makes never runs, and Python only warns of it. `asyncio.run()` would
+run it in another event loop, over a connection of its own. So the call itself raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
+
+from redis_sessions.errors import SessionError
+from redis_sessions.tracebacks import strip, stripped
+
+__all__ = ["awaited", "serving"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+serving: Final[ContextVar[tuple[Any, ...]]] = ContextVar("redis_sessions_serving", default=())
+"""What `session.serving` is, where the class `Session` isn't known."""
+
+
+def awaited(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates an async method of `Session` or `SessionManager`: `stripped`, and checked."""
+    run = stripped(function)
+    owner = "session" if function.__qualname__.startswith("Session.") else "manager"
+    call = f"{owner}.{function.__name__}"
+    if len(inspect.signature(function).parameters) > 1:
+        call += ", …"
+
+    @wraps(function)
+    def method(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            _check(call)
+        except SessionError as exc:
+            strip(exc)
+            raise
+        return run(*args, **kwargs)
+
+    # It counts as a coroutine function, so that Starlette's BackgroundTasks call it in the loop.
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(method)
+    else:
+        # asyncio's own mark, which has no public name before Python 3.12.
+        method._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+    return method
+
+
+def _check(call: str) -> None:
+    """`SessionError` in a worker thread of a request: one that anyio began, and that has no loop.
+
+    Elsewhere a coroutine may be meant for `asyncio.run()`, as in a script.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        if serving.get() and _is_worker():
+            name = call.partition(",")[0]
+            raise SessionError(
+                f"{name}() has to be awaited, and no event loop runs in this thread: in a `def` "
+                f"endpoint write anyio.from_thread.run({call}), or make it `async def`"
+            ) from None
+
+
+def _is_worker() -> bool:
+    """Whether `anyio.from_thread.run()` works in this thread."""
+    from anyio.from_thread import check_cancelled  # Starlette brings it
+
+    try:
+        check_cancelled()
+    except RuntimeError:
+        return False
+    except asyncio.CancelledError:
+        return True
+    return True
