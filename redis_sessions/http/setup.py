@@ -35,8 +35,6 @@ class Setup:
     transports: Transports
     transport: Transport | None
     """The only transport. None: there are several."""
-    key: tuple[str, str]
-    """The key of the first transport."""
     read: Callable[[Scope], list[str]]
     """Finds the tokens that a request brings."""
     vary: RawHeader
