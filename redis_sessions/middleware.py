@@ -33,7 +33,7 @@ from redis_sessions.http.options import (
     touch_by,
     transports_of,
 )
-from redis_sessions.http.realms import warn_of_side_by_side, with_innermost
+from redis_sessions.http.realms import warn_of_side_by_side
 from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport
@@ -167,7 +167,6 @@ class SessionMiddleware:
                 backend=backend,
                 transports=transports,
                 transport=only,
-                key=transports.keys[0],
                 read=transports.read if only is None else only.read,
                 vary=(b"vary", transports.vary.encode()),
                 on_unavailable=checked_choice(on_unavailable),
@@ -222,7 +221,12 @@ class SessionMiddleware:
                 if same is not None:
                     await self._pass_through(same, scope, receive, send)
                     return
-            connection, app = Connection(self._setup, scope, send), self.app
+            setup, app = self._setup, self.app
+            if setup.read_with_hint is None:
+                connection = Connection(setup, scope, send, setup.read(scope))
+            else:
+                tokens, hint = setup.read_with_hint(scope)
+                connection = Connection(setup, scope, send, tokens, hint=hint)
             on_send: Send = connection.on_send
             fail = response.fail
             if kind == "websocket":
@@ -277,7 +281,7 @@ class SessionMiddleware:
     def _same_in(self, outer: Connections) -> Connection | None:
         """The connection of the same middleware around this one. None: there is no such one."""
         same = None
-        for connection in outer.values():
+        for connection in outer:
             if not connection.over and self._setup.is_same_as(connection.setup):
                 same = connection
         return same
@@ -293,7 +297,7 @@ class SessionMiddleware:
         if before is not connection.session:
             send = send_outside(scope, before, send)
         scope["session"] = connection.session
-        scope[SCOPE_KEY] = with_innermost(outer, connection, connection.setup.transports.keys)
+        scope[SCOPE_KEY] = (*outer, connection)
         failed = True
         try:
             await self.app(scope, receive, send)
@@ -322,11 +326,11 @@ def get_session(connection: HTTPConnection, *, watch: bool = True) -> Session:
 
 def active_session(connection: HTTPConnection, key: tuple[str, str] | None = None) -> Connection:
     """What a middleware has put into the scope: the innermost one, or that with this `key`."""
-    found: Connections = connection.scope.get(SCOPE_KEY) or {}
-    active = found.get(key) if key is not None else next(reversed(found.values()), None)
-    if active is None:
-        what = "" if key is None else f" for the {key[0]} {key[1]!r}"
-        raise ConfigurationError(
-            f"no session{what}: write app.add_middleware(redis_sessions.SessionMiddleware, …)"
-        )
-    return active
+    found: Connections = connection.scope.get(SCOPE_KEY) or ()
+    for active in reversed(found):
+        if key is None or key in active.setup.transports.keys:
+            return active
+    what = "" if key is None else f" for the {key[0]} {key[1]!r}"
+    raise ConfigurationError(
+        f"no session{what}: write app.add_middleware(redis_sessions.SessionMiddleware, …)"
+    )

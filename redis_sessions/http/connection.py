@@ -6,9 +6,10 @@ session. An event stream's start isn't held, since its body may begin much later
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
+import msgspec
 from starlette.types import Message, Scope, Send
 
 from redis_sessions.errors import (
@@ -23,7 +24,6 @@ from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.http.live import Live
-from redis_sessions.http.realms import with_innermost
 from redis_sessions.http.replaced import carry_out_replacement, send_outside
 from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import Transport
@@ -37,7 +37,7 @@ from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, load_into, state_of
 from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound
-from redis_sessions.tracebacks import strip
+from redis_sessions.tracebacks import no_fields, silent_repr, strip
 
 __all__ = ["SCOPE_KEY", "Connection", "Connections"]
 
@@ -46,18 +46,31 @@ SCOPE_KEY: Final = "redis_sessions"
 _OVER: Final[Scope] = {"type": "over", "headers": []}
 
 
-class Connection:
+# What a connection doesn't have yet: its session, until that is loaded for the first time, and the
+# headers of its response.
+_NONE_YET: Final[Any] = None
+
+
+class Connection(msgspec.Struct, eq=False):
     """The session of one HTTP request or WebSocket. The scope has it under `SCOPE_KEY`."""
 
-    session: Session
-    """The session, or a placeholder for it. It is missing until it is loaded for the first time."""
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
+
+    setup: Setup
+    scope: Scope
+    send: Send
+    tokens: Sequence[str]
+    """What the request brings as tokens."""
+    session: Session = _NONE_YET
+    """The session, or a placeholder for it."""
     raised: SessionError | None = None
     """The last error of ours that the application got."""
-    over = False
+    over: bool = False
     """Whether the request is over."""
     stored_before: Stored | None = None
     """The record when the request began. It is noted only if copies are read."""
-    near = False
+    near: bool = False
     """Whether the session comes from a near copy."""
     hint: str | None = None
     """What the browser has stored just now. See `Setup.read_with_hint`."""
@@ -65,37 +78,28 @@ class Connection:
     """Why this request has no session. It is None after it was told, and for all other requests."""
 
     # The response.
-    response_start = "http.response.start"
+    response_start: str = "http.response.start"
     """The type of the response's first message."""
     held: Message | None = None
     """The response's first message. It is held back until the session is committed."""
-    headers: list[RawHeader]
+    headers: list[RawHeader] = _NONE_YET
     """The response's headers, to which ours are added."""
-    status = 500
+    status: int = 500
     """The response's status code. Without a response it counts as 500."""
-    started = False
+    started: bool = False
     """Whether the first message was sent."""
     failure: SessionError | None = None
     """The error of a commit that failed. The response fails, too."""
 
     live: Live | None = None
     """What ends it when its session has ended, and `changes()` when it is over."""
-    watches = True
+    watches: bool = True
     """Whether the application wants that its session's end ends it."""
-    is_socket = False
-    accepted = False
-    closed = False
-    refused = False
+    is_socket: bool = False
+    accepted: bool = False
+    closed: bool = False
+    refused: bool = False
     """Whether it was closed before it was accepted."""
-
-    def __init__(self, setup: Setup, scope: Scope, send: Send) -> None:
-        self.setup = setup
-        if setup.read_with_hint is None:
-            self.tokens = setup.read(scope)
-        else:
-            self.tokens, self.hint = setup.read_with_hint(scope)
-        self.scope = scope
-        self.send = send
 
     @property
     def manager(self) -> SessionManager:
@@ -172,7 +176,7 @@ class Connection:
         )
 
     def _session(self) -> Session | None:
-        return getattr(self, "session", None)
+        return self.session
 
     def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
@@ -256,10 +260,7 @@ class Connection:
         if before is not None:
             self.send = send_outside(scope, before, self.send)
         scope["session"] = self.session
-        if outer or self.setup.transport is None:
-            scope[SCOPE_KEY] = with_innermost(outer or {}, self, self.setup.transports.keys)
-        else:
-            scope[SCOPE_KEY] = {self.setup.key: self}
+        scope[SCOPE_KEY] = (*outer, self) if outer else (self,)
 
     def leave(self) -> None:
         """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
@@ -397,5 +398,5 @@ class Connection:
         return self.setup.transports.answering(self.scope, opened or self.tokens)
 
 
-Connections = dict[tuple[str, str], Connection]
-"""The sessions of one request, by the keys of their transports. The innermost is the last."""
+Connections = tuple[Connection, ...]
+"""The sessions of one request. The innermost is the last."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.stores import RedisStore
 
-__all__ = ["same_records", "warn_of_side_by_side", "with_innermost"]
-
-T = TypeVar("T")
+__all__ = ["same_records", "warn_of_side_by_side"]
 
 Name = tuple[str, str]
 """The key of a transport, such as `("cookie", "sid")`."""
@@ -28,12 +26,6 @@ def same_records(one: SessionManager, other: SessionManager) -> bool:
     return (known or store is other.store) and any(
         backend_of(other).keyring.get(key.id) for key in keys
     )
-
-
-def with_innermost(outer: Mapping[Name, T], innermost: T, names: Iterable[Name]) -> dict[Name, T]:
-    """The connections by name, and another one inside of them. It replaces those of its names."""
-    inner = dict.fromkeys(names, innermost)
-    return {**{name: other for name, other in outer.items() if name not in inner}, **inner}
 
 
 def warn_of_side_by_side(manager: SessionManager, names: Iterable[Name]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -37,8 +37,6 @@ class Setup:
     transports: Transports
     transport: Transport | None
     """The only transport. None: there are several."""
-    key: tuple[str, str]
-    """The key of the first transport."""
     read: Callable[[Scope], list[str]]
     """Finds the tokens that a request brings."""
     vary: RawHeader
@@ -83,7 +81,7 @@ class Setup:
             f"on_unavailable returned {choice!r}: return 'error' or 'anonymous'"
         )
 
-    def judge(self, session: Session, tokens: list[str], scope: Scope) -> None:
+    def judge(self, session: Session, tokens: Sequence[str], scope: Scope) -> None:
         """Ask `touch=` whether a request counts as use of its session, and note if it doesn't."""
         if self.touch is None or not tokens:
             return

@@ -154,7 +154,7 @@ class _Change(msgspec.Struct, eq=False, gc=False):
         fields = _amendments(pending, newest.record, self.authenticated_at)
         record = newest.record.amended(data, **fields)
         self.newest = newest
-        self.new = pending.backend.sealer.seal(self.token, record, self.rotated)
+        self.new = pending.backend.sealer.seal(self.token, record, self.rotated, data)
         return self.new.sealed, pending.backend.ttl(self.new)
 
     def adopt(self) -> None:

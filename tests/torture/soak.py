@@ -149,7 +149,7 @@ async def _handle(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _manager(scope: Scope) -> SessionManager:
-    (active,) = scope["redis_sessions"].values()
+    (active,) = scope["redis_sessions"]
     manager = active.manager
     assert isinstance(manager, SessionManager)
     return manager
