@@ -76,6 +76,7 @@ MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "sessions_of": lambda manager, _: manager.sessions_of("a"),
     "revoke": lambda manager, session: manager.revoke(str(session.id), principal="a"),
     "revoke_all": lambda manager, _: manager.revoke_all("a"),
+    "revoke_by": lambda manager, _: manager.revoke_by("sid", "a"),
 }
 
 SESSIONS: dict[str, Callable[[Session], Any]] = {
