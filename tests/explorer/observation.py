@@ -125,18 +125,15 @@ class Sight:
     def _ends(self, fact: Fact, id: str, record: Rec | Tomb | None) -> bool:
         if fact.id == id:
             return True
-        if not isinstance(record, Rec) or id in {fact.keep, *self.actors[fact.by - 1].drawn}:
+        if not isinstance(record, Rec) or fact.by < 0 or id == fact.keep:
             return False
-        if fact.alias is not None:
-            entered = record.aliases.get(fact.alias)
-            return (
-                entered is not None and self.aliased.get((id, fact.alias), entered) <= fact.revoked
-            )
-        return (
-            fact.principal is not None
-            and record.principal == fact.principal
-            and self.authenticated.get(id, record.auth) <= fact.revoked
-        )
+        if id in self.actors[fact.by - 1].drawn:
+            return False
+        if fact.alias is None:
+            since = self.authenticated.get(id, record.auth)
+            return record.principal == fact.principal and since <= fact.revoked
+        entered = record.aliases.get(fact.alias)
+        return entered is not None and self.aliased.get((id, fact.alias), entered) <= fact.revoked
 
     def name(self, token: SessionToken | str | None) -> str:
         """A token in words."""

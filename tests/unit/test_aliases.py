@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from redis_sessions.session.keyring import SecretKey
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.record import is_record
 from redis_sessions.session.session import state_of
+from redis_sessions.testing import Clock
+from tests.support.stores import UnreliableStore
 from tests.unit.setting import DUE, KEY, Setting, token_of
 from tests.unit.visits import alive, in_request, visit
 
@@ -135,6 +137,49 @@ async def test_the_request_that_revokes_has_one(at: Setting) -> None:
     await visit(at, new)
     assert await alive(at, new) == [True]
     assert await at.manager.revoke_by("sid", "s-1") == 1
+
+
+class TwoServers(UnreliableStore):
+    """A Cluster: one index is on a server whose clock is off by so many seconds."""
+
+    def __init__(self, clock: Clock, key: str, off: float) -> None:
+        self.key, self.off = key, off
+        self.now_off: float = 0
+        super().__init__(clock=lambda: clock() + self.now_off)
+
+    async def _there(self, key: str, operation: Awaitable[Any]) -> Any:
+        self.now_off = self.off if key == self.key else 0.0
+        try:
+            return await operation
+        finally:
+            self.now_off = 0.0
+
+    async def enter(self, key: str, *arguments: Any, **named: Any) -> Any:
+        return await self._there(key, super().enter(key, *arguments, **named))
+
+    async def touch(self, key: str, *arguments: Any, **named: Any) -> Any:
+        return await self._there(key, super().touch(key, *arguments, **named))
+
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Any:
+        return await self._there(key, super().revoke(key, keep=keep, memory=memory))
+
+
+@pytest.mark.parametrize("off", [-90, 90])
+async def test_the_indexes_have_different_clocks(at: Setting, off: float) -> None:
+    """A revocation ends what signed in before it, and nothing else, by the alias' own clock."""
+    at.store = TwoServers(at.clock, SecretKey(KEY).alias("sid\0s-1"), off)
+    at.manager = SessionManager(at.store, Keyring(KEY), clock=at.clock)
+    token = await signed_in(at, SID)
+    record = await at.store.load(token[:20])
+    at.clock.advance(1)
+    assert await at.manager.revoke_by("sid", "s-1") == 1
+    await lose_the_end(at, token, record)
+    at.clock.advance(1)
+    later = await signed_in(at, SID)
+    at.clock.advance(DUE)
+    await visit(at, token)
+    await visit(at, later)
+    assert await alive(at, token, later) == [False, True]
 
 
 # -- sign-ins that cross
