@@ -87,8 +87,8 @@ def _sessions(world: World, live: Mapping[str, Rec]) -> Iterator[str]:
             if not seats.knows(id, record.auth):
                 yield "I7 a session is missing from its principal's index"
             # (a record of before another sign-in isn't in its alias' index until its touch)
-            held = record.aliases if not world.used & {*LOST_RECORD} else {}
-            if not all(world.seats[name].knows(id, at) for name, at in held.items()):
+            knows = (world.seats[name].knows(id, at) for name, at in record.aliases.items())
+            if not world.used & {*LOST_RECORD} and not all(knows):
                 yield "I7 a session is missing from its alias' index"
 
 
@@ -218,11 +218,11 @@ def at_the_end(world: World, logged: str = "") -> Iterator[str]:
     quiet = (
         not taken
         and not used & {"crash", "30 s"}
-        and not (used & UNKNOWN and {"rotate", "reA"} & set(kinds))
+        and not (used & UNKNOWN and {"rotate", "reA", "inS", "inT"} & set(kinds))
     )
     signed_in = jar is not None and jar.principal == "A"
     quiet = quiet and not others_keep
-    harmless = HARMLESS | {"inS"} | (set() if "inT" in kinds else {"byT"})
+    harmless = HARMLESS | {"inS", "inT" if "inT" in kinds else "byT"}
     if start in SIGNED_IN and specs <= harmless and quiet and not signed_in:
         yield "I10 signed out by nobody's wish"
     keeps = set[str]() if others_keep else {"keep", "keepre"} & set(kinds)

@@ -284,10 +284,10 @@ class World(Sight):
             began = int(actor.began * 1000 + 0.5)
             self.authenticated[call.target] = max(began, int(actor.revoked) + 1)
         if isinstance(after, Rec):
-            had = before.aliases if isinstance(before, Rec) else {}
-            for name in after.aliases.items() - had.items():
-                began = int(actor.began * 1000 + 0.5)
-                self.aliased[call.target, name[0]] = max(began, int(actor.revoked) + 1)
+            began = max(int(actor.began * 1000 + 0.5), int(actor.revoked) + 1)
+            for name, at in after.aliases.items():
+                if not isinstance(before, Rec) or before.aliases.get(name) != at:
+                    self.aliased[call.target, name] = began
         if isinstance(before, Rec) and not isinstance(self.records.get(call.target), Rec):
             self.ended.append((call.target, actor, before))
             actor.ended.add(call.target)

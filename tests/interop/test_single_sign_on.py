@@ -82,7 +82,7 @@ def shop(
 def claims(**changes: Any) -> dict[str, Any]:
     """A logout token's; None leaves a claim out."""
     now = int(time.time())
-    usual = {
+    usual: dict[str, Any] = {
         "iss": ISSUER,
         "aud": CLIENT_ID,
         "sub": SUBJECT,
