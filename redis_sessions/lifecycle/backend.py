@@ -9,7 +9,7 @@ from typing import Any, Final
 from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
-from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.keyring import Keyring, SecretKey
 from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
@@ -63,6 +63,9 @@ class Backend:
         self.clock = _clock_of(store) if clock is None else clock
         """Seconds since the epoch. By the store's clock all processes agree."""
         self.index = Index(store, keyring, self.timer)
+        # There is one for each sign-in at a provider. So its revocation isn't kept for 400 days,
+        # but as long as a session can live that isn't in it any more.
+        self.aliases = Index(store, keyring, self.timer, SecretKey.alias, policy.max_age * 1000)
         self.key_notes = KeyNotes(store, keyring, self.timer, self.reporter.warn_once)
         self.watchable = store if isinstance(store, Watchable) else None
         """The store, if it tells when stored bytes have changed."""

@@ -8,6 +8,7 @@ import msgspec
 
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.events import logger
+from redis_sessions.lifecycle.aliases import enter_aliases
 from redis_sessions.lifecycle.copies import keep_opened
 from redis_sessions.lifecycle.merging import CROSSING
 from redis_sessions.lifecycle.new_id import enter_again
@@ -15,7 +16,7 @@ from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.lifecycle.writer import Value, Writer
 from redis_sessions.session import values
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
-from redis_sessions.session.record import Record, Stored
+from redis_sessions.session.record import Alias, Record, Stored
 from redis_sessions.session.state import NEVER
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores.protocols import STORED, Commit
@@ -91,21 +92,28 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
     state, writer, at = pending.state, pending.writer, pending.writer.at
     lives, principal, wish = state.live is not None, state.principal, state.wanted.lifetime
     authenticated_at: int | None = None
+    aliases: tuple[Alias, ...] | None = None
     if lives and outcome is Outcome.REAUTHENTICATE:
-        clock = await writer.renew_entry(wish[0] if wish else _length(pending, at.record))
+        length = wish[0] if wish else _length(pending, at.record)
+        clock = await writer.renew_entry(length)
         lives = clock is not None
+        if lives and pending.met.aliases is not None:
+            had = at.record.aliases
+            aliases = await enter_aliases(pending, at.token.id, ttl=length * 1000, here=had)
         authenticated_at = _authenticated_at(pending, clock or 0, at, principal)
     elif lives and (wish is not None or pending.facts.touch_due):
         lives = await writer.renew_entry(wish[0] if wish else None) is not None
     token = SessionToken.generate(at.token.id)
     rotated = max(writer.now, at.rotated_at + 1)  # each differs: a store may go by it
-    change = _Change(pending, at, token, rotated, at, at, authenticated_at)
+    change = _Change(pending, at, token, rotated, at, at, authenticated_at, aliases)
     if lives and await writer.compare_and_set(at, change) is not None:
         change.adopt()
         if principal is not None and authenticated_at is not None:
             record = change.new.record
             shown = writer.descriptor(token.id, record.created_at, record.methods)
             await writer.note_authentication(token.id, authenticated_at, shown)
+        if aliases is not None:
+            await writer.forget(token.id, set(change.newest.record.aliases).difference(aliases))
         pending.backend.report("rotated", outcome.name.lower(), token.id)
         return pending.answer(outcome)
     state.gone()
@@ -120,7 +128,7 @@ def _authenticated_at(
 ) -> int:
     """When the principal proved again who they are, by the index's clock."""
     request = pending.state.request
-    own = request.revocations.get(principal or "")
+    own = request.revocations.get(pending.backend.index.name(principal or ""))
     return max(
         int(clock - pending.backend.index.age(request.began)),
         int(max(own.values())) if own else 0,  # it spared this session; a later one doesn't
@@ -146,12 +154,16 @@ class _Change(msgspec.Struct, eq=False, gc=False):
     new: Stored
     """What was sealed last."""
     authenticated_at: int | None = None
+    aliases: tuple[Alias, ...] | None = None
+    """What the session can be ended by from now on. None: what it could be before."""
 
     def __call__(self, newest: Stored) -> Value:
         """The record, sealed, and for how long."""
         pending = self.pending
         data = pending.writer.encoded if newest is self.at else _merged(pending, newest, self.at)
         fields = _amendments(pending, newest.record, self.authenticated_at)
+        if self.aliases is not None:
+            fields["aliases"] = self.aliases
         record = newest.record.amended(data, **fields)
         self.newest = newest
         self.new = pending.backend.sealer.seal(self.token, record, self.rotated, data)

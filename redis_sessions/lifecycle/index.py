@@ -2,6 +2,8 @@
 
 Sign-ins, touches and revocations meet here. A principal has an index under every secret key of the
 ring. It is written under the primary key, and asked under all of them.
+
+An alias has an index of the same kind, under a name that no principal's index can have.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from redis_sessions.errors import raise_if_short
-from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.keyring import Keyring, SecretKey
 from redis_sessions.session.state import LONGEST, Revoked
 from redis_sessions.stores.protocols import Entry, EntryStatus, SessionIndex, Touched, Written
 
@@ -26,19 +28,36 @@ _ATTEMPTS: Final = 5
 
 
 class Index:
-    """The indexes of all principals. Times are milliseconds on the store's clock."""
+    """The indexes of all principals, or of all aliases. Times are milliseconds on their clocks.
 
-    def __init__(self, store: SessionIndex, keyring: Keyring, timer: Callable[[], float]) -> None:
+    `named`: gives the name of an index under a key. `memory`: how long a revocation is remembered,
+    in milliseconds, if no entry lasts longer.
+    """
+
+    def __init__(
+        self,
+        store: SessionIndex,
+        keyring: Keyring,
+        timer: Callable[[], float],
+        named: Callable[[SecretKey, str], str] = SecretKey.index,
+        memory: int = _MEMORY,
+    ) -> None:
         self._store = store
         self._keyring = keyring
         self._timer = timer
+        self._named = named
+        self._memory = memory
+
+    def name(self, principal: str) -> str:
+        """The name of the index that is written: the one under the primary key."""
+        return self._named(self._keyring.primary, principal)
 
     def age(self, since: float) -> float:
         """How long ago a time of the timer was, in milliseconds."""
         return max(0.0, (self._timer() - since) * 1000)
 
     def _names(self, principal: str) -> list[str]:
-        return [key.index(principal) for key in self._keyring.keys]
+        return [self._named(key, principal) for key in self._keyring.keys]
 
     async def enter(
         self,
@@ -63,7 +82,7 @@ class Index:
         sign-in comes after it, so it isn't refused by it. Raises `ReplicationError` if too few
         replicas have the sign-in, since nobody has the session's token yet.
         """
-        name = self._keyring.primary.index(principal)
+        name = self.name(principal)
         mine = -1.0 if own is None else own[name]
         for _ in range(_ATTEMPTS):
             entered, shortfall = await self._store.enter(
@@ -107,7 +126,7 @@ class Index:
         self, principal: str, id: str, at: int, descriptor: bytes
     ) -> Written[None]:
         """Note that the principal proved again who they are."""
-        name = self._keyring.primary.index(principal)
+        name = self.name(principal)
         return await self._store.authenticated(name, id, at=at, descriptor=descriptor)
 
     async def mark(self, principal: str, id: str, *, ttl: int = _MEMORY) -> Written[None]:
@@ -134,10 +153,15 @@ class Index:
         revoked: dict[str, float] = {}
         shortfall: str | None = None
         for name in self._names(principal):
-            written = await self._store.revoke(name, keep=keep, memory=_MEMORY)
+            written = await self._store.revoke(name, keep=keep, memory=self._memory)
             revoked[name] = written.result
             shortfall = shortfall or written.shortfall
         return Written(revoked, shortfall)
+
+    async def forget(self, principal: str, id: str) -> None:
+        """Remove one session's entry, under every key. Nothing says then that it has ended."""
+        for name in self._names(principal):
+            await self._store.remove(name, (id,), until=_LATEST)
 
     async def remove(self, name: str, ids: Sequence[str], *, until: float) -> Written[None]:
         """Remove the entries of sessions that the revocation at `until` has ended."""

@@ -260,6 +260,18 @@ class SessionManager:
         """How many sessions there are. It goes through all of them, as `sessions()` does."""
         return await enumeration.count(self._backend.store)
 
+    @stripped
+    async def revoke_by(self, name: str, value: str) -> int:
+        """End all sessions that signed in with this alias. Returns how many ended.
+
+            session.sign_in(claims["sub"], aliases={"sid": claims["sid"]})
+            await manager.revoke_by("sid", claims["sid"])  # later, in any process
+
+        It ends them as `revoke_all()` ends a principal's. Raises `ConfigurationError` for what
+        `sign_in()` doesn't take as an alias.
+        """
+        return await revocation.revoke_by(self._backend, name, value)
+
     # -- what a session asks for
 
     async def _save(self, session: Session) -> None:

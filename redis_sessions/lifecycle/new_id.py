@@ -1,18 +1,19 @@
 """The rows of the table in which a session begins under a new id: a first visit or a sign-in.
 
-A sign-in writes the principal's index first and the record second. The response is sent last. So
+A sign-in writes the indexes first and the record second. The response is sent last. So
 no browser has the token of a session that the index doesn't know.
 """
 
 from __future__ import annotations
 
 from redis_sessions.errors import SessionError, StoreUnavailableError
+from redis_sessions.lifecycle.aliases import enter_aliases
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.lifecycle.revocation import make_room
 from redis_sessions.session import values
 from redis_sessions.session.carryover import carried_over
 from redis_sessions.session.outcome import Answer, Outcome
-from redis_sessions.session.record import Record, Stored
+from redis_sessions.session.record import Alias, Record, Stored
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import Changes
 from redis_sessions.stores.protocols import Commit, EntryStatus
@@ -28,10 +29,12 @@ async def create(
     *,
     token: SessionToken | None = None,
     authenticated_at: int | None = None,
+    aliases: tuple[Alias, ...] = (),
 ) -> Answer:
     """Store a new session with these data, under a new id.
 
-    `owner`: whose data they are. `token` and `authenticated_at`: for a sign-in, what the index has.
+    `owner`: whose data they are. `token`, `authenticated_at` and `aliases`: for a sign-in, what the
+    indexes have.
     """
     token = SessionToken.generate() if token is None else token
     state, writer, backend = pending.state, pending.writer, pending.backend
@@ -48,6 +51,7 @@ async def create(
         binding=backend.keyring.primary.binding(bound) if isinstance(bound, str) else None,
         data=values.raw(data),
         methods=() if authenticated_at is None else pending.met.methods,
+        aliases=aliases,
     )
     new = backend.sealer.seal(token, record, 0)
     if await writer.store(None, new) is not Commit.STORED:
@@ -69,13 +73,15 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
     """
     backend, writer, request = pending.backend, pending.writer, pending.state.request
     principal, token = writer.principal or "", SessionToken.generate()
+    ttl = (writer.lifetime(True)[0] - writer.now) * 1000
+    aliases = await enter_aliases(pending, token.id, ttl=ttl)
     writer.check_time()
     status, at, size = await backend.index.enter(
         principal,
         token.id,
         began=request.began,
-        own=request.revocations.get(principal),
-        ttl=(writer.lifetime(True)[0] - writer.now) * 1000,
+        own=request.revocations.get(backend.index.name(principal)),
+        ttl=ttl,
         descriptor=writer.descriptor(token.id, writer.now, pending.met.methods),
     )
     if status is not EntryStatus.LIVE:
@@ -85,7 +91,9 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
             reason="server",
         )
     owner = backend.keyring.primary.owner(principal)
-    answer = await create(pending, outcome, data, owner, token=token, authenticated_at=at)
+    answer = await create(
+        pending, outcome, data, owner, token=token, authenticated_at=at, aliases=aliases
+    )
     most = backend.policy.max_sessions
     rolling_out = len(backend.keyring.keys) > 1  # the size is of one key's index
     if most is not None and (rolling_out or size > most):

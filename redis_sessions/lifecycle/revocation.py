@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,13 +14,23 @@ from uuid import UUID
 from redis_sessions.errors import ConfigurationError, StoreError, raise_if_short
 from redis_sessions.events import Client, logger
 from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.index import Index
+from redis_sessions.session.aliases import alias
 from redis_sessions.session.record import TOMBSTONE_TTL, is_record, tombstone
 from redis_sessions.session.session import Session, services_of, serving, state_of
 from redis_sessions.session.state import Status
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.protocols import Entry, EntryStatus, Written
 
-__all__ = ["AnyPrincipal", "SessionInfo", "make_room", "revoke", "revoke_all", "sessions_of"]
+__all__ = [
+    "AnyPrincipal",
+    "SessionInfo",
+    "make_room",
+    "revoke",
+    "revoke_all",
+    "revoke_by",
+    "sessions_of",
+]
 
 _AT_ONCE: Final = 512
 _LOOKED_AT: Final = 1000
@@ -98,29 +108,53 @@ async def revoke_all(backend: Backend, principal: AnyPrincipal, *, keep: str | N
     who = backend.principal.canonical(principal)
     if keep is not None and not is_id(keep):
         raise ConfigurationError("keep= is no session's id: write session.id")
-    revoked, shortfall = await backend.index.revoke(who, keep=keep)
+    ended = await _end_all(backend, backend.index, who, lambda: _mine(backend, who), keep)
+    how = "all" if keep is None else "all but one"
+    backend.report("revoked", how, keep, who, _client(backend))
+    raise_if_short(ended.shortfall)
+    return ended.result
+
+
+async def revoke_by(backend: Backend, name: str, value: str) -> int:
+    """What `SessionManager.revoke_by()` does."""
+    text = alias(name, value)
+    ended = await _end_all(backend, backend.aliases, text, lambda: _named(backend, text))
+    backend.report("revoked", "by alias", None, None, _client(backend))
+    raise_if_short(ended.shortfall)
+    return ended.result
+
+
+async def _end_all(
+    backend: Backend,
+    index: Index,
+    who: str,
+    own: Callable[[], Iterable[str]],
+    keep: str | None = None,
+) -> Written[int]:
+    """End all sessions in an index but `keep`. Returns how many ended.
+
+    `own`: which of the sessions of the request that is being served belong to it.
+    """
+    revoked, shortfall = await index.revoke(who, keep=keep)
     for session in _serving(backend):
         request = state_of(session).request
-        request.revocations = {**request.revocations, who: revoked}
-    mine = [id for id in _mine(backend, who) if id != keep]  # also without an entry
+        request.revocations = {**request.revocations, index.name(who): revoked}
+    mine = [id for id in own() if id != keep]  # also without an entry
     ended = await _end_ids(backend, mine)
     count, empty, shortfall = ended.result, not mine, shortfall or ended.shortfall
     # Later sign-ins are left alone. A touch asks every index, so the latest time counts.
     until = max(revoked.values())
-    async for name, entries in backend.index.pages(who):
+    async for name, entries in index.pages(who):
         empty = False
         before = [e.id for e in entries if e.authenticated <= until and e.id != keep]
         ended = await _end_ids(backend, [id for id in before if id not in mine])
         count, shortfall = count + ended.result, shortfall or ended.shortfall
         for ids in _batches(before):
-            removed = await backend.index.remove(name, ids, until=until)
+            removed = await index.remove(name, ids, until=until)
             shortfall = shortfall or removed.shortfall
     if empty:
         await backend.key_notes.check()
-    how = "all" if keep is None else "all but one"
-    backend.report("revoked", how, keep, who, _client(backend))
-    raise_if_short(shortfall)
-    return count
+    return Written(count, shortfall)
 
 
 async def make_room(backend: Backend, principal: str, most: int, *, keep: str) -> None:
@@ -188,6 +222,16 @@ def _own(backend: Backend) -> dict[str, Session]:
 def _mine(backend: Backend, principal: str) -> list[str]:
     """The ids of this principal's sessions in the request that is being served."""
     return [id for id, own in _own(backend).items() if state_of(own).principal == principal]
+
+
+def _named(backend: Backend, text: str) -> list[str]:
+    """The ids of those of its sessions that have this alias."""
+    return [
+        id
+        for id, own in _own(backend).items()
+        if (stored := state_of(own).stored) is not None
+        and any(each.text == text for each in stored.record.aliases)
+    ]
 
 
 async def _end_ids(backend: Backend, ids: Sequence[str], how: str = "revoked") -> Written[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -16,9 +16,10 @@ from redis_sessions.errors import (
 )
 from redis_sessions.events import logger
 from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.loading import unseal
 from redis_sessions.session.context import Peer
-from redis_sessions.session.record import TOMBSTONE_TTL, Descriptor, Stored, tombstone
+from redis_sessions.session.record import TOMBSTONE_TTL, Alias, Descriptor, Stored, tombstone
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import ANYWHERE, State
 from redis_sessions.stores.protocols import Commit, EntryStatus, Written
@@ -176,38 +177,59 @@ class Writer(msgspec.Struct, eq=False, gc=False):
     # -- the index
 
     async def mark(self, at: Stored, principal: str | None) -> None:
-        """Mark a session as ended in its principal's index."""
+        """Mark a session as ended in its principal's index, and take it out of its aliases'."""
         if principal is not None:
             self.check_time()
             ttl = max(1, at.record.expires_at - self.now) * 1000
             self._note_shortfall(await self.backend.index.mark(principal, at.token.id, ttl=ttl))
+            await self.forget(at.token.id, at.record.aliases)
+
+    async def forget(self, id: str, aliases: Iterable[Alias]) -> None:
+        """Take a session out of the indexes of these aliases.
+
+        No mark is needed there, since its touch asks the principal's index, too. An entry that
+        stays does no harm: its id opens nothing, or is of the same user.
+        """
+        try:
+            for alias in aliases:
+                await self.backend.aliases.forget(alias.text, id)
+        except StoreError as exc:
+            logger.warning("sessions: an alias still names a session: %s", exc)
 
     async def renew_entry(self, ttl: int | None = None) -> float | None:
         """Renew the session's entry in the index, for `ttl` seconds. Returns its time, in ms.
 
         If the index says that the session has ended, it ends the record, too, and returns None.
-        If nobody is signed in, there is no entry, and it returns 0.
+        So it does if the index of an alias says it. If nobody is signed in, there is no entry, and
+        it returns 0.
         """
-        state, at = self.state, self.at
+        state, at, backend = self.state, self.at, self.backend
         if state.principal is None:
             return 0
+        lasts = (max(1, at.record.expires_at - self.now) if ttl is None else ttl) * 1000
+        for alias in at.record.aliases:
+            if await self._touch(backend.aliases, alias.text, alias.entered_at, lasts) is None:
+                return None
+        since = at.record.authenticated_at or 0
+        shown = self.descriptor(at.token.id, at.record.created_at, at.record.methods)
+        return await self._touch(backend.index, state.principal, since, lasts, shown)
+
+    async def _touch(
+        self, index: Index, who: str, since: int, ttl: int, descriptor: bytes = b""
+    ) -> float | None:
         self.check_time()
-        touched = await self.backend.index.touch(
-            state.principal,
-            at.token.id,
-            authenticated=at.record.authenticated_at or 0,
-            ttl=(max(1, at.record.expires_at - self.now) if ttl is None else ttl) * 1000,
-            descriptor=self.descriptor(at.token.id, at.record.created_at, at.record.methods),
+        touched = await index.touch(
+            who, self.at.token.id, authenticated=since, ttl=ttl, descriptor=descriptor
         )
         self._note_shortfall(touched)
         status, clock = touched.result
         if status is EntryStatus.LIVE:
             return clock
         if status is EntryStatus.ENDED:
-            await self.end(at.token.id, "revoked")
+            await self.end(self.at.token.id, "revoked")
         else:
-            await self.end_if_unchanged(at, "outdated")
-        state.gone()
+            await self.end_if_unchanged(self.at, "outdated")
+        self.state.gone()
         return None
 
     async def note_authentication(self, id: str, at: int, descriptor: bytes = b"") -> None:

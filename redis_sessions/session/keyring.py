@@ -67,6 +67,10 @@ class SecretKey:
         """The name of a principal's index: 32 hexadecimal digits."""
         return self.digest(principal, purpose=b"rs-index", size=16).hex()
 
+    def alias(self, text: str) -> str:
+        """The name of an alias' index. It is no principal's, whatever that principal is called."""
+        return self.digest(text, purpose=b"rs-alias", size=16).hex()
+
     def descriptor_key(self, index: str, id: str) -> bytes:
         """The 32-byte key of the descriptor of one session in one index."""
         return self.digest(f"{index}:{id}", purpose=b"rs-descriptor", size=32)

@@ -31,6 +31,7 @@ from redis_sessions.tracebacks import no_fields, silent_repr
 __all__ = [
     "HEADER_SIZE",
     "TOMBSTONE_TTL",
+    "Alias",
     "Descriptor",
     "Record",
     "Reject",
@@ -76,6 +77,20 @@ class Reject(StrEnum):
     CONTENT = "undecodable"
 
 
+class Alias(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Another name by which a session can be ended.
+
+    `text`: the name, a NUL and the value. `entered_at`: when the session was entered in the alias'
+    index, in milliseconds on that index's own clock, which may be another than the principal's.
+    """
+
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
+
+    text: str
+    entered_at: int
+
+
 class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=True):
     """What is sealed.
 
@@ -96,8 +111,8 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     data: msgspec.Raw
     methods: tuple[str, ...] = ()
     """How the principal proved who they are, at `authenticated_at` (RFC 8176)."""
-    aliases: tuple[str, ...] = ()
-    """Other names by which the session can be ended: each a `name\\x00value`."""
+    aliases: tuple[Alias, ...] = ()
+    """Other names by which the session can be ended."""
 
     # What comes after `data` has a default, since older records end there. Older servers ignore it,
     # and leave it out when they store the session.

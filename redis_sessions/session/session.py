@@ -18,6 +18,7 @@ from uuid import UUID
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
 from redis_sessions.session import threads, values
+from redis_sessions.session.aliases import checked_aliases
 from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.methods import checked_methods
@@ -150,12 +151,17 @@ class Session(dict[str, Any]):
 
         `methods`: how they proved who they are, by the names of RFC 8176. At most 8.
 
+        `aliases`: other names by which `SessionManager.revoke_by()` can end this session, such as
+        `{"sid": claims["sid"]}` of an OpenID provider. At most 4. If the same user was signed in
+        already, they take the place of those of before; None leaves these as they are.
+
         Data of the same user, or of nobody, stay. Data of another user are left behind: they are
         removed from this dict at once, except for what this request has assigned. Then the
         principal is written under its key, or into a new dict for a dotted path, unless it is
         there already. `ConfigurationError` if `principal=` is a callable.
         """
         services, state, proved = self._services, self._state, checked_methods(methods)
+        names = None if aliases is None else checked_aliases(aliases)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
         is_anothers = state.is_anothers(str(value), services.keyring)
@@ -171,7 +177,8 @@ class Session(dict[str, Any]):
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        names = tuple(f"{name}\0{value}" for name, value in (aliases or {}).items())
+        if aliases is None and is_present:
+            names = state.wanted.aliases
         state.want(authenticated=True, methods=proved, aliases=names)
 
     @stripped
@@ -185,7 +192,7 @@ class Session(dict[str, Any]):
         state, services = self._state, self._services
         remove(self, services.principal.path_for("sign_out")[0], services.values)
         cleared = state.wanted.cleared or bool(state.opened)
-        state.want(authenticated=False, cleared=cleared, methods=(), aliases=())
+        state.want(authenticated=False, cleared=cleared, methods=(), aliases=None)
 
     def clear(self) -> None:
         """End the session. Data that are written afterwards begin a new session."""

@@ -93,7 +93,7 @@ The latter is None if it stays as it is.
 """
 
 Revoked = Mapping[str, float]
-"""When `revoke_all` ended a principal's sessions: a time for each of their indexes, by its name.
+"""When a principal's sessions, or an alias', were all ended: a time for each index, by its name.
 
 There is one index for each secret key.
 """
@@ -118,8 +118,8 @@ class Wanted(msgspec.Struct, frozen=True):
     """By `expire_in()`."""
     methods: tuple[str, ...] = ()
     """How the principal proved who they are. They belong to `authenticated`."""
-    aliases: tuple[str, ...] = ()
-    """By `sign_in()`: each a `name\\x00value`. They belong to `authenticated`."""
+    aliases: tuple[str, ...] | None = None
+    """By `sign_in()`: the text of each (`session/aliases.py`). None: those of the record stay."""
 
     def without(self, met: Wanted) -> Wanted:
         """What is left when `met` was carried out. Other tasks may have asked for more since."""
@@ -134,7 +134,7 @@ class Wanted(msgspec.Struct, frozen=True):
             modified=self.modified and not met.modified,
             lifetime=None if self.lifetime is met.lifetime else self.lifetime,
             methods=self.methods if again else (),
-            aliases=self.aliases if again else (),
+            aliases=self.aliases if again else None,
         )
         return NOTHING_WANTED if left == NOTHING_WANTED else left
 
@@ -153,7 +153,7 @@ class Wanted(msgspec.Struct, frozen=True):
             modified=self.modified or other.modified,
             lifetime=other.lifetime if self.lifetime is None else self.lifetime,
             methods=proved.methods,
-            aliases=self.aliases or other.aliases,
+            aliases=other.aliases if self.aliases is None else self.aliases,
         )
 
 
@@ -186,7 +186,7 @@ class Request(msgspec.Struct, eq=False):
     untouched: bool = False
     """Whether it doesn't count as use of the session, so that it renews no time."""
     revocations: Mapping[str, Revoked] = _NO_REVOCATIONS
-    """When this request itself called `revoke_all`, by principal."""
+    """When this request itself called `revoke_all` or `revoke_by`, by `Index.name`."""
 
 
 class Origins(msgspec.Struct, eq=False):

@@ -1,4 +1,4 @@
--- The index of one principal: KEYS[1] is a hash. ARGV[1] names the operation; the rest are its arguments.
+-- The index of one principal, or of one alias: KEYS[1] is a hash. ARGV[1] names the operation; the rest are its arguments.
 --
 --   field         holds
 --   an id         "L authenticated seen expires descriptor": the entry of a session that signed in
@@ -181,11 +181,13 @@ elseif what == 'revoke' then
   return exact(now)
 
 elseif what == 'remove' then
-  -- until, id ... -> 1. The entries go that a revocation at this time has ended.
+  -- until, id ... -> 1. The entries go that a revocation at this time has ended. If nothing is left that the
+  -- index has to know, it goes, too: there is an index of an alias for each sign-in at a provider.
   for i = 3, #ARGV do
     local entry = get(ARGV[i])
     if entry and entry.authenticated <= tonumber(ARGV[2]) then redis.call('HDEL', key, ARGV[i]) end
   end
+  if revoked < 0 and marks == '' and redis.call('HLEN', key) == 1 then redis.call('HDEL', key, 'meta') end
   return 1
 end
 

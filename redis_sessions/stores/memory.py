@@ -307,10 +307,12 @@ class MemoryStore:
 
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
         with self._lock:
-            live = self._index(key)[0].live
+            index, _ = self._index(key)
             for id in ids:
-                if id in live and live[id].authenticated <= until:
-                    del live[id]
+                if id in index.live and index.live[id].authenticated <= until:
+                    del index.live[id]
+            if index.revoked < 0 and not index.live and not index.marks:
+                del self._indexes[key]  # nothing is left that it has to know
             return Written(None)
 
     # -- all that is stored

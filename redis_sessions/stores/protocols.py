@@ -271,6 +271,8 @@ class Entry:
 class SessionIndex(Protocol):
     """Which sessions a principal has, and which of them have ended. Each principal has one `key`.
 
+    So has each alias of a session.
+
     Every operation is atomic on one key, works on a bounded number of entries, and may be
     repeated. Times are milliseconds on the index's own clock, which never gives the same time
     twice and never goes back. Durations are milliseconds as well. So no two clocks are compared.
@@ -352,7 +354,10 @@ class SessionIndex(Protocol):
         ...
 
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
-        """Remove the entries that a revocation at `until` has ended, of at most 1,000 `ids`."""
+        """Remove the entries that a revocation at `until` has ended, of at most 1,000 `ids`.
+
+        If no entry, mark and revocation is left, the index may forget its time, too.
+        """
         ...
 
 

@@ -19,6 +19,8 @@ from tests.explorer.families import (
     FAULTS,
     INDEX_FAULTS,
     admin,
+    aliases,
+    crossing_aliases,
     crossing_steps,
     marks,
     pairs,
@@ -49,6 +51,8 @@ FAMILIES: Final[dict[str, Callable[[], Iterator[Scenario]]]] = {
     "steps": lambda: steps((None, *INDEX_FAULTS)),
     "marks": lambda: marks((None, *INDEX_FAULTS)),
     "crossing steps": lambda: crossing_steps((None, "crash")),
+    "aliases": lambda: aliases((None, *INDEX_FAULTS)),
+    "crossing aliases": lambda: crossing_aliases((None, "crash")),
     **NEAR,
 }
 """In the order of their size; those of indexes and of near copies last."""
@@ -56,7 +60,7 @@ FAMILIES: Final[dict[str, Callable[[], Iterator[Scenario]]]] = {
 WALKS: Final = 100
 """Of each scenario with near copies: there are too many orders of them."""
 
-NARROW: Final = ("proofs", "steps", "marks", "crossing steps")
+NARROW: Final = ("proofs", "steps", "marks", "crossing steps", "aliases", "crossing aliases")
 """Their indexes keep one mark, and are turned over an entry at a time."""
 
 

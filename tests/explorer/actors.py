@@ -21,6 +21,7 @@ from tests.explorer.gate import Call
 
 __all__ = [
     "ADMIN",
+    "BY_ALIAS",
     "BY_METHOD",
     "CHANGES",
     "KEYRING",
@@ -43,11 +44,17 @@ SIGNS_IN: Final[Mapping[str, str]] = {
     "clear+inA": "A",
     "resetA": "A",
     "keepre": "A",
+    "inS": "A",
+    "inT": "A",
+    "resetS": "A",
 }
-BY_METHOD: Final = frozenset({"inB", "reA"})
+BY_METHOD: Final = frozenset({"inB", "reA", "inS", "inT", "resetS"})
 """They call `sign_in()`; the others set the principal's key."""
 
-ADMIN: Final = frozenset({"revoke", "all", "keep"})
+BY_ALIAS: Final[Mapping[str, str]] = {"by": "S", "byT": "T"}
+"""Which alias they revoke."""
+
+ADMIN: Final = frozenset({"revoke", "all", "keep", *BY_ALIAS})
 CHANGES: Final[Mapping[str, frozenset[str]]] = {
     "a": frozenset("a"),
     "b": frozenset("b"),
@@ -88,6 +95,8 @@ class Fact:
     id: str | None = None
     principal: str | None = None
     """All of whose sessions were ended,"""
+    alias: str | None = None
+    """or all with this alias,"""
     revoked: float = -1
     keep: str | None = None
     by: int = -1
@@ -239,6 +248,8 @@ class Actor:
             await worker.revoke(first_id or "", principal="A")
             if self.marked:  # otherwise it wasn't theirs
                 self.facts.append(Fact(id=first_id))
+        elif self.kind in BY_ALIAS:
+            await self._revoke_by(BY_ALIAS[self.kind])
         else:
             await self._revoke_all(first_id if self.kind == "keep" else None)
         self._answered(None, self.status)
@@ -246,6 +257,10 @@ class Actor:
     async def _revoke_all(self, keep: str | None) -> None:
         await self._worker.revoke_all("A", keep=keep)
         self.facts.append(Fact(principal="A", revoked=self.revoked, keep=keep, by=self.number))
+
+    async def _revoke_by(self, alias: str) -> None:
+        await self._worker.revoke_by("sid", alias)
+        self.facts.append(Fact(alias=alias, revoked=self.revoked, by=self.number))
 
     revoked: float = -1
     """When its `revoke_all` was, by the index's clock."""
@@ -308,6 +323,11 @@ class Actor:
             case "resetA":
                 await self._revoke_all(None)
                 session["user_id"] = "A"
+            case "inS" | "inT":
+                session.sign_in("A", aliases={"sid": kind[-1]})
+            case "resetS":
+                await self._revoke_by("S")
+                session.sign_in("A", aliases={"sid": "S"})
             case "keepre" if who == "A":
                 await self._revoke_all(session.id)
                 session.authenticated()

@@ -13,7 +13,7 @@ from redis_sessions.session.state import NEVER, State
 from redis_sessions.stores import Store
 from tests.explorer.actors import KEYRING, SIGNS_IN, Worker
 from tests.explorer.index_invariants import older_than_their_entries
-from tests.explorer.scenario import INDEXES, PRINCIPALS, Rec, view
+from tests.explorer.scenario import PRINCIPALS, Rec, view
 from tests.explorer.world import World
 
 __all__ = ["Eager", "audit"]
@@ -46,7 +46,7 @@ class Eager(Worker):
 async def audit(world: World) -> list[str]:
     """What I1, I3, I7 and I8 find wrong in the end."""
     found = list[str]()
-    forever = await world.backend.without_ttl(list(world.labels), list(INDEXES.values()))
+    forever = await world.backend.without_ttl(list(world.labels), world.index_keys)
     if forever:
         found.append("I3 a key without TTL")
     store: Store = world.real

@@ -15,6 +15,8 @@ __all__ = [
     "INDEX_FAULTS",
     "KINDS",
     "admin",
+    "aliases",
+    "crossing_aliases",
     "crossing_steps",
     "marks",
     "pairs",
@@ -145,6 +147,34 @@ def proofs(
         yield from (Scenario("A", ("reA", other), fault) for other in others)
 
 
+ALIASED: Final = (
+    *("touch", "a+due", "inS", "inT", "reA", "rotate", "out", "clear", "inB", "resetS"),
+    *("touch@9", "inS@9", "inS@-", "inT@-"),
+)
+
+
+def aliases(
+    faults: Iterable[str | None] = (None,), kinds: Iterable[str] = ALIASED
+) -> Iterator[Scenario]:
+    """`revoke_by`, step by step: "" has the alias S, and "9" of the same user has T."""
+    for fault, by in itertools.product(faults, ("by", "byT")):
+        yield Scenario("S2", (by,), fault)
+        yield from (Scenario("S2", (kind, by), fault) for kind in kinds)
+        yield from (Scenario("S2", (by, other), fault) for other in ("all", "revoke", "by", "byT"))
+
+
+def crossing_aliases(
+    faults: Iterable[str | None] = (None,), kinds: Iterable[str] = ALIASED
+) -> Iterator[Scenario]:
+    """Two requests with a `revoke_by`, and one with two."""
+    kinds = tuple(kinds)
+    for fault in faults:
+        for pair in itertools.combinations_with_replacement(kinds, 2):
+            yield Scenario("S2", (*pair, "by"), fault)
+        for kind, other in itertools.product(kinds, ("byT", "all", "revoke")):
+            yield Scenario("S2", (kind, "by", other), fault)
+
+
 def _late_change(faults: Iterable[str | None] = (None,)) -> Iterator[Scenario]:
     """A change that is late when a sign-out and a revocation have come."""
     for fault in faults:
@@ -160,5 +190,6 @@ FAMILIES: Final = {
     "crossing steps": crossing_steps,
     "marks": marks,
     "proofs": proofs,
+    "aliases": aliases,
     "late change": _late_change,
 }

@@ -1,8 +1,9 @@
 """What must hold of indexes: `revoke_all` in its steps, marks that are bounded, times of entries.
 
-S2, S3: `revoke_all` ends what was there at its first step, and nobody who signed in later. F1, F2:
-a touch ends a session for a reason. F3, F4: marks are bounded, and times go forward. (I8, that
-nothing of before a first step survives its touch, is in `audit`.)
+S2, S3: `revoke_all` ends what was there at its first step, and nobody who signed in later, and so
+does `revoke_by`. S4: this one ends nobody who never had the alias. F1, F2: a touch ends a session
+for a reason. F3, F4: marks are bounded, and times go forward. (I8, that nothing of before a first
+step survives its touch, is in `audit`.)
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from tests.explorer.actors import SIGNS_IN, Actor
+from tests.explorer.actors import SIGNS_IN, Actor, Fact
 from tests.explorer.backends import Seats
 from tests.explorer.observation import Sight
 from tests.explorer.scenario import LOST_RECORD, Rec
 
 __all__ = ["all_ended", "ended_rightly", "index_is_sound", "older_than_their_entries"]
 
-TOUCHES: Final = frozenset({"touch", "a+due", "reA", "keepre"})
+TOUCHES: Final = frozenset({"touch", "a+due", "reA", "keepre", "inS", "inT"})
 LOST_INDEX: Final = frozenset({"failover index", "behind"})
 DEADLINE: Final = 30_000
 
@@ -31,13 +32,21 @@ def ended_rightly(
         if id in live:
             continue
         own = actor.token is not None and actor.token.id == id
-        since = bool(actor.begun) and old.auth > actor.begun[-1].revoked
+        fact = actor.begun[-1] if actor.begun else None
+        since = fact is not None and _since(old, fact) > fact.revoked
         if since and not own and not world.used & LOST_INDEX:
             yield "S2 revoke_all ends a session that signed in after its first step"
+        if fact is not None and fact.alias and not own and (id, fact.alias) not in world.named:
+            yield "S4 revoke_by ends a session that never had this alias"
         switches = SIGNS_IN.get(actor.kind, old.principal) != old.principal
         touches = own and actor.kind in TOUCHES and not switches
         if touches and old.principal and not world.asked(id, old):
             yield from _touched(world, old, seats[old.principal].live.get(old.token.id))
+
+
+def _since(old: Rec, fact: Fact) -> int:
+    """When it signed in, as far as this revocation is concerned."""
+    return old.auth if fact.alias is None else old.aliases.get(fact.alias, 0)
 
 
 def _touched(world: Sight, old: Rec, entry: int | None) -> Iterator[str]:
@@ -69,7 +78,15 @@ def index_is_sound(world: Sight, before: Mapping[str, Seats]) -> Iterator[str]:
 
 def all_ended(world: Sight, actor: Actor, *, failed: bool) -> Iterator[str]:
     """What was there at a `revoke_all`'s first step is over once it is answered."""
-    if actor.code < 400 and not failed and actor.there & world.live().keys():
+    live = world.live()
+    left = [live[id] for id in actor.there & live.keys()]
+    # (a session that has given up its alias meanwhile isn't concerned any more)
+    alive = any(
+        fact.alias is None or 0 < _since(record, fact) <= fact.revoked
+        for record in left
+        for fact in actor.begun
+    )
+    if actor.code < 400 and not failed and alive:
         yield "S3 what was there at its first step is alive once revoke_all is answered"
 
 

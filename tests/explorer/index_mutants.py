@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Final
 
 from redis_sessions.lifecycle.writer import Writer
 from redis_sessions.session.record import Stored
-from redis_sessions.stores import Entry, Store
+from redis_sessions.stores import Entry, EntryStatus, Store
+from redis_sessions.stores.protocols import Entered, Touched, Written
 from tests.explorer.backends import Backend
 from tests.explorer.mutants import Passing
-from tests.explorer.scenario import Scenario
+from tests.explorer.observation import WHOSE
+from tests.explorer.scenario import ALIASES, INDEXES, Scenario
 
 __all__ = ["MUTANTS", "SCRIPTS", "Mutant", "Script"]
 
@@ -48,6 +51,47 @@ async def _note_first(writer: Writer, ttl: int | None = None) -> float | None:
         at = int(clock - writer.backend.index.age(writer.state.request.began))
         await writer.note_authentication(writer.at.token.id, at)
     return clock
+
+
+class _AsksNoAlias(Passing):
+    """A touch asks the principal's index alone."""
+
+    async def touch(self, key: str, id: str, **options: Any) -> Written[Touched]:
+        if WHOSE[key] in ALIASES:
+            return Written(Touched(EntryStatus.LIVE, 0))
+        return await self.real.touch(key, id, **options)
+
+
+class _EntersNoAlias(Passing):
+    """A sign-in is entered in the principal's index alone."""
+
+    async def enter(self, key: str, id: str, **options: Any) -> Written[Entered]:
+        if WHOSE[key] in ALIASES:
+            return Written(Entered(EntryStatus.LIVE, int(self.backend.clock() * 1000), 1, inf))
+        return await self.real.enter(key, id, **options)
+
+
+class _RevokesThePrincipal(Passing):
+    """`revoke_by` goes to the principal's index."""
+
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
+        return await self.real.revoke(_as_principal(key), keep=keep, memory=memory)
+
+    async def entries(self, key: str, cursor: int = 0) -> tuple[int, Sequence[Entry]]:
+        return await self.real.entries(_as_principal(key), cursor)
+
+
+def _as_principal(key: str) -> str:
+    return INDEXES["A"] if WHOSE[key] in ALIASES else key
+
+
+class _LosesOverlookedAliases(Passing):
+    """`revoke_by` ends what has an entry, and doesn't note when it was."""
+
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
+        if WHOSE[key] in ALIASES:
+            return Written(self.backend.clock() * 1000)
+        return await self.real.revoke(key, keep=keep, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -188,5 +232,29 @@ MUTANTS: Final = (
         "F1",
         [Scenario("A", ("reA", "touch"), "crash then 30 s")],
         writer={"renew_entry": _note_first},
+    ),
+    Mutant(
+        "a touch doesn't ask the aliases' indexes",
+        "I8",
+        [Scenario("S2", ("by",), "failover record")],
+        store=_AsksNoAlias,
+    ),
+    Mutant(
+        "revoke_by notes no time",
+        "I8",
+        [Scenario("S2", ("inS@-", "by"))],
+        store=_LosesOverlookedAliases,
+    ),
+    Mutant(
+        "a sign-in isn't entered under its alias",
+        "I7",
+        [Scenario("none", ("inS",))],
+        store=_EntersNoAlias,
+    ),
+    Mutant(
+        "revoke_by ends all sessions of the user",
+        "S4",
+        [Scenario("S2", ("by",))],
+        store=_RevokesThePrincipal,
     ),
 )

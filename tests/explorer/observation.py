@@ -50,6 +50,10 @@ class Sight:
     undo_indexes: dict[str, Any] = field(default_factory=dict[str, Any])
     authenticated: dict[str, int] = field(default_factory=dict[str, int])
     """When the handlers that signed in began, whatever the index made of it."""
+    aliased: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """When the handlers that gave a session an alias began."""
+    named: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """Which session was ever entered under which alias."""
     trace: list[str] = field(default_factory=list[str])
     drawing: Actor | None = None
     broken: list[str] = field(default_factory=list[str])
@@ -69,6 +73,11 @@ class Sight:
     def first(self) -> SessionToken | None:
         """What it had in the beginning."""
         return self.firsts.get("")
+
+    @property
+    def index_keys(self) -> list[str]:
+        """The indexes that this scenario has."""
+        return [INDEXES[name] for name in self.scenario.indexes]
 
     async def _look(self, id: str) -> None:
         raw = await self.backend.raw(id)
@@ -116,14 +125,15 @@ class Sight:
     def _ends(self, fact: Fact, id: str, record: Rec | Tomb | None) -> bool:
         if fact.id == id:
             return True
-        return (
-            fact.principal is not None
-            and isinstance(record, Rec)
-            and record.principal == fact.principal
-            and self.authenticated.get(id, record.auth) <= fact.revoked
-            and id != fact.keep
-            and id not in self.actors[fact.by - 1].drawn
-        )
+        if not isinstance(record, Rec) or fact.by < 0 or id == fact.keep:
+            return False
+        if id in self.actors[fact.by - 1].drawn:
+            return False
+        if fact.alias is None:
+            since = self.authenticated.get(id, record.auth)
+            return record.principal == fact.principal and since <= fact.revoked
+        entered = record.aliases.get(fact.alias)
+        return entered is not None and self.aliased.get((id, fact.alias), entered) <= fact.revoked
 
     def name(self, token: SessionToken | str | None) -> str:
         """A token in words."""

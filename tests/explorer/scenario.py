@@ -9,29 +9,39 @@ from typing import Final, NamedTuple
 from msgspec.msgpack import encode
 
 from redis_sessions.session import values
-from redis_sessions.session.record import HEADER_SIZE, Record, Sealer, Stored, rotated_at
+from redis_sessions.session.record import HEADER_SIZE, Alias, Record, Sealer, Stored, rotated_at
 from redis_sessions.session.token import SessionToken
 from tests.explorer.actors import KEYRING, tag, tagged
 
 __all__ = [
+    "ALIASES",
     "DAY",
     "EVERYTHING",
     "INDEXES",
     "LOST_RECORD",
     "PRINCIPALS",
+    "SIGNED_IN",
     "Action",
     "Footprint",
     "Rec",
     "Scenario",
     "Tomb",
     "browsers_of",
+    "first_aliases",
     "first_record",
     "view",
 ]
 
 DAY: Final = 24 * 3600
+SIGNED_IN: Final = ("A", "A2", "A3", "S", "S2")
+"""The starts in which A is signed in, and in A's index."""
 PRINCIPALS: Final = ("A", "B")
-INDEXES: Final = {name: KEYRING.primary.index(name) for name in PRINCIPALS}
+ALIASES: Final = {"S": "sid\0S", "T": "sid\0T"}
+"""Two values of one alias, and their texts."""
+INDEXES: Final = {
+    **{name: KEYRING.primary.index(name) for name in PRINCIPALS},
+    **{name: KEYRING.primary.alias(text) for name, text in ALIASES.items()},
+}
 EVERYTHING: Final = "*"
 LOST_RECORD: Final = ("failover record", "failover repeated")
 """A failover takes a record's last write back; and who answered it repeats it at once."""
@@ -49,6 +59,8 @@ class Rec(NamedTuple):
     """The tagged values."""
     auth: int
     version: bytes
+    aliases: Mapping[str, int] = {}
+    """When it was entered under each alias."""
 
 
 class Tomb(NamedTuple):
@@ -83,6 +95,12 @@ class Scenario:
     """Whether writes leave over a link of their own, since they wait for replicas."""
 
     @property
+    def indexes(self) -> Sequence[str]:
+        """Whose indexes there are: those of aliases cost time."""
+        aliased = self.start in _FIRST_ALIASES or any("S" in spec for spec in self.specs)
+        return (*PRINCIPALS, *ALIASES) if aliased else PRINCIPALS
+
+    @property
     def faults(self) -> Sequence[str]:
         """What goes wrong, in this order: `fault` may be several, with "then" between them."""
         return self.fault.split(" then ") if self.fault else ()
@@ -115,18 +133,28 @@ def view(sealer: Sealer, tokens: Sequence[SessionToken], raw: bytes) -> Rec | To
         tagged(data),
         record.authenticated_at or 0,
         raw[:HEADER_SIZE],
+        {alias.text[-1]: alias.entered_at for alias in record.aliases},
     )
 
 
 def browsers_of(start: str) -> Sequence[str]:
-    """Who has a session in the beginning: "", and of A2 and A3 others of A's browsers, too."""
-    return {"none": (), "A2": ("", "9"), "A3": ("", "9", "8")}.get(start, ("",))
+    """Who has a session in the beginning: "", and of A2, A3 and S2 others of A's browsers, too."""
+    return {"none": (), "A2": ("", "9"), "A3": ("", "9", "8"), "S2": ("", "9")}.get(start, ("",))
 
 
-def first_record(start: str, now: int) -> Record:
+_FIRST_ALIASES: Final = {"S": {"": "S"}, "S2": {"": "S", "9": "T"}}
+"""The alias of each browser in the beginning."""
+
+
+def first_aliases(start: str, browser: str) -> Sequence[str]:
+    """The aliases that a browser's session has in the beginning."""
+    return tuple(_FIRST_ALIASES.get(start, {}).get(browser, ""))
+
+
+def first_record(start: str, now: int, aliases: Sequence[str] = ()) -> Record:
     """What a scenario starts from: 400 seconds old, so that a touch is due."""
     data = {"x": tag(None if start == "anon" else "A", 0)}
-    who = "A" if start in ("A", "Alost", "A2", "A3") else None
+    who = "A" if start in SIGNED_IN or start == "Alost" else None
     return Record(
         created_at=now - 400,
         authenticated_at=(now - 400) * 1000 if who else None,
@@ -137,4 +165,5 @@ def first_record(start: str, now: int) -> Record:
         owner=None if start == "anon" else KEYRING.primary.owner("A"),
         binding=None,
         data=values.raw(encode(data | ({"user_id": who} if who else {}))),
+        aliases=tuple(Alias(ALIASES[name], (now - 400) * 1000) for name in aliases),
     )

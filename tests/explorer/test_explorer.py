@@ -13,6 +13,7 @@ from tests.explorer.families import (
     FAULTS,
     INDEX_FAULTS,
     admin,
+    aliases,
     crossing_steps,
     marks,
     pairs,
@@ -92,6 +93,15 @@ async def test_bounded_marks(narrow: MemoryBackend) -> None:
     await _hold(narrow, marks(), bound=25)
     faults = ("failover record", "failover index", "behind")
     await _hold(narrow, marks(faults, ("touch",)), bound=12)
+
+
+async def test_ends_by_alias(narrow: MemoryBackend) -> None:
+    await _hold(narrow, aliases(kinds=("touch", "inT", "resetS", "inS@-")), bound=10)
+    await _hold(narrow, aliases(("failover record", "crash"), ("touch", "inT")), bound=6)
+
+
+async def test_ends_by_alias_on_a_server(narrow_backend: RedisBackend) -> None:
+    await _hold(narrow_backend, aliases(("failover record",), ("inS",)), bound=4)
 
 
 async def test_times_of_entries(narrow_backend: RedisBackend) -> None:

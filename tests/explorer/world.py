@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from redis_sessions.errors import StoreUnavailableError
@@ -14,15 +14,17 @@ from tests.explorer.actors import ADMIN, Actor, Fact, Phase
 from tests.explorer.gate import Call, GatedStore
 from tests.explorer.observation import WHOSE, Sight
 from tests.explorer.scenario import (
+    ALIASES,
     DAY,
     EVERYTHING,
     INDEXES,
     LOST_RECORD,
-    PRINCIPALS,
+    SIGNED_IN,
     Action,
     Footprint,
     Rec,
     browsers_of,
+    first_aliases,
     first_record,
 )
 
@@ -45,11 +47,13 @@ class World(Sight):
         start, now = self.scenario.start, int(self.backend.clock())
         for browser in browsers_of(start):
             token = SessionToken.generate()
-            record = first_record(start, now)
+            aliases = first_aliases(start, browser)
+            record = first_record(start, now, aliases)
             await self.backend.put(token.id, self.sealer.seal(token, record, 0).sealed)
-            if start in ("A", "A2", "A3"):
+            self.named.update((token.id, name) for name in aliases)
+            for name in ("A", *aliases) if start in SIGNED_IN else ():
                 await self.backend.store.touch(
-                    INDEXES["A"],
+                    INDEXES[name],
                     token.id,
                     authenticated=(now - 400) * 1000,
                     ttl=13 * DAY * 1000,
@@ -59,8 +63,8 @@ class World(Sight):
             self.labels[token.id] = f"s{browser}"
             self.sent.append(token)
             await self._look(token.id)
-        for principal in PRINCIPALS:
-            await self._look_at_index(principal)
+        for name in self.scenario.indexes:
+            await self._look_at_index(name)
 
     def drew(self, token: SessionToken) -> None:
         """Note a token that was made."""
@@ -258,7 +262,9 @@ class World(Sight):
             actor.revoked = max(result.result, self.backend.clock() * 1000)
             keep = call.ids[0] if call.ids else None
             whose, revoked = WHOSE[call.target], actor.revoked
-            actor.begun.append(Fact(principal=whose, revoked=revoked, keep=keep, by=actor.number))
+            fact = Fact(principal=whose, revoked=revoked, keep=keep, by=actor.number)
+            aliased = replace(fact, principal=None, alias=whose)
+            actor.begun.append(aliased if whose in ALIASES else fact)
             entries, live = self.seats[whose].live, self.live()
             there = {id for id, at in entries.items() if id in live and at <= revoked}
             actor.there = actor.there or there - {keep}
@@ -267,6 +273,8 @@ class World(Sight):
             if call.name == "mark":
                 actor.marked = True
                 self.marked += call.ids
+            elif call.name in ("enter", "touch"):
+                self.named.update((id, WHOSE[call.target]) for id in call.ids)
             await self._look_at_index(WHOSE[call.target])
             return
         before = self.records.get(call.target)
@@ -275,6 +283,11 @@ class World(Sight):
         if isinstance(after, Rec) and (not isinstance(before, Rec) or before.auth != after.auth):
             began = int(actor.began * 1000 + 0.5)
             self.authenticated[call.target] = max(began, int(actor.revoked) + 1)
+        if isinstance(after, Rec):
+            began = max(int(actor.began * 1000 + 0.5), int(actor.revoked) + 1)
+            for name, at in after.aliases.items():
+                if not isinstance(before, Rec) or before.aliases.get(name) != at:
+                    self.aliased[call.target, name] = began
         if isinstance(before, Rec) and not isinstance(self.records.get(call.target), Rec):
             self.ended.append((call.target, actor, before))
             actor.ended.add(call.target)
@@ -330,4 +343,4 @@ class World(Sight):
             if actor.task is not None and not actor.task.done():
                 actor.task.cancel()
                 await asyncio.wait([actor.task])
-        await self.backend.wipe(list(self.labels), list(INDEXES.values()))
+        await self.backend.wipe(list(self.labels), self.index_keys)

@@ -38,7 +38,9 @@ class Provider:
     """Everybody who comes is the same user, and signs in at once. `app` is its ASGI side."""
 
     def __init__(self) -> None:
-        self._key = RSAKey.generate_key(2048, {"kid": "1", "use": "sig", "alg": "RS256"})
+        self.renew_key("1")
+        self.sid: str | None = None
+        """The provider's session in which the next one signs in."""
         self._codes: dict[str, Grant] = {}
         self._tokens: set[str] = set()
         self.app = Starlette(
@@ -51,6 +53,14 @@ class Provider:
                 Route("/logout", self.logout),
             ]
         )
+
+    def renew_key(self, kid: str) -> None:
+        """Sign with a new key from now on, and publish it alone."""
+        self._key = RSAKey.generate_key(2048, {"kid": kid, "use": "sig", "alg": "RS256"})
+
+    def logout_token(self, claims: dict[str, Any], typ: str = "JWT") -> str:
+        """These claims, signed, as they are posted to clients (Back-Channel Logout 1.0)."""
+        return jwt.encode({"alg": "RS256", "kid": self._key.kid, "typ": typ}, claims, self._key)
 
     async def configuration(self, request: Request) -> Response:
         endpoints = {
@@ -133,7 +143,9 @@ class Provider:
             "name": "Jane Doe",
             "address": {"country": "IS", "locality": "Höfn"},
         }
-        return jwt.encode({"alg": "RS256", "kid": "1"}, claims, self._key)
+        if self.sid is not None:
+            claims["sid"] = self.sid
+        return jwt.encode({"alg": "RS256", "kid": self._key.kid}, claims, self._key)
 
 
 def query(url: str) -> dict[str, str]:

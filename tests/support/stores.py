@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis_sessions import Commit, MemoryStore, StoreUnavailableError
@@ -82,6 +82,10 @@ class UnreliableStore(MemoryStore):
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         await self._begin("mark")
         return await super().mark(key, id, ttl=ttl)
+
+    async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
+        await self._begin("remove")
+        return await super().remove(key, ids, until=until)
 
     # -- what a failover may do
 

@@ -167,6 +167,8 @@ async def devices(id: str, session: SessionDep, manager: SessionManagerDep) -> l
     assert_type(await manager.revoke(id, principal=uuid4()), bool)
     assert_type(await manager.revoke(id, "alice"), bool)
     assert_type(await manager.revoke_all(7, keep=session.id), int)
+    session.sign_in(7, aliases={"sid": "08a5019c"})
+    assert_type(await manager.revoke_by("sid", "08a5019c"), int)
     shown = await manager.sessions_of("alice")
     assert_type(shown, list[SessionInfo])
     assert_type(shown[0].last_seen_at, datetime)

@@ -15,6 +15,7 @@ from nacl.bindings import crypto_secretbox_open
 from redis_sessions import Keyring, MemoryStore, SessionManager, SessionToken, generate_key
 from redis_sessions.session.record import (
     HEADER_SIZE,
+    Alias,
     Record,
     Reject,
     Sealer,
@@ -126,7 +127,7 @@ class Older(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=True
 
 def test_a_record_of_an_older_version_opens() -> None:
     """What came later has its default, so that nobody is signed out by an update."""
-    now = make(methods=("pwd", "otp"), aliases=("sid\0x",))
+    now = make(methods=("pwd", "otp"), aliases=(Alias("sid\0x", 1),))
     fields = {name: getattr(now, name) for name in Older.__struct_fields__}
 
     opened = msgspec.msgpack.decode(msgspec.msgpack.encode(Older(**fields)), type=Record)
@@ -140,7 +141,7 @@ def test_a_record_of_an_older_version_opens() -> None:
 
 def test_an_older_version_opens_a_record_of_this_one() -> None:
     """It ignores what it doesn't know, and leaves it out when it stores the session."""
-    now = make(methods=("pwd", "otp"), aliases=("sid\0x",))
+    now = make(methods=("pwd", "otp"), aliases=(Alias("sid\0x", 1),))
 
     older = msgspec.msgpack.decode(msgspec.msgpack.encode(now), type=Older)
     again = msgspec.msgpack.decode(msgspec.msgpack.encode(older), type=Record)

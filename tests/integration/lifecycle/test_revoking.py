@@ -18,6 +18,7 @@ from redis_sessions.fastapi import SessionDep, SessionManagerDep
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import store_session
 from tests.support.apps import Events, app_of, client_of, doing, signed_in, token_in
+from tests.support.redis_wire import Wire
 
 
 def revoked(manager: SessionManagerDep) -> int:
@@ -121,6 +122,39 @@ async def test_signing_out_everywhere(manager: SessionManager) -> None:
         response = await one.get("/everywhere/too")
         assert (response.json(), token_in(response)) == (1, "null")
         assert (await other.get("/devices")).json() == []
+
+
+@pytest.mark.parametrize("where", ["redis", "cluster", "acl"], indirect=True)
+async def test_ends_from_outside(workers: list[SessionManager]) -> None:
+    """What signed in with an alias at one process ends by it at another, and nothing else does."""
+    one, other, third, _ = workers
+    tokens: list[str] = []
+    for user, sid in [("alice", "1"), ("bob", "1"), ("alice", "2")]:
+        session = await one.load()
+        session.sign_in(user, aliases={"sid": sid, "iss": f"https://{sid}.example"})
+        answer = await one.commit(session)
+        assert answer.token is not None
+        tokens.append(answer.token.value)
+    assert await other.revoke_by("sid", "1") == 2
+    assert [(await third.load(token)).is_new for token in tokens] == [True, True, False]
+    assert await third.revoke_by("iss", "https://2.example") == 1
+    assert await third.revoke_by("sid", "2") == 0
+
+
+async def test_a_sign_out_leaves_no_index_of_its_alias(
+    manager: SessionManager, redis: Wire, prefix: str
+) -> None:
+    """There is one for each sign-in at a provider, so it goes with its last session."""
+    session = await manager.load()
+    session.sign_in("alice", aliases={"sid": "1"})
+    await manager.commit(session)
+    name = f"{prefix}of:{backend_of(manager).aliases.name('sid' + chr(0) + '1')}"
+    assert name in redis.keys(prefix)
+    session.sign_out()
+    await manager.commit(session)
+    assert name not in redis.keys(prefix)
+    await manager.revoke_by("sid", "1")
+    assert 0 < redis.ask("PTTL", name) <= 14 * 24 * 3600 * 1000 + 1
 
 
 @pytest.mark.everywhere

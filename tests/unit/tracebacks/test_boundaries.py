@@ -81,6 +81,7 @@ MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "count": lambda manager, _: manager.count(),
     "sessions": lambda manager, _: anext(manager.sessions()),
     "revoke_all": lambda manager, _: manager.revoke_all("a"),
+    "revoke_by": lambda manager, _: manager.revoke_by("sid", "a"),
 }
 
 SESSIONS: dict[str, Callable[[Session], Any]] = {
