@@ -104,7 +104,7 @@ async def test_its_time_is_over(store: Store, loop: str) -> None:
                 return await closed(connection)
 
     both = asyncio.gather(over(idle_timeout=1), over(max_age=1))
-    assert await both == [(1008, REASON)] * 2
+    assert [*await both] == [(1008, REASON)] * 2
 
 
 @pytest.mark.parametrize("how", ["middleware", "route"])
