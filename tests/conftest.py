@@ -126,7 +126,9 @@ def _shared_server(request: pytest.FixtureRequest) -> Iterator[Callable[[str], S
         def get(kind: str) -> Server:
             if kind not in SERVERS:
                 _skip_without(kind, request.config)
-            server = stack.enter_context(Server(kind))
+            # Keys that expire are soon found among the many that all tests leave behind.
+            expire_soon = ("--hz", "100", "--active-expire-effort", "10")
+            server = stack.enter_context(Server(kind, *expire_soon))
             stack.callback(_nothing_was_refused, server)
             return server
 

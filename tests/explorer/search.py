@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -153,6 +153,14 @@ class Explorer:
         """Every order of it, up to the bound; how many ran to their end."""
         with watching_tokens(lambda: self._world), self._log.listening():
             return await self._explore(scenario)
+
+    async def finds(self, breaks: str, scenarios: Iterable[Scenario]) -> bool:
+        """Whether this invariant is broken in one of these scenarios: explored until it is."""
+        for scenario in scenarios:
+            await self.explore(scenario)
+            if any(found.startswith(breaks) for found in self.result.violations):
+                return True
+        return False
 
     async def _explore(self, scenario: Scenario) -> int:
         stack, runs = list[_Node](), 0

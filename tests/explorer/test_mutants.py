@@ -27,11 +27,7 @@ async def test_a_broken_library_is_found_out(
     )
     faults = (mutant.fault,)
     family = pairs(faults, CORE) if mutant.family == "pairs" else FAMILIES[mutant.family](faults)
-    for scenario in family:
-        await explorer.explore(scenario)
-        if any(found.startswith(mutant.breaks) for found in explorer.result.violations):
-            return
-    pytest.fail(f"nothing of {mutant.breaks} was found: {explorer.result.report()}")
+    assert await explorer.finds(mutant.breaks, family), explorer.result.report()
 
 
 @pytest.mark.parametrize("forgotten", [END, EARLIER], ids=["ends", "rotations"])
@@ -47,6 +43,4 @@ async def test_repeats_that_are_forgotten_are_found_out(
 
     monkeypatch.setattr(Repeats, "_put", forgetful)
     explorer = Explorer(backend)
-    for scenario in pairs(("failover repeated",), ("rotate", "out")):
-        await explorer.explore(scenario)
-    assert any(found.startswith("I2") for found in explorer.result.violations)
+    assert await explorer.finds("I2", pairs(("failover repeated",), ("rotate", "out")))

@@ -1,6 +1,6 @@
 """Near copies, and sockets that watch: some orders of each scenario, always the same ones.
 
-`python -m tests.explorer` takes more of them.
+`python -m tests.explorer` (`make torture`) takes a hundred of each.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def test_all_orders_of_some(memory: MemoryBackend) -> None:
 
 
 async def test_ends(memory: MemoryBackend) -> None:
-    await _hold(memory, ends(), 4)
+    await _hold(memory, ends(), 2)
 
 
 async def test_ends_with_every_fault(memory: MemoryBackend) -> None:
@@ -53,11 +53,11 @@ async def test_ends_with_every_fault(memory: MemoryBackend) -> None:
 
 
 async def test_changes_on_old_copies(memory: MemoryBackend) -> None:
-    await _hold(memory, changes(FAULTS), 3)
+    await _hold(memory, changes(FAULTS), 2)
 
 
 async def test_own_changes(memory: MemoryBackend) -> None:
-    await _hold(memory, own_changes(FAULTS), 5)
+    await _hold(memory, own_changes(FAULTS), 3)
 
 
 async def test_touches_of_copies(memory: MemoryBackend) -> None:
@@ -69,7 +69,7 @@ async def test_sign_ins_in_copies(memory: MemoryBackend) -> None:
 
 
 async def test_sockets(memory: MemoryBackend) -> None:
-    await _hold(memory, sockets(FAULTS, ("out", "rotate", "all", "a")), 5)
+    await _hold(memory, sockets(FAULTS, ("out", "rotate", "all", "a")), 3)
 
 
 # -- the traces that are known, by their numbers

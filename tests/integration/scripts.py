@@ -40,5 +40,5 @@ def run_script(url: str, body: str) -> None:
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=40, check=False
     )
-    assert (done.stderr, done.returncode) == ("", 0)
+    assert (done.stderr, done.returncode) == ("", 0), done.stderr
     assert done.stdout == "done\n"

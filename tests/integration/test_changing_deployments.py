@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, TryAgainError
 
 from redis_sessions import (
@@ -172,16 +173,20 @@ async def test_moved_slots(running: topology.ClusterTopology, store: RedisStore)
     assert await store.load(ids[1]) == values[1]
 
 
-async def test_moving_under_load(running: topology.ClusterTopology, store: RedisStore) -> None:
-    """Slots move while requests are served: none of them hears of it."""
-    source, target = running.primaries[:2]
-    slots = slots_of(running, source)
+async def test_moving_under_load(running: topology.ClusterTopology, prefix: str) -> None:
+    """The slots of sessions move while these are served: none of them hears of it."""
+    store = RedisStore(as_app(running.url), prefix=prefix, timeout=2.5)  # a busy machine's nodes
     async with visitors(doing(manager=manager_on(store)), USERS) as everybody:
-        await asyncio.to_thread(running.move_slots, slots[:120], source, target)
+        source = owner(running, store, everybody[0])
+        target = next(node for node in running.primaries if node is not source)
+        theirs = {slot_of(store, visitor) for visitor in everybody}
+        moved = sorted(theirs.intersection(slots_of(running, source)))
+        await asyncio.to_thread(running.move_slots, moved, source, target)
         await all_served(everybody)
-        await asyncio.to_thread(running.move_slots, slots[:120], target, source)
+        await asyncio.to_thread(running.move_slots, moved, target, source)
         await all_served(everybody)
     assert (statuses(everybody), wrong(everybody)) == ({200}, [])
+    await store.close()
 
 
 async def test_a_slot_on_its_way(running: topology.ClusterTopology, store: RedisStore) -> None:
@@ -257,10 +262,18 @@ async def test_a_planned_failover(running: topology.ClusterTopology, store: Redi
     assert wrong(everybody) == []
 
 
-def owner(running: topology.ClusterTopology, store: RedisStore, visitor: Visitor) -> topology.Node:
+def key_of(store: RedisStore, visitor: Visitor) -> str:
     token = SessionToken.parse(visitor.token)
     assert token is not None
-    return running.slot_owner(store.prefix + token.id)
+    return store.prefix + token.id
+
+
+def slot_of(store: RedisStore, visitor: Visitor) -> int:
+    return int(key_slot(key_of(store, visitor).encode()))
+
+
+def owner(running: topology.ClusterTopology, store: RedisStore, visitor: Visitor) -> topology.Node:
+    return running.slot_owner(key_of(store, visitor))
 
 
 async def test_a_node_that_hangs(running: topology.ClusterTopology, store: RedisStore) -> None:

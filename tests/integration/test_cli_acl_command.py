@@ -144,23 +144,33 @@ def test_deployed_user_is_what_is_printed(deployment: str, cluster: bool) -> Non
     assert acl_line("app", password_rule("development"), given, file=True) in text.splitlines()
 
 
-@pytest.mark.parametrize("after", ["a*[b]:", "it's", 'a\\b"*:'])
+ODD = ["session:odd:a*[b]:", "session:odd:it's", 'session:odd:a\\b"*:']
+
+
+@pytest.fixture(scope="session")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the command prints for each odd prefix: the same for each server."""
+    secret = tmp_path_factory.mktemp("acl") / "password"
+    secret.write_text(PASSWORD)
+    command = [sys.executable, "-m", "redis_sessions.cli", "acl", "--user", "piped"]
+    command += ["--password-file", str(secret), "--prefix"]
+    return {
+        odd: subprocess.run([*command, odd], cwd=ROOT, capture_output=True, check=True).stdout
+        for odd in ODD
+    }
+
+
+@pytest.mark.parametrize("odd", ODD)
 def test_the_line_goes_to_redis_cli(
-    server: Server, prefix: str, tmp_path: Path, redis_cli: Path, after: str
+    server: Server, lines: dict[str, bytes], redis_cli: Path, odd: str
 ) -> None:
     """Piped into redis-cli it makes the user; an odd prefix survives the way."""
-    name, odd = f"{prefix}piped", f"{prefix}{after}"
-    secret = tmp_path / "password"
-    secret.write_text(PASSWORD)
-    command = [sys.executable, "-m", "redis_sessions.cli", "acl", "--user", name, "--prefix", odd]
-    command += ["--password-file", str(secret)]
-    line = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     done = subprocess.run(
-        [redis_cli, "-p", str(server.port)], input=line, capture_output=True, check=True
+        [redis_cli, "-p", str(server.port)], input=lines[odd], capture_output=True, check=True
     )
     assert done.stdout == b"OK\n"
-    with Redis(port=server.port, username=name, password=PASSWORD, protocol=2) as user:
+    with Redis(port=server.port, username="piped", password=PASSWORD, protocol=2) as user:
         assert user.set(f"{odd}x", b"1", px=1000)
-        refused(user, "SET", f"{prefix}ab:x", "1")
+        refused(user, "SET", "session:odd:ab:x", "1")
     with Redis(port=server.port, protocol=2) as client:
-        client.execute_command("ACL", "DELUSER", name)
+        client.execute_command("ACL", "DELUSER", "piped")

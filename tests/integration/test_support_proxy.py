@@ -14,18 +14,7 @@ from redis.retry import Retry
 
 from tests.support import eventually
 from tests.support.proxy import Proxy
-from tests.support.servers import Server, StartServer
-
-
-@pytest.fixture
-def behind(start_server: StartServer) -> Server:
-    return start_server()
-
-
-@pytest.fixture
-def proxy(behind: Server) -> Iterator[Proxy]:
-    with Proxy(behind.port) as proxy:
-        yield proxy
+from tests.support.servers import Server
 
 
 @pytest.fixture

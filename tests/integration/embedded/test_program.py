@@ -64,7 +64,7 @@ def test_a_server_that_dies(base: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert str(error.value).splitlines()[1:] == [*map(str, range(42, 51)), "no luck today"]
 
 
-@pytest.mark.parametrize("script", ["exec sleep 8", "sleep 8 & exit 0"])
+@pytest.mark.parametrize("script", ["exec sleep 4", "sleep 4 & exit 0"])
 def test_a_server_that_never_answers(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:

@@ -113,7 +113,7 @@ def test_survives_a_reload(base: Path, hire: Hire) -> None:
 
 def test_newcomers_while_it_stops(base: Path, hire: Hire) -> None:
     """Whoever comes while the watchdog stops the server and removes the files gets a new one."""
-    for _ in range(15):
+    for _ in range(6):
         worker = hire(grace=0)
         assert ask(worker.path, "PING") == "+PONG\r\n"
         worker.kill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,22 +15,11 @@ from tests.support.deployments import until
 from tests.support.near import LONG, copy, kept, new_id, soon, store_on, stored
 from tests.support.proxy import FAILURES, Proxy
 from tests.support.redis_wire import Monitor, Wire
-from tests.support.servers import Server, StartServer, as_app
+from tests.support.servers import Server, as_app
 
 pytestmark = pytest.mark.anyio
 
 BOUND = 0.2
-
-
-@pytest.fixture
-def behind(start_server: StartServer) -> Server:
-    return start_server()
-
-
-@pytest.fixture
-def proxy(behind: Server) -> Iterator[Proxy]:
-    with Proxy(behind.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -15,20 +14,9 @@ from redis_sessions.stores import tracking
 from tests.support.near import Told, copy, kept, new_id, soon, store_on, stored, timers
 from tests.support.proxy import Proxy
 from tests.support.redis_wire import Monitor, Wire
-from tests.support.servers import Server, StartServer, as_app
+from tests.support.servers import Server, as_app
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def behind(start_server: StartServer) -> Server:
-    return start_server()
-
-
-@pytest.fixture
-def proxy(behind: Server) -> Iterator[Proxy]:
-    with Proxy(behind.port) as proxy:
-        yield proxy
 
 
 def calls(redis: Wire) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,22 +13,11 @@ from redis_sessions.stores import watching
 from tests.support.near import Told, copy, kept, new_id, soon, store_on, stored, timers
 from tests.support.proxy import FAILURES, Proxy
 from tests.support.redis_wire import Wire
-from tests.support.servers import Server, StartServer, as_app
+from tests.support.servers import Server, as_app
 
 pytestmark = pytest.mark.anyio
 
 BOUND = 0.2
-
-
-@pytest.fixture
-def behind(start_server: StartServer) -> Server:
-    return start_server()
-
-
-@pytest.fixture
-def proxy(behind: Server) -> Iterator[Proxy]:
-    with Proxy(behind.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

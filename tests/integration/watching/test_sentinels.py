@@ -53,15 +53,21 @@ async def changed(other: RedisStore, id: str, value: bytes) -> bytes:
                 await asyncio.sleep(0.05)
 
 
-async def test_38_a_failover(
-    running: topology.SentinelTopology, store: RedisStore, other: RedisStore
-) -> None:
-    """The Sentinels promote the replica while all connections live."""
+async def told_and_kept(store: RedisStore, other: RedisStore) -> tuple[str, bytes, Told]:
+    """A session of another process, which this one watches and has a copy of."""
     id = new_id()
     value = await stored(other, id)
     told = Told(store, id)
     await told.until(value)
     await kept(store, id)
+    return id, value, told
+
+
+async def test_38_a_failover(
+    running: topology.SentinelTopology, store: RedisStore, other: RedisStore
+) -> None:
+    """The Sentinels promote the replica while all connections live."""
+    id, value, told = await told_and_kept(store, other)
     await asyncio.to_thread(running.failover)
     for _ in range(2):
         value = await changed(other, id, value)
@@ -74,11 +80,7 @@ async def test_38_a_primary_that_was_frozen(
     running: topology.SentinelTopology, store: RedisStore, other: RedisStore
 ) -> None:
     """When it comes back, it still believes that it is the primary, and nobody else does."""
-    id = new_id()
-    value = await stored(other, id)
-    told = Told(store, id)
-    await told.until(value)
-    await kept(store, id)
+    id, value, told = await told_and_kept(store, other)
     before = running.primary
     before.pause()
     await soon(lambda: copy(store, id) is None)

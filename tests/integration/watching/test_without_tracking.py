@@ -20,11 +20,6 @@ POLL = 0.1
 
 
 @pytest.fixture
-def behind(start_server: StartServer) -> Server:
-    return start_server()
-
-
-@pytest.fixture
 async def other(behind: Server) -> AsyncIterator[RedisStore]:
     """Another process."""
     async with store_on(behind.url) as store:

@@ -27,7 +27,7 @@ P = ParamSpec("P")
 M = TypeVar("M", bound="Sessions")
 
 PROFILES: Final = {
-    "test": settings(max_examples=100, stateful_step_count=40),
+    "test": settings(max_examples=60, stateful_step_count=40),
     "torture": settings(max_examples=2_000, stateful_step_count=80),
 }
 PROFILE: Final = settings(
