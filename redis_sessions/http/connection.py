@@ -33,9 +33,9 @@ from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.lifecycle.pending import is_unchanged
 from redis_sessions.session.context import Peer
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
-from redis_sessions.session.placeholder import Unloaded
+from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
-from redis_sessions.session.session import Session, load_into, state_of
+from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound
 from redis_sessions.tracebacks import no_fields, silent_repr, strip
 
@@ -107,8 +107,8 @@ class Connection(msgspec.Struct, eq=False):
 
     async def load(self) -> None:
         """Load the session, unless it is loaded. A store that is away raises nothing here."""
-        setup, session = self.setup, self._session()
-        if session is not None:
+        setup, session = self.setup, self.session
+        if session is not _NONE_YET:
             if not isinstance(session, Unloaded):
                 return
             near = None if state_of(session).turn else self._from_near_copy()
@@ -121,7 +121,7 @@ class Connection(msgspec.Struct, eq=False):
         if setup.personal:
             load = loading.telling(load, self.peer)
         try:
-            if session is None:
+            if session is _NONE_YET:
                 bound = ANYWHERE if setup.binding is None else self._bound()
                 session = await load(self.tokens, bound=bound)
                 state_of(session).request.context = self
@@ -175,9 +175,6 @@ class Connection(msgspec.Struct, eq=False):
             )
         )
 
-    def _session(self) -> Session | None:
-        return self.session
-
     def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
         binding = self.setup.binding
@@ -198,15 +195,15 @@ class Connection(msgspec.Struct, eq=False):
             return
         empty = loading.anonymous(backend, why)
         state_of(empty).request.context = self
-        if self._session() is None:
+        if self.session is _NONE_YET:
             self.session = empty
         else:
             load_into(self.session, empty, state_of(empty))
 
     def _stand_in(self, why: SessionError) -> None:
         """Put a placeholder there that raises `why` when it is used."""
-        session = self._session()
-        if session is None:
+        session = self.session
+        if session is _NONE_YET:
             backend, bound = self.setup.backend, self._bound()
             self.session = session = loading.unloaded(backend, self.tokens, why, bound)
             state_of(session).request.context = self
@@ -393,8 +390,8 @@ class Connection(msgspec.Struct, eq=False):
         """
         if self.setup.transport is not None:
             return self.setup.transport
-        session = self._session()
-        opened = () if session is None else state_of(session).request.tokens
+        none_yet = self.session is _NONE_YET
+        opened = () if none_yet else state_of(self.session).request.tokens
         return self.setup.transports.answering(self.scope, opened or self.tokens)
 
 

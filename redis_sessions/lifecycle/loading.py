@@ -8,9 +8,9 @@ from typing import Any, Final
 from redis_sessions.errors import ConfigurationError, CrossSiteError, SessionError, StoreError
 from redis_sessions.events import Client, client
 from redis_sessions.lifecycle.backend import Backend
-from redis_sessions.session.placeholder import ReadOnly, Unloaded
+from redis_sessions.session.placeholder import ReadOnly, Unloaded, load_into
 from redis_sessions.session.record import TOMBSTONE_TTL, Reject, Stored, key_id, rotated_at
-from redis_sessions.session.session import Session, load_into, new_session, state_of
+from redis_sessions.session.session import Session, new_session, state_of
 from redis_sessions.session.state import (
     ANYWHERE,
     LIVE,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.tracebacks import stripped
 
-__all__ = ["ReadOnly", "Unloaded"]
+__all__ = ["ReadOnly", "Unloaded", "load_into"]
 
 
 @stripped
@@ -73,3 +74,11 @@ class ReadOnly(Session):
 
     __setitem__ = __ior__ = setdefault = update = clear = _refused
     sign_in = rotate = authenticated = expire_in = mark_modified = exclusive = _refused
+
+
+def load_into(session: Session, data: Mapping[str, Any], state: State) -> None:
+    """Turn a placeholder into the session. References to it are to the session then."""
+    dict.clear(session)
+    dict.update(session, data)
+    session.__class__ = Session
+    session._state = state  # pyright: ignore[reportPrivateUsage] - this module's own

@@ -30,7 +30,6 @@ from redis_sessions.tracebacks import strip, stripped
 __all__ = [
     "Services",
     "Session",
-    "load_into",
     "new_session",
     "replace_data",
     "services_of",
@@ -382,14 +381,6 @@ def new_session(data: Mapping[str, Any], state: State, services: Services) -> Se
     session._state = state  # pyright: ignore[reportPrivateUsage] - this module's own
     session._services = services  # pyright: ignore[reportPrivateUsage] - this module's own
     return session
-
-
-def load_into(session: Session, data: Mapping[str, Any], state: State) -> None:
-    """Turn a placeholder into the session. References to it are to the session then."""
-    dict.clear(session)
-    dict.update(session, data)
-    session.__class__ = Session
-    session._state = state  # pyright: ignore[reportPrivateUsage] - this module's own
 
 
 def replace_data(session: Session, data: Mapping[str, Any]) -> None:
