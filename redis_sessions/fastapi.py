@@ -8,7 +8,7 @@ async def me(session: SessionDep, user: PrincipalDep) -> dict[str, str]: ...
 # of functions inside of functions.
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Final
 
 from fastapi import Depends, HTTPException, Security
@@ -17,10 +17,11 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError, SessionGoneError
+from redis_sessions.http.step_up import step_up
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.middleware import active_session
 from redis_sessions.session.session import Session
-from redis_sessions.session.state import Duration, seconds
+from redis_sessions.session.state import Duration
 from redis_sessions.tracebacks import stripped
 
 __all__ = [
@@ -94,23 +95,28 @@ class SessionSecurity:
         self.session, self.manager, self.principal = session, manager, principal
         self._asked = asked
 
-    def fresh(self, within: Duration) -> Callable[..., Awaitable[str]]:
+    @stripped
+    def fresh(
+        self, within: Duration | None = None, *, methods: Iterable[str] = ()
+    ) -> Callable[..., Awaitable[str]]:
         """A dependency for step-up authentication: the principal, who signed in recently.
 
         If they signed in longer ago than `within`, the answer is 401, with the `WWW-Authenticate`
         of RFC 9470. `session.sign_in()` or `session.authenticated()` begins the time anew. What is
         stored decides: a session that comes from a near copy is refreshed first.
+
+        `methods`: they must have signed in, or proved it last, by all of these (RFC 8176), such as
+        `{"otp"}`. `ConfigurationError` if neither is given.
         """
-        limit = seconds(within, "within")
-        challenge = f'Session error="insufficient_user_authentication", max_age={limit}'
+        needed = step_up(within, methods)
 
         async def fresh(
             manager: Annotated[SessionManager, Depends(self.manager)],
             session: Annotated[Session, Depends(self._asked)],
         ) -> str:
-            principal, since = _principal_of(session), session.authenticated_at
-            if since is None or backend_of(manager).clock() - since.timestamp() > limit:
-                raise HTTPException(401, "Sign in again", {"WWW-Authenticate": challenge})
+            principal = _principal_of(session)
+            if not needed.is_met(session, backend_of(manager).clock()):
+                raise HTTPException(401, "Sign in again", {"WWW-Authenticate": needed.challenge})
             return principal
 
         return fresh
@@ -151,6 +157,9 @@ PrincipalDep = Annotated[str, Depends(_default.principal)]
 """Who is signed in, as a str. The answer is 401 if nobody is."""
 
 
-def fresh(within: Duration) -> Callable[..., Awaitable[str]]:
+@stripped
+def fresh(
+    within: Duration | None = None, *, methods: Iterable[str] = ()
+) -> Callable[..., Awaitable[str]]:
     """`Depends(fresh(within=300))`: who signed in recently. See `SessionSecurity.fresh`."""
-    return _default.fresh(within=within)
+    return _default.fresh(within, methods=methods)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -94,6 +94,7 @@ class SessionMiddleware:
         store: Any = None,
         idle_timeout: Duration | None = None,
         principal: PrincipalOption = "user_id",
+        rotate_on: Collection[str] = (),
         transport: Transport | Sequence[Transport] | None = None,
         binding: BindingOption | None = None,
         on_binding_mismatch: Literal["reject", "report"] = "reject",
@@ -112,6 +113,7 @@ class SessionMiddleware:
             "max_age": (max_age, DEFAULT_MAX_AGE),
             "idle_timeout": (idle_timeout, None),
             "principal": (principal, "user_id"),
+            "rotate_on": (rotate_on, ()),
             "on_binding_mismatch": (on_binding_mismatch, "reject"),
             "max_sessions": (max_sessions, None),
             "on_conflict": (on_conflict, "merge"),

@@ -18,6 +18,7 @@ from redis_sessions.errors import (
 from redis_sessions.events import logger
 from redis_sessions.lifecycle import ending, in_place, new_id
 from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.merging import rotating_keys
 from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged, pending_commit
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.placeholder import Unloaded
@@ -123,9 +124,11 @@ def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
 def _carry_out(pending: PendingCommit, outcome: Outcome) -> Awaitable[Answer]:
     """Call the function of this row of the table."""
     if pending.state.request.late and outcome.needs_token:
+        keys = rotating_keys(pending.backend.policy, pending.state.base, pending.writer.encoded)
+        rotates = f"; rotate_on= rotates for a change of {keys[0]!r}" if keys else ""
         raise SessionError(
             "the response has started, so the browser can't learn a new token "
-            f"({outcome.value}): sign in, rotate or begin a session before it starts"
+            f"({outcome.value}): sign in, rotate or begin a session before it starts{rotates}"
         )
     match outcome:
         case Outcome.CHANGE:

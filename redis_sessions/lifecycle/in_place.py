@@ -92,7 +92,9 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
     if lives and await writer.compare_and_set(at, change) is not None:
         change.adopt()
         if principal is not None and authenticated_at is not None:
-            await writer.note_authentication(token.id, authenticated_at)
+            record = change.new.record
+            shown = writer.descriptor(token.id, record.created_at, record.methods)
+            await writer.note_authentication(token.id, authenticated_at, shown)
         if aliases is not None:
             await writer.forget(token.id, set(change.newest.record.aliases).difference(aliases))
         pending.backend.report("rotated", outcome.name.lower(), token.id)

@@ -122,9 +122,12 @@ class Index:
             elsewhere=elsewhere,
         )
 
-    async def authenticated(self, principal: str, id: str, at: int) -> Written[None]:
+    async def authenticated(
+        self, principal: str, id: str, at: int, descriptor: bytes
+    ) -> Written[None]:
         """Note that the principal proved again who they are."""
-        return await self._store.authenticated(self.name(principal), id, at=at)
+        name = self.name(principal)
+        return await self._store.authenticated(name, id, at=at, descriptor=descriptor)
 
     async def mark(self, principal: str, id: str, *, ttl: int = _MEMORY) -> Written[None]:
         """Mark a session as ended, under every key."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
@@ -43,6 +43,8 @@ class SessionManager:
       that ends with the browser
     - `idle_timeout`: how long a session may go unused, in seconds or as a timedelta
     - `principal`: the key, dotted path or callable that says who is signed in
+    - `rotate_on`: keys of the session, such as `("role", "tenant")`. If one of them changes, the
+      response carries a new token
     - `max_sessions`: how many sessions a principal may have. A further sign-in ends the one that
       was seen least recently
     - `on_conflict`: `"merge"` keeps what several requests changed at once, if it was under
@@ -69,6 +71,7 @@ class SessionManager:
         max_age: Duration | None = DEFAULT_MAX_AGE,
         idle_timeout: Duration | None = None,
         principal: PrincipalOption = "user_id",
+        rotate_on: Collection[str] = (),
         max_sessions: int | None = None,
         on_conflict: Literal["merge", "error"] = "merge",
         on_binding_mismatch: Literal["reject", "report"] = "reject",
@@ -88,6 +91,7 @@ class SessionManager:
                 max_age=max_age,
                 idle_timeout=idle_timeout,
                 principal=principal,
+                rotate_on=rotate_on,
                 max_sessions=max_sessions,
                 on_conflict=on_conflict,
                 on_binding_mismatch=on_binding_mismatch,

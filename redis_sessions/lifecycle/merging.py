@@ -18,12 +18,13 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import refuse, unseal
 from redis_sessions.lifecycle.writer import Value, Writer, deadline
 from redis_sessions.session import values
+from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Reject, Stored
 from redis_sessions.session.session import Session, replace_data, state_of
 from redis_sessions.session.state import State, Status
 from redis_sessions.session.values import EMPTY
 
-__all__ = ["adopt", "reload", "update"]
+__all__ = ["adopt", "reload", "rotating_keys", "update"]
 
 T = TypeVar("T")
 
@@ -76,6 +77,14 @@ def adopt(
     # On top of what is stored now, and not of `data`, which may hold what isn't stored yet.
     state.base = values.join({**values.split(state.base), **converted})
     return values.join({**stored, **{key: mine[key] for key in converted}})
+
+
+def rotating_keys(policy: Policy, before: bytes, now: bytes) -> list[str]:
+    """The keys of `rotate_on` in which these data differ."""
+    if not policy.rotate_on:
+        return []
+    changed = values.changes(values.split(before), values.split(now))
+    return sorted(policy.rotate_on.intersection(changed))
 
 
 async def reload(backend: Backend, session: Session) -> None:
@@ -152,4 +161,6 @@ def _applied(
     backend.values.check(encoded, newest.data)
     if backend.principal.of(encoded) != state.principal:
         raise SessionError("update() can't sign in or out: call session.sign_in() or sign_out()")
+    if keys := rotating_keys(backend.policy, newest.data, encoded):
+        raise SessionError(f"update() can't rotate (rotate_on=): set session[{keys[0]!r}] instead")
     return result, encoded

@@ -82,7 +82,7 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
         began=request.began,
         own=request.revocations.get(backend.index.name(principal)),
         ttl=ttl,
-        descriptor=writer.descriptor(token.id, writer.now),
+        descriptor=writer.descriptor(token.id, writer.now, pending.met.methods),
     )
     if status is not EntryStatus.LIVE:
         backend.report("refused", "revoked meanwhile", token.id)

@@ -8,7 +8,7 @@ import msgspec
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.lifecycle.backend import Backend
-from redis_sessions.lifecycle.merging import adopt
+from redis_sessions.lifecycle.merging import adopt, rotating_keys
 from redis_sessions.lifecycle.writer import Writer, deadline
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
@@ -119,6 +119,7 @@ def _is_plain(writer: Writer) -> bool:
         and state.status is LIVE
         and writer.principal == state.principal
         and writer.encoded != state.base
+        and not writer.backend.policy.rotate_on
         and not writer.backend.touch_due(state)
     )
 
@@ -132,11 +133,13 @@ def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
         changed = encoded != EMPTY
     else:
         changed = encoded != state.base or wanted.modified
+        rotates = changed and bool(rotating_keys(backend.policy, state.base, encoded))
         if wanted.lifetime is not None:
             record = stored.record
             expires_at, _, persistent = writer.lifetime(record.persistent)
-            rotates = expires_at > record.expires_at or persistent != record.persistent
-            changed = changed or not rotates
+            outlives = expires_at > record.expires_at or persistent != record.persistent
+            rotates = rotates or outlives
+            changed = changed or not outlives
     asks = wanted is not NOTHING_WANTED and state.status is Status.UNAVAILABLE
     return Facts(
         status=state.status,

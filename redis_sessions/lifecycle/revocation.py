@@ -53,6 +53,8 @@ class SessionInfo:
     created_at: datetime | None
     address: str | None
     user_agent: str | None
+    methods: tuple[str, ...] = ()
+    """How they signed in, or proved it last: `session.authentication_methods`."""
 
     @cached_property
     def browser(self) -> str | None:
@@ -291,6 +293,7 @@ def _info(backend: Backend, name: str, entry: Entry, current: bool) -> SessionIn
         created_at=_time(descriptor.created_at * 1000) if descriptor else None,
         address=descriptor.address if descriptor else None,
         user_agent=descriptor.user_agent if descriptor else None,
+        methods=descriptor.methods if descriptor else (),
     )
 
 

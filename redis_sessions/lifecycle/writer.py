@@ -193,18 +193,16 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         So it does if the index of an alias says it. If nobody is signed in, there is no entry, and
         it returns 0.
         """
-        state, at, backend = self.state, self.at, self.backend
+        state, backend, record = self.state, self.backend, self.at.record
         if state.principal is None:
             return 0
-        lasts = (max(1, at.record.expires_at - self.now) if ttl is None else ttl) * 1000
-        for alias in at.record.aliases:
+        lasts = (max(1, record.expires_at - self.now) if ttl is None else ttl) * 1000
+        for alias in record.aliases:
             if await self._touch(backend.aliases, alias.text, alias.entered_at, lasts) is None:
                 return None
-        since, shown = (
-            at.record.authenticated_at,
-            self.descriptor(at.token.id, at.record.created_at),
-        )
-        return await self._touch(backend.index, state.principal, since or 0, lasts, shown)
+        since = record.authenticated_at or 0
+        shown = self.descriptor(self.at.token.id, record.created_at, record.methods)
+        return await self._touch(backend.index, state.principal, since, lasts, shown)
 
     async def _touch(
         self, index: Index, who: str, since: int, ttl: int, descriptor: bytes = b""
@@ -224,7 +222,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         self.state.gone()
         return None
 
-    async def note_authentication(self, id: str, at: int) -> None:
+    async def note_authentication(self, id: str, at: int, descriptor: bytes = b"") -> None:
         """Note in the index that the principal proved who they are.
 
         Call it after the record is stored. If the index had a later time than the record, the
@@ -233,11 +231,13 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         if self.principal is None:
             return
         try:
-            self._note_shortfall(await self.backend.index.authenticated(self.principal, id, at))
+            index = self.backend.index
+            noted = await index.authenticated(self.principal, id, at, descriptor)
+            self._note_shortfall(noted)
         except StoreError as exc:
             logger.warning("sessions: an index has an older time than its session: %s", exc)
 
-    def descriptor(self, id: str, created_at: int) -> bytes:
+    def descriptor(self, id: str, created_at: int, methods: tuple[str, ...]) -> bytes:
         """What lists show of this session, sealed. It is empty if no client is known."""
         backend, peer = self.backend, self.state.peer()
         principal = self.state.principal if self.principal is None else self.principal
@@ -250,6 +250,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
                 created_at=created_at,
                 address=peer.address,
                 user_agent=peer.user_agent and peer.user_agent[:256],
+                methods=methods,
             ),
         )
 

@@ -20,12 +20,16 @@ _NAME: Final = re.compile(r"[!#-\[\]-~]{1,64}")
 def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
     """Each of these names once, in their order. `ConfigurationError` for what is no name."""
     given: Any = methods
-    names = None if isinstance(given, (str, bytes)) else tuple(dict.fromkeys(given))
-    if names is None or not all(isinstance(n, str) and _NAME.fullmatch(n) for n in names):
+    try:
+        names: list[Any] = [None] if isinstance(given, str) else list(given)
+    except TypeError:
+        names = [None]
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         raise ConfigurationError(
             f"methods={methods!r}: write a tuple of names, such as ('pwd', 'otp'), each of 1 to "
             '64 visible ASCII characters, without " and \\'
         )
-    if len(names) > MOST:
+    unique = tuple(dict.fromkeys(map(str.__str__, names)))  # an Enum's member becomes its value
+    if len(unique) > MOST:
         raise ConfigurationError(f"methods={methods!r}: write at most {MOST} names")
-    return tuple(str.__str__(name) for name in names)  # an Enum's member becomes its value
+    return unique

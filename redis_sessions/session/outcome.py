@@ -74,7 +74,8 @@ class Facts(msgspec.Struct, kw_only=True, gc=False):
     status 500 on there is nothing to store.
     """
     rotates: bool = False
-    """Whether `rotate()` was called, or an `expire_in()` of which the cookie has to know."""
+    """Whether `rotate()` was called, an `expire_in()` of which the cookie has to know, or a key of
+    `rotate_on=` changed."""
     authenticates: bool = False
     """Whether `authenticated()` or `sign_in()` was called, and a session is stored."""
     touch_due: bool = False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.session.principal import Principal, PrincipalOption
@@ -28,6 +29,8 @@ class Policy:
     """How long a session may go unused."""
     principal: Principal
     """Finds who is signed in by the data."""
+    rotate_on: frozenset[str]
+    """A change of one of these keys gives the session a new token."""
     max_sessions: int | None
     """How many sessions a principal may have. None is no limit."""
     on_conflict: Literal["merge", "error"]
@@ -45,6 +48,7 @@ def checked_policy(
     max_age: Duration | None,
     idle_timeout: Duration | None,
     principal: PrincipalOption,
+    rotate_on: Collection[str],
     max_sessions: int | None,
     on_conflict: Literal["merge", "error"],
     on_binding_mismatch: Literal["reject", "report"],
@@ -78,9 +82,25 @@ def checked_policy(
         persistent=max_age is not None,
         idle_timeout=idle,
         principal=Principal(principal),
+        rotate_on=_keys(rotate_on),
         max_sessions=max_sessions,
         on_conflict=on_conflict,
         on_binding_mismatch=on_binding_mismatch,
         max_size=max_size,
         deadline=deadline,
     )
+
+
+def _keys(rotate_on: Collection[str]) -> frozenset[str]:
+    given: Any = rotate_on
+    try:
+        keys: list[Any] = [None] if isinstance(given, str) else list(given)
+    except TypeError:
+        keys = [None]
+    for key in keys:
+        if not isinstance(key, str) or not key or "." in key:
+            raise ConfigurationError(
+                f"rotate_on={rotate_on!r}: write a tuple of the session's own keys, such as "
+                "('role', 'tenant'), and no dotted paths: 'user' stands for all that is in it"
+            )
+    return frozenset(keys)

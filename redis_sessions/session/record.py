@@ -161,6 +161,8 @@ class Descriptor(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     created_at: int
     address: str | None
     user_agent: str | None
+    methods: tuple[str, ...] = ()
+    """As in the record."""
 
 
 _describe = msgspec.msgpack.Encoder().encode

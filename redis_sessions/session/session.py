@@ -112,11 +112,11 @@ class Session(dict[str, Any]):
     def authentication_methods(self) -> tuple[str, ...]:
         """How the principal proved who they are, when they last did: such as `("pwd", "otp")`.
 
-        The names come from `sign_in()` or `authenticated()`. () if these were given none, or if
-        nobody is signed in.
+        The names come from `sign_in()` or `authenticated()`. () if these were given none, if nobody
+        is signed in, and until the response has stored a new one.
         """
-        stored = self._state.live
-        return () if stored is None else stored.record.methods
+        state = self._state
+        return () if state.live is None or state.wanted.authenticated else state.live.record.methods
 
     @property
     @stripped

@@ -131,7 +131,8 @@ elseif what == 'touch' then
   local latest, descriptor, expires = authenticated, ARGV[5], now + ARGV[4]
   if entry then
     latest = math.max(latest, entry.authenticated)
-    if descriptor == '' then descriptor = entry.descriptor end
+    -- A late touch by the record of before has a descriptor of before, too.
+    if descriptor == '' or authenticated < entry.authenticated then descriptor = entry.descriptor end
   end
   put(id, latest, exact(now), expires, descriptor)
   put_meta()
@@ -139,11 +140,12 @@ elseif what == 'touch' then
   return {'live', exact(clock)}
 
 elseif what == 'authenticated' then
-  -- id, authenticated -> 1. The time of an entry goes forward only.
-  local id, entry = ARGV[2], get(ARGV[2])
+  -- id, authenticated, descriptor -> 1. The time of an entry goes forward only.
+  local id, authenticated, entry = ARGV[2], tonumber(ARGV[3]), get(ARGV[2])
   if entry then
-    local latest = math.max(entry.authenticated, tonumber(ARGV[3]))
-    put(id, latest, entry.seen, entry.expires, entry.descriptor)
+    local latest, descriptor = math.max(entry.authenticated, authenticated), ARGV[4]
+    if descriptor == '' or authenticated < entry.authenticated then descriptor = entry.descriptor end
+    put(id, latest, entry.seen, entry.expires, descriptor)
     put_meta()
   end
   return 1

@@ -259,20 +259,23 @@ class MemoryStore:
             if entry is None and unsure and elsewhere is not EntryStatus.LIVE:
                 return Written(Touched(EntryStatus.ENDED, clock))
             if entry is not None:
+                descriptor = _latest(descriptor, authenticated, entry)
                 authenticated = max(authenticated, entry.authenticated)
-                descriptor = descriptor or entry.descriptor
             index.last = max(index.last, authenticated)
             index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
             return Written(Touched(EntryStatus.LIVE, clock))
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
+    async def authenticated(
+        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+    ) -> Written[None]:
         with self._lock:
             index, _ = self._index(key)
             entry = index.live.get(id)
             if entry is not None:
                 latest = max(at, entry.authenticated)
                 index.last = max(index.last, latest)
-                index.live[id] = replace(entry, authenticated=latest)
+                descriptor = _latest(descriptor, at, entry)
+                index.live[id] = replace(entry, authenticated=latest, descriptor=descriptor)
             return Written(None)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
@@ -354,3 +357,10 @@ class MemoryStore:
                 self._records[id] = entry
             else:
                 self._changed(id)
+
+
+def _latest(descriptor: bytes, authenticated: int, entry: Entry) -> bytes:
+    """The entry's descriptor, unless there is another one, and not of an earlier sign-in."""
+    return (
+        entry.descriptor if authenticated < entry.authenticated else descriptor or entry.descriptor
+    )

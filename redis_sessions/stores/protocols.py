@@ -317,12 +317,18 @@ class SessionIndex(Protocol):
         2. Here or elsewhere it is UNSURE: the answer is ENDED.
         3. It is MISSING everywhere: the entry is written again.
 
-        An empty `descriptor` leaves the one that is there.
+        An empty `descriptor` leaves the one that is there, and so does an earlier `authenticated`
+        than the entry's.
         """
         ...
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
-        """Set an entry's time to a later one. An earlier time, or no entry, changes nothing."""
+    async def authenticated(
+        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+    ) -> Written[None]:
+        """Set an entry's time to a later one. An earlier time, or no entry, changes nothing.
+
+        An empty `descriptor` leaves the one that is there.
+        """
         ...
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:

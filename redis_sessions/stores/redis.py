@@ -189,8 +189,11 @@ class RedisStore:
         arguments = (id, authenticated, ttl, descriptor, elsewhere.value)
         return await self._write(self._call("touch", key, "touch", *arguments), touched)
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
-        return await self._write(self._call("touch", key, "authenticated", id, at), nothing)
+    async def authenticated(
+        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+    ) -> Written[None]:
+        note = self._call("touch", key, "authenticated", id, at, descriptor)
+        return await self._write(note, nothing)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         return await self._write(self._call("lifecycle", key, "mark", id, ttl), flag)

@@ -162,22 +162,24 @@ class IndexConformance:
     # -- proving again who one is
 
     async def test_authenticated_again(self, index: SessionIndex) -> None:
-        """An entry's time goes forward, never back, and a missing entry stays missing."""
+        """An entry goes forward, never back, and a missing entry stays missing."""
         key = new_key()
         id, at = await self._enter(index, key, age=50_000)
-        await index.authenticated(key, id, at=at + 9)
-        await index.authenticated(key, id, at=at + 5)
-        assert (await self._entries(index, key))[id].authenticated == at + 9
+        for later, given, shown in ((9, b"", b"d"), (9, b"f", b"f"), (5, b"g", b"f")):
+            await index.authenticated(key, id, at=at + later, descriptor=given)
+            entry = (await self._entries(index, key))[id]
+            assert (entry.authenticated, entry.descriptor) == (at + 9, shown)
         await index.authenticated(key, new_id(), at=at + 9)
         assert set(await self._entries(index, key)) == {id}
 
     async def test_a_touch_sets_no_time_back(self, index: SessionIndex) -> None:
-        """A late touch by the record of before leaves the later time of its entry."""
+        """A late touch by the record of before leaves its entry's later time and descriptor."""
         key = new_key()
         id, at = await self._enter(index, key, age=5000)
         await index.authenticated(key, id, at=at + 1000)
         assert await self._touch(index, key, id, at) is EntryStatus.LIVE
-        assert (await self._entries(index, key))[id].authenticated == at + 1000
+        entry = (await self._entries(index, key))[id]
+        assert (entry.authenticated, entry.descriptor) == (at + 1000, b"d")
 
     async def test_an_outdated_record(self, index: SessionIndex) -> None:
         """A record with an earlier sign-in than its entry is outdated, 30 seconds after that."""

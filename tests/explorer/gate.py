@@ -143,9 +143,11 @@ class GatedStore:
 
         return await self._wait("touch", key, send, None, (id,))
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
+    async def authenticated(
+        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+    ) -> Written[None]:
         def send() -> Awaitable[Written[None]]:
-            return self._real.authenticated(key, id, at=at)
+            return self._real.authenticated(key, id, at=at, descriptor=descriptor)
 
         return await self._wait("authenticated", key, send, None, (id,))
 

@@ -74,8 +74,10 @@ class Passing:
             elsewhere=elsewhere,
         )
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
-        return await self.real.authenticated(key, id, at=at)
+    async def authenticated(
+        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+    ) -> Written[None]:
+        return await self.real.authenticated(key, id, at=at, descriptor=descriptor)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         return await self.real.mark(key, id, ttl=ttl)

@@ -119,7 +119,62 @@ async def test_stepping_up() -> None:
         assert (await browser.get("/pay")).json() == "alice"
 
 
-async def test_a_session_of_nobody_is_not_fresh(manager: SessionManager) -> None:
+METHODS = [("pwd", 600), ("otp", 0), ("otp", 600), ("pwd otp", 0), ("pwd otp hwk", 0), ("", 0)]
+"""By which methods somebody proved who they are, and how many seconds ago."""
+
+
+@pytest.mark.standard(16, "ASVS 7.5.1", "ASVS 7.5.3")
+@pytest.mark.parametrize(
+    ("options", "passes", "challenge"),
+    [
+        ({"within": 300, "methods": {"otp"}}, "_1_11_", 'max_age=300, amr_values="otp"'),
+        ({"within": 300, "methods": ["pwd", "otp"]}, "___11_", 'max_age=300, amr_values="otp pwd"'),
+        ({"methods": ("otp",)}, "_1111_", 'amr_values="otp"'),
+        ({"within": 300}, "_1_111", "max_age=300"),
+    ],
+    ids=["both", "several", "methods", "within"],
+)
+async def test_stepping_up_by_methods(options: Any, passes: str, challenge: str) -> None:
+    """fresh(methods=…): all of them belong to the last proof, which is recent; others get 401."""
+    clock = Clock()
+    app = app_with(manager_on(MemoryStore(clock=clock), clock=clock))
+
+    @app.post("/again/{methods}")
+    async def again(session: SessionDep, methods: str) -> None:
+        session.authenticated(methods=methods.split())
+
+    @app.get("/pay")
+    async def pay(user: Annotated[str, Depends(fresh(**options))]) -> str:
+        return user
+
+    async with client_of(app) as browser:
+        await browser.post("/sign-in/alice")
+        for (methods, ago), passed in zip(METHODS, passes, strict=True):
+            await browser.post(f"/again/{methods or '%20'}")
+            clock.advance(ago)
+            response = await browser.get("/pay")
+            assert (methods, ago, response.status_code) == (
+                methods,
+                ago,
+                200 if passed == "1" else 401,
+            )
+            if passed != "1":
+                assert response.headers["www-authenticate"] == (
+                    f'Session error="insufficient_user_authentication", {challenge}'
+                )
+
+
+@pytest.mark.parametrize("options", [{}, {"methods": "otp"}, {"methods": ["a b"]}, {"within": 0}])
+def test_what_fresh_refuses(options: Any) -> None:
+    """At the start, and with what to write."""
+    with pytest.raises(ConfigurationError, match="write"):
+        fresh(**options)
+
+
+@pytest.mark.parametrize("before", [None, "bob"], ids=["nobody", "another"])
+async def test_a_session_of_nobody_is_not_fresh(
+    manager: SessionManager, before: str | None
+) -> None:
     """A sign-in that this very request makes isn't stored yet: it doesn't count."""
     app = app_with(manager)
 
@@ -131,8 +186,10 @@ async def test_a_session_of_nobody_is_not_fresh(manager: SessionManager) -> None
         return user
 
     async with client_of(app) as browser:
+        if before is not None:
+            await browser.post(f"/sign-in/{before}")
         assert (await browser.get("/pay")).status_code == 401
-        assert (await browser.get("/me")).status_code == 401
+        assert (await browser.get("/me")).status_code == (200 if before else 401)
 
 
 def test_openapi_names_the_scheme(manager: SessionManager) -> None:

@@ -75,9 +75,9 @@ class UnreliableStore(MemoryStore):
         await self._begin("touch")
         return await super().touch(*arguments, **named)
 
-    async def authenticated(self, key: str, id: str, *, at: int) -> Written[None]:
+    async def authenticated(self, *arguments: Any, **named: Any) -> Written[None]:
         await self._begin("authenticated")
-        return await super().authenticated(key, id, at=at)
+        return await super().authenticated(*arguments, **named)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         await self._begin("mark")

@@ -83,6 +83,7 @@ app.add_middleware(
     binding=client_ip(v4=24, v6=56),
     on_binding_mismatch="report",
     max_sessions=5,
+    rotate_on=("role", "tenant"),
     on_conflict="error",
     principal=lambda data: data.get("user", {}).get("sub"),
 )
@@ -94,6 +95,9 @@ async def starlette_handler(request: Request) -> JSONResponse:
     session["count"] = session.get("count", 0) + 1
     session.rotate()
     session.authenticated()
+    session.authenticated(methods=["otp"])
+    session.sign_in("ann", methods=("pwd", "otp"))
+    assert_type(session.authentication_methods, tuple[str, ...])
     session.sign_in(1)
     session.sign_in("ann")
     session.sign_in(uuid4())
@@ -144,6 +148,7 @@ async def devices(id: str, session: SessionDep, manager: SessionManagerDep) -> l
     assert_type(shown, list[SessionInfo])
     assert_type(shown[0].last_seen_at, datetime)
     assert_type(shown[0].created_at, datetime | None)
+    assert_type(shown[0].methods, tuple[str, ...])
     assert_type(await manager.update(session, take_code), str | None)
     async with session.exclusive(timeout=2.5):
         session["balance"] -= 1
@@ -152,6 +157,8 @@ async def devices(id: str, session: SessionDep, manager: SessionManagerDep) -> l
 
 @app.get("/pay", dependencies=[Depends(fresh(300))])
 @app.get("/transfer", dependencies=[Depends(fresh(within=300))])
+@app.get("/close", dependencies=[Depends(fresh(within=300, methods={"otp"}))])
+@app.get("/keys", dependencies=[Depends(fresh(methods=("hwk", "user")))])
 async def transfer(user: Annotated[str, Depends(fresh(within=timedelta(minutes=5)))]) -> str:
     return user
 

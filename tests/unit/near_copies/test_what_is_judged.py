@@ -60,6 +60,15 @@ async def test_a_due_touch_is_committed(at: Processes) -> None:
     assert at.here.manager.counts["touched"] == 1
 
 
+async def test_how_somebody_signed_in(at: Processes) -> None:
+    """A copy has the methods of its record."""
+    session = await at.here.manager.load(None)
+    session.sign_in("alice", methods=["pwd", "otp"])
+    token = token_of(await at.here.manager.commit(session))
+    visit = at.here.visit(token, lambda session: session.authentication_methods)
+    assert await at.here.asked(visit) == (("pwd", "otp"), 0)
+
+
 async def test_who_is_bound_elsewhere(at: Processes) -> None:
     """A stolen cookie opens no copy. The store is asked, and the mismatch is reported."""
     session = await at.here.manager.load(None, bound="Firefox")

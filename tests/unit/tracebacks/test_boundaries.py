@@ -86,6 +86,7 @@ SESSIONS: dict[str, Callable[[Session], Any]] = {
     "principal": lambda session: session.pop("user_id") and session.principal,
     "sign_in": lambda session: session.sign_in([]),  # type: ignore[arg-type]
     "sign_out": lambda session: session.sign_out(),
+    "authenticated": lambda session: session.authenticated(methods=[""]),
     "expire_in": lambda session: session.expire_in(0),
     "get_as": lambda session: session.get_as("mark", int),
 }
