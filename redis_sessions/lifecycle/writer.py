@@ -203,15 +203,15 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         So it does if the index of an alias says it. If nobody is signed in, there is no entry, and
         it returns 0.
         """
-        state, at, backend = self.state, self.at, self.backend
+        state, backend, record = self.state, self.backend, self.at.record
         if state.principal is None:
             return 0
-        lasts = (max(1, at.record.expires_at - self.now) if ttl is None else ttl) * 1000
-        for alias in at.record.aliases:
+        lasts = (max(1, record.expires_at - self.now) if ttl is None else ttl) * 1000
+        for alias in record.aliases:
             if await self._touch(backend.aliases, alias.text, alias.entered_at, lasts) is None:
                 return None
-        since = at.record.authenticated_at or 0
-        shown = self.descriptor(at.token.id, at.record.created_at, at.record.methods)
+        since = record.authenticated_at or 0
+        shown = self.descriptor(self.at.token.id, record.created_at, record.methods)
         return await self._touch(backend.index, state.principal, since, lasts, shown)
 
     async def _touch(
