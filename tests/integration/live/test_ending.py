@@ -95,16 +95,16 @@ async def test_another_request_ends_it(store: Store, loop: str) -> None:
 
 async def test_its_time_is_over(store: Store, loop: str) -> None:
     """By its own timer, idle or absolute: nobody looks at the session."""
+    idle, absolute = Served(store, idle_timeout=1), Served(store, max_age=1)
 
-    async def over(**policy: Any) -> tuple[int, str]:
-        served = Served(store, **policy)
-        token = await served.begin()
-        with serve(served.app, loop=loop) as address:
-            async with socket(address, "/echo", token) as connection:
-                return await closed(connection)
+    async def over(served: Served, address: str) -> tuple[int, str]:
+        token = await served.begin()  # once the server is up: a second is soon over
+        async with socket(address, "/echo", token) as connection:
+            return await closed(connection)
 
-    both = asyncio.gather(over(idle_timeout=1), over(max_age=1))
-    assert [*await both] == [(1008, REASON)] * 2
+    with serve(idle.app, loop=loop) as first, serve(absolute.app, loop=loop) as second:
+        both = await asyncio.gather(over(idle, first), over(absolute, second))
+    assert [*both] == [(1008, REASON)] * 2
 
 
 @pytest.mark.parametrize("how", ["middleware", "route"])
