@@ -6,6 +6,7 @@ The servers are asked for it (`TIME`) in the background. A request asks nobody: 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -105,6 +106,7 @@ class Measurement:
         self._server = server
         self._sent = float("-inf")
         self._answers = False  # whether it answered the last time
+        self._asking = asyncio.Lock()  # a second connection waits for what the first one asks
 
     @property
     def due(self) -> bool:
@@ -113,6 +115,10 @@ class Measurement:
 
     async def on_connect(self, connection: Any) -> None:
         """Ask on a new connection, which may lead to another server."""
+        async with self._asking:
+            await self._ask(connection)
+
+    async def _ask(self, connection: Any) -> None:
         pause = _BUSY_FOR if self._answers else _EVERY
         if time.monotonic() - self._sent <= pause:
             return

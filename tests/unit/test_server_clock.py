@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from unittest.mock import AsyncMock
 
 import pytest
 
 from redis_sessions import Keyring, MemoryStore, SessionManager, generate_key
+from redis_sessions.connect import clock as clocks
 from redis_sessions.connect.clock import ServerClock
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.testing import Clock
@@ -105,3 +108,22 @@ def test_a_store_in_memory_goes_by_the_wall_clock(monkeypatch: pytest.MonkeyPatc
     manager = SessionManager(MemoryStore(), Keyring(generate_key()))
     assert backend_of(manager).clock() == 5
     assert backend_of(manager).timer is time.monotonic
+
+
+async def test_a_second_connection_waits_for_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records and indexes have a connection each, and the first one to open asks for both."""
+    answered = asyncio.Event()
+
+    async def read(_: object) -> list[bytes]:
+        await answered.wait()
+        return [b"1000", b"0"]
+
+    monkeypatch.setattr(clocks, "read_reply", read)
+    there = ServerClock()
+    measurement = clocks.Measurement(there, "a")
+    first, second = (asyncio.ensure_future(measurement.on_connect(AsyncMock())) for _ in range(2))
+    await asyncio.sleep(0)
+    assert not second.done()
+    answered.set()
+    await asyncio.gather(first, second)
+    assert there.now() == pytest.approx(1000, abs=100)
