@@ -126,8 +126,8 @@ class SessionMiddleware:
         lazy: bool = False,
         end_sockets: bool = True,
         cross_site: CrossSite = "anonymous",
-        trusted_origins: Sequence[str] = (),
-        clear_site_data: Sequence[SiteData] | None = None,
+        trusted_origins: Collection[str] = (),
+        clear_site_data: Collection[SiteData] = (),
         manager: SessionManager | None = None,
     ) -> None:
         self.app = app

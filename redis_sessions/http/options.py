@@ -14,6 +14,7 @@ from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.transports import CookieTransport, Transport, Transports
 from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.keywords import several
 from redis_sessions.stores import open_store
 
 __all__ = [
@@ -109,19 +110,18 @@ def touch_by(option: Any) -> Callable[[HTTPConnection], bool] | None:
 
 def clearing(option: Any, transports: Transports) -> RawHeader | None:
     """The header that `clear_site_data=` asks for."""
-    if option is None:
+    known, names = get_args(SiteData), several(option)
+    if not names:
         return None
-    known = get_args(SiteData)
-    names: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
-    if "cookies" in names or "*" in names:
+    if "cookies" in names or "*" in names or option in ("cookies", "*"):
         raise ConfigurationError(
             f"clear_site_data={option!r}: browsers would also remove the cookies of all other "
             "subdomains, which signs their users out. The session's own cookie expires without "
-            "it: leave it out, such as in ('cache', 'storage')"
+            "it: leave it out, such as in ['cache', 'storage']"
         )
-    if isinstance(option, str) or not names or any(name not in known for name in names):
+    if any(name not in known for name in names):
         raise ConfigurationError(
-            f"clear_site_data={option!r}: write a tuple of names, such as ('cache', 'storage'). "
+            f"clear_site_data={option!r}: write a list of names, such as ['cache', 'storage']. "
             f"There are {', '.join(known)}"
         )
     if not any(isinstance(each, CookieTransport) for each in transports.all):
@@ -129,7 +129,7 @@ def clearing(option: Any, transports: Transports) -> RawHeader | None:
             "clear_site_data= is for browsers, and they get the token in a cookie: remove it, or "
             "add a CookieTransport"
         )
-    return b"clear-site-data", ", ".join(f'"{name}"' for name in dict.fromkeys(names)).encode()
+    return b"clear-site-data", ", ".join(f'"{name}"' for name in known if name in names).encode()
 
 
 def _keyring(secret_key: SecretKeys | None) -> Keyring:

@@ -161,7 +161,7 @@ async def test_only_browsers_are_told(at: Setting) -> None:
         reply = await visit(at, token, clear_and(), header=header, transport=transports)
         assert cleared(reply) == told
     token = await at.begin(ALICE)
-    assert cleared(await visit(at, token, clear_and(), clear_site_data=None)) == []
+    assert cleared(await visit(at, token, clear_and(), clear_site_data=())) == []
 
 
 async def test_the_inner_one_of_two_tells_nobody(at: Setting) -> None:

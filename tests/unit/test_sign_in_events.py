@@ -197,6 +197,10 @@ async def test_whose_token_is_rejected(lazy: bool) -> None:
         Event("rejected", "malformed token", None, None, *ELSEWHERE),
     ]
     at.events.clear()
+    foreign = [(b"cookie", cookie(token)), (b"sec-fetch-site", b"cross-site")]
+    await ask(site, foreign, method="POST", client=(ELSEWHERE.address, 1))
+    assert at.events == [Event("rejected", "cross-site", None, None, ELSEWHERE.address)]
+    at.events.clear()
     await at.load("y" * 64)  # by no request
     assert at.events == [Event("rejected", "unknown id", "y" * 20)]
 

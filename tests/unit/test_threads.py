@@ -38,6 +38,8 @@ CALLS: dict[str, Callable[[Session, SessionManager], Awaitable[object]]] = {
     "manager.sessions_of, …": lambda _, manager: manager.sessions_of("alice"),
     "manager.revoke, …": lambda _, manager: manager.revoke("a" * 20, "alice"),
     "manager.revoke_all, …": lambda _, manager: manager.revoke_all("alice", keep="a" * 20),
+    "manager.revoke_by, …": lambda _, manager: manager.revoke_by("sid", "1"),
+    "manager.count": lambda _, manager: manager.count(),
 }
 
 
@@ -81,6 +83,18 @@ async def test_its_own_session(manager: SessionManager) -> None:
     reply = await post(manager, endpoint, token)
     assert reply.checked().body == b"1"
     assert reply.cookies[0].startswith("__Host-session=null;")
+
+
+def test_all_of_them_are_checked() -> None:
+    """Only `load()` isn't, which each request calls: a coroutine of it goes nowhere unnoticed."""
+    awaited = {
+        f"{owner}.{name}"
+        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for name, method in vars(kind).items()
+        if name[0] != "_" and inspect.iscoroutinefunction(inspect.unwrap(method))
+    }
+    called = {call.partition(",")[0] for call in CALLS}
+    assert awaited - called == {"manager.load"}
 
 
 @pytest.mark.parametrize("call", CALLS)
