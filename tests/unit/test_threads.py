@@ -86,7 +86,7 @@ async def test_its_own_session(manager: SessionManager) -> None:
 
 
 def test_all_of_them_are_checked() -> None:
-    """Only `load()` isn't, which each request calls: a coroutine of it goes nowhere unnoticed."""
+    """Only `load()` isn't: a check would cost each request."""
     awaited = {
         f"{owner}.{name}"
         for owner, kind in (("session", Session), ("manager", SessionManager))
