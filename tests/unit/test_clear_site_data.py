@@ -20,6 +20,7 @@ from redis_sessions import (
 )
 from redis_sessions.http.options import SiteData
 from tests.support.asgi import COOKIE, Reply, ask, cookie
+from tests.unit.aliases.aliased import SID, signed_in
 from tests.unit.setting import ALICE, START, Setting
 
 Act = Callable[[Setting, Session], object]
@@ -105,12 +106,22 @@ GOES_ON: dict[str, Act] = {
 }
 
 
+@pytest.mark.standard(41, "ASVS 14.3.1")
 @pytest.mark.parametrize("act", ENDS.values(), ids=ENDS)
 async def test_a_response_that_ends_a_session(act: Act, at: Setting) -> None:
     """Whoever signs out, is switched or revokes this session leaves nothing in the browser."""
     reply = await visit(at, await at.begin({**ALICE, "n": 1}), act)
     assert cleared(reply) == SENT
     assert reply.cookies  # a new token, or none any more
+
+
+async def test_a_request_that_ends_its_own_session_by_an_alias(at: Setting) -> None:
+    """So does `revoke_by()`."""
+
+    async def revoke_by(at: Setting, session: Session) -> None:
+        assert await at.manager.revoke_by("sid", SID["sid"]) == 1
+
+    assert cleared(await visit(at, await signed_in(at, SID), revoke_by)) == SENT
 
 
 @pytest.mark.parametrize("act", GOES_ON.values(), ids=GOES_ON)
