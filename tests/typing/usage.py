@@ -250,7 +250,7 @@ async def without_a_request(client: Redis) -> None:
     assert_type(await manager.count(), int)
     async for stored in manager.sessions():
         assert_type(stored, StoredSession)
-        assert_type(stored.expires_at, datetime | None)
+        assert_type(stored.idle_expires_at, datetime | None)
     session = await manager.load("token")
     answer = await manager.commit(session, status=200)
     assert_type(answer, Answer)
