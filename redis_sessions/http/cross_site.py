@@ -16,7 +16,7 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.events import Client, Reporter, logger
 from redis_sessions.http.headers import RawHeader
-from redis_sessions.session.keywords import several
+from redis_sessions.session.keywords import listed
 
 __all__ = ["BY_DEFAULT", "SAFE", "CrossSite", "Guard", "checked_guard", "is_same_site"]
 
@@ -128,7 +128,7 @@ def checked_guard(choice: Any, trusted: Any) -> Guard:
     """What `cross_site=` and `trusted_origins=` say."""
     if choice not in ("anonymous", "refuse", "allow"):
         raise ConfigurationError(f"cross_site={choice!r}: write 'anonymous', 'refuse' or 'allow'")
-    origins = several(trusted)
+    origins = listed(trusted)
     if origins == [None]:
         raise ConfigurationError(
             f"trusted_origins={trusted!r}: write a list, such as ['https://app.example.com']"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from inspect import iscoroutinefunction
 from typing import Any, Literal, cast, get_args
 
 from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.events import is_sync
 from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.transports import CookieTransport, Transport, Transports
 from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.session.keyring import Keyring
-from redis_sessions.session.keywords import several
+from redis_sessions.session.keywords import listed
 from redis_sessions.stores import open_store
 
 __all__ = [
@@ -92,7 +92,7 @@ def _given(options: Options) -> str:
 
 def checked_choice(option: Any) -> Any:
     """What `on_unavailable=` says."""
-    if option in ("error", "anonymous") or (callable(option) and not iscoroutinefunction(option)):
+    if option in ("error", "anonymous") or is_sync(option):
         return option
     raise ConfigurationError(
         f"on_unavailable={option!r}: write 'error', 'anonymous' or a callable that isn't async"
@@ -103,14 +103,14 @@ def touch_by(option: Any) -> Callable[[HTTPConnection], bool] | None:
     """What `touch=` says, as a callable. None: all requests count."""
     if isinstance(option, bool):
         return None if option else lambda _: False
-    if callable(option) and not iscoroutinefunction(option):
+    if is_sync(option):
         return cast("Callable[[HTTPConnection], bool]", option)
     raise ConfigurationError(f"touch={option!r}: write a bool, or a callable that isn't async")
 
 
 def clearing(option: Any, transports: Transports) -> RawHeader | None:
     """The header that `clear_site_data=` asks for."""
-    known, names = get_args(SiteData), several(option)
+    known, names = get_args(SiteData), listed(option)
     if not names:
         return None
     if "cookies" in names or "*" in names or option in ("cookies", "*"):

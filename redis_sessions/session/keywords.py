@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 from redis_sessions.errors import ConfigurationError
 
-__all__ = ["COOKIES", "several", "suggesting"]
+__all__ = ["COOKIES", "listed", "suggesting"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -34,7 +34,7 @@ COOKIES: Final = {other: ours for ours, others in _OTHER_NAMES.items() for other
 """The names that other session middlewares have for options, and our name for each."""
 
 
-def several(given: Any) -> list[Any]:
+def listed(given: Any) -> list[Any]:
     """The values of an option that takes a list, tuple or set. [None]: it is none of these.
 
     A text alone is none, although one can iterate over it.

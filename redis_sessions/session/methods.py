@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.session.keywords import several
+from redis_sessions.session.keywords import listed
 
 __all__ = ["MOST", "checked_methods"]
 
@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"[!#-\[\]-~]{1,64}")
 
 def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
     """Each of these names once, in their order. `ConfigurationError` for what is no name."""
-    names = several(methods)
+    names = listed(methods)
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         raise ConfigurationError(
             f"methods={methods!r}: write a list of names, such as ['pwd', 'otp'], each of 1 to "

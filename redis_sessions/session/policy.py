@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.session.keywords import several
+from redis_sessions.session.keywords import listed
 from redis_sessions.session.principal import Principal, PrincipalOption
 from redis_sessions.session.state import Duration, in_words, seconds
 
@@ -93,7 +93,7 @@ def checked_policy(
 
 
 def _keys(rotate_on: Collection[str]) -> frozenset[str]:
-    keys = several(rotate_on)
+    keys = listed(rotate_on)
     for key in keys:
         if not isinstance(key, str) or not key or "." in key:
             raise ConfigurationError(
