@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -141,6 +141,13 @@ VISITORS: list[tuple[Act, list[bytes]]] = [
 async def test_a_visitor(act: Act, told: list[bytes], at: Setting) -> None:
     """Nobody was signed in: a sign-in clears nothing, and what ends has ended."""
     assert cleared(await visit(at, await at.begin({"n": 1}), act)) == told
+
+
+@pytest.mark.parametrize("given", [["storage", "cache"], {"cache", "storage"}], ids=["list", "set"])
+async def test_what_is_taken(given: Collection[SiteData], at: Setting) -> None:
+    """A list or a set is as good as a tuple, in any order."""
+    reply = await visit(at, await at.begin(ALICE), clear_and(), clear_site_data=given)
+    assert cleared(reply) == SENT
 
 
 async def test_where_nothing_ends(at: Setting) -> None:
