@@ -38,6 +38,8 @@ CALLS: dict[str, Callable[[Session, SessionManager], Awaitable[object]]] = {
     "manager.sessions_of, …": lambda _, manager: manager.sessions_of("alice"),
     "manager.revoke, …": lambda _, manager: manager.revoke("a" * 20, "alice"),
     "manager.revoke_all, …": lambda _, manager: manager.revoke_all("alice", keep="a" * 20),
+    "manager.revoke_by, …": lambda _, manager: manager.revoke_by("sid", "123"),
+    "manager.count": lambda _, manager: manager.count(),
 }
 
 
@@ -171,3 +173,14 @@ async def test_what_isnt_awaited_works_in_a_thread(manager: SessionManager) -> N
 
     reply = await post(manager, endpoint)
     assert await read_session(manager, reply.checked().token.value) == {**ALICE, "cart": 1}
+
+
+def test_no_method_is_forgotten() -> None:
+    """What is awaited of the two classes is in the list above. load() is on each request's way."""
+    awaited = {
+        f"{owner}.{name}"
+        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for name, method in vars(kind).items()
+        if not name.startswith("_") and inspect.iscoroutinefunction(inspect.unwrap(method))
+    }
+    assert awaited - {call.partition(",")[0] for call in CALLS} == {"manager.load"}
