@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, cast
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.events import Reporter, logger
+from redis_sessions.events import Client, Reporter, logger
 from redis_sessions.http.headers import RawHeader
 
 __all__ = ["BY_DEFAULT", "SAFE", "CrossSite", "Guard", "checked_guard", "is_same_site"]
@@ -78,9 +78,9 @@ class Guard:
             "replaced this header, have it forward the browser's"
         )
 
-    def tell(self, reporter: Reporter, objection: str) -> None:
+    def tell(self, reporter: Reporter, objection: str, by: Client) -> None:
         """Report such a request, and log it the first time that it comes from its origin."""
-        reporter.report("rejected", "cross-site")
+        reporter.report("rejected", "cross-site", by=by)
         who = objection.partition(". ")[0]  # its first sentence names the origin
         if who not in self.told and len(self.told) < MOST_TOLD:
             self.told.add(who)
