@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from redis_sessions import (
@@ -23,6 +24,11 @@ from tests.unit.edge.edge import BODY, Act, Edge, setting, start
 from tests.unit.edge.foreign import CROSS, DENYING, POST, SOCKET
 from tests.unit.setting import KEY
 
+
+def counts(_: HTTPConnection) -> bool:
+    return True
+
+
 OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "default": {},
     "lazy": {"lazy": True},
@@ -32,7 +38,7 @@ OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "binding": "user_agent",
         "on_unavailable": "anonymous",
         "clear_site_data": ["cache"],
-        "touch": lambda connection: True,
+        "touch": counts,
     },
 }
 
@@ -51,7 +57,7 @@ INSIDE: Final[dict[str, Callable[[ASGIApp, Edge, dict[str, Any]], ASGIApp]]] = {
     "nothing": lambda app, at, options: app,
     "the same": same_inside,
     "a realm": realm_inside,
-    "authentication": lambda app, *_: AuthenticationMiddleware(app, SessionAuthBackend()),
+    "authentication": lambda app, at, options: AuthenticationMiddleware(app, SessionAuthBackend()),
 }
 ACTS: Final[dict[str, Act]] = {
     "read": lambda session: session.get("user_id"),
