@@ -80,7 +80,8 @@ Client = Callable[[], tuple[str | None, str | None]]
 client: ContextVar[Client | None] = ContextVar("redis_sessions_client", default=None)
 """The client whose token is being loaded, while no session knows its request yet."""
 
-_LONGEST_USER_AGENT: Final = 256
+_LONGEST: Final = 256
+"""How many characters of an address or a user agent are told. Clients may make both up."""
 
 
 class Reporter:
@@ -120,7 +121,7 @@ class Reporter:
             event = Event(name, None if reason is None else str(reason), id)
             if self.personal and (principal is not None or by is not None):
                 address, agent = (None, None) if by is None else by()
-                agent = agent and agent[:_LONGEST_USER_AGENT]
+                address, agent = address and address[:_LONGEST], agent and agent[:_LONGEST]
                 event = Event(event.name, event.reason, id, principal, address, agent)
             try:
                 self._on_event(event)

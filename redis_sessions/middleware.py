@@ -229,13 +229,15 @@ class SessionMiddleware:
                 connection = Connection(setup, scope, send, tokens, hint=hint)
             on_send: Send = connection.on_send
             fail = response.fail
+            method = scope.get("method")
             if kind == "websocket":
+                method = None  # some servers give the handshake's, a GET, which isn't safe here
                 connection.is_socket = True
                 connection.response_start = "websocket.http.response.start"
                 on_send, fail = partial(websocket.on_send, connection), websocket.fail
                 receive = partial(websocket.on_receive, connection, receive)
             guard = self._setup.guard
-            if guard is not None and scope.get("method") not in SAFE:
+            if guard is not None and method not in SAFE:
                 objection = guard.objection(scope)
                 if objection is not None:
                     app = shut_out(connection, objection, app)
