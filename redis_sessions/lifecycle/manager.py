@@ -255,12 +255,12 @@ class SessionManager:
         """
         return enumeration.sessions(self._backend.store, self._backend.clock)
 
-    @stripped
+    @awaited
     async def count(self) -> int:
         """How many sessions there are. It goes through all of them, as `sessions()` does."""
         return await enumeration.count(self._backend.store)
 
-    @stripped
+    @awaited
     async def revoke_by(self, name: str, value: str) -> int:
         """End all sessions that signed in with this alias. Returns how many ended.
 
