@@ -38,7 +38,7 @@ from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport
 from redis_sessions.lifecycle.copies import reads_replicas
-from redis_sessions.lifecycle.manager import SessionManager, backend_of
+from redis_sessions.lifecycle.manager import SessionManager, backend_of, commit_of
 from redis_sessions.session.keywords import COOKIES, suggesting
 from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.policy import DEFAULT_MAX_AGE, DEFAULT_MAX_SIZE
@@ -165,6 +165,7 @@ class SessionMiddleware:
             self._setup = Setup(
                 manager=self.manager,
                 backend=backend,
+                commit=commit_of(self.manager),
                 transports=transports,
                 transport=only,
                 read=transports.read if only is None else only.read,

@@ -281,7 +281,7 @@ class Connection(msgspec.Struct, eq=False):
             if self.is_socket
             else is_same_site(self.scope) or self.transport.cross_site
         )
-        return self.setup.manager.commit(self.session, status=status, may_create=create)
+        return self.setup.commit(self.session, status, create)
 
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""

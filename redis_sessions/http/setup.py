@@ -16,7 +16,7 @@ from redis_sessions.http.headers import RawHeader, clear_site_data
 from redis_sessions.http.realms import same_records
 from redis_sessions.http.transports import CookieTransport, Transport, Transports
 from redis_sessions.lifecycle.backend import Backend
-from redis_sessions.lifecycle.manager import SessionManager
+from redis_sessions.lifecycle.manager import Commit, SessionManager
 from redis_sessions.session.session import Session
 from redis_sessions.stores.protocols import NearCopies
 
@@ -34,6 +34,8 @@ class Setup:
     manager: SessionManager
     backend: Backend
     """What the manager works with."""
+    commit: Commit
+    """Its `commit()`."""
     transports: Transports
     transport: Transport | None
     """The only transport. None: there are several."""

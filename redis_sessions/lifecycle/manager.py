@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
@@ -29,9 +29,12 @@ from redis_sessions.stores.deadline import check_deadline
 from redis_sessions.stores.protocols import Store
 from redis_sessions.tracebacks import strip, stripped
 
-__all__ = ["Answer", "SessionManager", "backend_of"]
+__all__ = ["Answer", "Commit", "SessionManager", "backend_of", "commit_of"]
 
 T = TypeVar("T")
+
+Commit = Callable[[Session, int, bool], Awaitable[Answer]]
+"""Commits a session. It is given the status, and whether a new session may begin."""
 
 
 class SessionManager:
@@ -295,3 +298,12 @@ class SessionManager:
 
 backend_of: Final[Callable[[SessionManager], Backend]] = attrgetter("_backend")
 """What a manager works with, for the rest of the library."""
+
+
+def commit_of(manager: SessionManager) -> Commit:
+    """`manager.commit` for who is in an event loop anyway: nothing is checked for each session."""
+    if getattr(manager.commit, "__func__", None) is SessionManager.commit:
+        return partial(commit.commit, backend_of(manager))
+    return lambda session, status, may_create: manager.commit(  # a subclass has its own
+        session, status=status, may_create=may_create
+    )
