@@ -26,8 +26,8 @@ from redis_sessions import (
 )
 from redis_sessions.session.session import state_of
 from tests.properties.state_machine.acts import change
-from tests.properties.state_machine.model import DAY, ROTATE_ON, Model, SteppingClock
-from tests.properties.state_machine.visits import Act, Owed, Stored, Visit, clear, note_assignment
+from tests.properties.state_machine.model import ROTATE_ON, Model, SteppingClock
+from tests.properties.state_machine.visits import Act, Owed, Visit, clear, note_assignment
 from tests.support.asgi import COOKIE, ask, cookie
 from tests.support.servers import as_owner
 
@@ -228,21 +228,9 @@ class Driver(RuleBasedStateMachine):
         owed = self.model.commit(visit, 500 if status is None else status, lambda: _token(visit))
         reported = [event for event in self.events[before:] if event.name == "dropped"]
         assert bool(reported) == owed.dropped, "I4: what isn't stored is reported"
-        if owed.token is not None and visit.authenticated and visit.lifetime is None:
-            self._restarted(visit, owed.token)
         self._receive(visit, status, owed)
         if any(act[0].startswith("revoke") for act in acts):
             await self._pass()
-
-    def _restarted(self, visit: Visit, session: Stored) -> None:
-        """The lifetime that authenticated() restarts is the session's own: taken as it is."""
-        assert visit.real is not None
-        ends = visit.real.expires_at
-        if ends is not None and visit.real.id == session.id:
-            assert self.model.now < ends.timestamp() <= self.model.now + 400 * DAY
-            session.expires = int(ends.timestamp())
-            if session.version:
-                session.seen = self.model.now
 
     def _receive(self, visit: Visit, status: int | None, owed: Owed) -> None:
         """The response, as the browser sees it."""

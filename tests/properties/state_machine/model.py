@@ -229,6 +229,8 @@ class Model:
                 self._in_place(visit, session, seen=again or touch_due)
             if stands and again:
                 session.methods = visit.methods
+                if visit.lifetime is None:
+                    session.expires = self.now + max(MAX_AGE, session.idle)
                 if visit.aliases is not None:
                     for value in session.aliases.keys() - {*visit.aliases}:
                         self.named[value].discard(session.id)
