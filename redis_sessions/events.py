@@ -12,12 +12,21 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.tracebacks import strip
 
-__all__ = ["Client", "Event", "EventHandler", "Reporter", "client", "log_events", "logger"]
+__all__ = [
+    "Client",
+    "Event",
+    "EventHandler",
+    "Reporter",
+    "client",
+    "is_sync",
+    "log_events",
+    "logger",
+]
 
 logger: Final = logging.getLogger("redis_sessions")
 
@@ -82,7 +91,7 @@ class Reporter:
     """
 
     def __init__(self, on_event: EventHandler | None, personal: bool = False) -> None:
-        if on_event is not None and not _is_sync(on_event):
+        if on_event is not None and not is_sync(on_event):
             raise ConfigurationError(
                 f"on_event={on_event!r}: write a callable, not async, that takes one Event"
             )
@@ -158,5 +167,6 @@ def log_events(logger: logging.Logger | None = None) -> EventHandler:
     return log
 
 
-def _is_sync(function: object) -> bool:
+def is_sync(function: object) -> TypeGuard[Callable[..., Any]]:
+    """Whether this is a callable that needn't be awaited."""
     return callable(function) and not iscoroutinefunction(function)

@@ -8,7 +8,6 @@ is compared with `Host`. A request without both comes from no browser.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -17,6 +16,7 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.events import Client, Reporter, logger
 from redis_sessions.http.headers import RawHeader
+from redis_sessions.session.keywords import listed
 
 __all__ = ["BY_DEFAULT", "SAFE", "CrossSite", "Guard", "checked_guard", "is_same_site"]
 
@@ -128,11 +128,12 @@ def checked_guard(choice: Any, trusted: Any) -> Guard:
     """What `cross_site=` and `trusted_origins=` say."""
     if choice not in ("anonymous", "refuse", "allow"):
         raise ConfigurationError(f"cross_site={choice!r}: write 'anonymous', 'refuse' or 'allow'")
-    if not isinstance(trusted, (list, tuple, set, frozenset)):
+    origins = listed(trusted)
+    if origins == [None]:
         raise ConfigurationError(
             f"trusted_origins={trusted!r}: write a list, such as ['https://app.example.com']"
         )
-    return Guard(choice, frozenset(map(_trusted, cast("Iterable[Any]", trusted))))
+    return Guard(choice, frozenset(map(_trusted, origins)))
 
 
 def _trusted(given: Any) -> str:

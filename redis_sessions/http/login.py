@@ -7,7 +7,7 @@ of it is printable ASCII. So it can neither name another host nor end a header.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from starlette.datastructures import Headers
@@ -72,7 +72,10 @@ def _is_local(path: str) -> bool:
 
 def checked_page(page: str, name: str) -> str:
     """A sign-in page: a path of this site, or the name of a route. `name` is who wants to know."""
-    if page.startswith("/"):
+    given: Any = page
+    if not isinstance(given, str):
+        wrong = True
+    elif page.startswith("/"):
         wrong = not _is_local(page) or not re.fullmatch(r"[!-~]+", page) or "#" in page
     else:
         wrong = re.fullmatch(r"[^/\\\s]+", page) is None
