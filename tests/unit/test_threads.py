@@ -191,14 +191,3 @@ async def test_what_isnt_awaited_works_in_a_thread(manager: SessionManager) -> N
 
     reply = await post(manager, endpoint)
     assert await read_session(manager, reply.checked().token.value) == {**ALICE, "cart": 1}
-
-
-def test_no_method_is_forgotten() -> None:
-    """What is awaited of the two classes is in the list above. load() is on each request's way."""
-    awaited = {
-        f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager))
-        for name, method in vars(kind).items()
-        if not name.startswith("_") and inspect.iscoroutinefunction(inspect.unwrap(method))
-    }
-    assert awaited - {call.partition(",")[0] for call in CALLS} == {"manager.load"}
