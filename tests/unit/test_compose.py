@@ -81,7 +81,12 @@ def test_dockerfile_has_what_the_wheel_has() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     dockerfile = (ROOT / "deploy" / "app" / "Dockerfile").read_text()
     kept = (ROOT / "deploy" / "app" / "Dockerfile.dockerignore").read_text().split()
-    for path in [*build["targets"]["wheel"]["only-include"], "README.md", "LICENSE"]:
+    for path in [
+        *build["targets"]["wheel"]["only-include"],
+        "hatch_build.py",
+        "README.md",
+        "LICENSE",
+    ]:
         assert re.search(rf"^COPY .*\b{re.escape(path)}\b", dockerfile, re.MULTILINE), path
         assert f"!{path}" in kept
 
