@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
@@ -25,7 +25,8 @@ class ProjectMetadata(MetadataHookInterface):
     """The fields of `[project]` that are `dynamic`: `readme` and `urls`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        repository: str = self.config["repository"]
+        config = cast("dict[str, str]", self.config)  # hatchling's type says less
+        repository = config["repository"]
         readme = (Path(self.root) / "README.md").read_text(encoding="utf-8")
         tag = f"v{metadata['version']}"
         metadata["readme"] = {
