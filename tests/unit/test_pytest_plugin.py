@@ -10,8 +10,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
+from redis_sessions import ConfigurationError, SessionMiddleware
+from redis_sessions.testing.session_client import SessionClient, in_memory
 from tests.support import ROOT
+from tests.support.asgi import KEY
 
 PAGES = [ROOT / "docs" / "testing.md", ROOT / "redis_sessions" / "SKILL.md"]
 NAMED = re.compile(r"^```python\n# (\w+\.py)(?::[^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -52,7 +57,6 @@ def session_app():
 
 # Here once, and not in each of the runs within.
 importlib.import_module("redis_sessions.fastapi")
-importlib.import_module("redis_sessions.testing.session_client")
 
 
 @pytest.fixture(autouse=True)
@@ -222,3 +226,25 @@ def test_pytest_finds_it() -> None:
     name = "pytest_redis_sessions"
     assert project["project"]["entry-points"]["pytest11"] == {name: name}
     assert f"{name}.py" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+
+
+def test_applications_that_it_cannot_take() -> None:
+    """The error says what is wrong with the application, and what to write."""
+    bare, several, redis = Starlette(), Starlette(), Starlette()
+    for app in (several, several, redis):
+        app.add_middleware(SessionMiddleware, store="redis://127.0.0.1:1", secret_key=KEY)
+    wrapped = SessionMiddleware(bare, store="memory://", secret_key=KEY)
+    wrong: list[ASGIApp] = [bare, several, wrapped]
+    for each in wrong:
+        with pytest.raises(ConfigurationError, match="times SessionMiddleware"), in_memory(each):
+            pass
+    with pytest.raises(ConfigurationError, match=r"in_memory\(app\)"):
+        SessionClient(redis).sign_in(1)
+
+    with in_memory(redis):
+        client = SessionClient(redis)  # not entered: no event loop of the application runs
+        client.sign_in(1)
+        with pytest.raises(ZeroDivisionError), client.session() as session:
+            session["x"] = 1 / 0
+        with client.session() as session:
+            assert session == {"user_id": 1}
