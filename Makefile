@@ -12,7 +12,7 @@ ARGS ?=
 JOBS ?= auto
 BIN := $(VENV)/bin
 
-.PHONY: setup servers test test-fast test-lowest torture coverage check format demo bench bench-check clean
+.PHONY: setup servers test test-fast test-lowest torture coverage check dist format demo bench bench-check clean
 
 setup: $(VENV)/.dev
 
@@ -78,6 +78,14 @@ check: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# What is released: dist/ gets the sdist, the wheel and an SBOM, and each file is installed and tried.
+$(VENV)/.dist: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --editable '.[dist]'
+	touch $@
+
+dist: $(VENV)/.dist
+	$(BIN)/python -m tests.distributions
 
 demo: $(VENV)/.demo
 	$(BIN)/redis-sessions demo $(ARGS)

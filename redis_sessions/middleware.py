@@ -152,7 +152,8 @@ class SessionMiddleware:
             "partitioned": (partitioned, False),
         }
         try:
-            self.manager = manager_of(manager, store, secret_key, prefix, policy)
+            ready = manager_of(manager, store, secret_key, prefix, policy)
+            self.manager: SessionManager = ready
             transports = transports_of(transport, cookie)
             only = transports.all[0] if len(transports.all) == 1 else None
             backend = backend_of(self.manager)

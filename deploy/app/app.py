@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - not a package: uvicorn finds it by its path
-"""The application of docker-compose.yml: counts visits, and signs in whoever says a name.
+"""The application of deploy/compose/: counts visits, and signs in whoever says a name.
 
 The environment has SESSION_SECRET_KEY and SESSION_STORE, the store's URL.
 """

@@ -45,7 +45,7 @@ class ServerClock:
     def __init__(self) -> None:
         self._servers: dict[str, float] = {}
         self._warned = False
-        self.offset = _wall()
+        self.offset: float = _wall()
 
     def now(self) -> float:
         """Seconds since the epoch."""

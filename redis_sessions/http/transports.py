@@ -125,7 +125,7 @@ class CookieTransport:
             raise ConfigurationError(f"domain={domain!r}: write a host name such as 'example.com'")
         self.name = name
         self.secure = https_only
-        self.cross_site = site == "none"
+        self.cross_site: bool = site == "none"
         self._path = path
         flags = f"httponly; samesite={site}"
         flags += "; secure" if https_only else ""
@@ -204,7 +204,8 @@ class HeaderTransport:
     def __init__(self, name: str = "X-Session-Token") -> None:
         if not _fits(_TOKEN, name):
             raise ConfigurationError(f"header {name!r}: write a name such as 'X-Session-Token'")
-        self.name = self.vary = name
+        self.name: str = name
+        self.vary: str = name
         self._name = name.lower().encode()
 
     @property

@@ -41,7 +41,7 @@ class SecretKey:
 
     def __init__(self, secret: str | bytes) -> None:
         self._key = _key_bytes(secret)
-        self.id = blake2b(self._key, digest_size=4, person=b"rs-key-id").digest()
+        self.id: bytes = blake2b(self._key, digest_size=4, person=b"rs-key-id").digest()
 
     def derivation(self, salt: bytes) -> Derivation:
         """From this the 32-byte sealing keys of one key prefix are derived.
@@ -100,8 +100,10 @@ class Keyring:
         *retired: str | bytes,
         dropped: Iterable[str | bytes] = (),
     ) -> None:
-        self.keys = tuple(SecretKey(secret) for secret in (primary, *retired))
-        self.primary = self.keys[0]
+        self.keys: tuple[SecretKey, ...] = tuple(
+            SecretKey(secret) for secret in (primary, *retired)
+        )
+        self.primary: SecretKey = self.keys[0]
         self._by_id = {key.id: key for key in self.keys}
         # Only their ids are kept, since nothing is opened, sealed or looked for with these keys.
         given = cast("object", dropped)

@@ -33,7 +33,7 @@ class Principal:
     __slots__ = ("_find", "_key", "_read", "option", "path")
 
     def __init__(self, option: PrincipalOption) -> None:
-        self.option = option
+        self.option: PrincipalOption = option
         self.path: tuple[str, ...] = ()
         """The keys that lead to the principal. Empty if a callable finds it."""
         self._find: Callable[[Mapping[str, Any]], Any] | None = None

@@ -28,8 +28,8 @@ class SessionToken:
     __slots__ = ("id", "value")
 
     def __init__(self, value: str) -> None:
-        self.value = value
-        self.id = value[:20]
+        self.value: str = value
+        self.id: str = value[:20]
 
     @classmethod
     def generate(cls, id: str | None = None) -> SessionToken:

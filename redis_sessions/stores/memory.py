@@ -127,7 +127,7 @@ class MemoryStore:
     """A store in memory, shared by the threads and event loops of one process."""
 
     def __init__(self, *, prefix: str = "session:", clock: Callable[[], float] = time.time) -> None:
-        self.prefix = checked_prefix(prefix)
+        self.prefix: str = checked_prefix(prefix)
         self._clock = clock
         self._lock = Lock()
         self._records: dict[str, tuple[bytes, float]] = {}

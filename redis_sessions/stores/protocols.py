@@ -167,7 +167,7 @@ class NearCopy:
     __slots__ = ("opened", "value")
 
     def __init__(self, value: bytes) -> None:
-        self.value = value
+        self.value: bytes = value
         self.opened: Any = None
         """The manager keeps here what it has made of the bytes, with the token that opens them."""
 

@@ -110,12 +110,13 @@ class RedisStore:
         on_too_few: OnTooFew = "error",
         client_cache: float | None = None,
     ) -> None:
-        self.prefix = checked_prefix(prefix)
+        self.prefix: str = checked_prefix(prefix)
         self._connector = connector_of(url_or_client, timeout=timeout)
-        self.timeout = self._connector.timeout
+        self.timeout: float = self._connector.timeout
         self._durability = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
-        self.client_cache = _client_cache(client_cache, self._connector.deployment.client_cache)
-        self.server_clock = ServerClock()
+        by_url = self._connector.deployment.client_cache
+        self.client_cache: float = _client_cache(client_cache, by_url)
+        self.server_clock: ServerClock = ServerClock()
         self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
         self._warned = False

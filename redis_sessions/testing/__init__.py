@@ -1,6 +1,7 @@
 """For tests: of an application that has sessions, and of a store of your own."""
 
 from redis_sessions.testing.clients import (
+    browser_cookie,
     get_session_data,
     read_session,
     set_session_data,
@@ -18,6 +19,7 @@ __all__ = [
     "IndexConformance",
     "StoreConformance",
     "WatchConformance",
+    "browser_cookie",
     "get_session_data",
     "read_session",
     "set_session_data",

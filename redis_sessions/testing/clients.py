@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.transports import CookieTransport
 from redis_sessions.lifecycle.manager import SessionManager
 
-__all__ = ["get_session_data", "read_session", "set_session_data", "store_session"]
+__all__ = [
+    "browser_cookie",
+    "get_session_data",
+    "read_session",
+    "set_session_data",
+    "store_session",
+]
 
 
 class _Cookies(Protocol):
@@ -66,6 +73,30 @@ def get_session_data(
     """The data of the session whose cookie a test client holds; not inside a loop."""
     cookies: _Cookies = client.cookies
     return asyncio.run(read_session(manager, cookies.get(_name(transport))))
+
+
+def browser_cookie(token: str, url: str, *, transport: CookieTransport | None = None) -> Any:
+    """The cookie of a session as Playwright takes it: `context.add_cookies([browser_cookie(…)])`.
+
+    `token` is what `store_session` returns; `url` is the application's address. The dict has
+    `name`, `value`, `domain`, `path`, `httpOnly`, `secure`, `sameSite`. It is typed as Any, since
+    Playwright's own type isn't there without Playwright.
+    """
+    header = (transport or CookieTransport()).send(token, None)[1].decode()
+    pair, *attributes = header.split("; ")
+    name, _, value = pair.partition("=")
+    given = {key: text for key, _, text in (each.partition("=") for each in attributes)}
+    domain = given.get("domain", "").lstrip(".")
+    return {
+        "name": name,
+        "value": value,
+        # Not `url`: Playwright takes Secure from its scheme, and loopbacks are served over http.
+        "domain": f".{domain}" if domain else urlsplit(url).hostname,
+        "path": given["path"],
+        "httpOnly": True,
+        "secure": "secure" in given,
+        "sameSite": given["samesite"].capitalize(),
+    }
 
 
 def _name(transport: CookieTransport | None) -> str:

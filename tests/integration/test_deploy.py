@@ -207,7 +207,9 @@ def test_users_are_the_same_everywhere() -> None:
     single = rights(DEPLOY / "redis" / "users.acl")
     watched = rights(DEPLOY / "sentinel" / "users.acl")
     clustered = rights(DEPLOY / "cluster" / "users.acl")
+    with_demo = rights(DEPLOY / "demo" / "users.acl")
 
+    assert {name: with_demo[name] for name in single} == single
     assert {name: watched[name] for name in single} == single
     assert {name: clustered[name] for name in ("default", "health")} == {
         name: single[name] for name in ("default", "health")

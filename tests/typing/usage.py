@@ -54,7 +54,14 @@ from redis_sessions.fastapi import (
     session_security,
     untouched,
 )
-from redis_sessions.testing import Clock, IndexConformance, StoreConformance, set_session_data
+from redis_sessions.testing import (
+    Clock,
+    IndexConformance,
+    StoreConformance,
+    browser_cookie,
+    set_session_data,
+)
+from redis_sessions.testing.session_client import SessionClient, in_memory
 
 
 class Cart(msgspec.Struct):
@@ -296,6 +303,13 @@ async def without_a_request(client: Redis) -> None:
 
 def in_a_test(client: Any, manager: SessionManager) -> None:
     set_session_data(client, manager, {"user_id": 1})
+    client.add_cookies([browser_cookie("token", "http://localhost:8000")])
+    app = Starlette(middleware=[Middleware(SessionMiddleware, store="memory://")])
+    with in_memory(app, clock=Clock()) as its, SessionClient(app) as session_client:
+        assert_type(its, SessionManager)
+        session_client.sign_in(1, cart=["tea"])
+        with session_client.session() as session:
+            assert_type(session, Session)
 
 
 class TestMine(StoreConformance):

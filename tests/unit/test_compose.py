@@ -1,4 +1,4 @@
-"""docker-compose.yml, as docker-compose reads it."""
+"""docker-compose.yml and what it includes, as docker-compose reads them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from redis_sessions import generate_key
 from redis_sessions.connect.connector import deployment_of
 from tests.support import ROOT
 
-PROFILES = ["single", "sentinel", "cluster", "tls"]
+PROFILES = ["sentinel", "cluster", "tls"]
 
 Config = Callable[..., dict[str, Any]]
 
@@ -47,19 +48,47 @@ def config(docker_compose: Path) -> Config:
     return read
 
 
+def together(services: dict[str, Any], name: str) -> dict[str, Any]:
+    """The service, and those that start together with it."""
+    found = {name: services[name]}
+    for needed in services[name].get("depends_on", {}):
+        found |= together(services, needed)
+    return found
+
+
 def test_compose_file_holds(config: Config) -> None:
-    """By itself it is one Redis, reachable from this machine alone, with its data in a volume."""
-    found = config()
-    assert list(found["services"]) == ["redis"]
-    redis = found["services"]["redis"]
-    assert [port["host_ip"] for port in redis["ports"]] == ["127.0.0.1"]
-    assert redis["healthcheck"]["test"]
+    """By itself it is the demo and one Redis, for this machine alone, with its data in a volume."""
+    key = generate_key()
+    found = config(key=key)
+    assert set(found["services"]) == {"demo", "redis"}
+    redis, demo = found["services"]["redis"], found["services"]["demo"]
     mounts = {mount["target"]: mount for mount in redis["volumes"]}
     assert mounts["/data"]["source"] in found["volumes"]
-    for name in ("redis.conf", "users.acl"):
+    for name, folder in (("redis.conf", "redis"), ("users.acl", "demo")):
         mount = mounts[f"/usr/local/etc/redis/{name}"]
-        assert Path(mount["source"]) == ROOT / "deploy" / "redis" / name
+        assert Path(mount["source"]) == ROOT / "deploy" / folder / name
         assert mount["read_only"]
+    assert demo["command"][:2] == ["redis-sessions", "demo"]
+    assert deployment_of(demo["command"][-1]).kind == "server"
+    assert demo["environment"]["SESSION_SECRET_KEY"] == key
+    dockerfile = (ROOT / demo["build"]["dockerfile"]).read_text()
+    assert f"AS {demo['build']['target']}\n" in dockerfile
+    assert list(together(found["services"], "demo")) == ["demo", "redis"]
+
+
+def test_dockerfile_has_what_the_wheel_has() -> None:
+    """What the wheel is built of is copied into the image, and isn't kept out of it."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    dockerfile = (ROOT / "deploy" / "app" / "Dockerfile").read_text()
+    kept = (ROOT / "deploy" / "app" / "Dockerfile.dockerignore").read_text().split()
+    for path in [
+        *build["targets"]["wheel"]["only-include"],
+        "hatch_build.py",
+        "README.md",
+        "LICENSE",
+    ]:
+        assert re.search(rf"^COPY .*\b{re.escape(path)}\b", dockerfile, re.MULTILINE), path
+        assert f"!{path}" in kept
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -80,7 +109,7 @@ def test_profile_has_an_application(config: Config, profile: str) -> None:
 
 @pytest.mark.parametrize(
     ("profile", "kind"),
-    [("single", "server"), ("sentinel", "sentinel"), ("cluster", "cluster"), ("tls", "server")],
+    [("sentinel", "sentinel"), ("cluster", "cluster"), ("tls", "server")],
 )
 def test_store_is_one(config: Config, profile: str, kind: str) -> None:
     """The store takes the URL, and knows what it leads to."""
@@ -90,8 +119,9 @@ def test_store_is_one(config: Config, profile: str, kind: str) -> None:
 
 def test_nothing_is_reachable_from_elsewhere(config: Config) -> None:
     """Ports are this machine's alone, and no two services that run together have the same."""
-    for profile in PROFILES:
-        services = config(profile)["services"]
+    described = config(*PROFILES)["services"]
+    for app in ("demo", *(f"{profile}-app" for profile in PROFILES)):
+        services = together(described, app)
         ports = [port for service in services.values() for port in service.get("ports", [])]
         assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
         published = [port["published"] for port in ports]
@@ -124,7 +154,7 @@ def test_each_server_has_a_volume_of_its_own(config: Config) -> None:
     assert len(data) == len(set(data)) == 14
 
 
-@pytest.mark.parametrize("profile", PROFILES[1:])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_services_have_few_rights(config: Config, profile: str) -> None:
     """Beside the plain Redis all run without capabilities, and none gains any."""
     services = config(profile)["services"]

@@ -19,7 +19,11 @@ from redis_sessions import SessionMiddleware, generate_key
 from redis_sessions.session.outcome import Outcome
 from tests.support import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "redis_sessions" / "SKILL.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 LINKING = [*PAGES, *sorted({*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")} - {*PAGES})]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
