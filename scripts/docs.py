@@ -49,7 +49,7 @@ def stage() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_staged(path, name, pages))
     for path in (ROOT / "docs").rglob("*"):
-        if path.suffix in {".png", ".svg", ".gif", ".webp"}:
+        if path.suffix in {".css", ".png", ".svg", ".gif", ".webp"}:
             target = STAGED / path.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)

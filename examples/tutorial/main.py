@@ -52,7 +52,10 @@ async def is_right(name: str, password: str) -> bool:
 
 
 def page(body: str) -> str:
-    return f'<!doctype html><meta name="viewport" content="width=device-width">{body}'
+    return (
+        '<!doctype html><html lang="en"><title>Tutorial</title>'
+        f'<meta name="viewport" content="width=device-width"><main>{body}</main>'
+    )
 
 
 def button(action: str, text: str, **fields: str) -> str:
@@ -73,9 +76,9 @@ async def home(session: SessionDep) -> str:
 async def login_page(wrong: bool = False) -> str:
     return page(
         f"<p>{'Wrong name or password.' if wrong else ''}</p>"
-        '<form method="post"><input name="name" placeholder="name" autocomplete="username">'
-        '<input name="password" type="password" autocomplete="current-password">'
-        "<button>Sign in</button></form>"
+        '<form method="post"><label>Name <input name="name" autocomplete="username"></label>'
+        '<label>Password <input name="password" type="password" autocomplete="current-password">'
+        "</label><button>Sign in</button></form>"
     )
 
 
