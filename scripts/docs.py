@@ -110,7 +110,9 @@ def publish(version: str, pages: Path) -> None:
     known = json.loads(listing.read_text()) if listing.exists() else []
     versions = {entry["version"] for entry in known} | {version}
     newest_first = sorted(versions, key=lambda v: [*map(int, v.split("."))], reverse=True)
-    entries: list[dict[str, object]] = [{"version": each, "title": each, "aliases": []} for each in newest_first]
+    entries: list[dict[str, object]] = [
+        {"version": each, "title": each, "aliases": []} for each in newest_first
+    ]
     entries[0]["aliases"] = ["latest"]
     listing.write_text(json.dumps(entries, indent=1))
     (pages / "index.html").write_text(
