@@ -12,7 +12,7 @@ ARGS ?=
 JOBS ?= auto
 BIN := $(VENV)/bin
 
-.PHONY: setup servers test test-fast test-lowest torture coverage check dist format demo bench bench-check clean
+.PHONY: setup servers test test-fast test-lowest torture coverage check docs dist format demo bench bench-check clean
 
 setup: $(VENV)/.dev
 
@@ -74,6 +74,17 @@ check: setup
 	PYRIGHT_PYTHON_GLOBAL_NODE=off PYRIGHT_PYTHON_IGNORE_WARNINGS=1 \
 		$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell *.md docs benchmarks/*.md examples redis_sessions
+	$(BIN)/python scripts/docs.py
+
+# The documentation site, into site/. Pages link each other, so it is read over http:
+# `python -m http.server -d site`. ARGS="--version 0.1 --into pages": beside other versions.
+docs: $(VENV)/.docs
+	$(BIN)/python scripts/docs.py $(ARGS)
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.python
+	test $(VENV)/.dev -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 format: setup
 	$(BIN)/ruff format .
@@ -104,4 +115,4 @@ bench-check: $(VENV)/.bench servers
 
 clean:
 	rm -rf .venv* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
-		.coverage* htmlcov dist
+		.coverage* htmlcov dist build site .cache

@@ -27,6 +27,7 @@ PAGES = [
 LINKING = [*PAGES, *sorted({*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")} - {*PAGES})]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_NOT_RUN = re.compile(r"<!-- not run: \S((?!-->).)* -->\n+\Z", re.DOTALL)
 _STORE_URL = re.compile(r"\b(rediss?|unix|embedded)://[^\"']*")
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _EVENTS = ROOT / "docs" / "events.md"
@@ -37,6 +38,7 @@ class Block(NamedTuple):
     page: Path
     line: int
     code: str
+    is_run: bool
 
     @property
     def name(self) -> str:
@@ -48,7 +50,8 @@ def _blocks() -> Iterator[Block]:
         text = page.read_text()
         for match in _FENCE.finditer(text):
             if match[1] == "python":
-                yield Block(page, text.count("\n", 0, match.start()) + 2, match[2])
+                is_run = _NOT_RUN.search(text, 0, match.start()) is None
+                yield Block(page, text.count("\n", 0, match.start()) + 2, match[2], is_run)
 
 
 BLOCKS = list(_blocks())
@@ -99,6 +102,18 @@ def test_complete_code_runs(block: Block, monkeypatch: pytest.MonkeyPatch) -> No
     for name, function in defined.items():
         if name.startswith("test_"):
             cast("Callable[[], None]", function)()
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.is_run and not _is_complete(b)], ids=_named
+)
+def test_fragments_run(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that is no application runs, too; or `<!-- not run: … -->` above says why not."""
+    monkeypatch.setenv("SESSION_SECRET_KEY", generate_key())
+    module = ModuleType("documented")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    code = compile("\n" * (block.line - 1) + block.code, str(block.page), "exec")
+    exec(code, vars(module))  # noqa: S102
 
 
 def _ask(app: Any) -> None:

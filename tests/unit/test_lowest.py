@@ -7,7 +7,7 @@ import tomllib
 
 from tests.support import ROOT
 
-NOT_FOR_USERS = {"bench", "dev", "dist", "test"}
+NOT_FOR_USERS = {"bench", "dev", "dist", "docs", "test"}
 
 
 def test_the_lowest_versions_are_tested() -> None:
