@@ -299,13 +299,13 @@ def _each_session(url: str, prefix: str, act: Callable[[StoredSession], None]) -
 
 def _print_line(info: StoredSession) -> None:
     print(
-        f"{info.id}  expires {_shown(info.expires_at)}  rotated {_shown(info.rotated_at)}  "
+        f"{info.id}  expires {_shown(info.idle_expires_at)}  rotated {_shown(info.rotated_at)}  "
         f"key {info.key_id}  {info.size} bytes"
     )
 
 
 def _print_json(info: StoredSession) -> None:
-    times = {"expires_at": _shown(info.expires_at), "rotated_at": _shown(info.rotated_at)}
+    times = {"idle_expires_at": _shown(info.idle_expires_at), "rotated_at": _shown(info.rotated_at)}
     print(json.dumps({**asdict(info), **{k: v for k, v in times.items() if v != "never"}}))
 
 
