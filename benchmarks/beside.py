@@ -109,8 +109,9 @@ def alcazaba(url: str) -> Any:
 
 async def in_redis(client: Redis) -> bool:
     """Whether the name can be read in any value."""
-    async for key in client.scan_iter():
-        found: bytes | None = await cast("Any", client.dump(key))
+    untyped = cast("Any", client)
+    async for key in untyped.scan_iter():
+        found: bytes | None = await untyped.dump(key)
         if found is not None and NAME.encode() in found:
             return True
     return False
