@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -28,9 +27,8 @@ from redis_sessions import (
     StoredSession,
     StoreError,
     __version__,
-    generate_key,
 )
-from redis_sessions.cli import key, require
+from redis_sessions.cli import key
 from redis_sessions.cli.acl import (
     PLACEHOLDER,
     Role,
@@ -39,11 +37,11 @@ from redis_sessions.cli.acl import (
     rules,
     sentinel_rules,
 )
+from redis_sessions.cli.demo import demo
 from redis_sessions.cli.finding import Finding, Level, merged
 from redis_sessions.cli.findings import find
 from redis_sessions.cli.gather import gather
 from redis_sessions.connect.credentials import read_password
-from redis_sessions.connect.embedded import find_server
 from redis_sessions.lifecycle import enumeration
 
 __all__ = ["app"]
@@ -87,6 +85,7 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,  # they show local variables, and those may be secret
 )
 app.command()(key)
+app.command()(demo)
 
 
 def _print_version(wanted: bool) -> None:
@@ -312,55 +311,3 @@ def _print_json(info: StoredSession) -> None:
 
 def _shown(moment: datetime | None) -> str:
     return "never" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
-
-
-@app.command()
-def demo(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
-    store: Annotated[
-        str, typer.Option(help="The store's URL; embedded:// runs a server of its own.")
-    ] = "embedded://demo",
-    workers: Annotated[int, typer.Option(min=1, help="The number of processes.")] = 1,
-) -> None:
-    """Serve a page that shows a session, and what Redis holds of it.
-
-    SESSION_SECRET_KEY is its key; without one, each start makes a new one.
-    """
-    require("demo", "fastapi", "jinja2", "python_multipart", "uvicorn")
-    import uvicorn
-    from uvicorn.supervisors import Multiprocess
-
-    from redis_sessions.demo import KEY_VARIABLE, STORE_VARIABLE, from_environment
-
-    # The processes that serve it are new ones: this is how they learn it.
-    os.environ[STORE_VARIABLE] = store
-    os.environ[KEY_VARIABLE] = os.environ.get(KEY_VARIABLE) or generate_key()
-    try:
-        from_environment()
-        if store.startswith("embedded:"):
-            find_server()
-        if store.startswith("memory:") and workers > 1:
-            raise ConfigurationError("memory:// is one process' own: leave --workers out")
-    except ConfigurationError as exc:
-        _refuse(exc)
-
-    config = uvicorn.Config(
-        "redis_sessions.demo:from_environment",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        log_level="warning",
-        timeout_graceful_shutdown=3,  # a browser that hangs doesn't keep it from ending
-    )
-    listener = config.bind_socket()
-    listener.listen(config.backlog)  # who comes before it has started waits, and isn't refused
-    shown = f"[{host}]" if ":" in host else host
-    address = escape(f"http://{shown}:{listener.getsockname()[1]}/")
-    Console().print(f"The demo is at {address} (Ctrl-C ends it)", soft_wrap=True)
-    with suppress(KeyboardInterrupt):
-        if workers > 1:
-            Multiprocess(config, sockets=[listener]).run()
-        else:
-            uvicorn.Server(config).run(sockets=[listener])
