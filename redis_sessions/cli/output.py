@@ -92,11 +92,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Rows under their headings. Without a terminal it is plain text, for grep and awk."""
     texts = [[printable(cell) for cell in row] for row in rows]
     if has_rich(sys.stdout):
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        drawn = Table(*head)
+        drawn = Table(*head, box=SIMPLE_HEAD, pad_edge=False)
+        drawn.columns[0].no_wrap = True  # an id is copied from there
         for row in texts:
             drawn.add_row(*(Text(cell) for cell in row))
         Console().print(drawn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from textwrap import dedent
@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 from redis_sessions import __version__
 from redis_sessions.session.token import is_id
 
-__all__ = ["Commands", "Parser"]
+__all__ = ["Commands", "Parser", "positive"]
 
 _SECRET: Final = re.compile(r"\S*(?:://|@)\S*")
 _TAKES_ID: Final = ("--id", "--keep")
@@ -115,6 +115,13 @@ class Commands:
                 hint += f" Did you mean '{close[0]}'?"
         print(f"redis-sessions: {hint}", file=sys.stderr)
         sys.exit(2)
+
+
+def positive(text: str) -> int:
+    """The type of an argument: a number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError("write a number from 1 on")
+    return int(text)
 
 
 def _with_ids(arguments: Sequence[str]) -> list[str]:

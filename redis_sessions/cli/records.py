@@ -23,7 +23,7 @@ from redis_sessions.cli.output import (
     tell,
     write_json,
 )
-from redis_sessions.cli.parser import Commands
+from redis_sessions.cli.parser import Commands, positive
 from redis_sessions.cli.setting import (
     add_json,
     add_keys,
@@ -92,7 +92,7 @@ def add(commands: Commands) -> None:
         """,
     )
     add_store(listing, argument=True)
-    listing.add_argument("--limit", type=_positive, metavar="N", help="end after so many")
+    listing.add_argument("--limit", type=positive, metavar="N", help="end after so many")
     listing.add_argument("--cursor", type=_place, metavar="CURSOR", help="go on there")
     add_json(listing, "one object in each line")
 
@@ -126,12 +126,6 @@ def add(commands: Commands) -> None:
     inspect.add_argument("--principal", help="tell whether it is this user's")
     inspect.add_argument("--token", metavar="-", help="-: read the token from standard input")
     add_json(inspect)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError("write a number from 1 on")
-    return int(text)
 
 
 def _place(text: str) -> Place:
@@ -197,7 +191,7 @@ async def _print_all(args: Namespace) -> int:
             for each in page:
                 write_json(asdict(each)) if args.json else print(_line(each))
             number += len(page)
-            if args.limit is not None and number >= args.limit:
+            if args.limit is not None and number >= args.limit and place.cursor:
                 print(f"the next ones: --cursor {place.server}/{place.cursor}", file=sys.stderr)
                 break
     return 0

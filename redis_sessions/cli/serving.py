@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from redis_sessions.cli.basics import require
 from redis_sessions.cli.output import tell
-from redis_sessions.cli.parser import Commands
+from redis_sessions.cli.parser import Commands, positive
 from redis_sessions.connect.embedded import find_server
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.session.keyring import generate_key
@@ -35,19 +35,13 @@ def add(commands: Commands) -> None:
         help="the store's URL; by default embedded://demo, which runs a server of its own",
     )
     demo.add_argument(
-        "--workers", type=_positive, default=1, help="the number of processes; default: 1"
+        "--workers", type=positive, default=1, help="the number of processes; default: 1"
     )
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise ArgumentTypeError("write a number from 0 to 65535")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError("write a number from 1 on")
     return int(text)
 
 
