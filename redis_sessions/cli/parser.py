@@ -77,6 +77,11 @@ class Commands:
             title="commands", metavar="COMMAND", dest="command", parser_class=Parser
         )
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all commands, in the order of the help."""
+        return list(self._added.choices)
+
     def add(
         self, name: str, act: Callable[[Namespace], int], summary: str, explanation: str
     ) -> Parser:
@@ -103,7 +108,7 @@ class Commands:
 
     def _look_for_the_command(self, arguments: Sequence[str]) -> None:
         """Exit if the first word is no command: argparse would list all of them."""
-        names: list[str] = list(self._added.choices)
+        names = self.names
         word = arguments[0] if arguments else "-"
         if word in names or (word.startswith("-") and not _SECRET.search(word)):
             return

@@ -18,7 +18,7 @@ from redis_sessions.cli.setting import KEY, add_json, add_keys, add_store, keyri
 from redis_sessions.lifecycle.key_notes import RECENT
 from redis_sessions.session.keyring import Keyring
 
-__all__ = ["add"]
+__all__ = ["Use", "add", "advice_for", "uses_of"]
 
 _STEPS = """
 A key is replaced in three deployments, and nobody is signed out:
@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
 
 
 @dataclass(frozen=True)
-class _Use:
+class Use:
     """What is done with one key."""
 
     id: str
@@ -81,8 +81,8 @@ class _Use:
 def _keys(args: Namespace) -> int:
     keyring = keyring_of(args)
     counts, notes = asyncio.run(_found(args))
-    uses = _uses(keyring, counts, notes)
-    advice = _advice(uses)
+    uses = uses_of(keyring, counts, notes)
+    advice = advice_for(uses)
     if args.json:
         write_json({"keys": [_plain(use) for use in uses], "advice": advice})
     else:
@@ -109,26 +109,30 @@ async def _found(args: Namespace) -> tuple[Counter[str], Mapping[str, float]]:
     return counts, notes
 
 
-def _uses(keyring: Keyring | None, counts: Counter[str], notes: Mapping[str, float]) -> list[_Use]:
+def uses_of(keyring: Keyring | None, counts: Counter[str], notes: Mapping[str, float]) -> list[Use]:
+    """The keys given, in their order, and then the others that are in use.
+
+    `counts`: the sessions that each key has sealed. `notes`: seconds since it was noted.
+    """
     given = [] if keyring is None else [key.id.hex() for key in keyring.keys]
     places = dict(zip(given, ["first", *["older"] * len(given)], strict=False))
     others = sorted((counts.keys() | notes.keys()) - places.keys())
     return [
-        _Use(id, counts[id], notes.get(id), places.get(id, "unknown" if given else ""))
+        Use(id, counts[id], notes.get(id), places.get(id, "unknown" if given else ""))
         for id in [*given, *others]
     ]
 
 
-def _row(use: _Use, placed: bool) -> list[object]:
+def _row(use: Use, placed: bool) -> list[object]:
     noted = "not in the last day" if use.noted is None else f"{span(use.noted)} ago"
     return [use.id, use.sessions, noted, *[use.place] * placed]
 
 
-def _plain(use: _Use) -> dict[str, Any]:
+def _plain(use: Use) -> dict[str, Any]:
     return {**vars(use), "removable": use.place == "older" and not use.in_use}
 
 
-def _advice(uses: list[_Use]) -> list[str]:
+def advice_for(uses: list[Use]) -> list[str]:
     """What to do next, in whole sentences."""
     if not uses:
         return ["No session is stored, and no process has noted a key."]

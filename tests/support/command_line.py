@@ -21,15 +21,25 @@ class Result(NamedTuple):
     stderr: str
 
 
-def command(*args: str, stdin: str = "", **environment: str) -> Result:
+class _Stream(StringIO):
+    terminal = False
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def command(*args: str, stdin: str = "", terminal: bool = False, **environment: str) -> Result:
     """`redis-sessions` with these arguments, this input, and these variables beside the others.
 
-    In an async test call it with `asyncio.to_thread`, since it runs an event loop of its own.
+    `terminal`: whether input and output look like one. In an async test call it with
+    `asyncio.to_thread`, since it runs an event loop of its own.
     """
-    out, err = StringIO(), StringIO()
+    given, out, err = _Stream(stdin), _Stream(), _Stream()
+    for stream in (given, out, err):
+        stream.terminal = terminal
     with (
         patch.dict("os.environ", environment),
-        patch.object(sys, "stdin", StringIO(stdin)),
+        patch.object(sys, "stdin", given),
         redirect_stdout(out),
         redirect_stderr(err),
     ):
