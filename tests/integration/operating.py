@@ -18,16 +18,17 @@ KEY_ID = Keyring(KEY).primary.id.hex()
 class Site:
     """`manager` is the application's; `url` the operator's."""
 
-    def __init__(self, manager: SessionManager, url: str) -> None:
+    def __init__(self, manager: SessionManager, url: str, key: str = KEY) -> None:
         self.manager = manager
         self.url = url
+        self.key = key
 
     @property
     def environment(self) -> dict[str, str]:
         return {
             "REDIS_SESSIONS_URL": self.url,
             "REDIS_SESSIONS_PREFIX": self.manager.store.prefix,
-            "SESSION_SECRET_KEY": KEY,
+            "SESSION_SECRET_KEY": self.key,
             "SESSION_RETIRED_KEYS": "",
         }
 
