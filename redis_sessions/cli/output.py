@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 __all__ = [
     "as_json",
@@ -53,11 +53,10 @@ def as_json(value: object) -> str:
 def _with_names(value: Any) -> Any:
     """The same with texts as the keys of all objects. Those of a session's data may be others."""
     if isinstance(value, dict):
-        items: dict[Any, Any] = value
-        return {str(name): _with_names(part) for name, part in items.items()}
+        items = cast("Mapping[Any, Any]", value).items()
+        return {str(name): _with_names(part) for name, part in items}
     if isinstance(value, list | tuple):
-        parts: Iterable[Any] = value
-        return [_with_names(part) for part in parts]
+        return [_with_names(part) for part in cast("Iterable[Any]", value)]
     return value
 
 

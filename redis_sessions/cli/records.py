@@ -238,7 +238,7 @@ def _text(value: Any) -> str:
         return shown(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return as_json(value) if isinstance(value, dict) else printable(value)
+    return printable(value) if isinstance(value, str | int) else as_json(value)
 
 
 async def _look(args: Namespace, token: str | None) -> tuple[dict[str, Any], int]:

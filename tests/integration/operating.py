@@ -34,7 +34,8 @@ class Site:
 
     async def run(self, *args: str, **more: Any) -> Result:
         """The command as the operator calls it; `more` as for `command`."""
-        return await asyncio.to_thread(command, *args, **{**self.environment, **more})
+        given: dict[str, Any] = {**self.environment, **more}
+        return await asyncio.to_thread(command, *args, **given)
 
     async def sign_in(self, principal: str, **data: Any) -> str:
         """The token of a new session of this user."""
