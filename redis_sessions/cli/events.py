@@ -66,6 +66,7 @@ def add(commands: Commands) -> None:
 
 
 _OVER: Final = -1
+_AT_ONCE: Final = 256
 
 
 @dataclass
@@ -127,21 +128,33 @@ async def _happening(
                         sight.known[each.id] = int(rotated.timestamp()) if rotated else 0
         print("watching", file=sys.stderr, flush=True)
         while True:
-            ids = _ids(store.prefix, await queue.get())
-            for id in list(sight.known) if ids is None else ids:
-                found = await look(store.servers, store.prefix, id)
-                if (name := sight.note(id, found)) is not None:
-                    yield name, id, found
+            ids = _ids(store.prefix, [await queue.get(), *_waiting(queue)])
+            if ids is None:
+                ids = list(sight.known)
+            for start in range(0, len(ids), _AT_ONCE):
+                some = ids[start : start + _AT_ONCE]
+                looks = (look(store.servers, store.prefix, id) for id in some)
+                for id, found in zip(some, await asyncio.gather(*looks), strict=True):
+                    if (name := sight.note(id, found)) is not None:
+                        yield name, id, found
 
 
-def _ids(prefix: str, item: Item) -> list[str] | None:
-    """The ids of the sessions among these keys; None for all."""
-    if isinstance(item, StoreError):
-        raise item
-    if item is None:
-        return None
-    keys = [key.decode("latin-1").removeprefix(prefix) for key in item]
-    return [key for key in dict.fromkeys(keys) if is_id(key)]
+def _waiting(queue: asyncio.Queue[Item]) -> list[Item]:
+    """What else has come: on a busy site one look is enough for it."""
+    return [queue.get_nowait() for _ in range(queue.qsize())]
+
+
+def _ids(prefix: str, items: list[Item]) -> list[str] | None:
+    """The ids of the sessions among these keys, each once; None for all."""
+    found: dict[str, None] = {}
+    for item in items:
+        if isinstance(item, StoreError):
+            raise item
+        if item is None:
+            return None
+        keys = (key.decode("latin-1").removeprefix(prefix) for key in item)
+        found.update((key, None) for key in keys if is_id(key))
+    return list(found)
 
 
 def _show(args: Namespace, store: RedisStore, name: str, id: str, found: Found | None) -> None:

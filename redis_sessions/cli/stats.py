@@ -13,9 +13,9 @@ from redis_sessions.cli.output import tell, write_json
 from redis_sessions.cli.parser import Commands, positive
 from redis_sessions.cli.records import each_session
 from redis_sessions.cli.setting import add_json, add_store, store_of
-from redis_sessions.errors import ConfigurationError, StoreError
+from redis_sessions.connect.conversation import Conversation
 from redis_sessions.lifecycle.enumeration import StoredSession
-from redis_sessions.stores.inspection import info
+from redis_sessions.stores.inspection import parsed
 from redis_sessions.stores.redis import RedisStore
 from redis_sessions.stores.scanning import indexes
 
@@ -129,19 +129,21 @@ async def _users(store: RedisStore, most: int) -> dict[str, Any]:
 
 
 async def _servers(store: RedisStore) -> list[dict[str, Any]]:
-    try:
-        return [_server(said) for said in await info(store.servers, "all")]
-    except (StoreError, ConfigurationError) as exc:
-        if getattr(exc, "reason", "") != "refused":
-            raise
-        return []  # the user may not ask
+    found: dict[str, dict[str, Any]] = {}
+    async with aclosing(store.servers.primaries()) as primaries:
+        async for connector, _ in primaries:
+            async with Conversation(connector, store.timeout) as server:
+                (reply,) = await server.ask(("INFO", "all"))
+            if isinstance(reply, bytes):  # else the user may not ask
+                found[connector.where] = _server(connector.where, parsed(reply))
+    return list(found.values())
 
 
-def _server(said: Mapping[str, str]) -> dict[str, Any]:
+def _server(where: str, said: Mapping[str, str]) -> dict[str, Any]:
     limit, policy = int(said.get("maxmemory", 0)), said.get("maxmemory_policy", "")
     name = "Valkey" if "valkey_version" in said else "Redis"
     return {
-        "port": int(said.get("tcp_port", 0)),
+        "server": where,
         "version": f"{name} {said.get('valkey_version') or said.get('redis_version', '')}",
         "used_memory": int(said.get("used_memory", 0)),
         "maxmemory": limit,
@@ -177,7 +179,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     for server in found["servers"]:
         limit = f" of {_size(server['maxmemory'])}" if server["maxmemory"] else ", no limit"
         lines.append(
-            f"server        port {server['port']}: {server['version']}, memory "
+            f"server        {server['server']}: {server['version']}, memory "
             f"{_size(server['used_memory'])}{limit} ({server['maxmemory_policy']}), "
             f"{server['evicted_keys']} keys evicted, {server['clients']} clients, "
             f"{server['replicas']} replicas"

@@ -12,7 +12,7 @@ from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.enumeration import Found
 from redis_sessions.stores.servers import Servers
 
-__all__ = ["info", "look"]
+__all__ = ["info", "look", "parsed"]
 
 
 async def look(servers: Servers, prefix: str, id: str) -> Found | None:
@@ -36,6 +36,10 @@ async def look(servers: Servers, prefix: str, id: str) -> Found | None:
 
 async def info(servers: Servers, section: str) -> list[dict[str, str]]:
     """A section of INFO, for each primary; `StoreError`."""
-    replies = await servers.info(section)
-    texts = [reply.decode(errors="replace").splitlines() for reply in replies]
-    return [dict(line.split(":", 1) for line in lines if ":" in line) for lines in texts]
+    return [parsed(reply) for reply in await servers.info(section)]
+
+
+def parsed(reply: bytes) -> dict[str, str]:
+    """The fields of a reply to INFO."""
+    lines = reply.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
