@@ -8,6 +8,7 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Sim
 from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.events import is_sync
 from redis_sessions.http.connection import SCOPE_KEY
 from redis_sessions.middleware import active_session
 from redis_sessions.session.session import Session
@@ -30,13 +31,16 @@ class SessionAuthBackend(AuthenticationBackend):
 
     `request.user.identity` and `request.user.display_name` are the principal, as a str, and the
     scopes are `"authenticated"`. `scopes=lambda session: session.get("roles", ())` adds further
-    ones. Without a principal the user is Starlette's `UnauthenticatedUser`, and has no scopes.
+    ones; it can't be async. Without a principal the user is Starlette's `UnauthenticatedUser`, and
+    has no scopes.
 
     Each request loads its session, also with `lazy=True`. While the store is away, the answer is
     503, or what `on_unavailable` says.
     """
 
     def __init__(self, *, scopes: Callable[[Session], str | Iterable[str]] | None = None) -> None:
+        if scopes is not None and not is_sync(scopes):
+            raise ConfigurationError(f"scopes={scopes!r}: write a callable that isn't async")
         self._scopes = scopes
 
     @stripped

@@ -12,12 +12,21 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.tracebacks import strip
 
-__all__ = ["Client", "Event", "EventHandler", "Reporter", "client", "log_events", "logger"]
+__all__ = [
+    "Client",
+    "Event",
+    "EventHandler",
+    "Reporter",
+    "client",
+    "is_sync",
+    "log_events",
+    "logger",
+]
 
 logger: Final = logging.getLogger("redis_sessions")
 
@@ -71,7 +80,8 @@ Client = Callable[[], tuple[str | None, str | None]]
 client: ContextVar[Client | None] = ContextVar("redis_sessions_client", default=None)
 """The client whose token is being loaded, while no session knows its request yet."""
 
-_LONGEST_USER_AGENT: Final = 256
+_LONGEST: Final = 256
+"""How many characters of an address or a user agent are told. Clients may make both up."""
 
 
 class Reporter:
@@ -81,7 +91,7 @@ class Reporter:
     """
 
     def __init__(self, on_event: EventHandler | None, personal: bool = False) -> None:
-        if on_event is not None and not _is_sync(on_event):
+        if on_event is not None and not is_sync(on_event):
             raise ConfigurationError(
                 f"on_event={on_event!r}: write a callable, not async, that takes one Event"
             )
@@ -111,7 +121,7 @@ class Reporter:
             event = Event(name, None if reason is None else str(reason), id)
             if self.personal and (principal is not None or by is not None):
                 address, agent = (None, None) if by is None else by()
-                agent = agent and agent[:_LONGEST_USER_AGENT]
+                address, agent = address and address[:_LONGEST], agent and agent[:_LONGEST]
                 event = Event(event.name, event.reason, id, principal, address, agent)
             try:
                 self._on_event(event)
@@ -157,5 +167,6 @@ def log_events(logger: logging.Logger | None = None) -> EventHandler:
     return log
 
 
-def _is_sync(function: object) -> bool:
+def is_sync(function: object) -> TypeGuard[Callable[..., Any]]:
+    """Whether this is a callable that needn't be awaited."""
     return callable(function) and not iscoroutinefunction(function)

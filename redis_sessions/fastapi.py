@@ -9,7 +9,7 @@ async def me(session: SessionDep, user: PrincipalDep) -> dict[str, str]: ...
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Final
+from typing import Annotated, Final, Never
 
 from fastapi import Depends, HTTPException, Security, WebSocketException
 from fastapi.openapi.models import APIKey, APIKeyIn
@@ -51,6 +51,27 @@ class _Scheme(SecurityBase):
 
     async def __call__(self) -> None:
         return None
+
+
+class _Forgotten:
+    """What an argument of `login_required()` and `fresh()` depends on, to FastAPI.
+
+    FastAPI looks at it only if somebody writes `Depends(login_required)`. It would take `page` from
+    the query, and let everybody pass who gives one. So it gets an error when the route is made.
+    """
+
+    @property
+    def __signature__(self) -> Never:
+        raise ConfigurationError(
+            "a dependency lacks its call: write Depends(login_required('/login')) or "
+            "Depends(fresh(within=300))"
+        )
+
+    def __call__(self) -> None:
+        """It never runs, but a dependency has to be callable."""
+
+
+_CALLED: Final = Depends(_Forgotten())
 
 
 class SessionSecurity:
@@ -106,7 +127,7 @@ class SessionSecurity:
         self.optional_principal = optional_principal
         self._key = key
 
-    def login_required(self, page: str) -> Callable[..., Awaitable[str]]:
+    def login_required(self, page: Annotated[str, _CALLED]) -> Callable[..., Awaitable[str]]:
         """A dependency for pages: the principal. Whoever isn't signed in goes to a sign-in page.
 
             UserDep = Annotated[str, Depends(login_required("/login"))]
@@ -130,7 +151,7 @@ class SessionSecurity:
     @stripped
     def fresh(
         self,
-        within: Duration | None = None,
+        within: Annotated[Duration | None, _CALLED] = None,
         *,
         methods: Iterable[str] = (),
         page: str | None = None,
@@ -217,7 +238,7 @@ OptionalPrincipalDep = Annotated[str | None, Depends(_default.optional_principal
 """Who is signed in, as a str. None if nobody is."""
 
 
-def login_required(page: str) -> Callable[..., Awaitable[str]]:
+def login_required(page: Annotated[str, _CALLED]) -> Callable[..., Awaitable[str]]:
     """`Depends(login_required("/login"))`: who is signed in. Others go to that page.
 
     See `SessionSecurity.login_required`.
@@ -227,7 +248,10 @@ def login_required(page: str) -> Callable[..., Awaitable[str]]:
 
 @stripped
 def fresh(
-    within: Duration | None = None, *, methods: Iterable[str] = (), page: str | None = None
+    within: Annotated[Duration | None, _CALLED] = None,
+    *,
+    methods: Iterable[str] = (),
+    page: str | None = None,
 ) -> Callable[..., Awaitable[str]]:
     """`Depends(fresh(within=300))`: who signed in recently. See `SessionSecurity.fresh`."""
     return _default.fresh(within, methods=methods, page=page)

@@ -61,26 +61,26 @@ class SessionMiddleware:
     - `store`: a URL (`redis://`, `redis+sentinel://`, `redis+cluster://`, `memory://` …), a
       redis-py asyncio client, or a `SessionStore`
     - `secret_key`: one key, `[new, old]`, or a `Keyring`
-    - `manager`: a `SessionManager`, instead of the store, the key and all policy
-    - `lazy=True`: a session is loaded only if `SessionDep` or `await session.refresh()` asks for it
-    - `end_sockets=False`: open WebSockets and event streams stay open when their session ends
-    - `clear_site_data=("cache", "storage")`: what browsers clear with the response that ends a
-      session (`Clear-Site-Data`)
+    - `idle_timeout`, `principal`, `rotate_on`, `max_sessions` and others: as `SessionManager` has
+      them
+    - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
+      that brought the token answers
+    - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
+      networks, or a callable that returns a text for the connection
     - `on_unavailable`: what a request gets while the store can't be used. `"error"`: 503 if it
       touches the session. `"anonymous"`: an empty session that can't be written. A callable
       chooses one of the two by the connection
     - `touch`: whether a request counts as use and so renews the idle timeout: True, False, or a
       callable that says so of the connection. It is asked about requests with a token
-    - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
-      that brought the token answers
+    - `lazy=True`: a session is loaded only if `SessionDep` or `await session.refresh()` asks for it
+    - `end_sockets=False`: open WebSockets and event streams stay open when their session ends
     - `cross_site`: what a request gets that another origin caused, if it isn't GET, HEAD, OPTIONS
       or QUERY, or is a WebSocket. `"anonymous"`: an empty session, which raises `CrossSiteError`
       (403) when it is written. `"refuse"`: 403. `"allow"`: its session
     - `trusted_origins`: origins whose requests are as the application's own
-    - `personal_events`: whether the events of sign-ins and the like tell the principal, and the
-      client's address and user agent
-    - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
-      networks, or a callable that returns a text for the connection
+    - `clear_site_data`: what browsers clear with the response that ends a session, such as
+      `["cache", "storage"]` (`Clear-Site-Data`)
+    - `manager`: a `SessionManager`, instead of the store, the key and all of its options
 
     If the configuration can't work, the application doesn't start, and the server logs why. If
     the server runs no ASGI lifespan, each request raises the `ConfigurationError` instead.
@@ -126,8 +126,8 @@ class SessionMiddleware:
         lazy: bool = False,
         end_sockets: bool = True,
         cross_site: CrossSite = "anonymous",
-        trusted_origins: Sequence[str] = (),
-        clear_site_data: Sequence[SiteData] | None = None,
+        trusted_origins: Collection[str] = (),
+        clear_site_data: Collection[SiteData] = (),
         manager: SessionManager | None = None,
     ) -> None:
         self.app = app
@@ -229,13 +229,15 @@ class SessionMiddleware:
                 connection = Connection(setup, scope, send, tokens, hint=hint)
             on_send: Send = connection.on_send
             fail = response.fail
+            method = scope.get("method")
             if kind == "websocket":
+                method = None  # some servers give the handshake's, a GET, which isn't safe here
                 connection.is_socket = True
                 connection.response_start = "websocket.http.response.start"
                 on_send, fail = partial(websocket.on_send, connection), websocket.fail
                 receive = partial(websocket.on_receive, connection, receive)
             guard = self._setup.guard
-            if guard is not None and scope.get("method") not in SAFE:
+            if guard is not None and method not in SAFE:
                 objection = guard.objection(scope)
                 if objection is not None:
                     app = shut_out(connection, objection, app)

@@ -199,7 +199,7 @@ async def _print_all(args: Namespace) -> int:
 
 def _line(each: StoredSession) -> str:
     return (
-        f"{each.id}  expires {shown(each.expires_at)}  rotated {shown(each.rotated_at)}  "
+        f"{each.id}  expires {shown(each.idle_expires_at)}  rotated {shown(each.rotated_at)}  "
         f"key {each.key_id}  {each.size} bytes"
     )
 
@@ -229,13 +229,17 @@ def _inspect(args: Namespace) -> int:
         complain("there is no such session: it has ended, or never was")
     for name, value in facts.items():
         if name != "stored" and value is not None:
-            tell(f"{name + ':':20}{_text(value)}")
+            tell(f"{name.replace('_', ' ') + ':':18}{_text(name, value)}")
     return status
 
 
-def _text(value: Any) -> str:
+def _text(name: str, value: Any) -> str:
     if isinstance(value, datetime):
         return shown(value)
+    if name == "idle_timeout":
+        return span(value)
+    if isinstance(value, tuple):
+        return ", ".join(value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return printable(value) if isinstance(value, str | int) else as_json(value)
@@ -271,11 +275,11 @@ def _header(each: StoredSession, header: bytes) -> dict[str, Any]:
     parts = layout(header)
     return {
         "format": parts.format,
-        "key": each.key_id,
-        "rotated": each.rotated_at,
+        "key_id": each.key_id,
+        "rotated_at": each.rotated_at,
         "nonce": parts.nonce.hex(),
         "size": each.size,
-        "expires": each.expires_at,
+        "idle_expires_at": each.idle_expires_at,
     }
 
 
@@ -291,13 +295,13 @@ async def _open(args: Namespace, text: str) -> dict[str, Any] | str:
         return f"the token doesn't open it: {opened}"
     record = opened.record
     return {
-        "created": _time(record.created_at),
-        "signed in": _time((record.authenticated_at or 0) / 1000),
-        "methods": ", ".join(record.methods) or None,
-        "seen": _time(record.seen_at),
-        "ends at the latest": _time(record.expires_at),
-        "idle timeout": span(record.idle),
-        "cookie": "persistent" if record.persistent else "ends with the browser",
+        "created_at": _time(record.created_at),
+        "authenticated_at": _time((record.authenticated_at or 0) / 1000),
+        "methods": record.methods,
+        "last_seen_at": _time(record.seen_at),
+        "expires_at": _time(record.expires_at),
+        "idle_timeout": record.idle,
+        "persistent": record.persistent,
         "owner": record.owner and record.owner.hex(),
         "binding": record.binding and record.binding.hex(),
         "data": decode(opened.data),

@@ -102,9 +102,9 @@ async def _gather(args: Namespace) -> dict[str, Any]:
 
 
 def _ends(each: StoredSession, now: float) -> str:
-    if each.expires_at is None:
+    if each.idle_expires_at is None:
         return "never"
-    left = each.expires_at.timestamp() - now
+    left = each.idle_expires_at.timestamp() - now
     return next((name for name, seconds in _TIMES if left <= seconds), "later")
 
 

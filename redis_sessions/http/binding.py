@@ -6,7 +6,6 @@ A binding is never the only defence: addresses are shared, and headers can be co
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import iscoroutinefunction
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal
 
@@ -14,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.events import is_sync
 from redis_sessions.session.context import Peer
 
 __all__ = ["Binding", "BindingOption", "bind_to", "bound_by", "client_ip", "peer_of", "user_agent"]
@@ -26,7 +26,7 @@ BindingOption = Literal["ip", "user_agent"] | Binding
 
 def bind_to(option: BindingOption | None) -> Binding | None:
     """The callable for an option. Raises `ConfigurationError`."""
-    if option is None or (callable(option) and not iscoroutinefunction(option)):
+    if option is None or is_sync(option):
         return option
     if option == "ip":
         return client_ip()

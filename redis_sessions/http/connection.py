@@ -227,7 +227,7 @@ class Connection(msgspec.Struct, eq=False):
         """Report and log, once, that another origin caused this request, if it did."""
         objection, self.objection = self.objection, None
         if objection is not None:
-            self.setup.cross_site.tell(self.setup.backend.reporter, objection)
+            self.setup.cross_site.tell(self.setup.backend.reporter, objection, self.peer)
 
     def opened(self) -> Live:
         """What ends this connection, or is told of its end."""

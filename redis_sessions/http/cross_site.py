@@ -8,15 +8,15 @@ is compared with `Host`. A request without both comes from no browser.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.events import Reporter, logger
+from redis_sessions.events import Client, Reporter, logger
 from redis_sessions.http.headers import RawHeader
+from redis_sessions.session.keywords import listed
 
 __all__ = ["BY_DEFAULT", "SAFE", "CrossSite", "Guard", "checked_guard", "is_same_site"]
 
@@ -78,9 +78,9 @@ class Guard:
             "replaced this header, have it forward the browser's"
         )
 
-    def tell(self, reporter: Reporter, objection: str) -> None:
+    def tell(self, reporter: Reporter, objection: str, by: Client) -> None:
         """Report such a request, and log it the first time that it comes from its origin."""
-        reporter.report("rejected", "cross-site")
+        reporter.report("rejected", "cross-site", by=by)
         who = objection.partition(". ")[0]  # its first sentence names the origin
         if who not in self.told and len(self.told) < MOST_TOLD:
             self.told.add(who)
@@ -128,11 +128,12 @@ def checked_guard(choice: Any, trusted: Any) -> Guard:
     """What `cross_site=` and `trusted_origins=` say."""
     if choice not in ("anonymous", "refuse", "allow"):
         raise ConfigurationError(f"cross_site={choice!r}: write 'anonymous', 'refuse' or 'allow'")
-    if not isinstance(trusted, (list, tuple, set, frozenset)):
+    origins = listed(trusted)
+    if origins == [None]:
         raise ConfigurationError(
             f"trusted_origins={trusted!r}: write a list, such as ['https://app.example.com']"
         )
-    return Guard(choice, frozenset(map(_trusted, cast("Iterable[Any]", trusted))))
+    return Guard(choice, frozenset(map(_trusted, origins)))
 
 
 def _trusted(given: Any) -> str:

@@ -7,7 +7,7 @@ of it is printable ASCII. So it can neither name another host nor end a header.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from starlette.datastructures import Headers
@@ -28,9 +28,11 @@ _SAFE: Final = "/?#%:@!$&()*+,;=~[]"
 """What needs no percent-encoding in a path with query and fragment, beside letters and digits."""
 
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#\\]+)(.*)", re.IGNORECASE)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# Two slashes begin the name of a host. Browsers take a backslash for a slash.
-_LOCAL: Final = re.compile(r"/(?![/\\\s])")
+# Control characters, and the halves of characters, which have no encoding.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Two slashes begin the name of a host. Browsers take a backslash for a slash. They remove "." and
+# ".." segments before they ask for a path, and what is left of "/.//host" has two slashes.
+_LOCAL: Final = re.compile(r"(?![^?#]*/(?:\.|%2e){1,2}(?:[/\\?#]|$))/(?![/\\\s])", re.IGNORECASE)
 
 
 def safe_next(connection: HTTPConnection, value: object = None, *, default: str = "/") -> str:
@@ -59,7 +61,7 @@ def _on_this_site(url: object, headers: Headers) -> str | None:
         path = absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
     if not _is_local(path):
         return None
-    path = quote(path, safe=_SAFE, errors="replace")
+    path = quote(path, safe=_SAFE)
     return path if len(path) <= _LONGEST else None
 
 
@@ -70,7 +72,10 @@ def _is_local(path: str) -> bool:
 
 def checked_page(page: str, name: str) -> str:
     """A sign-in page: a path of this site, or the name of a route. `name` is who wants to know."""
-    if page.startswith("/"):
+    given: Any = page
+    if not isinstance(given, str):
+        wrong = True
+    elif page.startswith("/"):
         wrong = not _is_local(page) or not re.fullmatch(r"[!-~]+", page) or "#" in page
     else:
         wrong = re.fullmatch(r"[^/\\\s]+", page) is None

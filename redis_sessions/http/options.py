@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from inspect import iscoroutinefunction
 from typing import Any, Literal, cast, get_args
 
 from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.events import is_sync
 from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.transports import CookieTransport, Transport, Transports
 from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.keywords import listed
 from redis_sessions.stores import open_store
 
 __all__ = [
@@ -91,7 +92,7 @@ def _given(options: Options) -> str:
 
 def checked_choice(option: Any) -> Any:
     """What `on_unavailable=` says."""
-    if option in ("error", "anonymous") or (callable(option) and not iscoroutinefunction(option)):
+    if option in ("error", "anonymous") or is_sync(option):
         return option
     raise ConfigurationError(
         f"on_unavailable={option!r}: write 'error', 'anonymous' or a callable that isn't async"
@@ -102,26 +103,25 @@ def touch_by(option: Any) -> Callable[[HTTPConnection], bool] | None:
     """What `touch=` says, as a callable. None: all requests count."""
     if isinstance(option, bool):
         return None if option else lambda _: False
-    if callable(option) and not iscoroutinefunction(option):
+    if is_sync(option):
         return cast("Callable[[HTTPConnection], bool]", option)
     raise ConfigurationError(f"touch={option!r}: write a bool, or a callable that isn't async")
 
 
 def clearing(option: Any, transports: Transports) -> RawHeader | None:
     """The header that `clear_site_data=` asks for."""
-    if option is None:
+    known, names = get_args(SiteData), listed(option)
+    if not names:
         return None
-    known = get_args(SiteData)
-    names: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
-    if "cookies" in names or "*" in names:
+    if "cookies" in names or "*" in names or option in ("cookies", "*"):
         raise ConfigurationError(
             f"clear_site_data={option!r}: browsers would also remove the cookies of all other "
             "subdomains, which signs their users out. The session's own cookie expires without "
-            "it: leave it out, such as in ('cache', 'storage')"
+            "it: leave it out, such as in ['cache', 'storage']"
         )
-    if isinstance(option, str) or not names or any(name not in known for name in names):
+    if any(name not in known for name in names):
         raise ConfigurationError(
-            f"clear_site_data={option!r}: write a tuple of names, such as ('cache', 'storage'). "
+            f"clear_site_data={option!r}: write a list of names, such as ['cache', 'storage']. "
             f"There are {', '.join(known)}"
         )
     if not any(isinstance(each, CookieTransport) for each in transports.all):
@@ -129,7 +129,7 @@ def clearing(option: Any, transports: Transports) -> RawHeader | None:
             "clear_site_data= is for browsers, and they get the token in a cookie: remove it, or "
             "add a CookieTransport"
         )
-    return b"clear-site-data", ", ".join(f'"{name}"' for name in dict.fromkeys(names)).encode()
+    return b"clear-site-data", ", ".join(f'"{name}"' for name in known if name in names).encode()
 
 
 def _keyring(secret_key: SecretKeys | None) -> Keyring:

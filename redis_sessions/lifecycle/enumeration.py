@@ -29,7 +29,7 @@ class StoredSession:
 
     id: str
     """The same as `session.id`."""
-    expires_at: datetime | None
+    idle_expires_at: datetime | None
     """When it ends unless it is used. None: its key has no TTL, which isn't this library's doing.
     """
     rotated_at: datetime | None
@@ -81,7 +81,7 @@ def told(found: Found, now: float) -> StoredSession:
     rotated = rotated_at(found.header)
     return StoredSession(
         id=found.id,
-        expires_at=None if found.left is None else _time(now + found.left / 1000),
+        idle_expires_at=None if found.left is None else _time(now + found.left / 1000),
         rotated_at=_time(rotated) if rotated else None,
         key_id=key_id(found.header).hex(),
         size=found.size,

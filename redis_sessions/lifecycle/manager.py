@@ -135,7 +135,7 @@ class SessionManager:
         """How often each event happened, by name, and by `name: reason`."""
         return self._backend.reporter.counts
 
-    @awaited
+    @stripped
     async def connect(self) -> None:
         """Connect to the store ahead of the first session.
 
@@ -146,7 +146,7 @@ class SessionManager:
         await self._backend.store.connect()
         await self._backend.key_notes.compare()
 
-    @awaited
+    @stripped
     async def close(self) -> None:
         """Close the store's connections of the running event loop."""
         await self._backend.store.close()
@@ -184,7 +184,6 @@ class SessionManager:
             strip(exc)
             raise
 
-    @awaited
     def commit(
         self, session: Session, *, status: int = 200, may_create: bool = True
     ) -> Coroutine[Any, Any, Answer]:
@@ -255,12 +254,12 @@ class SessionManager:
         """
         return enumeration.sessions(self._backend.store, self._backend.clock)
 
-    @stripped
+    @awaited
     async def count(self) -> int:
         """How many sessions there are. It goes through all of them, as `sessions()` does."""
         return await enumeration.count(self._backend.store)
 
-    @stripped
+    @awaited
     async def revoke_by(self, name: str, value: str) -> int:
         """End all sessions that signed in with this alias. Returns how many ended.
 

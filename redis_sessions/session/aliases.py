@@ -32,7 +32,8 @@ def alias(name: str, value: str) -> str:
     given = value
     if not isinstance(given, str):
         raise ConfigurationError(
-            f"the value of the alias {name!r} is a {type(given).__name__}: write a str"
+            f"the value of the alias {name!r} is of the type {type(given).__name__}: write a str, "
+            "or leave this alias out"
         )
     try:
         size = len(given.encode())

@@ -1,4 +1,4 @@
-"""Errors for options with a wrong name, which say what the option is called here."""
+"""How options are given: errors for a wrong name, and the values of those that take several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 from redis_sessions.errors import ConfigurationError
 
-__all__ = ["COOKIES", "suggesting"]
+__all__ = ["COOKIES", "listed", "suggesting"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -32,6 +32,17 @@ _OTHER_NAMES: Final = {
 
 COOKIES: Final = {other: ours for ours, others in _OTHER_NAMES.items() for other in others}
 """The names that other session middlewares have for options, and our name for each."""
+
+
+def listed(given: Any) -> list[Any]:
+    """The values of an option that takes a list, tuple or set. [None]: it is none of these.
+
+    A text alone is none, although one can iterate over it.
+    """
+    try:
+        return [None] if isinstance(given, (str, bytes)) else list(given)
+    except TypeError:
+        return [None]
 
 
 class _WrongArgumentsError(ConfigurationError, TypeError):

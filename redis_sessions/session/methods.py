@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.session.keywords import listed
 
 __all__ = ["MOST", "checked_methods"]
 
@@ -19,14 +20,10 @@ _NAME: Final = re.compile(r"[!#-\[\]-~]{1,64}")
 
 def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
     """Each of these names once, in their order. `ConfigurationError` for what is no name."""
-    given: Any = methods
-    try:
-        names: list[Any] = [None] if isinstance(given, str) else list(given)
-    except TypeError:
-        names = [None]
+    names = listed(methods)
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         raise ConfigurationError(
-            f"methods={methods!r}: write a tuple of names, such as ('pwd', 'otp'), each of 1 to "
+            f"methods={methods!r}: write a list of names, such as ['pwd', 'otp'], each of 1 to "
             '64 visible ASCII characters, without " and \\'
         )
     unique = tuple(dict.fromkeys(map(str.__str__, names)))  # an Enum's member becomes its value

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.session.keywords import listed
 from redis_sessions.session.principal import Principal, PrincipalOption
 from redis_sessions.session.state import Duration, in_words, seconds
 
@@ -92,15 +93,11 @@ def checked_policy(
 
 
 def _keys(rotate_on: Collection[str]) -> frozenset[str]:
-    given: Any = rotate_on
-    try:
-        keys: list[Any] = [None] if isinstance(given, str) else list(given)
-    except TypeError:
-        keys = [None]
+    keys = listed(rotate_on)
     for key in keys:
         if not isinstance(key, str) or not key or "." in key:
             raise ConfigurationError(
-                f"rotate_on={rotate_on!r}: write a tuple of the session's own keys, such as "
-                "('role', 'tenant'), and no dotted paths: 'user' stands for all that is in it"
+                f"rotate_on={rotate_on!r}: write a list of the session's own keys, such as "
+                "['role', 'tenant'], and no dotted paths: 'user' stands for all that is in it"
             )
     return frozenset(keys)

@@ -89,11 +89,13 @@ async def test_one_session_from_outside(site: Site) -> None:
     plain = await site.run("inspect", id, "--json", SESSION_SECRET_KEY="")
     assert (plain.exit_code, plain.stderr) == (0, "")
     told = json.loads(plain.stdout)
-    assert (told["id"], told["stored"], told["key"], told["format"]) == (id, True, KEY_ID, 1)
-    assert set(told) == {*("id", "stored", "format", "key", "rotated", "nonce", "size", "expires")}
+    assert (told["id"], told["stored"], told["key_id"], told["format"]) == (id, True, KEY_ID, 1)
+    assert set(told) == {
+        *("id", "stored", "format", "key_id", "rotated_at", "nonce", "size", "idle_expires_at")
+    }
 
     theirs = await site.run("inspect", id, "--principal", "ada")
-    assert "theirs:             yes\n" in theirs.stdout
+    assert "theirs:           yes\n" in theirs.stdout
     assert (await site.run("inspect", id, "--principal", "bob")).exit_code == 1
 
     opened = await site.run("inspect", id, "--token", "-", stdin=f"{token}\n")

@@ -211,9 +211,11 @@ async def test_the_commands(server: Server, prefix: str) -> None:
         found = json.loads(line)
         info = told[found["id"]]
         assert (found["key_id"], found["size"]) == (key_id, info.size)
-        assert info.expires_at is not None
-        expires = datetime.strptime(found["expires_at"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        assert abs((expires - info.expires_at).total_seconds()) < 5
+        assert info.idle_expires_at is not None
+        expires = datetime.strptime(found["idle_expires_at"], "%Y-%m-%dT%H:%M:%SZ").replace(
+            tzinfo=UTC
+        )
+        assert abs((expires - info.idle_expires_at).total_seconds()) < 5
         assert (found["rotated_at"] is None) is (info.rotated_at is None)
 
 

@@ -95,6 +95,7 @@ def claims(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (usual | changes).items() if value is not None}
 
 
+@pytest.mark.standard(42, "ASVS 7.6.1", "ASVS 10.5.5")
 def test_a_logout_ends_the_sessions_with_its_sid(shop: Shop, records: Records) -> None:
     """Those of all browsers, once, and no others; without a `sid` all of the user's."""
     one, two = shop.sign_in("s-1"), shop.sign_in("s-1")
@@ -111,6 +112,7 @@ def test_a_logout_ends_the_sessions_with_its_sid(shop: Shop, records: Records) -
     assert records.ids() == set()
 
 
+@pytest.mark.standard(42, "ASVS 7.6.1", "ASVS 10.5.5")
 def test_what_is_no_logout_token_ends_nothing(shop: Shop, records: Records) -> None:
     """Another audience or issuer, an id token, one without a signature or with another's: 400."""
     token, now, provider = shop.sign_in("s-1"), int(time.time()), shop.provider
@@ -149,6 +151,7 @@ def test_what_is_no_logout_token_ends_nothing(shop: Shop, records: Records) -> N
         "a secret key": jwt.encode(
             {"alg": "HS256", "kid": "1"}, claims(), OctKey.import_key(b"x" * 32)
         ),
+        "another kind": provider.logout_token(claims(), typ="at+jwt"),
         "half": f"{head}.{body}",
         "no token": "x",
         "a deep header": "W1tb" * 50_000 + ".e30.e30",  # [[[

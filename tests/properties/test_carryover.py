@@ -95,7 +95,7 @@ def texts_in(value: Any) -> Iterator[str]:
         yield from (text for text in (key, inner) if isinstance(text, str))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(stored=data, todo=st.lists(acts, max_size=8), signed_out=st.booleans())
 def test_nothing_of_hers_is_in_his(
     stored: dict[str, Any], todo: list[tuple[Any, ...]], signed_out: bool

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -39,6 +42,49 @@ def test_nothing_raises_and_little_passes(
     else:
         assert told.isprintable()
         assert len(told) < 1000
+
+
+def go_passes(site: str, origin: str, host: str, trusted: str) -> bool:
+    """Go's `http.CrossOriginProtection.Check`, by its documentation, for an unsafe method."""
+    if site in ("same-origin", "none"):
+        return True
+    if site == "" and (origin == "" or origin.partition("://")[2] == host):
+        return True
+    return origin == trusted
+
+
+NAMES = [
+    *("shop.example", "shop.example:8443", "blog.shop.example", "evil.example", "127.0.0.1:8000"),
+    *("[::1]", "[::1]:8000", "localhost:8000", "xn--bcher-kva.example"),
+]
+ORIGINS = ["", "null", *(f"{scheme}://{name}" for scheme in ("http", "https") for name in NAMES)]
+
+
+@pytest.mark.parametrize("site", ["", "same-origin", "none", "same-site", "cross-site"])
+def test_it_decides_as_go_does(site: str) -> None:
+    """For each origin, host and trusted origin that browsers and applications write."""
+    for origin in ORIGINS:
+        for host in NAMES:
+            for trusted in ("https://blog.shop.example", "http://localhost:8000"):
+                given = {b"host": host, b"origin": origin, b"sec-fetch-site": site}
+                headers = [(name, value.encode()) for name, value in given.items() if value]
+                objection = Guard(trusted=frozenset({trusted})).objection({"headers": headers})
+                assert (objection is None) is go_passes(site, origin, host, trusted)
+
+
+@given(headers=HEADERS)
+def test_what_passes_passes_go(headers: list[tuple[bytes, bytes]]) -> None:
+    """Go lets through all that passes here, but for case and a default port."""
+    if BY_DEFAULT.objection({"headers": headers}) is not None:
+        return
+    first = {name.decode(): value.decode("latin-1") for name, value in reversed(headers)}
+    scheme, _, name = first.get("origin", "").lower().partition("://")
+    port = {"http": "80", "https": "443"}.get(scheme, "")
+    origin, host = (
+        re.sub(rf":0*{port}$", "", each) for each in (name, first.get("host", "").lower())
+    )
+    site = first.get("sec-fetch-site", "")
+    assert go_passes(site, origin and f"{scheme}://{origin}", host, "-")
 
 
 @given(st.from_regex(r"(?i)\Ahttps?://[a-z0-9.-]{1,20}(:[0-9]{1,5})?\Z"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs, unquote
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
@@ -17,7 +18,16 @@ PATH = re.compile(r"/(?![/\\])[!-~]*")
 
 HOSTILE = st.lists(
     st.sampled_from(
-        [*"/\\:@?#%. \t\n\r\0;&=[]", "https:", "//", "shop.example", "other.example", "%2F", "%5c"]
+        [
+            *"/\\:@?#%. \t\n\r\0;&=[]",
+            "https:",
+            "//",
+            "shop.example",
+            "other.example",
+            "%2F",
+            "%5c",
+            "%2e",
+        ]
     )
     | st.text(max_size=2),
     max_size=8,
@@ -25,19 +35,60 @@ HOSTILE = st.lists(
 HEADER = HOSTILE.map(lambda text: text.encode("utf-8", "replace"))
 
 
-def as_a_browser(url: str) -> str:
-    """What the WHATWG's URL parser does before it looks for a host."""
-    return re.sub(r"[\t\n\r]", "", url.strip("".join(map(chr, range(33))))).replace("\\", "/")
+def as_a_browser(url: str) -> tuple[str, str]:
+    """Host and path of a URL, resolved against `https://shop.example/login` as the WHATWG says."""
+    url = re.sub(r"[\t\n\r]", "", url.strip("".join(map(chr, range(33)))))
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url)
+    host = "shop.example"
+    if scheme is not None:
+        special = scheme[0].lower() in ("https:", "http:", "ws:", "wss:", "ftp:", "file:")
+        if not special:
+            return scheme[0], ""
+        url = url[scheme.end() :]
+    # A backslash is a slash, and any number of slashes comes before a host. One is enough after
+    # the scheme of another site.
+    if re.match(r"[/\\]{2}", url) or (scheme is not None and scheme[0].lower() != "https:"):
+        host, url = re.fullmatch(r"[/\\]*([^/\\?#]*)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches everything
+        host = host.rpartition("@")[2].lower()
+    segments: list[str] = []
+    for segment in re.split(r"[?#]", url)[0].replace("\\", "/").split("/")[1:]:
+        plain = re.sub("%2e", ".", segment, flags=re.IGNORECASE)
+        if plain == "..":
+            segments = segments[:-1]
+        elif plain != ".":
+            segments.append(segment)
+    return host, "/" + "/".join(segments)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "path"),
+    [
+        ("/cart?to=//a#//b", "shop.example", "/cart"),
+        ("//a/b", "a", "/b"),
+        ("/\\a\\b", "a", "/b"),
+        (" /\t/a", "a", "/"),
+        ("HTTPS:///u@A:1?b", "a:1", "/"),
+        ("http:a", "a", "/"),
+        ("https:/cart", "shop.example", "/cart"),
+        ("/.//a/%2E%2e/b", "shop.example", "//b"),
+        ("javascript:a", "javascript:", ""),
+    ],
+)
+def test_the_browser(url: str, host: str, path: str) -> None:
+    """What the other tests compare with resolves these URLs as browsers do."""
+    assert as_a_browser(url) == (host, path)
 
 
 @given(HOSTILE | HOSTILE.map("https://shop.example".__add__))
 def test_safe_next(url: str) -> None:
-    """It is one slash and no second, in printable ASCII, and stays what it is when it is read."""
+    """It leads a browser to a path of this site, in ASCII, and stays what it is when it is read."""
     request = HTTPConnection(scope_of("/login", [(b"host", b"shop.example")]))
     kept = safe_next(request, url)
     assert PATH.fullmatch(kept)
     for form in (kept, unquote(kept)):
-        assert not as_a_browser(form).startswith("//")
+        host, path = as_a_browser(form)
+        assert host == "shop.example"
+        assert not path.startswith("//")
     assert safe_next(request, kept) == kept
 
 

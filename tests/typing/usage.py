@@ -102,7 +102,7 @@ app.add_middleware(
     max_sessions=5,
     rotate_on=("role", "tenant"),
     on_conflict="error",
-    clear_site_data=["cache"],
+    clear_site_data={"cache", "storage"},
     principal=lambda data: data.get("user", {}).get("sub"),
 )
 
@@ -250,7 +250,7 @@ async def without_a_request(client: Redis) -> None:
     assert_type(await manager.count(), int)
     async for stored in manager.sessions():
         assert_type(stored, StoredSession)
-        assert_type(stored.expires_at, datetime | None)
+        assert_type(stored.idle_expires_at, datetime | None)
     session = await manager.load("token")
     answer = await manager.commit(session, status=200)
     assert_type(answer, Answer)
@@ -278,7 +278,7 @@ async def without_a_request(client: Redis) -> None:
         Starlette(),
         manager=manager,
         cross_site="refuse",
-        trusted_origins=["https://app.example.com"],
+        trusted_origins={"https://app.example.com"},
     )
     errors: list[type[SessionError]] = [CrossSiteError]
     assert errors

@@ -134,6 +134,17 @@ async def test_scopes(at: Setting, kind: str) -> None:
     assert (await visit(app, "/admin", await at.begin({"roles": ["admin"]}))).status == 403
 
 
+def test_scopes_are_not_awaited() -> None:
+    """Like other options, `scopes=` is checked where it is written."""
+
+    async def scopes(session: Session) -> list[str]:
+        raise AssertionError
+
+    for wrong in (scopes, "admin"):
+        with pytest.raises(ConfigurationError, match="write a callable that isn't async"):
+            SessionAuthBackend(scopes=wrong)  # type: ignore[arg-type]  # what is tested  # pyright: ignore[reportArgumentType] - what is tested
+
+
 async def test_websockets(at: Setting) -> None:
     """A WebSocket is told who is signed in, and is closed before it is accepted otherwise."""
     app = app_with(at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -20,6 +20,7 @@ from redis_sessions import (
 )
 from redis_sessions.http.options import SiteData
 from tests.support.asgi import COOKIE, Reply, ask, cookie
+from tests.unit.aliases.aliased import SID, signed_in
 from tests.unit.setting import ALICE, START, Setting
 
 Act = Callable[[Setting, Session], object]
@@ -105,12 +106,22 @@ GOES_ON: dict[str, Act] = {
 }
 
 
+@pytest.mark.standard(41, "ASVS 14.3.1")
 @pytest.mark.parametrize("act", ENDS.values(), ids=ENDS)
 async def test_a_response_that_ends_a_session(act: Act, at: Setting) -> None:
     """Whoever signs out, is switched or revokes this session leaves nothing in the browser."""
     reply = await visit(at, await at.begin({**ALICE, "n": 1}), act)
     assert cleared(reply) == SENT
     assert reply.cookies  # a new token, or none any more
+
+
+async def test_a_request_that_ends_its_own_session_by_an_alias(at: Setting) -> None:
+    """So does `revoke_by()`."""
+
+    async def revoke_by(at: Setting, session: Session) -> None:
+        assert await at.manager.revoke_by("sid", SID["sid"]) == 1
+
+    assert cleared(await visit(at, await signed_in(at, SID), revoke_by)) == SENT
 
 
 @pytest.mark.parametrize("act", GOES_ON.values(), ids=GOES_ON)
@@ -130,6 +141,13 @@ VISITORS: list[tuple[Act, list[bytes]]] = [
 async def test_a_visitor(act: Act, told: list[bytes], at: Setting) -> None:
     """Nobody was signed in: a sign-in clears nothing, and what ends has ended."""
     assert cleared(await visit(at, await at.begin({"n": 1}), act)) == told
+
+
+@pytest.mark.parametrize("given", [["storage", "cache"], {"cache", "storage"}], ids=["list", "set"])
+async def test_what_is_taken(given: Collection[SiteData], at: Setting) -> None:
+    """A list or a set is as good as a tuple, in any order."""
+    reply = await visit(at, await at.begin(ALICE), clear_and(), clear_site_data=given)
+    assert cleared(reply) == SENT
 
 
 async def test_where_nothing_ends(at: Setting) -> None:
@@ -161,7 +179,7 @@ async def test_only_browsers_are_told(at: Setting) -> None:
         reply = await visit(at, token, clear_and(), header=header, transport=transports)
         assert cleared(reply) == told
     token = await at.begin(ALICE)
-    assert cleared(await visit(at, token, clear_and(), clear_site_data=None)) == []
+    assert cleared(await visit(at, token, clear_and(), clear_site_data=())) == []
 
 
 async def test_the_inner_one_of_two_tells_nobody(at: Setting) -> None:

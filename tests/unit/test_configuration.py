@@ -165,8 +165,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
         for option in ("cookies", "*", ["cache", "cookies"], ("*",))
     ),
     *(
-        ({"clear_site_data": option}, "write a tuple of names, such as ('cache', 'storage')")
-        for option in ("cache", (), ["caches"], ('"cache"',), [1], True, [["cache"]])
+        ({"clear_site_data": option}, "write a list of names, such as ['cache', 'storage']")
+        for option in ("cache", None, ["caches"], ('"cache"',), [1], True, [["cache"]])
     ),
     (
         {"clear_site_data": ["cache"], "transport": HeaderTransport()},

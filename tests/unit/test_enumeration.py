@@ -66,7 +66,7 @@ async def test_what_is_told() -> None:
     assert sealed is not None
     assert info == StoredSession(
         id=token[:20],
-        expires_at=at(int(began) + 7 * DAY),
+        idle_expires_at=at(int(began) + 7 * DAY),
         rotated_at=None,
         key_id=Keyring(OLD).primary.id.hex(),
         size=len(sealed),
@@ -78,7 +78,7 @@ async def test_what_is_told() -> None:
     await new.commit(session)
     [info] = (await listed(old)).values()
     assert info.rotated_at == at(int(clock()))
-    assert info.expires_at == at(int(clock()) + 7 * DAY)
+    assert info.idle_expires_at == at(int(clock()) + 7 * DAY)
     assert info.key_id == Keyring(KEY).primary.id.hex()
 
 
@@ -123,7 +123,7 @@ async def test_odd_records(
     """Whatever is stored there, of another format and with any TTL, raises nothing."""
     manager = SessionManager(Odd(Found(ID, header, size, left)), KEY)
     [info] = (await listed(manager)).values()
-    assert (info.expires_at, info.rotated_at) == (expires, rotated)
+    assert (info.idle_expires_at, info.rotated_at) == (expires, rotated)
     assert info.key_id == header[1:5].hex()
 
 

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI resolves what closures are annotated with.
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
@@ -293,6 +294,26 @@ def test_pages_on_this_site_only(page: str) -> None:
             depend(page)
     with pytest.raises(ConfigurationError, match="write a path of this site"):
         fresh(300, page=page)
+
+
+OTHER = session_security(cookie="sid")
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [login_required, fresh, OTHER.login_required, OTHER.fresh],
+    ids=["login_required", "fresh", "its login_required", "its fresh"],
+)
+def test_a_call_that_was_forgotten(factory: Callable[..., Any]) -> None:
+    """`Depends(login_required)` would let everybody pass who gives a `page` in the query."""
+    with pytest.raises(ConfigurationError, match=r"write Depends\(login_required\('/login'\)\)"):
+        APIRouter().add_api_route("/", lambda: None, dependencies=[Depends(factory)])
+
+
+def test_it_is_no_decorator() -> None:
+    """`@login_required` is refused, too, where it is written."""
+    with pytest.raises(ConfigurationError, match="write a path of this site"):
+        login_required(me)  # type: ignore[arg-type]  # what is tested  # pyright: ignore[reportArgumentType] - what is tested
 
 
 async def test_an_old_sign_in(at: Setting) -> None:

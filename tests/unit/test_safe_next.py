@@ -25,12 +25,12 @@ KEPT = {
     "/:443": "/:443",
     "/caf%C3%A9?q=%0D%0A": "/caf%C3%A9?q=%0D%0A",
     "/100%": "/100%",
+    "/.well-known/a..b/...?to=/../": "/.well-known/a..b/...?to=/../",
     # What isn't ASCII, and what a browser or a template takes for something else, is encoded.
     "/café": "/caf%C3%A9",
     "/a b": "/a%20b",
     "/a\\b": "/a%5Cb",
     "/'\"<>`{|}": "/%27%22%3C%3E%60%7B%7C%7D",
-    "/\ud800": "/?",
     "/\uff0fother.example": "/%EF%BC%8Fother.example",
     # An absolute URL, as @requires and HX-Current-URL have it.
     "https://shop.example:8443/cart?a=1": "/cart?a=1",
@@ -96,6 +96,15 @@ REFUSED = [
     "/%09/other.example",
     "/%0A/other.example",
     "/%20/other.example",
+    # what begins with two slashes as soon as a browser, or a script, has removed the dots
+    "/.//other.example",
+    "/..//other.example",
+    "/%2e//other.example",
+    "/cart/%2E.//other.example",
+    "/cart/..\\/other.example",
+    "/..",
+    "/.?a=1",
+    "https://shop.example:8443/.//other.example",
     # the host of this site as something else
     "https://shop.example:8443@other.example/",
     "https://user:pass@shop.example:8443/",
@@ -122,6 +131,8 @@ REFUSED = [
     "/cart\x00",
     "/cart\x7f",
     "/cart\x85",
+    # half of a character
+    "/cart\ud800",
     # too long, as it is or encoded
     "/" + 2000 * "a",
     "/" + 400 * "é",

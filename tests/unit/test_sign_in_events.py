@@ -197,6 +197,11 @@ async def test_whose_token_is_rejected(lazy: bool) -> None:
         Event("rejected", "malformed token", None, None, *ELSEWHERE),
     ]
     at.events.clear()
+    headers = [(b"user-agent", b"curl"), (b"sec-fetch-site", b"cross-site")]
+    headers.append((b"cookie", cookie(token)))
+    await ask(site, headers, method="POST", client=(ELSEWHERE.address, 1))
+    assert at.events == [Event("rejected", "cross-site", None, None, *ELSEWHERE)]
+    at.events.clear()
     await at.load("y" * 64)  # by no request
     assert at.events == [Event("rejected", "unknown id", "y" * 20)]
 
@@ -257,12 +262,12 @@ async def test_who_was_signed_out_already_is_not_again() -> None:
     assert told(at, "signed_out") == [("signed_out", "cleared", "alice")]
 
 
-async def test_long_user_agents_are_cut() -> None:
-    """A client that sends a long one fills no log with it."""
+async def test_long_texts_of_clients_are_cut() -> None:
+    """A client that sends a long one fills no log with it, nor does a forwarded address."""
     at = Setting(personal_events=True)
-    await signed_in(at, "ada", Peer("192.0.2.7", "a" * 5000))
+    await signed_in(at, "ada", Peer("1" * 5000, "a" * 5000))
     [event] = [event for event in at.events if event.name == "signed_in"]
-    assert event.user_agent == "a" * 256
+    assert (event.address, event.user_agent) == ("1" * 256, "a" * 256)
 
 
 async def test_personal_fields_in_a_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from tests.support import ROOT
 
 TESTS: Final = ROOT / "tests"
-NUMBERS: Final = range(1, 41)
+NUMBERS: Final = range(1, 43)
 HEADING: Final = "## Requirements and tests"
 
 _ROW: Final = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)

@@ -5,6 +5,7 @@
 import asyncio
 import contextvars
 import inspect
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -28,16 +29,18 @@ from tests.support.asgi import Reply, ask, cookie
 from tests.unit.setting import ALICE
 from tests.unit.tracebacks.shown import ours
 
+# Before Python 3.12 the methods of a manager aren't checked.
+CHECKED = sys.version_info >= (3, 12)
+
 CALLS: dict[str, Callable[[Session, SessionManager], Awaitable[object]]] = {
     "session.save": lambda session, _: session.save(),
     "session.refresh": lambda session, _: session.refresh(),
-    "manager.connect": lambda _, manager: manager.connect(),
-    "manager.close": lambda _, manager: manager.close(),
-    "manager.commit, …": lambda session, manager: manager.commit(session),
     "manager.update, …": lambda session, manager: manager.update(session, len),
     "manager.sessions_of, …": lambda _, manager: manager.sessions_of("alice"),
     "manager.revoke, …": lambda _, manager: manager.revoke("a" * 20, "alice"),
     "manager.revoke_all, …": lambda _, manager: manager.revoke_all("alice", keep="a" * 20),
+    "manager.revoke_by, …": lambda _, manager: manager.revoke_by("sid", "1"),
+    "manager.count": lambda _, manager: manager.count(),
 }
 
 
@@ -83,7 +86,19 @@ async def test_its_own_session(manager: SessionManager) -> None:
     assert reply.cookies[0].startswith("__Host-session=null;")
 
 
-@pytest.mark.parametrize("call", CALLS)
+def test_all_of_them_are_checked() -> None:
+    """Others are called by frameworks (`connect`, `close`) or by each request (`load`)."""
+    awaited = {
+        f"{owner}.{name}"
+        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for name, method in vars(kind).items()
+        if name[0] != "_" and inspect.iscoroutinefunction(inspect.unwrap(method))
+    }
+    called = {call.partition(",")[0] for call in CALLS}
+    assert awaited - called == {"manager.connect", "manager.close", "manager.load"}
+
+
+@pytest.mark.parametrize("call", [c for c in CALLS if CHECKED or c.startswith("session")])
 @pytest.mark.parametrize("run", [None, asyncio.run], ids=["forgotten", "asyncio.run"])
 async def test_what_a_thread_calls(
     manager: SessionManager, call: str, run: Callable[[Any], Any] | None
@@ -114,10 +129,15 @@ async def test_background_tasks(manager: SessionManager) -> None:
     (await post(manager, endpoint, token)).checked()
     assert await read_session(manager, another) == {}
     assert await read_session(manager, token) == {**ALICE, "late": 1}
-    assert asyncio.iscoroutinefunction(manager.revoke_all)  # pyright: ignore[reportDeprecated] - it is what Starlette asks before Python 3.13
-    closing = manager.close()
-    assert inspect.iscoroutine(closing)
-    await closing
+
+
+@pytest.mark.parametrize(
+    "name", ["connect", "close", "load", "update", "sessions_of", "revoke", "revoke_all", "count"]
+)
+def test_frameworks_know_what_to_await(manager: SessionManager, name: str) -> None:
+    """A manager's methods are coroutine functions, as frameworks ask about their hooks."""
+    assert inspect.iscoroutinefunction(getattr(manager, name))
+    assert inspect.iscoroutinefunction(partial(getattr(manager, name), "alice"))
 
 
 async def test_other_threads(manager: SessionManager) -> None:
@@ -171,3 +191,14 @@ async def test_what_isnt_awaited_works_in_a_thread(manager: SessionManager) -> N
 
     reply = await post(manager, endpoint)
     assert await read_session(manager, reply.checked().token.value) == {**ALICE, "cart": 1}
+
+
+def test_no_method_is_forgotten() -> None:
+    """What is awaited of the two classes is in the list above. load() is on each request's way."""
+    awaited = {
+        f"{owner}.{name}"
+        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for name, method in vars(kind).items()
+        if not name.startswith("_") and inspect.iscoroutinefunction(inspect.unwrap(method))
+    }
+    assert awaited - {call.partition(",")[0] for call in CALLS} == {"manager.load"}

@@ -228,7 +228,8 @@ class Driver(RuleBasedStateMachine):
         if ends is not None and visit.real.id == session.id:
             assert self.model.now < ends.timestamp() <= self.model.now + 400 * DAY
             session.expires = int(ends.timestamp())
-            if session.version:
+            # If nobody is signed in, it is a rotation, which doesn't count as use.
+            if session.version and visit.local.get("user_id") is not None:
                 session.seen = self.model.now
 
     def _receive(self, visit: Visit, status: int | None, owed: Owed) -> None:

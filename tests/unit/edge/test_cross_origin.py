@@ -87,6 +87,12 @@ async def test_a_handshake(at: Edge, headers: list[tuple[bytes, bytes]], passes:
     assert await sees(at, headers, SOCKET) is passes
 
 
+async def test_a_handshake_with_a_method(at: Edge) -> None:
+    """Some servers, such as socketify, give it in the scope, and GET is no safe one here."""
+    for method in ("GET", "CONNECT"):
+        assert not await sees(at, CROSS, {**SOCKET, "method": method})
+
+
 @pytest.mark.parametrize(
     ("method", "passes"),
     [

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions import (
     CookieTransport,
@@ -124,16 +124,22 @@ async def test_a_hint_of_another_value(at: Processes, value: str) -> None:
         assert await at.here.asked(at.here.visit(token, hint=hint)) == ({"n": 2}, 1)
 
 
-async def test_what_another_origin_causes(at: Processes) -> None:
-    """It has no session, neither from a copy nor from the store."""
-    token = await at.begin(n=1)
-    seen = list[Any]()
+def showing(seen: list[Any]) -> ASGIApp:
+    """An application that puts the data of each session there."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(dict(scope["session"]))
         await send(START)
         await send({"type": "http.response.body"})
 
+    return app
+
+
+async def test_what_another_origin_causes(at: Processes) -> None:
+    """It has no session, neither from a copy nor from the store."""
+    token = await at.begin(n=1)
+    seen = list[Any]()
+    app = showing(seen)
     middleware, before = SessionMiddleware(app, manager=at.here.manager), at.here.store.loads
     headers = [(b"cookie", cookie(token)), (b"sec-fetch-site", b"cross-site")]
     for method in ("GET", "POST"):
@@ -145,11 +151,7 @@ async def test_clients_with_headers_ask_the_store(at: Processes) -> None:
     """A token in a header is never served from a copy, since such a client has no hint."""
     token = await at.begin(n=1)
     seen = list[Any]()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(dict(scope["session"]))
-        await send(START)
-        await send({"type": "http.response.body"})
+    app = showing(seen)
 
     async def visit(header: tuple[bytes, bytes], *transports: Any) -> int:
         middleware = SessionMiddleware(app, manager=at.here.manager, transport=[*transports])
