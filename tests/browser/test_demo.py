@@ -19,7 +19,7 @@ COOKIE = "redis-sessions-demo"
 
 @pytest.fixture(scope="module")
 def demo(redis_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Its address. The parameter is the number of its processes."""
+    """The address of the laptop's window. The parameter is the number of processes."""
     command = [sys.executable, "-m", "redis_sessions.cli", "demo", "--port", "0"]
     command += ["--workers", str(getattr(request, "param", 1))]
     with subprocess.Popen(
@@ -29,7 +29,7 @@ def demo(redis_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
         address = re.search(r"http://\S+", process.stdout.readline())
         try:
             assert address is not None
-            yield address[0]
+            yield f"{address[0]}laptop/"
         finally:
             process.terminate()
 
@@ -83,13 +83,18 @@ def sign_in(page: Page, name: str) -> None:
     page.wait_for_load_state()  # the stylesheet
 
 
+def short_id(page: Page) -> str:
+    """The session's id, as the list of devices has it."""
+    return page.locator("#session-id").inner_text().rstrip("…")
+
+
 def test_signing_in_counting_and_signing_out(page: Page, context: BrowserContext) -> None:
     """One visit: count, sign in under a new id, see the record, count on, sign out."""
     assert context.cookies() == []
 
     button(page, "Count")
     expect(page.locator("#count")).to_have_text("1")
-    before = page.locator("#session-id").inner_text()
+    before = page.locator("#session-id").inner_text()  # the first characters
 
     sign_in(page, "Ada Lovelace")
     expect(page.locator("#count")).to_have_text("1")
@@ -116,7 +121,7 @@ def test_the_cookie(page: Page, context: BrowserContext) -> None:
     [cookie] = context.cookies()
     assert cookie.get("name") == COOKIE
     assert len(cookie.get("value", "")) == 64
-    assert cookie.get("path") == "/"
+    assert cookie.get("path") == "/laptop"
     assert cookie.get("domain") == "127.0.0.1"  # this host alone: without a dot before it
     assert cookie.get("httpOnly") is True
     assert cookie.get("sameSite") == "Lax"
@@ -139,19 +144,18 @@ def test_devices(page: Page, browser: Browser, demo: str) -> None:
         for everywhere in (False, True):
             other.goto(demo)
             sign_in(other, name)
-            page.reload()
-            expect(page.locator(".devices li")).to_have_count(2)
+            expect(page.locator(".devices li")).to_have_count(2)  # by itself
             if everywhere:
                 button(page, "Sign out everywhere else")
             else:
-                button(page, f"Sign out {other.locator('#session-id').inner_text()}")
+                button(page, f"Sign out {short_id(other)}")
             expect(other.locator("#signed-out")).to_be_visible()
             expect(other.get_by_label("Any name")).to_be_visible()
             expect(other.locator("#record")).to_have_count(0)
             expect(page.locator(".devices li")).to_have_count(1)
             expect(page.locator(".devices li")).to_contain_text("this one")
 
-    button(page, f"Sign out {page.locator('#session-id').inner_text()}")
+    button(page, f"Sign out {short_id(page)}")
     expect(page.get_by_label("Any name")).to_be_visible()
     expect(page.locator("#signed-out")).to_be_hidden()
 
@@ -165,6 +169,7 @@ def test_a_cart_in_two_tabs(page: Page, context: BrowserContext, demo: str) -> N
         button(tab, "Add apple")
         expect(following.locator("#cart button")).to_contain_text(["apple"])
         button(tab, "Add pear")
+        expect(tab.locator("#cart button")).to_contain_text(["apple", "pear"])
         expect(following.locator("#cart button")).to_contain_text(["apple", "pear"])
         expect(following.locator("#data")).to_contain_text("pear")
         expect(following.locator("#sealed")).to_have_text(tab.locator("#sealed").inner_text())
@@ -222,7 +227,8 @@ def test_it_can_be_used_without_a_mouse_or_eyes(page: Page, signed_in: bool) -> 
     assert page.locator("html").get_attribute("lang") == "en"
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     expect(page.get_by_role("main")).to_have_count(1)
-    controls = page.locator("input:not([type=hidden]), button, [tabindex]")
+    page.reload()  # the focus is where it is at first
+    controls = page.locator("a, input:not([type=hidden]), button, [tabindex]")
     names = [controls.nth(index).aria_snapshot() for index in range(controls.count())]
     assert names
     assert all('"' in name for name in names), names
@@ -255,6 +261,44 @@ def test_nothing_sticks_out(page: Page) -> None:
         ".filter(e => e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML)"
     )
     assert sticking == []
+
+
+# -- two browsers in one page
+
+
+def test_two_browsers_in_one_page(context: BrowserContext, demo: str, axe_core: str) -> None:
+    """Devices appear and vanish by themselves, and axe-core finds no fault, also in the panels."""
+    page = context.new_page()
+    page.goto(demo.removesuffix("laptop/"))
+    laptop, phone = (page.frame_locator(f".{name} iframe") for name in ("laptop", "phone"))
+    name = f"Eve {page.evaluate('crypto.randomUUID()')}"
+    for window in (laptop, phone):
+        window.get_by_label("Any name").fill(name)
+        window.get_by_role("button", name="Sign in").click()
+    for window in (laptop, phone):
+        expect(window.locator(".devices li")).to_have_count(2)
+
+    tabs = [page.frame_locator(f"iframe[src$='tab={number}']") for number in (2, 3)]
+    tabs[0].get_by_role("button", name="Add apple").click()
+    expect(tabs[1].locator("#cart button")).to_contain_text(["apple"])
+    expect(laptop.locator("#cart button")).to_contain_text(["apple"])
+    for panel in ("Send 20 requests", "Count the commands", "Measure 300 reads"):
+        page.get_by_role("button", name=panel).click()
+    for result in ("#race-result table", "#cost-result table", "#near-result svg"):
+        expect(page.locator(result)).to_be_visible()
+    page.get_by_label("the browser's token").check()
+    expect(page.locator("#record-result")).to_contain_text("it opens")
+
+    for frame in page.frames:
+        frame.evaluate(axe_core)
+        assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
+    found = page.evaluate("axe.run()")["violations"]
+    assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found] == []
+
+    laptop.locator(".devices li", has_text="Mobile Safari").get_by_role("button").click()
+    expect(phone.locator("#signed-out")).to_be_visible()
+    expect(laptop.locator(".devices li")).to_have_count(1)
+    expect(laptop.locator("#signed-out")).to_be_hidden()
 
 
 CONTRASTS = """

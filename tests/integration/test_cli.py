@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 import redis_sessions
 from redis_sessions import Keyring
 from redis_sessions.cli import main
+from redis_sessions.cli.demo import listen
 from tests.support import VENV
 
 
@@ -126,7 +127,8 @@ def test_help_and_version() -> None:
 
     assert "secret key" in run("key", "--help").stdout
     demo = run("demo", "--help", COLUMNS="200").stdout
-    for option in ("--host", "--port", "--store", "--workers", "127.0.0.1", "8000", "embedded://"):
+    options = "--host --port --redis --store --workers --no-browser 127.0.0.1 8000 embedded://"
+    for option in options.split():
         assert option in demo
 
 
@@ -160,7 +162,7 @@ def test_a_weak_key_is_refused() -> None:
 
 
 def test_a_port_that_is_taken() -> None:
-    """It fails, and says so."""
+    """It fails, and says so, if somebody has asked for this port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         refused = run("demo", "--store", "memory://", "--port", port)
@@ -168,6 +170,17 @@ def test_a_port_that_is_taken() -> None:
     assert refused.returncode not in (0, 2)
     assert refused.stdout == ""
     assert "ddress already in use" in refused.stderr
+
+
+def test_the_next_port_that_is_free() -> None:
+    """Without --port it is 8000, or the next one that nobody listens on."""
+    first, second = listen("127.0.0.1", None), listen("127.0.0.1", None)
+    assert first is not None
+    assert second is not None
+    with first, second:
+        ports = [each.getsockname()[1] for each in (first, second)]
+
+    assert 8000 <= ports[0] < ports[1] < 8100
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,80 @@
 // script it shows that when it is loaded again.
 
 const signedOut = document.querySelector("#signed-out");
+const away = document.querySelector("#away");
 let latest = 0;
+let own = 0; // how many of this page's own forms are under way
+let waiting = 0; // until it connects again
 
-function show() {
-  const socket = new WebSocket("/changes");
+function connect() {
+  waiting = 0;
+  if (!away.hidden) return connectIn(500); // `draw` finds out when it is back
+  const socket = new WebSocket("changes");
   socket.onopen = draw; // also what happened while there was no socket
   socket.onmessage = draw;
   // 1008: the session has ended. If another tab signed in, its new cookie may still be on its way.
-  socket.onclose = (event) => setTimeout(show, event.code === 1008 ? 200 : 1000);
+  socket.onclose = (event) => connectIn(event.code === 1008 ? 200 : 1000);
+}
+
+function connectIn(milliseconds) {
+  clearTimeout(waiting);
+  waiting = setTimeout(connect, milliseconds);
 }
 
 async function draw() {
   const turn = ++latest;
-  const text = await fetch("/").then((answer) => answer.ok && answer.text()).catch(() => "");
-  if (!text || turn !== latest) return; // Redis is away, or something else has changed by now
+  const answer = await fetch(location.href).catch(() => null);
+  const text = answer?.ok ? await answer.text().catch(() => "") : "";
+  if (turn !== latest) return; // something else has changed by now
+  away.hidden = answer?.status !== 503;
+  if (!text) {
+    setTimeout(() => turn === latest && draw(), 1000);
+    return;
+  }
   const page = new DOMParser().parseFromString(text, "text/html");
   const [before, now] = [document, page].map((any) => any.querySelector("main"));
   if (now.isEqualNode(before)) return;
   const [was, is] = [before, now].map((main) => main.querySelector("#principal"));
-  if (was || is) signedOut.hidden = is !== null;
-  before.replaceWith(now);
+  if (was || is) signedOut.hidden = is !== null || own > 0;
+  replace(before, now);
   document.title = page.title;
+  if (parent !== window) parent.postMessage("changed", location.origin);
 }
 
-show();
+// What has the focus keeps it, and a name that is half typed isn't lost.
+function replace(before, now) {
+  const mark = (one) => [one.tagName, one.id, one.name, one.value, one.form?.action, one.ariaLabel].join();
+  const held = before.contains(document.activeElement) ? document.activeElement : null;
+  const [typed, field] = [before, now].map((main) => main.querySelector("#name"));
+  if (typed && field) field.value = typed.value;
+  before.replaceWith(now);
+  if (!held) return;
+  const same = [...now.querySelectorAll("button, input, [tabindex]")].find((one) => mark(one) === mark(held));
+  if (!same) now.tabIndex = -1; // it is gone: the next Tab goes on from here
+  (same ?? now).focus({ preventScroll: true });
+}
+
+document.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { target: form, submitter } = event;
+  const body = new URLSearchParams(new FormData(form));
+  if (submitter?.name) body.set(submitter.name, submitter.value);
+  own += 1;
+  // The answer leads to this page, which `draw` asks for.
+  await fetch(form.action, { method: "POST", body, redirect: "manual" }).catch(() => null);
+  await draw();
+  own -= 1;
+  if (waiting) connectIn(0); // there may be a session now
+});
+
+const steps = [[5400, 60, "min"], [129600, 3600, "h"], [Infinity, 86400, "days"]];
+
+setInterval(() => {
+  for (const time of document.querySelectorAll("time")) {
+    const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
+    const [, size, unit] = steps.find(([until]) => seconds < until);
+    time.textContent = seconds < 45 ? "just now" : `${Math.round(seconds / size)} ${unit} ago`;
+  }
+}, 10000);
+
+connect();

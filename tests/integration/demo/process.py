@@ -39,7 +39,7 @@ class Demo:
         self.base = Path(tempfile.mkdtemp(prefix="rs-"))
         environment = {k: v for k, v in os.environ.items() if k != "XDG_RUNTIME_DIR"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START, "demo", "--port", "0", *args],
+            [sys.executable, "-c", START, "demo", "--port", "0", "--no-browser", *args],
             cwd=self.base,
             env={**environment, "TMPDIR": str(self.base)},
             stdout=subprocess.PIPE,
@@ -52,7 +52,8 @@ class Demo:
         address = re.search(r"http://127\.0\.0\.1:\d+/", line)
         if address is None:
             pytest.fail(f"no address in {line!r}: {self.process.communicate()}")
-        self.url = address[0]
+        self.stage = address[0]
+        self.url = f"{self.stage}laptop/"
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +83,7 @@ class Demo:
 
     @property
     def port(self) -> int:
-        return int(self.url.rstrip("/").rpartition(":")[2])
+        return int(self.stage.rstrip("/").rpartition(":")[2])
 
     @property
     def socket(self) -> Path:
@@ -92,7 +93,7 @@ class Demo:
 
 def open_socket(client: httpx.Client) -> ClientConnection:
     """The WebSocket of a page that this client has open."""
-    url = str(client.base_url.copy_with(scheme="ws").join("/changes"))
+    url = str(client.base_url.copy_with(scheme="ws").join("changes"))
     cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
     return connect(url, additional_headers={"Cookie": cookies}, open_timeout=PATIENCE)
 

@@ -80,10 +80,10 @@ def test_a_given_key_outlives_a_restart_and_a_new_one_begins_anew(redis_url: str
     url = as_owner(redis_url)
     key = generate_key()
     with TestClient(create_app(url, key)) as client:
-        client.post("/sign-in", data={"name": NAME})
+        client.post("/laptop/sign-in", data={"name": NAME})
     with TestClient(create_app(url, key), cookies=client.cookies) as again:
-        assert again.get("/", headers=JSON).json()["session"]["principal"] == NAME
+        assert again.get("/laptop/", headers=JSON).json()["session"]["principal"] == NAME
     with TestClient(create_app(url, generate_key()), cookies=client.cookies) as other:
-        assert other.get("/", headers=JSON).json()["session"]["principal"] is None
-        other.post("/count")
-        assert other.get("/", headers=JSON).json()["session"]["data"] == {"count": 1}
+        assert other.get("/laptop/", headers=JSON).json()["session"]["principal"] is None
+        other.post("/laptop/count")
+        assert other.get("/laptop/", headers=JSON).json()["session"]["data"] == {"count": 1}
