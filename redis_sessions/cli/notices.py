@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 from redis import exceptions as errors
@@ -124,10 +124,11 @@ async def notices_of(store: RedisStore) -> AsyncGenerator[asyncio.Queue[Item]]:
     queue = asyncio.Queue[Item]()
     begun = dict[str, Notices]()
     try:
-        async for connector, _ in store.servers.primaries():
-            if connector.where not in begun:
-                begun[connector.where] = notices = Notices(connector, queue)
-                await notices.begin(store.prefix)
+        async with aclosing(store.servers.primaries()) as primaries:
+            async for connector, _ in primaries:
+                if connector.where not in begun:
+                    begun[connector.where] = notices = Notices(connector, queue)
+                    await notices.begin(store.prefix)
         yield queue
     finally:
         for notices in begun.values():

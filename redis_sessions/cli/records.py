@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis_sessions.cli.output import (
     as_json,
@@ -239,7 +239,7 @@ def _text(name: str, value: Any) -> str:
     if name == "idle_timeout":
         return span(value)
     if isinstance(value, tuple):
-        return ", ".join(value) or "-"
+        return ", ".join(cast("tuple[str, ...]", value)) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return printable(value) if isinstance(value, str | int) else as_json(value)

@@ -225,10 +225,11 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         status, clock = touched.result
         if status is EntryStatus.LIVE:
             return clock
-        if status is EntryStatus.ENDED:
+        ended = status is EntryStatus.ENDED
+        if ended and index is self.backend.index:
             await self.end(self.at.token.id, "revoked")
-        else:
-            await self.end_if_unchanged(self.at, "outdated")
+        else:  # who signed in again meanwhile may have other aliases
+            await self.end_if_unchanged(self.at, "revoked" if ended else "outdated")
         self.state.gone()
         return None
 

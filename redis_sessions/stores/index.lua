@@ -107,7 +107,11 @@ if what == 'enter' then
   if is_marked(id) then return {'ended', '0', 0, '-1'} end
   if revoked > own and (own >= 0 or happened >= at) then return {'refused', '0', 0, '-1'} end
   -- A record has whole milliseconds. The next one is taken, so that no revocation of before ends the session.
-  local authenticated = math.max(math.ceil(at), math.floor(math.max(revoked, own)) + 1)
+  local since = math.max(revoked, own)
+  local authenticated = math.max(math.ceil(at), math.floor(since) + 1)
+  -- Requests that cross may enter one session in an alias' index. The record of either goes by the same time.
+  local entry = get(id)
+  if entry and entry.authenticated > since then authenticated = entry.authenticated end
   local expires = now + ARGV[5]
   put(id, authenticated, exact(now), expires, ARGV[6])
   put_meta()

@@ -231,6 +231,9 @@ class MemoryStore:
             if revoked > own and (own >= 0 or index.happened >= at):
                 return Written(Entered(EntryStatus.REFUSED, 0, 0, inf))
             authenticated = max(ceil(at), int(max(revoked, own)) + 1)
+            entry = index.live.get(id)
+            if entry is not None and entry.authenticated > max(revoked, own):
+                authenticated = entry.authenticated
             # A revocation that comes next has a later time.
             index.last = now = max(now, authenticated)
             index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)

@@ -290,7 +290,7 @@ class SessionIndex(Protocol):
         `own` is the time of a revocation by the same request, or -1; the sign-in comes after it.
         The answer is ENDED if the id is marked, and REFUSED if there was another revocation since
         the request began. `ttl` is in milliseconds. The entry's time is rounded up to a whole
-        millisecond.
+        millisecond. An id that is entered already, and not revoked, keeps its time.
         """
         ...
 

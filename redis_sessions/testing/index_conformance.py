@@ -76,11 +76,15 @@ class IndexConformance:
         assert await index.ask(other, id, authenticated=at) is EntryStatus.LIVE
 
     async def test_enter_again(self, index: SessionIndex) -> None:
-        """A sign-in that is repeated stands once."""
-        key, id = new_key(), new_id()
-        for _ in range(2):
-            entered, _ = await index.enter(key, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
+        """A sign-in that is repeated stands once, at the same time unless that was revoked."""
+        key, id, times = new_key(), new_id(), list[int]()
+        for age in (0, 60_000, 0):
+            entered, _ = await index.enter(key, id, age=age, own=-1, ttl=HOUR, descriptor=b"")
             assert (entered.status, entered.size) == (EntryStatus.LIVE, 1)
+            times.append(entered.authenticated)
+        revoked, _ = await index.revoke(key, keep=None, memory=HOUR)
+        entered, _ = await index.enter(key, id, age=0, own=revoked, ttl=HOUR, descriptor=b"")
+        assert times[0] == times[1] == times[2] <= revoked < entered.authenticated
 
     async def test_order(self, index: SessionIndex) -> None:
         """No two sign-ins are seen at the same time, in the order in which they came."""

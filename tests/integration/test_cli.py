@@ -18,6 +18,7 @@ from redis_sessions import Keyring
 from redis_sessions.cli import main
 from redis_sessions.cli.demo import listen
 from tests.support import VENV
+from tests.support.servers import as_owner
 
 
 def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,7 +78,7 @@ def test_key_prints_a_key_that_the_library_takes() -> None:
     assert len(ring.keys) == 2
 
 
-def test_a_plain_installation(tmp_path: Path) -> None:
+def test_a_plain_installation(tmp_path: Path, redis_url: str, prefix: str) -> None:
     """In a plain installation all works but two commands, which name the extra to install."""
     plain = Installation(tmp_path)
 
@@ -87,6 +88,8 @@ def test_a_plain_installation(tmp_path: Path) -> None:
 
     assert plain.run("--version").stdout == f"{redis_sessions.__version__}\n"
     assert "revoke" in plain.run("revoke", "--help").stdout
+    counted = plain.run("count", as_owner(redis_url), "--prefix", prefix)
+    assert (counted.stdout, counted.stderr) == ("0 sessions\n", "")
     for args, extra in ((["demo"], "demo"), (["completion", "bash"], "cli")):
         other = plain.run(*args)
         assert (other.returncode, other.stdout) == (2, "")

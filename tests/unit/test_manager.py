@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from redis_sessions import Answer, Keyring, SessionEncodeError, SessionManager, generate_key
+from redis_sessions import (
+    Answer,
+    Keyring,
+    Session,
+    SessionEncodeError,
+    SessionManager,
+    generate_key,
+)
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.record import rotated_at
 from redis_sessions.testing import read_session
@@ -306,3 +315,18 @@ async def test_unknown_key_is_not_ours_to_replace() -> None:
     session["y"] = 1
     assert await other.commit(session) == Answer(Outcome.DROP)
     assert await at.data(token) == {"x": 1}
+
+
+async def test_a_commit_of_its_own(at: Setting) -> None:
+    """A manager that has one is asked for each response that stores something."""
+    statuses = list[int]()
+
+    class Own(SessionManager):
+        def commit(self, session: Session, *, status: int = 200, may_create: bool = True) -> Any:
+            statuses.append(status)
+            return super().commit(session, status=status, may_create=may_create)
+
+    at.manager = Own(at.store, Keyring(KEY), clock=at.clock)
+    reply = await at.request(lambda session: session.update(a=1))
+    assert await at.data(reply.token.value) == {"a": 1}
+    assert statuses == [200]

@@ -194,11 +194,18 @@ async def test_what_isnt_awaited_works_in_a_thread(manager: SessionManager) -> N
 
 
 def test_no_method_is_forgotten() -> None:
-    """What is awaited of the two classes is in the list above. load() is on each request's way."""
+    """What is awaited of the two classes is in the list above.
+
+    load() is on each request's way, and frameworks call the other two at their start and end.
+    """
     awaited = {
         f"{owner}.{name}"
         for owner, kind in (("session", Session), ("manager", SessionManager))
         for name, method in vars(kind).items()
         if not name.startswith("_") and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
-    assert awaited - {call.partition(",")[0] for call in CALLS} == {"manager.load"}
+    assert awaited - {call.partition(",")[0] for call in CALLS} == {
+        "manager.load",
+        "manager.connect",
+        "manager.close",
+    }

@@ -7,14 +7,16 @@ from typing import Final
 from hypothesis import strategies as st
 
 from redis_sessions import Session
-from tests.properties.state_machine.model import DAY
+from tests.properties.state_machine.model import DAY, ROTATE_ON
 from tests.properties.state_machine.visits import Act, Data
 
 MINUTE: Final = 60
 USERS: Final = ("A", "B")
 
-keys: Final = st.sampled_from(["a", "b", "c"])
+keys: Final = st.sampled_from(["a", "b", "c", ROTATE_ON])
 users: Final = st.sampled_from(USERS)
+aliases: Final = st.sampled_from(["s", "t"])
+"""The values of one alias. Who signs in with one has proved it by a method of the same name."""
 acts: Final[st.SearchStrategy[Act]] = st.one_of(
     st.tuples(st.just("set"), keys),
     st.tuples(st.just("nested"), keys),
@@ -22,12 +24,13 @@ acts: Final[st.SearchStrategy[Act]] = st.one_of(
     st.tuples(st.just("copy"), keys, keys),
     st.tuples(st.just("sign in"), users),
     st.tuples(st.just("sign in by method"), users),
+    st.tuples(st.just("sign in with alias"), users, aliases),
     st.tuples(st.just("sign out")),
     st.tuples(st.just("sign out by method")),
     st.tuples(st.just("sign out of everything")),
     st.tuples(st.just("clear")),
     st.tuples(st.just("rotate")),
-    st.tuples(st.just("authenticated")),
+    st.tuples(st.just("authenticated"), st.sampled_from([(), ("otp",)])),
     st.tuples(st.just("untouched")),
     st.tuples(
         st.just("expire in"),
@@ -37,6 +40,7 @@ acts: Final[st.SearchStrategy[Act]] = st.one_of(
     st.tuples(st.just("revoke this")),
     st.tuples(st.just("revoke all")),
     st.tuples(st.just("revoke others")),
+    st.tuples(st.just("revoke by"), aliases),
 )
 statuses: Final = st.sampled_from([200, 200, 200, 303, 404, 500, None])
 """None: the handler raises."""
@@ -64,7 +68,9 @@ def change(data: Data, act: Act, tag: str) -> bool:
             data.pop("user_id", None)
         case ("sign in by method", str(user)) if isinstance(data, Session):
             data.sign_in(user)
-        case ("sign in by method", str(user)):
+        case ("sign in with alias", str(user), str(value)) if isinstance(data, Session):
+            data.sign_in(user, methods=[value], aliases={"sid": value})
+        case ("sign in by method", str(user)) | ("sign in with alias", str(user), _):
             data["user_id"] = user
         case ("sign out by method",) if isinstance(data, Session):
             data.sign_out()

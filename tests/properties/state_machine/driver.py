@@ -26,8 +26,8 @@ from redis_sessions import (
 )
 from redis_sessions.session.session import state_of
 from tests.properties.state_machine.acts import change
-from tests.properties.state_machine.model import DAY, Model, SteppingClock
-from tests.properties.state_machine.visits import Act, Owed, Stored, Visit, clear, note_assignment
+from tests.properties.state_machine.model import ROTATE_ON, Model, SteppingClock
+from tests.properties.state_machine.visits import Act, Owed, Visit, clear, note_assignment
 from tests.support.asgi import COOKIE, ask, cookie
 from tests.support.servers import as_owner
 
@@ -73,7 +73,13 @@ class Driver(RuleBasedStateMachine):
         store = RedisStore(self.url, prefix=self.mine, timeout=2.5)
         self.stores.append(store)
         keyring = Keyring(*ring)
-        return SessionManager(store, keyring, clock=self.clock, on_event=self.events.append)
+        return SessionManager(
+            store,
+            keyring,
+            rotate_on=[ROTATE_ON],
+            clock=self.clock,
+            on_event=self.events.append,
+        )
 
     def teardown(self) -> None:
         try:
@@ -111,6 +117,7 @@ class Driver(RuleBasedStateMachine):
             visit.local = copy.deepcopy(session.data)
             visit.seen, visit.idle, visit.expires = session.seen, session.idle, session.expires
             visit.persistent, visit.version = session.persistent, session.version
+            visit.had = dict(session.aliases)
         visit.manager = self.managers[worker]
         visit.task = asyncio.create_task(self._serve(visit, visit.manager))
         entered = asyncio.create_task(visit.entered.wait())
@@ -151,8 +158,8 @@ class Driver(RuleBasedStateMachine):
                 session.clear()
             case ("rotate",):
                 session.rotate()
-            case ("authenticated",):
-                session.authenticated()
+            case ("authenticated", methods):
+                session.authenticated(methods=methods)
             case ("untouched",):
                 session.untouched()
             case ("expire in", int(duration), persistent):
@@ -163,6 +170,8 @@ class Driver(RuleBasedStateMachine):
                 await manager.revoke_all(who)
             case ("revoke others",) if who is not None and session.id is not None:
                 await manager.revoke_all(who, keep=session.id)
+            case ("revoke by", str(value)) if session.id is not None:
+                await manager.revoke_by("sid", value)
             case _:
                 pass
 
@@ -178,8 +187,8 @@ class Driver(RuleBasedStateMachine):
                 clear(visit)
             case ("rotate",):
                 visit.rotate = True
-            case ("authenticated",):
-                visit.authenticated = True
+            case ("authenticated", methods):
+                visit.authenticated, visit.methods = True, methods
             case ("untouched",):
                 visit.untouched = True
             case ("expire in", int(duration), persistent):
@@ -190,6 +199,8 @@ class Driver(RuleBasedStateMachine):
                 self.model.revoke_all(who, None, self.step, visit)
             case ("revoke others",) if who is not None and id is not None:
                 self.model.revoke_all(who, id, self.step, visit)
+            case ("revoke by", str(value)) if id is not None:
+                self.model.revoke_by(value, self.step, visit)
             case _:
                 pass
 
@@ -199,13 +210,15 @@ class Driver(RuleBasedStateMachine):
         for act in visit.acts:
             if act[0].startswith("sign "):
                 change(data, act, "")
-            elif act[0] in ("clear", "revoke this", "revoke all"):
+            elif act[0] in ("clear", "revoke this", "revoke all") or (
+                act[0] == "revoke by" and act[1] in visit.had
+            ):
                 data.clear()
         return f"{data.get('user_id') or 'nobody'} {self.step}"
 
     async def _finish(self, visit: Visit, acts: list[Act], status: int | None) -> None:
         self.step += 1
-        visit.acts, visit.status = acts, status
+        visit.acts, visit.status, visit.done = acts, status, self.step
         before = len(self.events)
         visit.released.set()
         assert visit.task is not None
@@ -215,22 +228,9 @@ class Driver(RuleBasedStateMachine):
         owed = self.model.commit(visit, 500 if status is None else status, lambda: _token(visit))
         reported = [event for event in self.events[before:] if event.name == "dropped"]
         assert bool(reported) == owed.dropped, "I4: what isn't stored is reported"
-        if owed.token is not None and visit.authenticated and visit.lifetime is None:
-            self._restarted(visit, owed.token)
         self._receive(visit, status, owed)
         if any(act[0].startswith("revoke") for act in acts):
             await self._pass()
-
-    def _restarted(self, visit: Visit, session: Stored) -> None:
-        """The lifetime that authenticated() restarts is the session's own: taken as it is."""
-        assert visit.real is not None
-        ends = visit.real.expires_at
-        if ends is not None and visit.real.id == session.id:
-            assert self.model.now < ends.timestamp() <= self.model.now + 400 * DAY
-            session.expires = int(ends.timestamp())
-            # If nobody is signed in, it is a rotation, which doesn't count as use.
-            if session.version and visit.local.get("user_id") is not None:
-                session.seen = self.model.now
 
     def _receive(self, visit: Visit, status: int | None, owed: Owed) -> None:
         """The response, as the browser sees it."""

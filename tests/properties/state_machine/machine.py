@@ -14,7 +14,7 @@ from hypothesis.stateful import invariant, precondition, rule, run_state_machine
 
 from redis_sessions import generate_key
 from redis_sessions.session.session import state_of
-from tests.properties.state_machine.acts import USERS, acts, statuses, users
+from tests.properties.state_machine.acts import USERS, acts, aliases, statuses, users
 from tests.properties.state_machine.driver import BROWSERS, WORKERS, Driver
 from tests.properties.state_machine.model import DAY
 from tests.properties.state_machine.visits import Act
@@ -136,6 +136,14 @@ class Sessions(Driver):
         assert count == self.model.revoke_all(who, kept, self.step)
         await self._pass()
 
+    @async_rule(worker=st.integers(0, WORKERS - 1), value=aliases)
+    async def revoke_by(self, worker: int, value: str) -> None:
+        """A provider ends all sessions with an alias."""
+        count = await self.managers[worker].revoke_by("sid", value)
+        self.step += 1
+        assert count == self.model.revoke_by(value, self.step)
+        await self._pass()
+
     @async_rule(worker=st.integers(0, WORKERS - 1))
     async def restart(self, worker: int) -> None:
         """A worker is replaced; what it is serving ends in the old one."""
@@ -174,6 +182,7 @@ class Sessions(Driver):
             model = self.model.opens(token)
             assert session.is_new == (model is None), "I1, I2"
             assert dict(session) == ({} if model is None else model.data)
+            assert session.authentication_methods == (() if model is None else model.methods)
             if model is not None and session.idle_expires_at is not None:
                 session.untouched()
                 ends = min(model.seen + model.idle, model.expires)

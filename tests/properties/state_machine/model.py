@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tests.properties.state_machine.visits import Data, Found, Owed, Stored, Visit, clear
@@ -13,6 +13,7 @@ from tests.properties.state_machine.visits import Data, Found, Owed, Stored, Vis
 DAY: Final = 24 * 3600
 MAX_AGE: Final = 14 * DAY
 IDLE: Final = 7 * DAY
+ROTATE_ON: Final = "r"  # the key whose change rotates
 CROSSING: Final = 30  # how long a tombstone stands, and a rotated token is known
 
 
@@ -54,6 +55,8 @@ class Model:
         self.sessions: dict[str, Stored] = {}
         self.entered: defaultdict[str, set[str]] = defaultdict(set)
         self.revoked_at: defaultdict[str, int] = defaultdict(lambda: -1)  # a step
+        self.named: defaultdict[str, set[str]] = defaultdict(set)  # by an alias
+        self.revoked_by: defaultdict[str, int] = defaultdict(lambda: -1)  # a step
 
     @property
     def now(self) -> int:
@@ -92,9 +95,12 @@ class Model:
     def revoke(self, principal: str, id: str, visit: Visit | None = None) -> bool:
         if id not in self.entered[principal]:
             return False
+        return self._revoke(id, visit)
+
+    def _revoke(self, id: str, visit: Visit | None, *, mark: bool = True) -> bool:
         own = visit is not None and visit.session is not None and visit.session.id == id
         own = own and visit is not None and not visit.cleared and not visit.lost
-        ended = self.end(self.sessions[id], tells=own, mark=True)
+        ended = self.end(self.sessions[id], tells=own, mark=mark)
         if own and visit is not None and ended:
             clear(visit)
             visit.ended_here = True
@@ -110,6 +116,15 @@ class Model:
             visit.revoked.add(principal)
         ids = self.entered[principal] - {keep}
         return sum(self.revoke(principal, id, visit) for id in ids)
+
+    def revoke_by(self, value: str, step: int, visit: Visit | None = None) -> int:
+        self.revoked_by[value] = step
+        ids = self.named.pop(value, set()) & self.sessions.keys()
+        if visit is not None:
+            visit.revoked_by.add(value)
+            if value in visit.had and visit.session is not None:
+                ids.add(visit.session.id)
+        return sum(self._revoke(id, visit, mark=False) for id in ids)
 
     # -- what a response owes the session
 
@@ -192,7 +207,7 @@ class Model:
         now: str | None = visit.local.get("user_id")
         changed = visit.local != visit.base
         touch_due = not visit.untouched and self._is_due(visit)
-        rotates = visit.rotate
+        rotates = visit.rotate or visit.local.get(ROTATE_ON) != visit.base.get(ROTATE_ON)
         if visit.lifetime is not None:
             duration, persistent = visit.lifetime
             longer = self.now + duration > visit.expires
@@ -203,10 +218,25 @@ class Model:
         rotates = rotates or (visit.authenticated and now is None)
         stands = self.alive(session) and session.token == visit.token
         if again or (rotates and status < 500):
-            if again or visit.lifetime is not None:
-                stands = self._ask_index(session) and stands
+            if again or visit.lifetime is not None or touch_due:
+                lives = not visit.lost and self._ask_index(session, visit)
+                stands = lives and stands
+                # It is entered before it is known whether the session was rotated meanwhile.
+                new = [value for value in visit.aliases or () if value not in visit.had]
+                if again and lives and not self._enter_aliases(visit, session.id, new, owed):
+                    return
             if stands:
                 self._in_place(visit, session, seen=again or touch_due)
+            if stands and again:
+                session.methods = visit.methods
+                if visit.lifetime is None:
+                    session.expires = self.now + max(MAX_AGE, session.idle)
+                if visit.aliases is not None:
+                    for value in session.aliases.keys() - {*visit.aliases}:
+                        self.named[value].discard(session.id)
+                    times = {**dict.fromkeys(visit.aliases, visit.done), **visit.had}
+                    session.aliases = {value: times[value] for value in visit.aliases}
+            if stands:
                 session.rotated, session.token = self.now, learn()
                 owed.token = session
             elif again and now is not None:
@@ -217,12 +247,12 @@ class Model:
                 owed.dropped = True
         elif changed and status < 500:
             if touch_due:
-                stands = self._ask_index(session) and stands
+                stands = self._ask_index(session, visit) and stands
             owed.dropped = not stands
             if stands:
                 self._in_place(visit, session, seen=touch_due)
         elif touch_due:
-            stands = self._ask_index(session) and stands
+            stands = self._ask_index(session, visit) and stands
             if stands and (session.version == visit.version or self._is_due(session)):
                 session.seen = self.now
                 session.version += 1
@@ -230,7 +260,11 @@ class Model:
     def _is_due(self, at: Visit | Stored) -> bool:
         return self.now - at.seen > min(at.idle / 10, 300)
 
-    def _ask_index(self, session: Stored) -> bool:
+    def _ask_index(self, session: Stored, visit: Visit) -> bool:
+        for value, at in visit.had.items():
+            if self.revoked_by[value] > at:
+                return False  # it has ended, or was rotated and has other aliases
+            self.named[value].add(session.id)
         if session.marked:
             self.end(session)
         return not session.marked
@@ -255,9 +289,25 @@ class Model:
         if self.revoked_at[principal] > visit.step and principal not in visit.revoked:
             owed.refused = True
             return None
+        same = visit.base.get("user_id") == principal and not visit.cleared
+        kept = list(visit.had) if same else []
+        values = kept if visit.aliases is None else visit.aliases
+        if not self._enter_aliases(visit, "", values, owed):
+            return None
         session = self._create(visit, data, principal, learn)
+        session.methods, session.aliases = visit.methods, dict.fromkeys(values, visit.done)
+        for value in values:
+            self.named[value].add(session.id)
         self.entered[principal].add(session.id)
         return session
+
+    def _enter_aliases(self, visit: Visit, id: str, values: Sequence[str], owed: Owed) -> bool:
+        for value in values:
+            if self.revoked_by[value] > visit.step and value not in visit.revoked_by:
+                owed.refused = True
+                return False
+            self.named[value].add(id)
+        return True
 
     def _create(
         self, visit: Visit, data: Data, owner: str | None, learn: Callable[[], str]

@@ -27,6 +27,8 @@ class Stored:
     persistent: bool
     rotated: int = 0
     version: int = 0
+    methods: tuple[str, ...] = ()
+    aliases: dict[str, int] = field(default_factory=dict[str, int])  # and in which step each came
     dead: bool = False
     marked: bool = False  # as ended, in its principal's index
     grave_until: int = 0
@@ -47,6 +49,7 @@ class Visit:
     session: Stored | None
     base: Data
     step: int
+    done: int = 0  # the step in which it is answered
     task: asyncio.Task[None] | None = None
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -62,16 +65,20 @@ class Visit:
     expires: int = 0
     persistent: bool = True
     version: int = 0
+    had: dict[str, int] = field(default_factory=dict[str, int])  # its aliases
     cleared: bool = False
     ended_here: bool = False
     lost: bool = False  # it revoked its own session, which another request had ended
     rotate: bool = False
     authenticated: bool = False
+    methods: tuple[str, ...] = ()
+    aliases: tuple[str, ...] | None = None  # which sign_in() named
     untouched: bool = False  # it doesn't count as use
     lifetime: tuple[int, bool | None] | None = None
     assigned: set[str] = field(default_factory=set[str])  # keys with objects of this request's own
     left: bool = False  # a sign-in left changes behind
     revoked: set[str] = field(default_factory=set[str])
+    revoked_by: set[str] = field(default_factory=set[str])
     # the response
     answered: int | None = None
     cookies: list[str] = field(default_factory=list[str])
@@ -92,7 +99,8 @@ def clear(visit: Visit) -> None:
     visit.local.clear()
     visit.cleared = True
     visit.rotate = visit.authenticated = False
-    visit.lifetime = None
+    visit.lifetime = visit.aliases = None
+    visit.methods = ()
     visit.assigned.clear()
     visit.left = False
 
@@ -127,8 +135,13 @@ def note_assignment(visit: Visit, act: Act) -> None:
             visit.assigned.clear()
         case ("sign in by method", str(user)):
             leave_behind(visit, user)
-            visit.authenticated = True
+            visit.authenticated, visit.methods = True, ()
+            if visit.local.get("user_id") != user:
+                visit.aliases = None
+        case ("sign in with alias", str(user), str(value)):
+            leave_behind(visit, user)
+            visit.authenticated, visit.methods, visit.aliases = True, (value,), (value,)
         case ("sign out by method",):
-            visit.authenticated = False
+            visit.authenticated, visit.methods, visit.aliases = False, (), None
         case _:
             pass

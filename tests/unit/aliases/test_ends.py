@@ -168,6 +168,34 @@ async def test_a_sign_in_that_was_overtaken_is_refused(at: Setting) -> None:
     assert await at.manager.sessions_of("alice") == []
 
 
+async def test_a_late_touch_by_an_alias_of_before(at: Setting) -> None:
+    """It doesn't end who has signed in by another alias since."""
+    token = await signed_in(at, SID)
+    at.clock.advance(DUE)
+    late = await at.load(token)
+    new = await signed_in(at, {"sid": "s-2"}, token=token)
+    at.clock.advance(1)
+    assert await at.manager.revoke_by("sid", "s-1") == 0
+    await at.commit(late)
+    assert await alive(at, token, new) == [False, True]
+
+
+async def test_two_give_one_session_the_same_alias(at: Setting) -> None:
+    """Two sign-ins of the user who is signed in cross. Neither session ends by its next touch."""
+    token = await signed_in(at)
+    one = await at.load(token)
+    at.clock.advance(1)
+    two = await at.load(token)
+    for session in (one, two):
+        session.sign_in("alice", aliases=SID)
+    tokens = [token_of(await at.commit(session)) for session in (one, two)]
+    at.clock.advance(DUE)
+    for each in tokens:
+        await visit(at, each)
+    assert await alive(at, *tokens) == [True, True]
+    assert await at.manager.revoke_by("sid", "s-1") == 2
+
+
 @pytest.mark.parametrize("away", ["enter", "commit"])
 async def test_a_sign_in_that_failed_signs_nobody_in(at: Setting, away: str) -> None:
     """Where an index or the record can't be written, there is no session to be revoked."""
