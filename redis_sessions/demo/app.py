@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -132,7 +132,7 @@ def near_manager(url: str, prefix: str, keyring: Keyring) -> SessionManager:
 
 def _lifespan(demo: Demo) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         # Middlewares of mounted applications see no lifespan, so this is theirs.
         with suppress(StoreUnavailableError):  # requests get 503 until it is back
             await demo.manager.connect()

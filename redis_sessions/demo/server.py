@@ -23,6 +23,7 @@ from redis_sessions.events import Event
 __all__ = ["Server"]
 
 _TIMEOUT: Final = 2.0  # seconds
+_Message = dict[str, bytes] | None
 _DEVICES: Final = frozenset({"signed_in", "signed_out", "revoked"})
 
 # Commands that no click causes: the demo's own, and what a connection asks by itself.
@@ -142,9 +143,9 @@ class Server:
                     for who in list(self._pages):  # of what was missed
                         self._wake(who)
                     while True:
-                        message = await pubsub.get_message(timeout=30.0)
+                        message = cast("_Message", await pubsub.get_message(timeout=30.0))
                         if message is not None:
-                            self._wake(cast("bytes", message["data"]).decode())
+                            self._wake(message["data"].decode())
             await asyncio.sleep(0.3)
 
 

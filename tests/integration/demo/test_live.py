@@ -95,14 +95,14 @@ def test_every_way_to_sign_out_ends_the_sockets(demo: Demo) -> None:
 def test_other_devices_are_told(demo: Demo) -> None:
     """A page is told when the same user signs in or out elsewhere, and nobody else's is."""
     with (
-        signed_in(demo, "Hedy") as laptop,
+        signed_in(demo, "Hedwig") as laptop,
         signed_in(demo, "Rosa") as stranger,
         demo.browser() as phone,
         open_socket(laptop) as page,
         open_socket(stranger) as other,
     ):
         for path in ("/sign-in", "/sign-out"):
-            phone.post(path, data={"name": "Hedy"})
+            phone.post(path, data={"name": "Hedwig"})
             assert json.loads(page.recv(PATIENCE)) == ["devices"]
         stranger.post("/count")
         assert json.loads(other.recv(PATIENCE)) == ["count"]

@@ -9,7 +9,10 @@ from itertools import product
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
+from redis_sessions import generate_key
+from redis_sessions.demo import create_app
 from redis_sessions.demo.view import ago
 from tests.integration.demo.process import JSON, PATIENCE, Demo, wait_until
 
@@ -122,3 +125,13 @@ def test_each_panel_shows_its_code(panels: httpx.Client) -> None:
 def test_moments_in_words(moment: str, words: str) -> None:
     """A list of devices says how long ago it was."""
     assert ago(moment, datetime(2026, 11, 27, 12, tzinfo=UTC)) == words
+
+
+def test_a_store_without_a_server() -> None:
+    """In memory the windows work, and the panels that need a Redis say so."""
+    with TestClient(create_app("memory://", generate_key())) as client:
+        assert client.get("/").text.count("needs a single Redis server") == 2
+        client.post("/laptop/sign-in", data={"name": "Ruth"})
+        assert "Ruth" in client.get("/laptop/").text
+        for panel in ("parallel", "costs", "latency", "stop_redis", "start_redis"):
+            assert client.post(f"/panels/{panel}").status_code == 404
