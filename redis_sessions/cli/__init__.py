@@ -1,41 +1,51 @@
-"""The command `redis-sessions`: its start, and the one command that needs nothing installed.
+"""The command `redis-sessions`. It works without any extra.
 
-What needs an extra is in modules that are imported only once the extra is known to be there.
+With the extra `cli` there are also tables and colours (rich), and completion (shtab).
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from importlib.util import find_spec
+from collections.abc import Sequence
 
-from redis_sessions.session.keyring import generate_key
+from redis.exceptions import AuthenticationError
 
-__all__ = ["key", "main", "require"]
+from redis_sessions.cli import basics, bench, demo, events, records, rotation, stats, users
+from redis_sessions.cli.output import complain
+from redis_sessions.cli.parser import Commands
+from redis_sessions.errors import SessionError
+
+__all__ = ["commands", "main", "run"]
+
+BROKEN_PIPE = 141
+INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line."""
-    if sys.argv[1:] == ["key"]:  # a deployment's first step: it works without any extra
-        key()
-        return
-    require("cli", "rich", "typer")
-    from redis_sessions.cli.commands import app
-
-    app(prog_name="redis-sessions")
+    """Run the command line, and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
 
 
-def key() -> None:
-    """Print a new secret key."""
-    print(generate_key())
+def commands() -> Commands:
+    """All commands, in the order of the help."""
+    all_of_them = Commands()
+    for module in (basics, users, records, rotation, events, stats, bench, demo):
+        module.add(all_of_them)
+    return all_of_them
 
 
-def require(extra: str, *modules: str) -> None:
-    """Unless these modules are installed, say how to get them and exit with status 2."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        print(
-            f"redis-sessions: this needs {', '.join(missing)}: "
-            f"pip install 'redis-sessions[{extra}]'",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+def run(arguments: Sequence[str]) -> int:
+    """The exit status of the command with these arguments."""
+    try:
+        status = commands().run(arguments)
+        sys.stdout.flush()
+    except (SessionError, AuthenticationError) as exc:
+        complain(str(exc))
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # as in `redis-sessions list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return status

@@ -41,7 +41,11 @@ _COMMANDS: Final = {
         *(*_CONNECT, "select", "mget", *_END, *_TRACKING, *_REVOKE),
         *("hlen", "get", "del", "info"),
     ),
-    Role.ADMIN: (*_CONNECT, "select", "mget", *_END, *_REVOKE, "scan", "strlen"),
+    # HLEN is missing: so it can't enter a session into an index, and sign somebody in.
+    Role.ADMIN: (
+        *(*_CONNECT, "select", "mget", *_END, *_REVOKE),
+        *("scan", "strlen", "info", "client|tracking"),
+    ),
     Role.MONITOR: (*_CONNECT, "select", "info", "dbsize"),
 }
 _CLUSTER: Final = {

@@ -8,42 +8,64 @@ import socket
 import sys
 import threading
 import webbrowser
+from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace
 from contextlib import suppress
-from typing import Annotated
 
-import typer
-from rich.console import Console
-from rich.markup import escape
+from redis_sessions.cli.basics import require
+from redis_sessions.cli.output import complain, tell
+from redis_sessions.cli.parser import Commands, positive
+from redis_sessions.errors import ConfigurationError
+from redis_sessions.session.keyring import generate_key
 
-from redis_sessions import ConfigurationError, StoreError, generate_key
-from redis_sessions.cli import require
-
-__all__ = ["demo", "listen"]
+__all__ = ["add", "listen"]
 
 
-def demo(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=65535, help="0: any free one. By default 8000, or the next one that is free."
-        ),
-    ] = None,
-    store: Annotated[
-        str,
-        typer.Option(
-            "--store", "--redis", help="The store's URL; embedded:// runs a server of its own."
-        ),
-    ] = "embedded://demo",
-    workers: Annotated[int, typer.Option(min=1, help="The number of processes.")] = 1,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page, where there is a screen.")
-    ] = True,
-) -> None:
-    """Serve a page with two browsers side by side, and what Redis holds of their sessions.
+def add(commands: Commands) -> None:
+    """Add the command."""
+    demo = commands.add(
+        "demo",
+        _demo,
+        "Serve a page with two browsers side by side, and what Redis holds of their sessions.",
+        """
+        It needs the extra `demo`. SESSION_SECRET_KEY is its key; without one,
+        each start makes a new one.
 
-    SESSION_SECRET_KEY is its key; without one, each start makes a new one.
-    """
+            redis-sessions demo
+            redis-sessions demo --redis redis://localhost --workers 2
+
+        Exit status: 0 when it was ended; 1 if the port is taken; 2 if the store
+        can't be used.
+        """,
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="the address; default: 127.0.0.1")
+    demo.add_argument(
+        "--port", type=_port, help="0: any free one; by default 8000, or the next one that is free"
+    )
+    demo.add_argument(
+        "--store",
+        "--redis",
+        metavar="URL",
+        default="embedded://demo",
+        help="the store's URL; by default embedded://demo, which runs a server of its own",
+    )
+    demo.add_argument(
+        "--workers", type=positive, default=1, help="the number of processes; default: 1"
+    )
+    demo.add_argument(
+        "--browser",
+        action=BooleanOptionalAction,
+        default=True,
+        help="open the page, where there is a screen",
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ArgumentTypeError("write a number from 0 to 65535")
+    return int(text)
+
+
+def _demo(args: Namespace) -> int:
     require("demo", "fastapi", "jinja2", "python_multipart", "uvicorn")
     import uvicorn
     from uvicorn.supervisors import Multiprocess
@@ -51,41 +73,43 @@ def demo(
     from redis_sessions.demo import KEY_VARIABLE, STORE_VARIABLE, from_environment
 
     # The processes that serve it are new ones: this is how they learn it.
-    os.environ[STORE_VARIABLE] = store
+    os.environ[STORE_VARIABLE] = args.store
     os.environ[KEY_VARIABLE] = os.environ.get(KEY_VARIABLE) or generate_key()
-    try:
-        if store.startswith("memory:") and workers > 1:
-            raise ConfigurationError("memory:// is one process' own: leave --workers out")
-        listener = listen(host, port)
-        from_environment()  # it refuses what can't work, and starts an embedded server
-    except (ConfigurationError, StoreError) as exc:
-        Console(stderr=True).print(f"redis-sessions: {escape(str(exc))}", soft_wrap=True)
-        raise typer.Exit(2) from exc
+    if args.store.startswith("memory:") and args.workers > 1:
+        raise ConfigurationError("memory:// is one process' own: leave --workers out")
+    listener = listen(args.host, args.port)
+    if listener is None:
+        return 1
+    from_environment()  # it refuses what can't work, and starts an embedded server
 
     config = uvicorn.Config(
         "redis_sessions.demo:from_environment",
         factory=True,
-        host=host,
-        workers=workers,
+        host=args.host,
+        workers=args.workers,
         log_level="warning",
         timeout_graceful_shutdown=3,  # a browser that hangs doesn't keep it from ending
     )
     listener.listen(config.backlog)  # who comes before it has started waits, and isn't refused
-    shown = f"[{host}]" if ":" in host else host
+    shown = f"[{args.host}]" if ":" in args.host else args.host
     address = f"http://{shown}:{listener.getsockname()[1]}/"
-    Console().print(f"The demo is at {escape(address)} (Ctrl-C ends it)", soft_wrap=True)
-    if browser and _has_screen():
+    tell(f"The demo is at {address} (Ctrl-C ends it)")
+    if args.browser and _has_screen():
         # A text browser would take the terminal, and a slow one needn't hold up the start.
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     with suppress(KeyboardInterrupt):
-        if workers > 1:
+        if args.workers > 1:
             Multiprocess(config, sockets=[listener]).run()
         else:
             uvicorn.Server(config).run(sockets=[listener])
+    return 0
 
 
-def listen(host: str, port: int | None) -> socket.socket:
-    """A socket at this port. None: the first that is free from 8000 on. Exits with status 1."""
+def listen(host: str, port: int | None) -> socket.socket | None:
+    """A socket at this port; without one, at the first that is free from 8000 on.
+
+    None, and a message, if somebody else has the port.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for number in range(8000, 8100) if port is None else [port]:
         listener = socket.socket(family)
@@ -98,8 +122,8 @@ def listen(host: str, port: int | None) -> socket.socket:
             listener.close()
             if port is None and exc.errno == errno.EADDRINUSE:
                 continue
-            Console(stderr=True).print(f"redis-sessions: {host}:{number}: {exc}", soft_wrap=True)
-            raise typer.Exit(1) from exc
+            complain(f"{host}:{number}: {exc}")
+            return None
         listener.set_inheritable(True)
         return listener
     raise ConfigurationError("no port is free from 8000 to 8099: write --port 0")

@@ -48,6 +48,11 @@ class Conversation:
         # A server that hangs, or is gone, says no goodbye.
         await self._close(cut=kind is not None and issubclass(kind, StoreError))
 
+    @property
+    def where(self) -> str:
+        """The server, without credentials."""
+        return self._connector.where
+
     async def ask(self, *commands: Command) -> list[Any]:
         """The reply to each command, or the redis-py error that is its own; `StoreError`."""
         connection = self._connection

@@ -14,7 +14,7 @@ from redis_sessions.stores.enumeration import Enumerable, Found
 from redis_sessions.stores.protocols import SessionStore
 from redis_sessions.tracebacks import strip
 
-__all__ = ["StoredSession", "count", "sessions"]
+__all__ = ["StoredSession", "count", "sessions", "told"]
 
 _LATEST: Final = 253_402_300_799
 """The last second of the year 9999. Later ones are no datetime, though Redis takes them."""
@@ -49,7 +49,7 @@ async def sessions(
             async for page in pages:
                 now = clock()
                 for found in page:
-                    yield _told(found, now)
+                    yield told(found, now)
     except BaseException as exc:
         strip(exc)
         raise
@@ -76,7 +76,8 @@ async def _pages(store: SessionStore) -> AsyncGenerator[Sequence[Found], None]:
             yield [found for found in page if found.size > HEADER_SIZE]
 
 
-def _told(found: Found, now: float) -> StoredSession:
+def told(found: Found, now: float) -> StoredSession:
+    """What is told of a session that was found at this time, in seconds since the epoch."""
     rotated = rotated_at(found.header)
     return StoredSession(
         id=found.id,

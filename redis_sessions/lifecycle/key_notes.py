@@ -14,10 +14,11 @@ from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailab
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.stores.protocols import KeyNoting, Store
 
-__all__ = ["KeyNotes"]
+__all__ = ["RECENT", "KeyNotes"]
 
 _EVERY: Final = 300.0  # seconds
-_RECENT: Final = 3 * _EVERY
+RECENT: Final = 3 * _EVERY
+"""Seconds in which a process that stores sessions has renewed its note."""
 _GIVE: Final = (
     "make one key with `redis-sessions key`, and give it to all of them as secret_key= (a new one "
     "as [new, old])"
@@ -50,7 +51,7 @@ class KeyNotes:
     async def compare(self, *, note: bool = False) -> None:
         """Log it if other processes seal with keys that this process doesn't have."""
         noted = await self._noted(self._keyring.primary.id.hex() if note else None)
-        recent = {id for id, age in noted.items() if age < _RECENT}
+        recent = {id for id, age in noted.items() if age < RECENT}
         if others := self._foreign(recent):
             self._warn(
                 "keys",

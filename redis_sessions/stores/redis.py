@@ -45,6 +45,7 @@ from redis_sessions.stores.index_replies import (
     status,
     touched,
 )
+from redis_sessions.stores.inspection import info
 from redis_sessions.stores.locks import Locks
 from redis_sessions.stores.protocols import (
     Commit,
@@ -56,7 +57,7 @@ from redis_sessions.stores.protocols import (
     Written,
     checked_prefix,
 )
-from redis_sessions.stores.scanning import scan
+from redis_sessions.stores.scanning import Place, scan
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
@@ -238,8 +239,13 @@ class RedisStore:
 
     # -- all that is stored
 
-    def scan(self) -> AsyncGenerator[Sequence[Found], None]:
-        return scan(self._servers.get(), self.prefix, self.timeout)
+    def scan(self, place: Place | None = None) -> AsyncGenerator[Sequence[Found], None]:
+        return scan(self._servers.get(), self.prefix, self.timeout, place)
+
+    @property
+    def servers(self) -> Servers:
+        """The servers, for the functions of `stores.inspection`."""
+        return self._servers.get()
 
     # -- the secret keys in use
 
@@ -345,14 +351,12 @@ class RedisStore:
 
     async def _warn_of_eviction(self) -> None:
         try:
-            replies = await self._servers.get().info("memory")
+            replies = await info(self.servers, "memory")
         except StoreError:
             return  # the user may not ask, which is no reason to complain
-        for reply in replies:
-            lines = reply.decode(errors="replace").splitlines()
-            info = dict(line.split(":", 1) for line in lines if ":" in line)
-            policy = info.get("maxmemory_policy", "noeviction")
-            evicts = policy != "noeviction" and info.get("maxmemory", "0") != "0"
+        for found in replies:
+            policy = found.get("maxmemory_policy", "noeviction")
+            evicts = policy != "noeviction" and found.get("maxmemory", "0") != "0"
             if evicts and not self._warned:
                 self._warned = True
                 logger.warning(

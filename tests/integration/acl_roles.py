@@ -9,7 +9,9 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from redis_sessions import RedisStore, StoreError
+from redis_sessions.cli.notices import notices_of
 from redis_sessions.session.record import tombstone
+from redis_sessions.stores.inspection import info
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from redis_sessions.testing.index_conformance import new_key
 
@@ -50,7 +52,7 @@ async def exercise(url: str, prefix: str) -> None:
 
 
 async def administer(url: str, prefix: str) -> None:
-    """What a manager sends to list, count and revoke, besides what the store says of a retry."""
+    """What a manager and the command line send, besides what the store says of a retry."""
     store = RedisStore(url, prefix=prefix, timeout=1)
     try:
         id, key = new_id(), new_key()
@@ -65,5 +67,8 @@ async def administer(url: str, prefix: str) -> None:
         for _ in range(2):
             await store.end(id, tombstone(0), MINUTE)
         assert id in [found.id async for page in store.scan() for found in page]
+        assert await info(store.servers, "memory")
+        async with notices_of(store):
+            pass
     finally:
         await store.close()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from typer.testing import CliRunner, Result
-
-from redis_sessions.cli.commands import app
+from tests.support.command_line import Result, command
 
 SECRET = "a-password-of-ours"
 
 
 def check(url: str, *args: str) -> Result:
-    return CliRunner().invoke(app, ["check", url, *args])
+    return command("check", url, *args)
 
 
 def levels(url: str, *args: str, status: int | None = None) -> dict[str, dict[str, Any]]:

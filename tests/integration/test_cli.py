@@ -18,6 +18,7 @@ from redis_sessions import Keyring
 from redis_sessions.cli import main
 from redis_sessions.cli.demo import listen
 from tests.support import VENV
+from tests.support.servers import as_owner
 
 
 def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,21 +78,22 @@ def test_key_prints_a_key_that_the_library_takes() -> None:
     assert len(ring.keys) == 2
 
 
-def test_key_needs_no_extra(tmp_path: Path) -> None:
-    """In a plain installation `key` works, and everything else names the extra to install."""
+def test_a_plain_installation(tmp_path: Path, redis_url: str, prefix: str) -> None:
+    """In a plain installation all works but two commands, which name the extra to install."""
     plain = Installation(tmp_path)
 
     key = plain.run("key")
     assert (key.returncode, key.stderr) == (0, "")
     assert len(Keyring(key.stdout.strip()).keys) == 1
 
-    for args in (["demo"], ["--help"], ["--version"], []):
+    assert plain.run("--version").stdout == f"{redis_sessions.__version__}\n"
+    assert "revoke" in plain.run("revoke", "--help").stdout
+    counted = plain.run("count", as_owner(redis_url), "--prefix", prefix)
+    assert (counted.stdout, counted.stderr) == ("0 sessions\n", "")
+    for args, extra in ((["demo"], "demo"), (["completion", "bash"], "cli")):
         other = plain.run(*args)
-        assert other.returncode == 2
-        assert other.stdout == ""
-        assert other.stderr == (
-            "redis-sessions: this needs rich, typer: pip install 'redis-sessions[cli]'\n"
-        )
+        assert (other.returncode, other.stdout) == (2, "")
+        assert f"pip install 'redis-sessions[{extra}]'" in other.stderr
 
 
 def test_the_demo_names_its_extra(tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_help_and_version() -> None:
     assert "key" in run().stdout
 
     assert "secret key" in run("key", "--help").stdout
-    demo = run("demo", "--help", TERMINAL_WIDTH="200").stdout
+    demo = run("demo", "--help", COLUMNS="200").stdout
     options = "--host --port --redis --store --workers --no-browser 127.0.0.1 8000 embedded://"
     for option in options.split():
         assert option in demo
@@ -175,7 +177,10 @@ def test_a_port_that_is_taken() -> None:
 
 def test_the_next_port_that_is_free() -> None:
     """Without --port it is 8000, or the next one that nobody listens on."""
-    with listen("127.0.0.1", None) as first, listen("127.0.0.1", None) as second:
+    first, second = listen("127.0.0.1", None), listen("127.0.0.1", None)
+    assert first is not None
+    assert second is not None
+    with first, second:
         ports = [each.getsockname()[1] for each in (first, second)]
 
     assert 8000 <= ports[0] < ports[1] < 8100

@@ -9,19 +9,18 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from typer.testing import CliRunner, Result
 
 from redis_sessions.cli.acl import Role, acl_line, key_pattern, password_rule, rules
-from redis_sessions.cli.commands import app
 from redis_sessions.errors import ConfigurationError
 from tests.integration.acl_roles import PASSWORD, refused
 from tests.support import ROOT
+from tests.support.command_line import Result, command
 from tests.support.servers import Server
 
 
 def acl(*args: str) -> Result:
     """The command, in this process."""
-    return CliRunner().invoke(app, ["acl", *args])
+    return command("acl", *args)
 
 
 @pytest.mark.parametrize("role", Role)

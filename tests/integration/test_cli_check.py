@@ -141,7 +141,7 @@ def test_a_wrong_password_is_told_without_it(start_server: StartServer, how: lis
     done = check(f"redis://:{SECRET}@127.0.0.1:{server.port}/0", *how)
     assert done.exit_code == 2
     assert "fail" in done.stdout
-    assert SECRET not in done.output
+    assert SECRET not in done.stdout + done.stderr
 
 
 def test_a_password_is_never_shown(start_server: StartServer) -> None:
@@ -149,7 +149,7 @@ def test_a_password_is_never_shown(start_server: StartServer) -> None:
     server = start_server("--requirepass", SECRET)
     done = check(f"redis://:{SECRET}@127.0.0.1:{server.port}/0")
     assert "rights" in done.stdout
-    assert SECRET not in done.output
+    assert SECRET not in done.stdout + done.stderr
 
 
 def test_nobody_is_there() -> None:

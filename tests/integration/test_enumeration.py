@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from typer.testing import CliRunner, Result
 
 from redis_sessions import (
     ConfigurationError,
@@ -21,7 +20,6 @@ from redis_sessions import (
     StoreUnavailableError,
 )
 from redis_sessions.cli.acl import Role, acl_line, rules
-from redis_sessions.cli.commands import app
 from redis_sessions.testing import store_session
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from tests.integration.acl_roles import PASSWORD
@@ -35,13 +33,10 @@ from tests.integration.wrong_servers import (
 )
 from tests.support.apps import manager_on
 from tests.support.asgi import KEY
+from tests.support.command_line import command as run
 from tests.support.servers import DEFAULT_SERVER, Server, as_owner, free_port
 
 one_server = pytest.mark.parametrize("server", [DEFAULT_SERVER], indirect=True)
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, args)
 
 
 async def filled(url: str, prefix: str, count: int) -> list[str]:

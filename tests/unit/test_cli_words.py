@@ -1,0 +1,141 @@
+"""What the command line makes of what it sees, without a server."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import redirect_stdout
+
+import pytest
+
+from redis_sessions import Keyring, generate_key
+from redis_sessions.cli import commands, run
+from redis_sessions.cli.bench import Figures, advice
+from redis_sessions.cli.events import Sight
+from redis_sessions.cli.output import as_json, printable, span
+from redis_sessions.cli.rotation import advice_for, uses_of
+from redis_sessions.session.record import tombstone
+from redis_sessions.stores.enumeration import Found
+from redis_sessions.testing.conformance import new_id, new_record
+from tests.support.command_line import command
+
+
+def seen(id: str, stored: bytes) -> Found:
+    return Found(id, stored[:33], len(stored), 1000)
+
+
+def test_a_life_as_it_is_told() -> None:
+    """Each step of it once, and the end of a tombstone not at all."""
+    id, sight = new_id(), Sight()
+    first, ended = new_record(), tombstone(0)
+    rotated = first[:5] + (7).to_bytes(4, "big") + first[9:]
+    told = [
+        sight.note(id, None if stored is None else seen(id, stored))
+        for stored in (first, first, rotated, rotated, ended, ended, None, first, None, None)
+    ]
+    assert told == [
+        *("created", "changed", "rotated", "changed", "ended", None, None),
+        *("created", "gone", None),
+    ]
+
+
+def test_what_is_not_known_from_the_start() -> None:
+    """Without a look at what is there, a session may be new or not, and one that is gone was."""
+    id, sight = new_id(), Sight(complete=False)
+    assert sight.note(id, seen(id, new_record())) == "stored"
+    assert sight.note(new_id(), None) == "gone"
+
+
+OLD, NEW, OTHER = (generate_key() for _ in range(3))
+OLD_ID, NEW_ID, OTHER_ID = (Keyring(key).primary.id.hex() for key in (OLD, NEW, OTHER))
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize(
+    ("keys", "sessions", "notes", "says"),
+    [
+        ([NEW, OLD], {OLD_ID: 5}, {OLD_ID: 60.0}, ["Step 1: processes still seal"]),
+        ([NEW, OLD], {OLD_ID: 5}, {OLD_ID: 60.0, NEW_ID: 1.0}, ["Step 2 is under way"]),
+        ([NEW, OLD], {OLD_ID: 5, NEW_ID: 1}, {OLD_ID: HOUR, NEW_ID: 1.0}, ["Keep ", "5 sessions"]),
+        ([NEW, OLD], {NEW_ID: 6}, {OLD_ID: HOUR, NEW_ID: 1.0}, ["Step 3", "may remove it"]),
+        ([NEW], {NEW_ID: 6}, {NEW_ID: 1.0}, ["To replace this key"]),
+        ([NEW], {OTHER_ID: 2}, {}, [f"{OTHER_ID} is in use, and isn't among the keys"]),
+        ([NEW], {NEW_ID: 1}, {OTHER_ID: HOUR}, ["To replace this key"]),
+        (None, {}, {}, ["No session is stored"]),
+        (None, {OLD_ID: 1}, {}, [f"In use: {OLD_ID}"]),
+    ],
+)
+def test_the_next_step_of_a_rotation(
+    keys: list[str] | None, sessions: dict[str, int], notes: dict[str, float], says: list[str]
+) -> None:
+    """What is sealed and noted decides which step comes next, and when the old key may go."""
+    keyring = None if keys is None else Keyring(*keys)
+    said = " ".join(advice_for(uses_of(keyring, Counter(sessions), notes)))
+    assert [part for part in says if part not in said] == []
+
+
+def figures(round_trip: float, read: float, busy: float) -> list[Figures]:
+    def of(work: str, seconds: float) -> Figures:
+        return Figures(work, 1, seconds, seconds, 1 / seconds, busy)
+
+    return [of("PING", round_trip), of("read", read), of("read", read), of("change", read)]
+
+
+@pytest.mark.parametrize(
+    ("measured", "uvloop", "says"),
+    [
+        (figures(0.003, 0.004, 0.3), True, ["round trip", "client_cache", "waited"]),
+        (figures(0.0001, 0.0002, 0.99), True, ["this process was the limit"]),
+        (figures(0.0001, 0.0002, 0.3), False, ["uvloop", "waited"]),
+    ],
+)
+def test_what_a_bench_advises(measured: list[Figures], uvloop: bool, says: list[str]) -> None:
+    """One sentence for each reason, and none without one."""
+    said = advice(measured, has_uvloop=uvloop)
+    assert len(said) == len(says)
+    assert [word for word, line in zip(says, said, strict=True) if word not in line] == []
+
+
+def test_texts_of_others() -> None:
+    """What controls a terminal isn't printed; JSON takes any data of a session."""
+    assert printable("\x1b]0;x\x07 é\n") == "�]0;x� é�"
+    assert as_json({1: b"\x01", (2,): {3: None}}) == '{"1": "01", "(2,)": {"3": null}}'
+    assert [span(s) for s in (90, 900, 7200, 13 * 86400)] == ["90 s", "15 min", "2 h", "13 d"]
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its help says what it is for, and how it ends."""
+    for name in commands().names:
+        assert commands().run([name, "--help"]) == 0
+        told = capsys.readouterr()
+        assert told.err == ""
+        assert "\n\n" in told.out
+        assert name in ("key", "acl", "completion", "demo") or "Exit status: 0" in told.out, name
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_all_commands(shell: str) -> None:
+    """The script for a shell names each command, and an option of one."""
+    done = command("completion", shell)
+    assert done.exit_code == 0
+    assert [name for name in commands().names if name not in done.stdout] == []
+    assert "wait-replicas" in done.stdout
+
+
+def test_an_id_may_begin_with_a_hyphen() -> None:
+    """One in 64 does; it is an id, and no option."""
+    id = "-" + new_id()[1:]
+    for args in (["inspect", id], ["inspect", "--json", id], ["inspect", id, "--json"]):
+        done = command(*args, REDIS_SESSIONS_URL="nonsense")
+        assert "is no URL of a store" in done.stderr
+    for args in (["revoke", "ada", "--id", id], ["revoke", "ada", f"--keep={id}"]):
+        done = command(*args, REDIS_SESSIONS_URL="nonsense", SESSION_SECRET_KEY=generate_key())
+        assert "is no URL of a store" in done.stderr
+
+
+def test_a_reader_that_leaves() -> None:
+    """`redis-sessions … | head` ends without a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe, redirect_stdout(pipe):
+        assert run(["key"]) == 141
