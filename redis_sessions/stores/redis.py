@@ -46,6 +46,7 @@ from redis_sessions.stores.index_replies import (
     touched,
 )
 from redis_sessions.stores.locks import Locks
+from redis_sessions.stores.observing import Observation
 from redis_sessions.stores.protocols import (
     Commit,
     Entered,
@@ -116,6 +117,7 @@ class RedisStore:
         self._durability = durability(wait_replicas, wait_timeout, wait_for, on_too_few)
         self.client_cache = _client_cache(client_cache, self._connector.deployment.client_cache)
         self.server_clock = ServerClock()
+        self.observation = Observation()
         self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
         self._warned = False
@@ -330,6 +332,7 @@ class RedisStore:
             self.server_clock,
             watching,
             self._durability,
+            observation=self.observation,
         )
         return servers
 
