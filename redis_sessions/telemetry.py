@@ -257,10 +257,12 @@ class _Around:
         self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        *outer, connection = _connections(scope)
-        if any(connection is each for each in outer):  # the same middleware is around this one
+        found: Connections = () if scope["type"] == "lifespan" else scope.get(SCOPE_KEY, ())
+        # None: it is no request. Twice the same: another of our middlewares is around this one.
+        if not found or any(found[-1] is each for each in found[:-1]):
             await self._app(scope, receive, send)
             return
+        connection = found[-1]
         counted = self._count(connection)
         span = _RequestSpan(connection)
         try:
@@ -284,11 +286,6 @@ class _Around:
 
 
 _RESULTS: Final = {Status.LIVE: "found", Status.UNAVAILABLE: "unavailable"}
-
-
-def _connections(scope: Scope) -> Connections:
-    found: Connections = scope[SCOPE_KEY]
-    return found
 
 
 class _RequestSpan:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import weakref
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Body, FastAPI
@@ -150,7 +151,9 @@ def test_without_it_nothing_is_observed() -> None:
 # -- with FastAPI's own telemetry
 
 
-def application(measured: Measured, *, spans: bool = False, lazy: bool = False) -> FastAPI:
+def application(
+    measured: Measured, *, spans: bool = False, lazy: bool = False, by: str = "contrib"
+) -> FastAPI:
     manager = SessionManager(MemoryStore(), Keyring(generate_key()))
     instrument(
         manager,
@@ -158,7 +161,14 @@ def application(measured: Measured, *, spans: bool = False, lazy: bool = False) 
         tracer_provider=measured.tracer_provider,
         spans=spans,
     )
-    app = FastAPI()
+    providers: dict[str, Any] = {
+        "tracer_provider": measured.tracer_provider,
+        "meter_provider": measured.meter_provider,
+    }
+    if by == "FastAPI" and "telemetry" not in inspect.signature(FastAPI).parameters:
+        pytest.skip("this FastAPI has no telemetry of its own")
+    options: dict[str, Any] = {"telemetry": providers} if by == "FastAPI" else {}
+    app = FastAPI(**options)
     app.add_middleware(SessionMiddleware, manager=manager, lazy=lazy)
 
     @app.post("/in")
@@ -174,18 +184,22 @@ def application(measured: Measured, *, spans: bool = False, lazy: bool = False) 
     async def plain() -> None:
         pass
 
-    FastAPIInstrumentor.instrument_app(
-        app,
-        tracer_provider=measured.tracer_provider,
-        meter_provider=measured.meter_provider,
-    )
+    if by == "contrib":
+        FastAPIInstrumentor.instrument_app(app, **providers)
+    elif by == "Starlette":
+        module = pytest.importorskip("starlette.middleware.opentelemetry")
+        app.add_middleware(module.OpenTelemetryMiddleware, **providers)
     return app
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_the_request_s_span_has_the_session(measured: Measured, lazy: bool) -> None:
-    """FastAPI's span has the hashed id; at a sign-in also the id before; and never a token."""
-    with TestClient(application(measured, lazy=lazy), base_url="https://testserver") as client:
+@pytest.mark.parametrize("by", ["FastAPI", "Starlette", "contrib"])
+def test_the_request_s_span_has_the_session(measured: Measured, lazy: bool, by: str) -> None:
+    """The server's span has the hashed id; at a sign-in also the id before; and never a token."""
+    app = application(measured, lazy=lazy, by=by)
+    with TestClient(app, base_url="https://testserver") as client:
+        client.get("/plain")  # and once more after the lifespan
+    with TestClient(app, base_url="https://testserver") as client:
         client.get("/id")
         anonymous = client.get("/id").json()
         client.post("/in", json="alice")
@@ -201,7 +215,7 @@ def test_the_request_s_span_has_the_session(measured: Measured, lazy: bool) -> N
     assert told["session.id"] == hashed_id(signed_in)
     # With lazy=True nobody has looked at the session before the handler did.
     assert told.get("session.previous_id") == (None if lazy else hashed_id(anonymous))
-    (plain,) = measured.spans("GET /plain")
+    _, plain = measured.spans("GET /plain")
     assert ("session.id" in (plain.attributes or {})) is not lazy
     assert measured.values("redis_sessions.loads", *LOAD) == {
         ("store", "found"): 3 if lazy else 4,
