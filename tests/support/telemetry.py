@@ -38,7 +38,7 @@ class Measured:
     def values(self, name: str, *labels: str) -> dict[Labels, float]:
         """The values of one metric, or the counts of a histogram, by these attributes."""
         metric = self.metrics().get(name)
-        points = [] if metric is None else metric.data.data_points
+        points: list[Any] = [] if metric is None else metric.data.data_points
         return {
             tuple(str(point.attributes.get(label)) for label in labels): (
                 point.value if hasattr(point, "value") else point.count
