@@ -15,6 +15,7 @@ from redis_sessions.errors import (
 from redis_sessions.events import Event, log_events
 from redis_sessions.http.binding import client_ip
 from redis_sessions.http.login import safe_next
+from redis_sessions.http.readiness import readiness
 from redis_sessions.http.transports import CookieTransport, HeaderTransport, Transport
 from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.manager import Answer, SessionManager
@@ -67,6 +68,7 @@ __all__ = [
     "generate_key",
     "get_session",
     "log_events",
+    "readiness",
     "safe_next",
 ]
 

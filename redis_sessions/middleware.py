@@ -216,6 +216,9 @@ class SessionMiddleware:
             if not self._runs:  # the first request: perhaps there was no lifespan to check it
                 check_event_loop()
                 self._runs = True
+                observer = self._setup.backend.observer
+                if observer is not None:
+                    self.app = observer.around(self.app)
             outer: Connections | None = scope.get(SCOPE_KEY)
             if outer:
                 same = self._same_in(outer)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
 from redis_sessions.session.keyring import Keyring, SecretKey
+from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
@@ -17,13 +18,29 @@ from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
 from redis_sessions.stores.protocols import NearCopies, Store, Timed, Watchable
 
-__all__ = ["Backend", "Listener"]
+__all__ = ["Backend", "Listener", "Observer"]
 
 _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token", "_user_id"})
 
 
 Listener = Callable[[Iterable[Any]], None]
 """Is called with the names of keys."""
+
+
+class Observer(Protocol):
+    """Is told of what has no event. It mustn't raise."""
+
+    def around(self, app: Any) -> Any:
+        """What a middleware runs instead of its application: this one with something around it."""
+        ...
+
+    def on_commit(self, outcome: Outcome) -> None:
+        """A commit was carried out."""
+        ...
+
+    def on_conflict(self) -> None:
+        """A write found that another request had been faster."""
+        ...
 
 
 class Backend:
@@ -35,6 +52,10 @@ class Backend:
 
     services: Services
     """What this manager's sessions call: the codec, the principal, `save`, `refresh` and others."""
+
+    observer: Observer | None = None
+    watched = 0
+    """How many open connections, and calls of `changes()`, watch their session."""
 
     def __init__(
         self,

@@ -124,6 +124,8 @@ def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
     if answer.token is not None and answer.outcome in _SIGN_INS:
         outcome, id = answer.outcome.name.lower(), answer.token.id
         pending.backend.report("signed_in", outcome, id, writer.principal, state.peer)
+    if pending.backend.observer is not None:
+        pending.backend.observer.on_commit(answer.outcome)
     return answer
 
 

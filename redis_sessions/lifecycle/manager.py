@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
-from redis_sessions.errors import SessionError, check_event_loop
+from redis_sessions.errors import SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
 from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
 from redis_sessions.lifecycle.backend import Backend
@@ -21,6 +22,7 @@ from redis_sessions.session.outcome import Answer
 from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.policy import DEFAULT_MAX_AGE, DEFAULT_MAX_SIZE, Policy, checked_policy
 from redis_sessions.session.principal import PrincipalOption
+from redis_sessions.session.record import tombstone
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import ANYWHERE, Bound, Duration
 from redis_sessions.session.threads import awaited
@@ -150,6 +152,23 @@ class SessionManager:
     async def close(self) -> None:
         """Close the store's connections of the running event loop."""
         await self._backend.store.close()
+
+    @awaited
+    async def ready(self, *, timeout: float = 2.0) -> bool:
+        """Whether the store takes a write now, within `timeout` seconds.
+
+        It is for load balancers; `readiness(manager)` is an endpoint for it. It writes one key,
+        which lives for a second. Of a Redis Cluster it asks one primary. It raises nothing: the
+        answer is False, whatever went wrong.
+        """
+        store = self._backend.store
+        try:
+            async with asyncio.timeout(timeout):
+                # Any answer will do. If the key is still there from before, it is a conflict.
+                await store.commit("connect:ready", None, tombstone(0), 1000)
+        except (StoreError, TimeoutError):
+            return False
+        return True
 
     async def load(
         self,

@@ -18,6 +18,7 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import refuse, unseal
 from redis_sessions.lifecycle.writer import Value, Writer, deadline
 from redis_sessions.session import values
+from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Reject, Stored
 from redis_sessions.session.session import Session, replace_data, state_of
@@ -145,6 +146,8 @@ async def update(backend: Backend, session: Session, function: Callable[[dict[st
     if backend.listening:
         own = values.changes(values.split(newest.data), values.split(new.data))
     adopt(backend, session, encoded, values.apply(new.data, mine), at.data, base, own)
+    if backend.observer is not None:
+        backend.observer.on_commit(Outcome.CHANGE)
     raise_if_short(writer.shortfall)
     return result
 

@@ -47,6 +47,7 @@ class Watch:
         self._ends = stored.ends
         self._due: asyncio.TimerHandle | None = None
         self._forget: Callable[[], None] | None = store.watch(stored.token.id, self._told)
+        backend.watched += 1
         self._set_timer()
 
     def stop(self) -> None:
@@ -54,6 +55,7 @@ class Watch:
         if self._forget is not None:
             self._forget()
             self._forget = None
+            self._backend.watched -= 1
         if self._due is not None:
             self._due.cancel()
             self._due = None

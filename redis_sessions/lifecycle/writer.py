@@ -116,6 +116,8 @@ class Writer(msgspec.Struct, eq=False, gc=False):
             if written.result is not Commit.CONFLICT:
                 return None
             self.contended = True
+            if self.backend.observer is not None:
+                self.backend.observer.on_conflict()
             self.check_time()
             newest = await self.newest(at)
             if newest is None:

@@ -21,6 +21,7 @@ from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.stores.commands import COMMIT, IndexCommand, Item, Write
 from redis_sessions.stores.dialects import ONE_SERVER, Dialect
 from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.observing import Observation
 from redis_sessions.stores.protocols import Commit, Written
 from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.stores.repeats import Repeats
@@ -52,6 +53,7 @@ class Channel:
         watching: Watching,
         durability: Durability | None = None,
         dialect: Dialect = ONE_SERVER,
+        observation: Observation | None = None,
     ) -> None:
         me = weakref.ref(self)
 
@@ -81,32 +83,36 @@ class Channel:
         records, indexes = sender(timeout), sender(timeout)
         self.tracking = Tracking(records, self._dialer, self.health, watching)
         self.near_copy = self.tracking.near_copy
-        queue = partial(ItemQueue[Any, Any], health=self.health, patience=timeout)
+        seen = Observation() if observation is None else observation
+        queue = partial(ItemQueue[Any, Any], health=self.health, patience=timeout, observation=seen)
         self.loads: ItemQueue[str, bytes | None]
-        self.loads = queue(records, dialect.reads, self._read_values)
+        self.loads = queue(records, dialect.reads, self._read_values, operation="load")
         self.writes: ItemQueue[Write, Written[Commit]]
-        self.writes = self.replicated_writes = queue(records, dialect.writes, outcomes)
+        self.writes = queue(records, dialect.writes, outcomes, operation="write")
+        self.replicated_writes = self.writes
         self.index_commands: ItemQueue[IndexCommand, Any]
         self.index_commands = self.replicated_index_commands = queue(indexes, alone, read.answers)
         self.asking: ItemQueue[Item, Any]
         """For keys that are on their way to this node of a Cluster."""
         self._senders = [records, indexes]
         if durability is None:
-            self.asking = queue(records, asking, read.answers_asking)
+            self.asking = queue(records, asking, read.answers_asking, operation="redirected")
         else:
             seconds = timeout + durability.timeout
             records, indexes = sender(seconds), sender(seconds)
             self._senders += records, indexes
-            queue = partial(ItemQueue[Any, Any], health=self.health, patience=seconds)
+            queue = partial(queue, patience=seconds)
             wait = partial(waiting, durability)
-            self.replicated_writes = queue(records, wait(dialect.writes), read.waited(outcomes))
-            self.asking = queue(records, wait(asking), read.waited(read.answers_asking))
+            waits = read.waited(outcomes)
+            self.replicated_writes = queue(records, wait(dialect.writes), waits, operation="write")
+            waits = read.waited(read.answers_asking)
+            self.asking = queue(records, wait(asking), waits, operation="redirected")
             self.replicated_index_commands = queue(indexes, wait(alone), read.waited(read.answers))
         here = connector.deployment
         self.replicas: Replicas | None = None
         if here.reads_replicas:
             known = here.hosts[1:] if here.kind == "server" else ()
-            self.replicas = Replicas(connector, self.ask, timeout, dialect, known)
+            self.replicas = Replicas(connector, self.ask, timeout, dialect, known, seen)
 
     def _read_values(self, keys: Sequence[str], replies: list[Any]) -> Sequence[Any]:
         """The values. Copies are kept of them, and their size bounds the next batch of reads."""

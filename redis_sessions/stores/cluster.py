@@ -28,6 +28,7 @@ from redis_sessions.stores.channel import Channel
 from redis_sessions.stores.commands import Item
 from redis_sessions.stores.dialects import CLUSTER_NODE
 from redis_sessions.stores.durability import Durability
+from redis_sessions.stores.observing import Observation
 from redis_sessions.stores.protocols import NearCopy
 from redis_sessions.stores.watching import Watching
 
@@ -68,6 +69,8 @@ class Cluster:
         clock: ServerClock,
         watching: Watching,
         durability: Durability | None = None,
+        *,
+        observation: Observation,
     ) -> None:
         self._connector = connector
         self._timeout = timeout
@@ -75,6 +78,7 @@ class Cluster:
         self._clock = clock
         self.watching = watching
         self._durability = durability
+        self._observation = observation
         self._loop = asyncio.get_running_loop()
         self._map = SlotMap[Channel](
             connector,
@@ -224,6 +228,7 @@ class Cluster:
             self.watching,
             self._durability,
             CLUSTER_NODE,
+            self._observation,
         )
 
     def _note_moved(self, nodes: Sequence[Channel], slots: Container[int]) -> None:

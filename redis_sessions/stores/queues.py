@@ -8,14 +8,18 @@ from operator import methodcaller
 from typing import Any, Final, Generic, TypeVar
 
 from redis_sessions.connect.health import Health
+from redis_sessions.connect.link import Part
 from redis_sessions.connect.resp import Command
 from redis_sessions.connect.sender import Sender
 from redis_sessions.errors import StoreError, StoreUnavailableError
+from redis_sessions.stores.observing import Observation, ObservedPart, Operation
 from redis_sessions.tracebacks import strip
 
 __all__ = ["ItemQueue"]
 
 _done: Final = methodcaller("done")
+
+_UNOBSERVED: Final = Observation()
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
@@ -38,12 +42,12 @@ class ItemQueue(Generic[Item, Reply]):
     each item; an exception that it raises is each item's. If a request is cancelled, it no longer
     waits, and nothing else happens. An item waits `patience` seconds at most before it is sent.
     While the store is away, one item at a time finds out whether it is back, and the others fail
-    at once.
+    at once. `observation` says who is told of each batch, and `operation` as what.
     """
 
     __slots__ = (
-        *("_bytes", "_commands", "_futures", "_health", "_items", "_loop", "_patience", "_probes"),
-        *("_read", "_sender", "_since", "reply_size"),
+        *("_bytes", "_commands", "_futures", "_health", "_items", "_loop", "_observation"),
+        *("_operation", "_patience", "_probes", "_read", "_sender", "_since", "reply_size"),
     )
 
     def __init__(
@@ -53,12 +57,16 @@ class ItemQueue(Generic[Item, Reply]):
         read: Callable[[Sequence[Item], list[Any]], Sequence[Reply | Exception]],
         health: Health,
         patience: float,
+        observation: Observation = _UNOBSERVED,
+        operation: Operation = "index",
     ) -> None:
         self._sender = sender
         self._commands = commands
         self._read = read
         self._health = health
         self._patience = patience
+        self._observation = observation
+        self._operation: Operation = operation
         self._loop = asyncio.get_running_loop()
         # Of those that wait: the items, the futures of their replies, and since when.
         self._items: list[Item] = []
@@ -100,7 +108,7 @@ class ItemQueue(Generic[Item, Reply]):
         self._health.probing = self._probes = True
         return True
 
-    def next_part(self, now: float) -> _Batch[Item, Reply] | None:
+    def next_part(self, now: float) -> Part | None:
         """The items that leave next; None if nobody waits for one of them any more."""
         count = self._fitting()
         items, futures = self._items[:count], self._futures[:count]
@@ -118,10 +126,15 @@ class ItemQueue(Generic[Item, Reply]):
         if items:
             try:
                 # No item leaves later than this after it was asked for: see `stores.deadline`.
-                return _Batch(self, items, futures, self._commands(items), now if late else until)
+                batch = _Batch(self, items, futures, self._commands(items), now if late else until)
             except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
                 self.settle(futures, exc)
                 return None
+            observer = self._observation.observer
+            if observer is None:
+                return batch
+            began = until - self._patience
+            return ObservedPart(batch, observer, self._operation, len(items), began)
         self.end_probe()
         return None
 

@@ -47,6 +47,7 @@ from redis_sessions.stores.index_replies import (
 )
 from redis_sessions.stores.inspection import info
 from redis_sessions.stores.locks import Locks
+from redis_sessions.stores.observing import Observation
 from redis_sessions.stores.protocols import (
     Commit,
     Entered,
@@ -118,6 +119,7 @@ class RedisStore:
         by_url = self._connector.deployment.client_cache
         self.client_cache: float = _client_cache(client_cache, by_url)
         self.server_clock: ServerClock = ServerClock()
+        self.observation: Observation = Observation()
         self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
         self._warned = False
@@ -337,6 +339,7 @@ class RedisStore:
             self.server_clock,
             watching,
             self._durability,
+            observation=self.observation,
         )
         return servers
 

@@ -29,6 +29,7 @@ from redis_sessions.connect.sender import Sender
 from redis_sessions.errors import StoreError
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.dialects import Dialect
+from redis_sessions.stores.observing import Observation
 from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.stores.replies import ReplyReader, alone
 
@@ -60,12 +61,14 @@ class Replicas:
         timeout: float,
         dialect: Dialect,
         addresses: Sequence[Address] = (),
+        observation: Observation | None = None,
     ) -> None:
         self._connector = connector
         self._ask = ask  # the primary
         self._timeout = timeout / 4  # a replica that hangs must not cost much
         self._dialect = dialect
         self.addresses = addresses
+        self._observation = Observation() if observation is None else observation
         self._loop = asyncio.get_running_loop()
         self._all: dict[Address, _Replica] = {}
         self._chosen: _Replica | None = None
@@ -136,7 +139,7 @@ class Replicas:
         for address in wanted:
             if address not in self._all:
                 self._all[address] = _Replica(
-                    self._connector, address, self._timeout, self._dialect
+                    self._connector, address, self._timeout, self._dialect, self._observation
                 )
 
 
@@ -175,7 +178,12 @@ class _Replica:
     """One replica: its link, its queues, and what is known of it."""
 
     def __init__(
-        self, connector: Connector, address: Address, timeout: float, dialect: Dialect
+        self,
+        connector: Connector,
+        address: Address,
+        timeout: float,
+        dialect: Dialect,
+        observation: Observation,
     ) -> None:
         self._known = known = _Knowledge(dialect)
         self._dialect = dialect
@@ -185,7 +193,9 @@ class _Replica:
         self._health = _Health()
         values = read.answers if dialect.one_key_a_command else read.values
         self._loads: ItemQueue[str, bytes | None]
-        self._loads = ItemQueue(sender, dialect.reads, values, self._health, timeout)
+        self._loads = ItemQueue(
+            *(sender, dialect.reads, values, self._health, timeout, observation, "replica_load")
+        )
         self._commands: ItemQueue[IndexCommand, Any]
         self._commands = ItemQueue(sender, alone, read.answers, self._health, timeout)
         self._loop = asyncio.get_running_loop()

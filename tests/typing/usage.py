@@ -42,6 +42,7 @@ from redis_sessions import (
     client_ip,
     generate_key,
     get_session,
+    readiness,
     safe_next,
 )
 from redis_sessions.fastapi import (
@@ -54,6 +55,7 @@ from redis_sessions.fastapi import (
     session_security,
     untouched,
 )
+from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
     Clock,
     IndexConformance,
@@ -322,3 +324,11 @@ class TestMyIndex(IndexConformance):
 
 hook: Callable[[type, Any], Any] = lambda kind, value: kind(value)  # noqa: E731 - as users write it
 SessionManager(MemoryStore(), Keyring(NEW_KEY), enc_hook=str, dec_hook=hook)
+
+
+async def observability(manager: SessionManager, app: Starlette) -> None:
+    instrument(manager)
+    instrument(manager, spans=True)
+    app.add_route("/ready", readiness(manager, timeout=1.5))
+    assert_type(hashed_id("an id"), str)
+    assert_type(await manager.ready(timeout=1.5), bool)
