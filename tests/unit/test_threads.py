@@ -40,6 +40,7 @@ CALLS: dict[str, Callable[[Session, SessionManager], Awaitable[object]]] = {
     "manager.revoke, …": lambda _, manager: manager.revoke("a" * 20, "alice"),
     "manager.revoke_all, …": lambda _, manager: manager.revoke_all("alice", keep="a" * 20),
     "manager.revoke_by, …": lambda _, manager: manager.revoke_by("sid", "1"),
+    "manager.ready, …": lambda _, manager: manager.ready(),
     "manager.count": lambda _, manager: manager.count(),
 }
 
