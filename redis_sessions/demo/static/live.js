@@ -9,15 +9,15 @@ let waiting = 0; // until it connects again
 
 function connect() {
   waiting = 0;
-  if (!away.hidden) return connectIn(500); // `draw` finds out when it is back
+  if (!away.hidden) return connectAfter(500); // `draw` finds out when it is back
   const socket = new WebSocket("changes");
   socket.onopen = draw; // also what happened while there was no socket
   socket.onmessage = draw;
   // 1008: the session has ended. If another tab signed in, its new cookie may still be on its way.
-  socket.onclose = (event) => connectIn(event.code === 1008 ? 200 : 1000);
+  socket.onclose = (event) => connectAfter(event.code === 1008 ? 200 : 1000);
 }
 
-function connectIn(milliseconds) {
+function connectAfter(milliseconds) {
   clearTimeout(waiting);
   waiting = setTimeout(connect, milliseconds);
 }
@@ -65,7 +65,7 @@ document.addEventListener("submit", async (event) => {
   await fetch(form.action, { method: "POST", body, redirect: "manual" }).catch(() => null);
   await draw();
   own -= 1;
-  if (waiting) connectIn(0); // there may be a session now
+  if (waiting) connectAfter(0); // there may be a session now
 });
 
 const steps = [[5400, 60, "min"], [129600, 3600, "h"], [Infinity, 86400, "days"]];
