@@ -87,7 +87,7 @@ async def refused() -> str:
 async def account(user: UserDep, session: SessionDep, manager: SessionManagerDep) -> str:
     devices = len(await manager.sessions_of(user))
     return page(
-        f"<h1>{escape(session['name'])}</h1><p>Signed in on {devices} devices.</p>"
+        f"<h1>{escape(session['name'])}</h1><p>Devices: {devices}</p>"
         + button("/logout", "Sign out")
         + button("/logout-everywhere", "Sign out everywhere")
     )

@@ -127,7 +127,7 @@ def _oauth(example: ModuleType) -> None:
     assert phone.get(callback(laptop)).url.path == "/refused"  # begun in another browser
     assert phone.get("/callback?error=access_denied").url.path == "/refused"
     assert phone.get(callback(phone)).url.path == "/"
-    assert "2 devices" in phone.get("/account").text
+    assert "Devices: 2" in phone.get("/account").text
     assert SUBJECT not in phone.get("/account").text
     phone.post("/logout-everywhere")
     assert '<a href="/login">' in laptop.get("/").text
