@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from base64 import b64decode, urlsafe_b64encode
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class Grant:
 class Provider:
     """Everybody who comes is the same user, and signs in at once. `app` is its ASGI side."""
 
-    def __init__(self) -> None:
+    def __init__(self, issuer: str = ISSUER) -> None:
+        self._issuer = issuer
         self.renew_key("1")
         self.sid: str | None = None
         """The provider's session in which the next one signs in."""
@@ -72,8 +74,8 @@ class Provider:
         }
         return JSONResponse(
             {
-                "issuer": ISSUER,
-                **{name: f"{ISSUER}/{path}" for name, path in endpoints.items()},
+                "issuer": self._issuer,
+                **{name: f"{self._issuer}/{path}" for name, path in endpoints.items()},
                 "response_types_supported": ["code"],
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["RS256"],
@@ -134,7 +136,7 @@ class Provider:
     def _id_token(self, grant: Grant) -> str:
         now = int(time.time())
         claims = {
-            "iss": ISSUER,
+            "iss": self._issuer,
             "sub": SUBJECT,
             "aud": CLIENT_ID,
             "iat": now,
@@ -151,3 +153,8 @@ class Provider:
 def query(url: str) -> dict[str, str]:
     """A URL's parameters."""
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+
+
+def local() -> Starlette:
+    """What examples/oauth/run starts, where there is no other provider."""
+    return Provider(os.environ["ISSUER"]).app

@@ -24,7 +24,12 @@ PAGES = [
     ROOT / "redis_sessions" / "SKILL.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-LINKING = [*PAGES, *sorted({*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")} - {*PAGES})]
+LINKING = [
+    *PAGES,
+    *sorted(
+        {*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md"), *ROOT.glob("examples/*/*.md")} - {*PAGES}
+    ),
+]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: \S((?!-->).)* -->\n+\Z", re.DOTALL)
