@@ -130,7 +130,7 @@ class SessionMiddleware:
         clear_site_data: Collection[SiteData] = (),
         manager: SessionManager | None = None,
     ) -> None:
-        self.app = app
+        self.app: ASGIApp = app
         policy = {
             "max_age": (max_age, DEFAULT_MAX_AGE),
             "idle_timeout": (idle_timeout, None),

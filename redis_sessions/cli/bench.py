@@ -20,7 +20,7 @@ from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keyring import generate_key
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.commands import IndexCommand
-from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.redis import RedisStore, servers_of
 
 __all__ = ["Figures", "add", "advice"]
 
@@ -146,13 +146,13 @@ def advice(figures: list[Figures], *, has_uvloop: bool) -> list[str]:
 
 async def _measure_all(args: Namespace) -> list[Figures]:
     async with _sessions(args) as (manager, tokens):
-        servers, seconds = backend_of(manager).store, args.seconds / 8
-        assert isinstance(servers, RedisStore)
-        key = f"{servers.prefix}ping"
+        store, seconds = backend_of(manager).store, args.seconds / 8
+        assert isinstance(store, RedisStore)
+        key = f"{store.prefix}ping"
 
         async def ping(_: str) -> float:
             began = time.perf_counter()
-            await servers.servers.index_commands.submit(IndexCommand(key, ("PING",)), 64)
+            await servers_of(store).index_commands.submit(IndexCommand(key, ("PING",)), 64)
             return time.perf_counter() - began
 
         async def read(token: str) -> float:

@@ -18,7 +18,7 @@ from redis_sessions.connect.failures import FAILURES, late, translate
 from redis_sessions.connect.link import Link, Part
 from redis_sessions.connect.resp import Command
 from redis_sessions.errors import StoreError
-from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.redis import RedisStore, servers_of
 
 __all__ = ["Notices", "notices_of"]
 
@@ -124,7 +124,7 @@ async def notices_of(store: RedisStore) -> AsyncGenerator[asyncio.Queue[Item]]:
     queue = asyncio.Queue[Item]()
     begun = dict[str, Notices]()
     try:
-        async with aclosing(store.servers.primaries()) as primaries:
+        async with aclosing(servers_of(store).primaries()) as primaries:
             async for connector, _ in primaries:
                 if connector.where not in begun:
                     begun[connector.where] = notices = Notices(connector, queue)

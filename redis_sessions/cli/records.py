@@ -39,7 +39,7 @@ from redis_sessions.session.record import HEADER_SIZE, Stored, layout
 from redis_sessions.session.token import SessionToken, is_id
 from redis_sessions.session.values import decode
 from redis_sessions.stores.inspection import info, look
-from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.redis import RedisStore, servers_of
 from redis_sessions.stores.scanning import Place
 
 __all__ = ["add", "each_session"]
@@ -154,7 +154,7 @@ async def each_session(
 async def _keys(store: RedisStore) -> int | None:
     """How many keys there are in all databases, if the user may ask."""
     try:
-        answers = await info(store.servers, "keyspace")
+        answers = await info(servers_of(store), "keyspace")
     except StoreError:
         return None
     texts = [text for answer in answers for text in answer.values()]
@@ -250,7 +250,7 @@ async def _look(args: Namespace, token: str | None) -> tuple[dict[str, Any], int
     facts: dict[str, Any] = {"id": args.id, "stored": False}
     status = 0
     async with store_of(args) as store:
-        found = await look(store.servers, store.prefix, args.id)
+        found = await look(servers_of(store), store.prefix, args.id)
         if found is None or found.size <= HEADER_SIZE:
             facts["tombstone"], status = found is not None, 1
         else:

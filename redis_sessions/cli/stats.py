@@ -16,7 +16,7 @@ from redis_sessions.cli.setting import add_json, add_store, store_of
 from redis_sessions.connect.conversation import Conversation
 from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.stores.inspection import parsed
-from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.redis import RedisStore, servers_of
 from redis_sessions.stores.scanning import indexes
 
 __all__ = ["add"]
@@ -117,7 +117,7 @@ def _distribution(values: Sequence[int]) -> dict[str, int]:
 async def _users(store: RedisStore, most: int) -> dict[str, Any]:
     """Of the indexes: how many there are, and how many sessions some of them have."""
     number, looked_at = 0, list[str]()
-    async with aclosing(indexes(store.servers, store.prefix, store.timeout)) as pages:
+    async with aclosing(indexes(servers_of(store), store.prefix, store.timeout)) as pages:
         async for page in pages:
             looked_at += page[: _INDEXES - len(looked_at)]
             number += len(page)
@@ -130,7 +130,7 @@ async def _users(store: RedisStore, most: int) -> dict[str, Any]:
 
 async def _servers(store: RedisStore) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    async with aclosing(store.servers.primaries()) as primaries:
+    async with aclosing(servers_of(store).primaries()) as primaries:
         async for connector, _ in primaries:
             async with Conversation(connector, store.timeout) as server:
                 (reply,) = await server.ask(("INFO", "all"))

@@ -63,7 +63,7 @@ from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisStore", "servers_of"]
 
 T = TypeVar("T")
 
@@ -244,11 +244,6 @@ class RedisStore:
     def scan(self, place: Place | None = None) -> AsyncGenerator[Sequence[Found], None]:
         return scan(self._servers.get(), self.prefix, self.timeout, place)
 
-    @property
-    def servers(self) -> Servers:
-        """The servers, for the functions of `stores.inspection`."""
-        return self._servers.get()
-
     # -- the secret keys in use
 
     async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
@@ -354,7 +349,7 @@ class RedisStore:
 
     async def _warn_of_eviction(self) -> None:
         try:
-            replies = await info(self.servers, "memory")
+            replies = await info(self._servers.get(), "memory")
         except StoreError:
             return  # the user may not ask, which is no reason to complain
         for found in replies:
@@ -369,6 +364,11 @@ class RedisStore:
                     self._connector.where,
                     policy,
                 )
+
+
+def servers_of(store: RedisStore) -> Servers:
+    """The running loop's servers of a store, for the functions of `stores.inspection`."""
+    return store._servers.get()  # pyright: ignore[reportPrivateUsage] - this module's own
 
 
 def _client_cache(given: float | None, of_url: float | None) -> float:
