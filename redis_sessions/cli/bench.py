@@ -223,5 +223,5 @@ async def _sessions(args: Namespace) -> AsyncGenerator[tuple[SessionManager, lis
         name = f"{prefix}keys"
         for key in backend_of(manager).keyring.keys:
             forget = IndexCommand(name, ("HDEL", name, key.id.hex()))
-            await store.servers.index_commands.submit(forget, 64)
+            await servers_of(store).index_commands.submit(forget, 64)
         await store.close()

@@ -21,7 +21,7 @@ from redis_sessions.session.record import HEADER_SIZE, key_id, rotated_at
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.enumeration import Found
 from redis_sessions.stores.inspection import look
-from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.redis import RedisStore, servers_of
 
 __all__ = ["Sight", "add"]
 
@@ -133,7 +133,7 @@ async def _happening(
                 ids = list(sight.known)
             for start in range(0, len(ids), _AT_ONCE):
                 some = ids[start : start + _AT_ONCE]
-                looks = (look(store.servers, store.prefix, id) for id in some)
+                looks = (look(servers_of(store), store.prefix, id) for id in some)
                 for id, found in zip(some, await asyncio.gather(*looks), strict=True):
                     if (name := sight.note(id, found)) is not None:
                         yield name, id, found

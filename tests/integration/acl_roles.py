@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from redis_sessions import RedisStore, StoreError
 from redis_sessions.cli.notices import notices_of
 from redis_sessions.session.record import tombstone
+from redis_sessions.stores.redis import servers_of
 from redis_sessions.stores.inspection import info
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from redis_sessions.testing.index_conformance import new_key
@@ -67,7 +68,7 @@ async def administer(url: str, prefix: str) -> None:
         for _ in range(2):
             await store.end(id, tombstone(0), MINUTE)
         assert id in [found.id async for page in store.scan() for found in page]
-        assert await info(store.servers, "memory")
+        assert await info(servers_of(store), "memory")
         async with notices_of(store):
             pass
     finally:

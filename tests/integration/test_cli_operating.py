@@ -18,6 +18,7 @@ from redis import Redis
 
 from redis_sessions import RedisStore, generate_key
 from redis_sessions.cli.acl import Role, acl_line, rules
+from redis_sessions.stores.redis import servers_of
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.testing import read_session
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
@@ -214,7 +215,7 @@ async def test_what_happens_is_told(site: Site) -> None:
     await store.commit(lost := new_id(), None, new_record(), MINUTE)
     assert await told() == ("created", lost)
     key = store.prefix + lost
-    await store.servers.index_commands.submit(IndexCommand(key, ("DEL", key)), 64)
+    await servers_of(store).index_commands.submit(IndexCommand(key, ("DEL", key)), 64)
     assert await told() == ("gone", lost)
 
     process.send_signal(signal.SIGINT)
