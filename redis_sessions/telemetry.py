@@ -394,6 +394,6 @@ class _StoreSpan:
         self._span = span
 
     @_safe
-    def __exit__(self, kind: Any, raised: Any, traceback: Any) -> None:
+    def __exit__(self, *raised: Any) -> None:  # noqa: PYI036 - as they come
         if self._span is not None:
-            self._span.__exit__(kind, raised, traceback)
+            self._span.__exit__(*raised)
