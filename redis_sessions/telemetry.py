@@ -10,12 +10,14 @@ instrumented has none, and its requests do nothing for it. `docs/observability.m
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics, trace
@@ -37,6 +39,8 @@ from redis_sessions.tracebacks import stripped
 __all__ = ["hashed_id", "instrument"]
 
 _SCOPE: Final = "redis_sessions"
+
+_logger: Final = logging.getLogger("redis_sessions")
 
 SESSION_ID: Final = "session.id"
 PREVIOUS_ID: Final = "session.previous_id"
@@ -91,6 +95,24 @@ def instrument(
         _trace(store, trace.get_tracer(_SCOPE, tracer_provider=tracer_provider))
 
 
+P = ParamSpec("P")
+_has_failed: Final = threading.Event()
+
+
+def _safe(function: Callable[P, None]) -> Callable[P, None]:
+    """What an SDK raises, or a processor of somebody's, fails no request: it is logged once."""
+
+    def safe(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - whatever it is
+            if not _has_failed.is_set():
+                _has_failed.set()
+                _logger.warning("telemetry failed, and no request: %r", exc)
+
+    return safe
+
+
 class _Observer:
     """What is counted for one manager, beside the counts of its events."""
 
@@ -112,6 +134,7 @@ class _Observer:
     def on_conflict(self) -> None:
         self.conflicts += 1
 
+    @_safe
     def on_batch(
         self,
         operation: Operation,
@@ -159,6 +182,25 @@ class _Observer:
             yield backend.watched, {}
 
 
+_LOST: Final = "Writes that found that another request had been faster"
+_COUNTERS: Final = (
+    (
+        "loads",
+        _Observer.observe_loads,
+        "{session}",
+        "Sessions that requests with a token asked for",
+    ),
+    ("commits", _Observer.observe_commits, "{commit}", "Commits that were carried out"),
+    (
+        "conflicts",
+        _Observer.observe_conflicts,
+        "{conflict}",
+        _LOST,
+    ),
+    ("events", _Observer.observe_events, "{event}", "Events, as on_event= gets them"),
+)
+
+
 class _Meters:
     """The instruments of one meter provider. All managers share them."""
 
@@ -183,31 +225,10 @@ class _Meters:
             "From sending a batch to its answer",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
-        counter = meter.create_observable_counter
-        counter(
-            "redis_sessions.loads",
-            [self._all(_Observer.observe_loads)],
-            "{session}",
-            "Sessions that requests with a token asked for",
-        )
-        counter(
-            "redis_sessions.commits",
-            [self._all(_Observer.observe_commits)],
-            "{commit}",
-            "Commits that were carried out",
-        )
-        counter(
-            "redis_sessions.conflicts",
-            [self._all(_Observer.observe_conflicts)],
-            "{conflict}",
-            "Writes that found that another request had been faster",
-        )
-        counter(
-            "redis_sessions.events",
-            [self._all(_Observer.observe_events)],
-            "{event}",
-            "Events, as on_event= gets them",
-        )
+        for name, observe, unit, description in _COUNTERS:
+            meter.create_observable_counter(
+                f"redis_sessions.{name}", [self._all(observe)], unit, description
+            )
         meter.create_observable_up_down_counter(
             "redis_sessions.watches",
             [self._all(_Observer.observe_watched)],
@@ -239,14 +260,10 @@ _lock: Final = threading.Lock()
 def _meters_of(provider: MeterProvider | None) -> _Meters:
     # The global provider may be set later, and is another object then.
     with _lock:
-        key: Any = _Global if provider is None else provider
+        key: Any = metrics if provider is None else provider
         if key not in _known:
             _known[key] = _Meters(provider)
         return _known[key]
-
-
-class _Global:
-    """Stands for the global meter provider."""
 
 
 class _Around:
@@ -321,16 +338,17 @@ class _RequestSpan:
         if self._connection.send == self._on_send:
             self._connection.send = self._send
 
+    @_safe
     def _tell(self) -> None:
         stored = state_of(self._connection.session).stored
         if stored is None or not self._span.is_recording():
             return
         id = hashed_id(stored.token.id)
         if id != self._before:
+            before, self._before = self._before, id
             self._span.set_attribute(SESSION_ID, id)
-            if self._before is not None:
-                self._span.set_attribute(PREVIOUS_ID, self._before)
-            self._before = id
+            if before is not None:
+                self._span.set_attribute(PREVIOUS_ID, before)
 
 
 _traced: Final = weakref.WeakSet[Any]()
@@ -350,12 +368,32 @@ def _spanned(
     tracer: Tracer, name: str, call: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
     async def spanned(id: str, *arguments: Any, **named: Any) -> Any:
-        with tracer.start_as_current_span(
+        with _StoreSpan(tracer, name, id):
+            return await call(id, *arguments, **named)
+
+    return spanned
+
+
+class _StoreSpan:
+    """A span around a call of the store, which is made all the same if the SDK fails."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+        self._span: AbstractContextManager[Any] | None = None
+
+    @_safe
+    def __enter__(self) -> None:
+        tracer, name, id = self._arguments
+        span = tracer.start_as_current_span(
             name,
             kind=SpanKind.CLIENT,
             attributes={SESSION_ID: hashed_id(id)},
             record_exception=False,  # the status says which; a traceback would only be long
-        ):
-            return await call(id, *arguments, **named)
+        )
+        span.__enter__()
+        self._span = span
 
-    return spanned
+    @_safe
+    def __exit__(self, *raised: Any) -> None:  # noqa: PYI036 - as they come
+        if self._span is not None:
+            self._span.__exit__(*raised)

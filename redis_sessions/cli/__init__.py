@@ -46,6 +46,15 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # as in `redis-sessions list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return BROKEN_PIPE
+    except OSError as exc:  # such as a disk that is full
+        _write_no_more()
+        complain(str(exc))
+        return 2
     return status
+
+
+def _write_no_more() -> None:
+    """Else Python writes what is left when it ends, and tells that this failed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from math import isfinite
 from typing import Any, cast
 
 __all__ = [
@@ -51,12 +52,14 @@ def as_json(value: object) -> str:
 
 
 def _with_names(value: Any) -> Any:
-    """The same with texts as the keys of all objects. Those of a session's data may be others."""
+    """The same as JSON has it: the names of a session's data needn't be texts, for example."""
     if isinstance(value, dict):
         items = cast("Mapping[Any, Any]", value).items()
         return {str(name): _with_names(part) for name, part in items}
     if isinstance(value, list | tuple):
         return [_with_names(part) for part in cast("Iterable[Any]", value)]
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)  # JSON has no such number
     return value
 
 

@@ -13,9 +13,10 @@ from typing import Any, Final, NoReturn
 from redis_sessions import __version__
 from redis_sessions.session.token import is_id
 
-__all__ = ["Commands", "Parser", "positive"]
+__all__ = ["Commands", "Parser", "positive", "session_id"]
 
-_SECRET: Final = re.compile(r"\S*(?:://|@)\S*")
+# A URL with a password, a token, or a secret key, as `redis-sessions key` makes it.
+_SECRET: Final = re.compile(r"\S*(?:://|@|[\w-]{43})\S*")
 _TAKES_ID: Final = ("--id", "--keep")
 
 _ABOUT: Final = """
@@ -45,7 +46,7 @@ which. 2: it can't be done, and standard error says why. 130: Ctrl-C.
 
 
 class Parser(ArgumentParser):
-    """An argument parser whose errors show no URLs, since these may have a password."""
+    """An argument parser whose errors show no URLs, tokens and keys: a log may keep them."""
 
     def __init__(self, **options: Any) -> None:
         options["formatter_class"] = RawDescriptionHelpFormatter
@@ -112,10 +113,10 @@ class Commands:
         word = arguments[0] if arguments else "-"
         if word in names or (word.startswith("-") and not _SECRET.search(word)):
             return
-        if _SECRET.search(word):
+        if "://" in word or "@" in word:
             hint = "A URL is no command. To look at a store: redis-sessions check URL"
         else:
-            hint = f"No such command: {word}."
+            hint = f"No such command: {_SECRET.sub('…', word)}."
             if close := get_close_matches(word, names, 1):
                 hint += f" Did you mean '{close[0]}'?"
         print(f"redis-sessions: {hint}", file=sys.stderr)
@@ -127,6 +128,16 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError("write a number from 1 on")
     return int(text)
+
+
+def session_id(text: str) -> str:
+    """The type of an argument: a session's id. Whatever else is given isn't repeated."""
+    if not is_id(text):
+        raise ArgumentTypeError(
+            "this is no session's id: write 20 characters, as `redis-sessions list` shows them, "
+            "and never a whole token"
+        )
+    return text
 
 
 def _with_ids(arguments: Sequence[str]) -> list[str]:

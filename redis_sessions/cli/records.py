@@ -23,7 +23,7 @@ from redis_sessions.cli.output import (
     tell,
     write_json,
 )
-from redis_sessions.cli.parser import Commands, positive
+from redis_sessions.cli.parser import Commands, positive, session_id
 from redis_sessions.cli.setting import (
     add_json,
     add_keys,
@@ -36,7 +36,7 @@ from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.lifecycle.enumeration import StoredSession, told
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.record import HEADER_SIZE, Stored, layout
-from redis_sessions.session.token import SessionToken, is_id
+from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import decode
 from redis_sessions.stores.inspection import info, look
 from redis_sessions.stores.redis import RedisStore, servers_of
@@ -120,7 +120,9 @@ def add(commands: Commands) -> None:
         can't be read.
         """,
     )
-    inspect.add_argument("id", metavar="ID", help="the session's id: the first 20 characters")
+    inspect.add_argument(
+        "id", type=session_id, metavar="ID", help="the session's id: the first 20 characters"
+    )
     add_store(inspect, argument=False)
     add_keys(inspect)
     inspect.add_argument("--principal", help="tell whether it is this user's")
@@ -208,11 +210,6 @@ def _line(each: StoredSession) -> str:
 
 
 def _inspect(args: Namespace) -> int:
-    if not is_id(args.id):
-        raise ConfigurationError(
-            "this is no session's id: write 20 characters, as `redis-sessions list` shows them, "
-            "and never a whole token"
-        )
     if args.token not in (None, "-"):
         raise ConfigurationError(
             "--token: write --token -, and give the token on standard input, since others see "

@@ -122,7 +122,10 @@ def _read(path: str) -> str:
 
 
 def from_stdin(what: str) -> str:
-    """All of standard input, which is asked for if that is a terminal."""
+    """All of standard input, which is asked for if it is a terminal; `ConfigurationError`."""
     if sys.stdin.isatty():
         print(f"{what}: type it, and end with Ctrl-D", file=sys.stderr)
-    return sys.stdin.read()
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{what}: it is no text in UTF-8") from None

@@ -8,7 +8,7 @@ from argparse import ArgumentTypeError, Namespace
 from typing import Any
 
 from redis_sessions.cli.output import complain, confirm, shown, table, tell, write_json
-from redis_sessions.cli.parser import Commands
+from redis_sessions.cli.parser import Commands, session_id
 from redis_sessions.cli.setting import add_json, add_keys, add_store, manager_of
 from redis_sessions.lifecycle.revocation import SessionInfo
 
@@ -64,10 +64,15 @@ def add(commands: Commands) -> None:
     _add_user(revoke)
     which = revoke.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--id", action="append", dest="ids", metavar="ID", help="this session; may be repeated"
+        "--id",
+        type=session_id,
+        action="append",
+        dest="ids",
+        metavar="ID",
+        help="this session; may be repeated",
     )
     which.add_argument("--all", action="store_true", help="all sessions")
-    which.add_argument("--keep", metavar="ID", help="all sessions but this one")
+    which.add_argument("--keep", type=session_id, metavar="ID", help="all sessions but this one")
     revoke.add_argument("--yes", action="store_true", help="don't ask")
     revoke.add_argument(
         "--wait-replicas",

@@ -15,11 +15,19 @@ from time import perf_counter
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Form, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.templating import Jinja2Templates
+from redis.exceptions import RedisError
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from redis_sessions import Keyring, SessionManager, SessionMiddleware, generate_key
+from redis_sessions import (
+    Keyring,
+    SessionManager,
+    SessionMiddleware,
+    StoreUnavailableError,
+    generate_key,
+)
 from redis_sessions.demo.chart import chart
 from redis_sessions.demo.server import Server
 from redis_sessions.demo.view import ago, dump, opened
@@ -31,10 +39,10 @@ __all__ = [
     "Demo",
     "DemoDep",
     "add_panels",
-    "add_race",
     "code_of",
     "open_record",
     "race",
+    "read",
     "templates",
 ]
 
@@ -81,12 +89,13 @@ def add_panels(app: FastAPI) -> None:
     """The panels that need no session."""
     for handler in (parallel, costs, latency, stop_redis, start_redis):
         app.post(f"/{handler.__name__}", response_model=None)(handler)
+    for error in (StoreUnavailableError, RedisError):
+        app.add_exception_handler(error, _away)
 
 
-def add_race(app: FastAPI) -> None:
-    """The requests that `parallel` and `costs` send."""
-    app.post("/race/{number}")(race)
-    app.get("/read")(read)
+async def _away(_: Request, __: Exception) -> Response:
+    """One of the panels has stopped Redis."""
+    return JSONResponse({"detail": "Redis is away"}, 503)
 
 
 def _piece(request: Request, name: str, **values: Any) -> Response:

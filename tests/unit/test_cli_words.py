@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections import Counter
 from contextlib import redirect_stdout
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from secrets import token_urlsafe
 
 import pytest
 
@@ -100,6 +105,7 @@ def test_texts_of_others() -> None:
     """What controls a terminal isn't printed; JSON takes any data of a session."""
     assert printable("\x1b]0;x\x07 é\n") == "�]0;x� é�"
     assert as_json({1: b"\x01", (2,): {3: None}}) == '{"1": "01", "(2,)": {"3": null}}'
+    assert as_json([float("nan"), float("-inf")]) == '["nan", "-inf"]'
     assert [span(s) for s in (90, 900, 7200, 13 * 86400)] == ["90 s", "15 min", "2 h", "13 d"]
 
 
@@ -133,9 +139,64 @@ def test_an_id_may_begin_with_a_hyphen() -> None:
         assert "is no URL of a store" in done.stderr
 
 
+TOKEN = new_id() + token_urlsafe(33)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["revoke", "ada", "--id", TOKEN],
+        ["revoke", "ada", f"--id={TOKEN}"],
+        ["revoke", "ada", "--keep", TOKEN],
+        ["revoke", "ada", "--all", TOKEN],
+        ["inspect", TOKEN],
+        ["inspect", new_id(), TOKEN],
+        ["inspect", new_id(), "--token", TOKEN],
+        [TOKEN],
+        ["sessions", "ada", "--key", generate_key()],
+    ],
+)
+def test_a_secret_in_the_wrong_place(arguments: list[str]) -> None:
+    """A token or a key on the command line is refused, and isn't repeated where a log keeps it."""
+    done = command(
+        *arguments, REDIS_SESSIONS_URL="redis://localhost:1", SESSION_SECRET_KEY=generate_key()
+    )
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert max(map(len, re.findall(r"[\w-]+", done.stderr))) < 40
+
+
+def test_an_input_that_is_no_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused in a sentence, without a byte of it: it may be a key."""
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"\xff"), "utf-8"))
+    assert run(["sessions", "ada", "--key-file", "-"]) == 2
+    assert capsys.readouterr().err == "redis-sessions: --key-file -: it is no text in UTF-8\n"
+
+
+@pytest.mark.parametrize("which", ["--id", "--keep"])
+def test_what_is_no_id_ends_nothing(which: str) -> None:
+    """It is an error of whoever wrote it, and not a session that has ended before."""
+    done = command(
+        *("revoke", "ada", which, "junk"),
+        REDIS_SESSIONS_URL="redis://localhost:1",
+        SESSION_SECRET_KEY=generate_key(),
+    )
+    assert done.exit_code == 2
+    assert "no session's id" in done.stderr
+
+
 def test_a_reader_that_leaves() -> None:
     """`redis-sessions … | head` ends without a traceback."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as pipe, redirect_stdout(pipe):
         assert run(["key"]) == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
+def test_a_disk_that_is_full(capfd: pytest.CaptureFixture[str]) -> None:
+    """Output that can't be written is an error (2), and no answer (1)."""
+    with Path("/dev/full").open("w") as full, redirect_stdout(full):
+        assert run(["key"]) == 2
+    assert "No space left" in capfd.readouterr().err

@@ -86,6 +86,24 @@ def test_links_become_absolute(written: str, published: str) -> None:
     assert absolute(written, AT, "v1") == published
 
 
+def test_the_skill_puts_no_password_into_a_url() -> None:
+    """FastAPI takes a plain `password: str` from the query, which servers log."""
+    skill = (ROOT / "redis_sessions" / "SKILL.md").read_text()
+    handlers = re.findall(
+        r"^@app\.\w+\(.*?\n(?:async )?def \w+\((.*?)\) ->", skill, re.MULTILINE | re.DOTALL
+    )
+    assert handlers
+    assert [given for given in handlers if "password" in given] == []
+    assert "password=" not in skill
+
+
+def test_the_readme_lists_the_extras() -> None:
+    """All that users install, with what each is for."""
+    extras = PROJECT["project"]["optional-dependencies"].keys()
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(extras - {"bench", "dev", "dist", "docs", "test"})
+
+
 def test_the_skill_has_its_front_matter() -> None:
     """SKILL.md begins with a name and a description, as assistants look for them."""
     skill = (ROOT / "redis_sessions" / "SKILL.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import threading
 import weakref
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ import pytest
 from fastapi import Body, FastAPI
 from fastapi.testclient import TestClient
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.metrics import NoOpMeter, NoOpMeterProvider
+from opentelemetry.sdk.trace import Span, SpanProcessor
 
 from redis_sessions import (
     Keyring,
@@ -21,6 +24,7 @@ from redis_sessions import (
     SessionMiddleware,
     StoreUnavailableError,
     generate_key,
+    telemetry,
 )
 from redis_sessions.fastapi import SessionDep
 from redis_sessions.lifecycle.manager import backend_of
@@ -251,6 +255,73 @@ async def test_spans_tell_of_failures(measured: Measured) -> None:
     (load,) = measured.spans("redis_sessions.load")
     assert load.status.status_code.name == "ERROR"
     assert not load.events  # no traceback
+
+
+class Broken(SpanProcessor):
+    """As a processor of the application's own that has a bug."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self.when == "start" and span.name.startswith("redis_sessions."):
+            raise ValueError("broken at the start")
+
+    def on_end(self, span: Any) -> None:
+        if self.when == "end" and span.name.startswith("redis_sessions."):
+            raise ValueError("broken at the end")
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+async def test_a_broken_processor_fails_no_request(
+    measured: Measured, when: str, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    """Loads and commits go on, errors of the store reach the caller, and one warning is logged."""
+    monkeypatch.setattr(telemetry, "_has_failed", threading.Event())
+    measured.tracer_provider.add_span_processor(Broken(when))
+    at = Setting()
+    instrument(at.manager, tracer_provider=measured.tracer_provider, spans=True)
+    token = await at.begin(ALICE)
+    assert (await at.load(token)) == ALICE
+    at.store.away = True
+    with pytest.raises(StoreUnavailableError):
+        await at.load(token)
+    assert [record.message for record in caplog.records if "telemetry" in record.message] == [
+        f"telemetry failed, and no request: ValueError('broken at the {when}')"
+    ]
+
+
+def test_a_broken_span_fails_no_request(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests are answered, although no attribute can be set."""
+    set_attribute = Span.set_attribute
+
+    def fail(self: Span, key: str, value: Any) -> None:
+        if key == "session.id":
+            raise ValueError("broken")
+        set_attribute(self, key, value)
+
+    monkeypatch.setattr(Span, "set_attribute", fail)
+    with TestClient(application(measured), base_url="https://testserver") as client:
+        assert client.get("/id").status_code == 200
+
+
+async def test_a_broken_instrument_costs_no_connection() -> None:
+    """Whoever counts batches hears of no error by the meter."""
+
+    class Meter(NoOpMeter):
+        def create_histogram(self, *_: Any, **__: Any) -> Any:
+            return None  # which has no record()
+
+    class Provider(NoOpMeterProvider):
+        def get_meter(self, *_: Any, **__: Any) -> Any:
+            return Meter("broken")
+
+    at = Setting()
+    instrument(at.manager, meter_provider=Provider())
+    observer: Any = backend_of(at.manager).observer
+    observer.on_batch("load", 1, 0.0, 0.1, None)
 
 
 def test_a_hash_is_stable() -> None:

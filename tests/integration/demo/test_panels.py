@@ -16,6 +16,9 @@ from redis_sessions.demo import create_app
 from redis_sessions.demo.view import ago
 from tests.integration.demo.process import JSON, PATIENCE, Demo, wait_until
 
+MEASURING = ("parallel", "costs", "latency")
+AWAY = '{"detail":"Redis is away"}'
+
 
 @pytest.fixture
 def panels(demo: Demo) -> Iterator[httpx.Client]:
@@ -92,10 +95,18 @@ def test_redis_is_stopped_and_started(findable_server: None) -> None:
         away = browser.get("/read")
         assert (away.status_code, away.headers.get("set-cookie")) == (503, None)
         assert browser.get(demo.stage).status_code == 200
+        answers = [browser.post(f"{demo.stage}panels/{name}") for name in MEASURING]
+        assert [(answer.status_code, answer.text) for answer in answers] == [(503, AWAY)] * 3
         assert "runs" in browser.post(f"{demo.stage}panels/start_redis").text
         wait_until(lambda: browser.get("/read").status_code == 200)
         assert browser.get("/").json()["session"]["principal"] == "Dora"
         assert dict(browser.cookies) == cookies
+
+
+def test_the_requests_of_the_race_are_the_demos_own(browser: httpx.Client) -> None:
+    """No visitor's session has what they need."""
+    browser.post("/sign-in", data={"name": "Mary"})
+    assert browser.post("/race/1").status_code == 404
 
 
 @pytest.mark.parametrize("panel", ["stop_redis", "start_redis", "parallel", "costs", "latency"])
