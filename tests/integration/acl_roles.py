@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 from redis_sessions import RedisStore, StoreError
 from redis_sessions.cli.notices import notices_of
 from redis_sessions.session.record import tombstone
-from redis_sessions.stores.redis import servers_of
 from redis_sessions.stores.inspection import info
+from redis_sessions.stores.redis import servers_of
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from redis_sessions.testing.index_conformance import new_key
 

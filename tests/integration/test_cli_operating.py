@@ -18,8 +18,8 @@ from redis import Redis
 
 from redis_sessions import RedisStore, generate_key
 from redis_sessions.cli.acl import Role, acl_line, rules
-from redis_sessions.stores.redis import servers_of
 from redis_sessions.stores.commands import IndexCommand
+from redis_sessions.stores.redis import servers_of
 from redis_sessions.testing import read_session
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from tests.integration.acl_roles import PASSWORD
