@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from email.message import Message
@@ -11,6 +10,7 @@ from typing import Any, Final, TypeVar
 from urllib.request import Request
 from uuid import UUID
 
+from anyio.from_thread import start_blocking_portal  # Starlette brings it
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
@@ -100,7 +100,10 @@ class SessionClient(TestClient):
 
     def _wait(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         # In the event loop of the application, if there is one.
-        return asyncio.run(function()) if self.portal is None else self.portal.call(function)
+        if self.portal is not None:
+            return self.portal.call(function)
+        with start_blocking_portal() as portal:  # as for requests: also in an async test
+            return portal.call(function)
 
 
 class _Response:

@@ -248,3 +248,14 @@ def test_applications_that_it_cannot_take() -> None:
             session["x"] = 1 / 0
         with client.session() as session:
             assert session == {"user_id": 1}
+
+
+async def test_in_an_async_test() -> None:
+    """A client that isn't entered waits beside the test's own event loop, as its requests do."""
+    app = Starlette()
+    app.add_middleware(SessionMiddleware, store="memory://", secret_key=KEY)
+    with in_memory(app):
+        client = SessionClient(app)
+        client.sign_in(1)
+        with client.session() as session:
+            assert session.principal == "1"
