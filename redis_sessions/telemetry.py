@@ -182,22 +182,31 @@ class _Observer:
             yield backend.watched, {}
 
 
-_LOST: Final = "Writes that found that another request had been faster"
 _COUNTERS: Final = (
     (
-        "loads",
+        "redis_sessions.loads",
         _Observer.observe_loads,
         "{session}",
         "Sessions that requests with a token asked for",
     ),
-    ("commits", _Observer.observe_commits, "{commit}", "Commits that were carried out"),
     (
-        "conflicts",
+        "redis_sessions.commits",
+        _Observer.observe_commits,
+        "{commit}",
+        "Commits that were carried out",
+    ),
+    (
+        "redis_sessions.conflicts",
         _Observer.observe_conflicts,
         "{conflict}",
-        _LOST,
+        "Writes that found that another request had been faster",
     ),
-    ("events", _Observer.observe_events, "{event}", "Events, as on_event= gets them"),
+    (
+        "redis_sessions.events",
+        _Observer.observe_events,
+        "{event}",
+        "Events, as on_event= gets them",
+    ),
 )
 
 
@@ -226,9 +235,7 @@ class _Meters:
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         for name, observe, unit, description in _COUNTERS:
-            meter.create_observable_counter(
-                f"redis_sessions.{name}", [self._all(observe)], unit, description
-            )
+            meter.create_observable_counter(name, [self._all(observe)], unit, description)
         meter.create_observable_up_down_counter(
             "redis_sessions.watches",
             [self._all(_Observer.observe_watched)],
