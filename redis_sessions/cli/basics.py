@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -180,7 +179,6 @@ def _acl(args: Namespace) -> int:
 
 
 def _check(args: Namespace) -> int:
-    logging.getLogger("redis_sessions").addHandler(logging.NullHandler())  # it is all in here
     try:
         url, prefix = url_of(args), prefix_of(args)
         findings = find(asyncio.run(gather(url, prefix=prefix, timeout=args.timeout)))

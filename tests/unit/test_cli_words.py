@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -113,6 +114,15 @@ def test_a_servers_error_controls_no_terminal(capsys: pytest.CaptureFixture[str]
     """Its text is shown, and each line of it stays one."""
     complain("localhost:6379 answered: \x1b]0;x\x07\nbad")
     assert capsys.readouterr().err == "redis-sessions: localhost:6379 answered: �]0;x�\nbad\n"
+
+
+def test_what_goes_wrong_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No warning for applications ("requests get 503") stands beside the command's own error."""
+    log = logging.getLogger("redis_sessions")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", False)  # pytest listens further up
+    done = command("count", "redis://127.0.0.1:1")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
