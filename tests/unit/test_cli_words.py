@@ -125,6 +125,12 @@ def test_what_goes_wrong_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
 
 
+def test_the_demos_store_may_stay_off_the_command_line() -> None:
+    """Its URL may have a password, which others would see there."""
+    done = command("demo", "--workers", "2", REDIS_SESSIONS_DEMO_STORE="memory://")
+    assert (done.exit_code, "memory:// is one process' own" in done.stderr) == (2, True)
+
+
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     """Its help says what it is for, and how it ends."""
     for name in commands().names:
