@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from email.message import Message
 from inspect import signature
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 from urllib.request import Request
 from uuid import UUID
 
@@ -100,10 +100,12 @@ class SessionClient(TestClient):
 
     def _wait(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         # In the event loop of the application, if there is one.
-        if self.portal is not None:
-            return cast("T", self.portal.call(function))
-        with start_blocking_portal() as portal:  # as for requests: also in an async test
-            return cast("T", portal.call(function))
+        if self.portal is None:  # then as for requests: also in an async test
+            with start_blocking_portal() as portal:
+                answer: T = portal.call(function)
+        else:
+            answer = self.portal.call(function)
+        return answer
 
 
 class _Response:
