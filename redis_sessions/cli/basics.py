@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from redis_sessions.cli.acl import (
 from redis_sessions.cli.finding import Finding, Level, merged
 from redis_sessions.cli.findings import find
 from redis_sessions.cli.gather import gather
-from redis_sessions.cli.output import has_rich, write_json
+from redis_sessions.cli.output import has_rich, printable, write_json
 from redis_sessions.cli.parser import Commands
 from redis_sessions.cli.setting import add_json, add_store, prefix_of, url_of
 from redis_sessions.connect.credentials import read_password
@@ -180,7 +179,6 @@ def _acl(args: Namespace) -> int:
 
 
 def _check(args: Namespace) -> int:
-    logging.getLogger("redis_sessions").addHandler(logging.NullHandler())  # it is all in here
     try:
         url, prefix = url_of(args), prefix_of(args)
         findings = find(asyncio.run(gather(url, prefix=prefix, timeout=args.timeout)))
@@ -211,7 +209,8 @@ _STYLES: Final = {
 def _show(findings: Sequence[Finding]) -> None:
     for finding in findings:
         where = f" ({finding.server})" if finding.server else ""
-        _print_level(finding.level, f" {finding.check + ':':16} {finding.text + where}")
+        text = printable(finding.text + where)
+        _print_level(finding.level, f" {finding.check + ':':16} {text}")
         if finding.advice:
             print(f"{'':26}{finding.advice}")
 

@@ -28,7 +28,8 @@ def add(commands: Commands) -> None:
         "Serve a page with two browsers side by side, and what Redis holds of their sessions.",
         """
         It needs the extra `demo`. SESSION_SECRET_KEY is its key; without one,
-        each start makes a new one.
+        each start makes a new one. A URL with a password belongs into the
+        environment, as REDIS_SESSIONS_DEMO_STORE.
 
             redis-sessions demo
             redis-sessions demo --redis redis://localhost --workers 2
@@ -45,7 +46,6 @@ def add(commands: Commands) -> None:
         "--store",
         "--redis",
         metavar="URL",
-        default="embedded://demo",
         help="the store's URL; by default embedded://demo, which runs a server of its own",
     )
     demo.add_argument(
@@ -73,9 +73,10 @@ def _demo(args: Namespace) -> int:
     from redis_sessions.demo import KEY_VARIABLE, STORE_VARIABLE, from_environment
 
     # The processes that serve it are new ones: this is how they learn it.
-    os.environ[STORE_VARIABLE] = args.store
+    store = args.store or os.environ.get(STORE_VARIABLE) or "embedded://demo"
+    os.environ[STORE_VARIABLE] = store
     os.environ[KEY_VARIABLE] = os.environ.get(KEY_VARIABLE) or generate_key()
-    if args.store.startswith("memory:") and args.workers > 1:
+    if store.startswith("memory:") and args.workers > 1:
         raise ConfigurationError("memory:// is one process' own: leave --workers out")
     listener = listen(args.host, args.port)
     if listener is None:

@@ -32,8 +32,9 @@ def has_rich(stream: Any) -> bool:
 
 
 def complain(message: str) -> None:
-    """Say on standard error why something can't be done."""
-    print(f"redis-sessions: {message}", file=sys.stderr)
+    """Say on standard error why something can't be done. A server may have said it."""
+    lines = "\n".join(map(printable, message.split("\n")))
+    print(f"redis-sessions: {lines}", file=sys.stderr)
 
 
 def tell(line: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from argparse import Namespace
@@ -35,6 +36,8 @@ PREFIX: Final = "REDIS_SESSIONS_PREFIX"
 KEY: Final = "SESSION_SECRET_KEY"
 RETIRED: Final = "SESSION_RETIRED_KEYS"
 
+_SILENT: Final = logging.NullHandler()
+
 
 def add_store(parser: Parser, *, argument: bool) -> None:
     """The options that name the store. `argument`: whether its URL may also stand alone."""
@@ -66,6 +69,8 @@ def add_json(parser: Parser, what: str = "one object") -> None:
 def url_of(args: Namespace) -> str:
     """The store's URL; `ConfigurationError` if there is none."""
     url: str | None = getattr(args, "alone", None) or args.url or os.environ.get(URL)
+    # Warnings are for applications. What concerns the command, it says itself.
+    logging.getLogger("redis_sessions").addHandler(_SILENT)
     if not url:
         raise ConfigurationError(
             f"where are the sessions? Set {URL}, or write --url, such as "

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
-from redis_sessions.cli.output import tell, write_json
+from redis_sessions.cli.output import printable, tell, write_json
 from redis_sessions.cli.parser import Commands, positive
 from redis_sessions.cli.records import each_session
 from redis_sessions.cli.setting import add_json, add_store, store_of
@@ -179,8 +179,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     for server in found["servers"]:
         limit = f" of {_size(server['maxmemory'])}" if server["maxmemory"] else ", no limit"
         lines.append(
-            f"server        {server['server']}: {server['version']}, memory "
-            f"{_size(server['used_memory'])}{limit} ({server['maxmemory_policy']}), "
+            f"server        {server['server']}: {printable(server['version'])}, memory "
+            f"{_size(server['used_memory'])}{limit} ({printable(server['maxmemory_policy'])}), "
             f"{server['evicted_keys']} keys evicted, {server['clients']} clients, "
             f"{server['replicas']} replicas"
         )

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, FastAPI, Form, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.templating import Jinja2Templates
-from redis.exceptions import RedisError
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,7 +28,7 @@ from redis_sessions import (
     generate_key,
 )
 from redis_sessions.demo.chart import chart
-from redis_sessions.demo.server import Server
+from redis_sessions.demo.server import RedisError, Server
 from redis_sessions.demo.view import ago, dump, opened
 from redis_sessions.demo.visitor import Visitor
 from redis_sessions.fastapi import SessionDep

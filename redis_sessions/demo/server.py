@@ -20,7 +20,7 @@ from redis_sessions.connect.connector import Connector, deployment_of
 from redis_sessions.connect.embedded import ensure_server
 from redis_sessions.events import Event
 
-__all__ = ["Server"]
+__all__ = ["RedisError", "Server"]
 
 _TIMEOUT: Final = 2.0  # seconds
 _Message = dict[str, bytes] | None

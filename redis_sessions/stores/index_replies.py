@@ -13,7 +13,7 @@ from redis_sessions.errors import StoreUnavailableError
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.protocols import Entered, Entry, EntryStatus, Touched
 
-__all__ = ["entered", "entries", "flag", "moment", "nothing", "status", "touched"]
+__all__ = ["entered", "entries", "fields", "flag", "moment", "nothing", "status", "touched"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,13 @@ def _checked(read: Callable[[Any], T]) -> Callable[[Any], T]:
             ) from exc
 
     return checked
+
+
+@_checked
+def fields(reply: Any) -> dict[bytes, bytes]:
+    """What a page of HSCAN holds."""
+    _, found = reply
+    return {name + b"": value + b"" for name, value in zip(found[::2], found[1::2], strict=True)}
 
 
 @_checked

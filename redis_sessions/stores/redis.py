@@ -39,6 +39,7 @@ from redis_sessions.stores.enumeration import Found
 from redis_sessions.stores.index_replies import (
     entered,
     entries,
+    fields,
     flag,
     moment,
     nothing,
@@ -251,10 +252,10 @@ class RedisStore:
         if note is not None:
             await self._send(name, "HSET", note, int(now))
             await self._send(name, "PEXPIRE", _DAY * 1000)
-        _, fields = await self._send(name, "HSCAN", 0, "COUNT", 2 * _MOST_KEYS)
+        noted = fields(await self._send(name, "HSCAN", 0, "COUNT", 2 * _MOST_KEYS))
         ages = {
             id.decode(): max(0.0, now - int(at))
-            for id, at in zip(fields[::2], fields[1::2], strict=True)
+            for id, at in noted.items()
             if _KEY_ID.match(id) and _SECONDS.match(at)
         }
         newest = sorted(ages, key=ages.__getitem__)[:_MOST_KEYS]

@@ -100,10 +100,12 @@ class SessionClient(TestClient):
 
     def _wait(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         # In the event loop of the application, if there is one.
-        if self.portal is not None:
-            return self.portal.call(function)
-        with start_blocking_portal() as portal:  # as for requests: also in an async test
-            return portal.call(function)
+        if self.portal is None:  # then as for requests: also in an async test
+            with start_blocking_portal() as portal:
+                answer: T = portal.call(function)
+        else:
+            answer = self.portal.call(function)
+        return answer
 
 
 class _Response:

@@ -55,6 +55,7 @@ async def test_failed_batches_and_readiness(proxy: Proxy) -> None:
         assert response.headers["Cache-Control"] == "no-store"
         assert "set-cookie" not in response.headers
         assert await manager.ready(timeout=0) is False
+    proxy.cut()  # else the connection that it held is left to the garbage collector
     by = ("redis_sessions.operation", "error.type")
     times = measured.values("redis_sessions.server.duration", *by)
     assert times["write", "StoreUnavailableError"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from redis_sessions import Keyring, generate_key
 from redis_sessions.cli import commands, run
 from redis_sessions.cli.bench import Figures, advice
 from redis_sessions.cli.events import Sight
-from redis_sessions.cli.output import as_json, printable, span
+from redis_sessions.cli.output import as_json, complain, printable, span
 from redis_sessions.cli.rotation import advice_for, uses_of
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.enumeration import Found
@@ -107,6 +108,27 @@ def test_texts_of_others() -> None:
     assert as_json({1: b"\x01", (2,): {3: None}}) == '{"1": "01", "(2,)": {"3": null}}'
     assert as_json([float("nan"), float("-inf")]) == '["nan", "-inf"]'
     assert [span(s) for s in (90, 900, 7200, 13 * 86400)] == ["90 s", "15 min", "2 h", "13 d"]
+
+
+def test_a_servers_error_controls_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its text is shown, and each line of it stays one."""
+    complain("localhost:6379 answered: \x1b]0;x\x07\nbad")
+    assert capsys.readouterr().err == "redis-sessions: localhost:6379 answered: �]0;x�\nbad\n"
+
+
+def test_what_goes_wrong_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No warning for applications ("requests get 503") stands beside the command's own error."""
+    log = logging.getLogger("redis_sessions")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", False)  # pytest listens further up
+    done = command("count", "redis://127.0.0.1:1")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+
+
+def test_the_demos_store_may_stay_off_the_command_line() -> None:
+    """Its URL may have a password, which others would see there."""
+    done = command("demo", "--workers", "2", REDIS_SESSIONS_DEMO_STORE="memory://")
+    assert (done.exit_code, "memory:// is one process' own" in done.stderr) == (2, True)
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,16 @@ async def test_wrong_answers(replies: dict[str, bytes], caplog: pytest.LogCaptur
     assert "doesn't say which keys change" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "reply", [b":7\r\n", b"*2\r\n:0\r\n*1\r\n$1\r\na\r\n", b"*2\r\n:0\r\n*2\r\n:1\r\n:1\r\n"]
+)
+async def test_notes_of_keys_that_are_none(reply: bytes) -> None:
+    """What no Redis answers is an error of the store, as for all other questions."""
+    async with store_of(Scripted(HSCAN=reply)) as store:
+        with pytest.raises(StoreError, match="what no Redis does"):
+            await store.key_ids()
+
+
 async def test_a_server_whose_links_are_all_lost() -> None:
     """What is watched is read three times within the bound, however soon each of them is lost."""
     server = Scripted(MGET=b"*1\r\n$-1\r\n" + PUSH)
