@@ -4,6 +4,7 @@
 const signedOut = document.querySelector("#signed-out");
 const away = document.querySelector("#away");
 let latest = 0;
+let newest; // the drawing that began last
 let own = 0; // how many of this page's own forms are under way
 let waiting = 0; // until it connects again
 
@@ -22,11 +23,16 @@ function connectAfter(milliseconds) {
   waiting = setTimeout(connect, milliseconds);
 }
 
-async function draw() {
+// It is over when the page is as the newest answer has it.
+function draw() {
+  return (newest = drawOnce());
+}
+
+async function drawOnce() {
   const turn = ++latest;
   const answer = await fetch(location.href).catch(() => null);
   const text = answer?.ok ? await answer.text().catch(() => "") : "";
-  if (turn !== latest) return; // something else has changed by now
+  if (turn !== latest) return newest; // something else has changed by now
   away.hidden = answer?.status !== 503;
   if (!text) {
     setTimeout(() => turn === latest && draw(), 1000);
