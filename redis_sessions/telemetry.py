@@ -183,30 +183,10 @@ class _Observer:
 
 
 _COUNTERS: Final = (
-    (
-        "redis_sessions.loads",
-        _Observer.observe_loads,
-        "{session}",
-        "Sessions that requests with a token asked for",
-    ),
-    (
-        "redis_sessions.commits",
-        _Observer.observe_commits,
-        "{commit}",
-        "Commits that were carried out",
-    ),
-    (
-        "redis_sessions.conflicts",
-        _Observer.observe_conflicts,
-        "{conflict}",
-        "Writes that found that another request had been faster",
-    ),
-    (
-        "redis_sessions.events",
-        _Observer.observe_events,
-        "{event}",
-        "Events, as on_event= gets them",
-    ),
+    ("redis_sessions.loads", _Observer.observe_loads, "{session}", "Sessions that were asked for"),
+    ("redis_sessions.commits", _Observer.observe_commits, "{commit}", "Commits carried out"),
+    ("redis_sessions.conflicts", _Observer.observe_conflicts, "{conflict}", "Writes that lost"),
+    ("redis_sessions.events", _Observer.observe_events, "{event}", "Events, as on_event= has them"),
 )
 
 

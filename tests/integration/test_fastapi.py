@@ -16,7 +16,6 @@ from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
 from redis_sessions import (
-    ConfigurationError,
     HeaderTransport,
     MemoryStore,
     Session,
@@ -182,13 +181,6 @@ async def test_stepping_up_by_methods(options: Any, passes: str, challenge: str)
                 assert response.headers["www-authenticate"] == (
                     f'Session error="insufficient_user_authentication", {challenge}'
                 )
-
-
-@pytest.mark.parametrize("options", [{}, {"methods": "otp"}, {"methods": ["a b"]}, {"within": 0}])
-def test_what_fresh_refuses(options: Any) -> None:
-    """At the start, and with what to write."""
-    with pytest.raises(ConfigurationError, match="write"):
-        fresh(**options)
 
 
 @pytest.mark.parametrize("before", [None, "bob"], ids=["nobody", "another"])
@@ -390,41 +382,8 @@ async def test_a_stream_of_fastapis(manager: SessionManager) -> None:
         assert (await browser.get("/me")).json() == "alice"
 
 
-async def test_without_the_middleware(manager: SessionManager) -> None:
-    """An application that forgot the middleware is told what to write."""
-    app = FastAPI()
-
-    @app.get("/")
-    async def show(session: SessionDep) -> None: ...
-
-    async with client_of(app) as browser:
-        with pytest.raises(ConfigurationError, match="add_middleware"):
-            await browser.get("/")
-
-
 def test_the_test_client_with_a_session(manager: SessionManager) -> None:
     """FastAPI under Starlette's TestClient, over https://testserver, with lifespan."""
     with TestClient(app_with(manager), base_url=BASE) as browser:
         browser.post("/sign-in/alice")
         assert browser.get("/me").json() == "alice"
-
-
-def test_fresh_goes_by_the_managers_clock() -> None:
-    """Step-up asks the same clock that the sign-in was timed with."""
-    clock = Clock()
-    app = FastAPI()
-    app.add_middleware(SessionMiddleware, manager=manager_on(MemoryStore(clock=clock), clock=clock))
-
-    @app.post("/in")
-    async def enter(session: SessionDep) -> None:
-        session["user_id"] = 1
-
-    @app.get("/pay", dependencies=[Depends(fresh(within=300))])
-    async def pay() -> None: ...
-
-    with TestClient(app, base_url=BASE) as client:
-        client.post("/in")
-        clock.advance(299)
-        assert client.get("/pay").status_code == 200
-        clock.advance(2)
-        assert client.get("/pay").status_code == 401
