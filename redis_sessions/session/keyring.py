@@ -55,6 +55,10 @@ class SecretKey:
         data = text.encode("utf-8", "surrogatepass")
         return blake2b(data, digest_size=size, key=self._key, person=purpose).digest()
 
+    def derived(self, data: bytes, *, purpose: bytes, salt: bytes, size: int) -> bytes:
+        """A key or a name, of `size` bytes, for one purpose and one key prefix."""
+        return blake2b(data, digest_size=size, key=self._key, salt=salt, person=purpose).digest()
+
     def owner(self, principal: str) -> bytes:
         """12 bytes that show whether two principals are the same, and nothing else."""
         return self.digest(principal, purpose=b"rs-owner")

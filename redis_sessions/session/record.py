@@ -24,6 +24,7 @@ import msgspec.structs
 from nacl.bindings import crypto_secretbox, crypto_secretbox_open
 from nacl.exceptions import CryptoError
 
+from redis_sessions.session.box import open_box, seal_box
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.token import SessionToken
 from redis_sessions.tracebacks import no_fields, silent_repr
@@ -250,22 +251,16 @@ class Sealer:
 
     def seal_descriptor(self, index: str, id: str, descriptor: Descriptor) -> bytes:
         """Key id, nonce and box. The box opens only for this index and id, and by no token."""
-        key, nonce = self._keyring.primary, urandom(24)
-        return (
-            key.id
-            + nonce
-            + crypto_secretbox(_describe(descriptor), nonce, key.descriptor_key(index, id))
-        )
+        key = self._keyring.primary
+        return seal_box(key, key.descriptor_key(index, id), _describe(descriptor))
 
     def open_descriptor(self, index: str, id: str, sealed: bytes) -> Descriptor | None:
         """The descriptor that was sealed for this index and id, or None. Never raises."""
         key = self._keyring.get(sealed[:4])
-        if key is None or len(sealed) < 4 + 24 + 16:
-            return None
+        plain = None if key is None else open_box(key.descriptor_key(index, id), sealed)
         try:
-            plain = crypto_secretbox_open(sealed[28:], sealed[4:28], key.descriptor_key(index, id))
-            return _described(plain)
-        except (CryptoError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None if plain is None else _described(plain)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
 
