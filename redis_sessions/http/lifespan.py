@@ -62,6 +62,8 @@ async def run_lifespan(
     async def on_send(message: Any) -> None:
         if message["type"] in _OVER:
             await setup.manager.close()
+            if setup.accepting is not None:
+                await setup.accepting.close()
         await send(message)
 
     await app({**scope, SCOPE_KEY: (*outer, setup)}, on_receive, on_send)

@@ -120,7 +120,8 @@ class _RecordedObjects:
     """The objects that a record holds. They are searched for at the first comparison."""
 
     def __init__(self, state: State, codec: Values) -> None:
-        self._stored = values.split(state.stored_data)
+        accepted = state.accepted
+        self._stored = values.split(state.stored_data if accepted is None else accepted.data)
         self._loaded, self._held = state.origins.loaded, state.origins.held
         self._codec = codec
 

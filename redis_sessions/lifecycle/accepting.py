@@ -1,0 +1,190 @@
+"""How the session of another library becomes one of ours: once, whatever comes of ours later.
+
+A marker says that it was accepted. Without it, a session that was signed out here would come back
+from the foreign cookie, which may live on. It is stored under `{prefix}accepted:{32 hex}`, before
+the session is: of several requests that come at once, the one that stores it goes on. It holds our
+session's id, sealed, and is empty if the foreign session was signed out of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.pending import PendingCommit
+from redis_sessions.session.accepted import Accepted, Origin
+from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, version
+from redis_sessions.session.state import Status
+from redis_sessions.session.token import SessionToken
+from redis_sessions.session.values import EMPTY
+from redis_sessions.stores.protocols import Commit
+
+__all__ = ["Marker", "begin", "end_followed", "is_under_way", "marker", "names"]
+
+_CLAIM: Final = 60_000
+"""Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
+"""
+_ATTEMPTS: Final = 5
+
+_BEGINS: Final = (Outcome.GAIN, Outcome.CREATE, Outcome.SWITCH)
+
+CarryOut = Callable[[PendingCommit], Awaitable[Answer]]
+
+
+class Marker(NamedTuple):
+    """What is stored about a foreign session that was accepted."""
+
+    id: str
+    """Our session's. Empty: it was signed out of before there was one."""
+    at: int
+    """When, in seconds since the epoch."""
+
+
+def names(backend: Backend, context: str) -> tuple[str, ...]:
+    """The ids under which the marker may be: one for each secret key, the primary's first."""
+    return tuple(f"accepted:{name}" for name in backend.markers.names(context))
+
+
+async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
+    """The marker, if there is one."""
+    for name in accepted.names:
+        stored = await backend.store.load(name)
+        if stored is not None:
+            return _opened(backend, accepted, stored)
+    return None
+
+
+async def is_under_way(backend: Backend, found: Marker) -> bool:
+    """Whether another request has accepted it a moment ago, so that this one may read it, too.
+
+    A page's first requests come together, and only the response to one of them has our cookie.
+    """
+    if not found.id or backend.clock() - found.at > TOMBSTONE_TTL:
+        return False
+    stored = await backend.store.load(found.id)
+    return stored is None or not is_tombstone(stored)  # None: it isn't stored yet
+
+
+async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
+    """Carry out the commit of a session whose data come from another library's.
+
+    There are four cases:
+
+    1. The data are still whose they were, and a session of ours begins with them. It is the only
+       one that ever does.
+    2. The same, but another request was faster. Nothing is stored.
+    3. The request signs out, or signs somebody else in. Nobody is signed in by the foreign session
+       from now on. What else the request does is carried out.
+    4. Nothing begins, since the response is a failure, or has started. The next request tries
+       again.
+    """
+    state, accepted, facts = pending.state, pending.state.accepted, pending.facts
+    if accepted is None:
+        raise RuntimeError("nothing is accepted")
+    whose = accepted.principal
+    if (whose is not None and facts.now != whose) or (facts.cleared and not accepted.follows_end):
+        return await _part(pending, accepted, carry_out)
+    begins = pending.outcome in _BEGINS and not state.request.late
+    if accepted.taken is None and not begins:
+        # Another site's unsafe request begins no anonymous session; and ours may have ended.
+        drops = pending.outcome is Outcome.DROP or facts.cleared
+        return await carry_out(pending) if drops and not state.request.late else NOTHING
+    if accepted.taken is None:
+        pending.token = token = SessionToken.generate()
+        answer = await _accept(pending, accepted, token, carry_out)
+        if answer is not None:
+            state.accepted = None
+            pending.backend.report("accepted", accepted.source, token.id, whose, state.peer)
+            return replace(answer, headers=accepted.headers)
+        pending.token = None
+    state.status = Status.SUPERSEDED
+    if pending.writer.encoded == accepted.data or facts.http_status >= 500:
+        return NOTHING
+    return pending.dropped("accepted meanwhile")
+
+
+async def _accept(
+    pending: PendingCommit, accepted: Accepted, token: SessionToken, carry_out: CarryOut
+) -> Answer | None:
+    """Store the marker, the session, and the marker again, for long. None: somebody was faster."""
+    writer, name = pending.writer, accepted.names[0]
+    value = _sealed(pending, accepted, token.id)
+    if await writer.commit(name, None, value, _CLAIM) is not Commit.STORED:
+        found = await marker(pending.backend, accepted)
+        accepted.taken = "" if found is None else found.id
+        return None
+    answer = await carry_out(pending)
+    # Who has signed out meanwhile, by another request, has replaced the marker.
+    if await writer.commit(name, version(value), value, accepted.ttl) is not Commit.STORED:
+        await writer.end(token.id, "signed out")
+        raise StoreUnavailableError("the new session was ended before it began")
+    return answer
+
+
+async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut) -> Answer:
+    """Note that the foreign session was signed out of, and carry out what the request does."""
+    writer, state, whose = pending.writer, pending.state, accepted.principal
+    taken = await _close(pending, accepted)
+    if taken:
+        if await writer.end(taken, "signed out"):
+            writer.signed_out("signed out", taken, whose)
+        if whose is not None:
+            marked = await pending.backend.index.mark(whose, taken)
+            writer.shortfall = writer.shortfall or marked.shortfall
+    if whose is not None and pending.outcome is Outcome.CREATE:
+        pending.owner = pending.backend.keyring.primary.owner(whose)
+    answer = await carry_out(pending)
+    state.accepted = None
+    if state.stored is None:
+        state.base = EMPTY
+    if accepted.id:
+        await _end(pending.backend, accepted.origin(None))
+    return replace(answer, headers=accepted.headers)
+
+
+async def _close(pending: PendingCommit, accepted: Accepted) -> str:
+    """Have the marker say that it was signed out of. Returns the id of our session, or ""."""
+    name, value = accepted.names[0], _sealed(pending, accepted, "")
+    for _ in range(_ATTEMPTS):
+        pending.writer.check_time()
+        stored = await pending.backend.store.load(name)
+        expected = None if stored is None else version(stored)
+        written = await pending.writer.commit(name, expected, value, accepted.ttl)
+        if written is Commit.STORED:
+            found = None if stored is None else _opened(pending.backend, accepted, stored)
+            return (accepted.taken or "") if found is None else found.id
+    raise StoreUnavailableError("another request accepts this session again and again")
+
+
+def _sealed(pending: PendingCommit, accepted: Accepted, id: str) -> bytes:
+    plain = pending.writer.now.to_bytes(8, "big") + id.encode()
+    return pending.backend.markers.seal(accepted.context, plain)
+
+
+def _opened(backend: Backend, accepted: Accepted, stored: bytes) -> Marker:
+    plain = backend.markers.open(accepted.context, stored)
+    if plain is None:  # it says that it was accepted, and no more
+        return Marker("", 0)
+    return Marker(plain[8:].decode("ascii", "replace"), int.from_bytes(plain[:8], "big"))
+
+
+async def end_followed(pending: PendingCommit, carry_out: CarryOut) -> Answer:
+    """Carry out a commit. If a session ends that follows another one, that one ends, too."""
+    state = pending.state
+    stored = (state.stored, *(each.stored for each in state.opened))
+    followed = [each.record.origin for each in stored if each is not None]
+    answer = await carry_out(pending)
+    if pending.facts.cleared or pending.outcome in (Outcome.LOSE, Outcome.SWITCH):
+        for origin in followed:
+            if origin is not None and origin.id:
+                await _end(pending.backend, origin)
+    return answer
+
+
+async def _end(backend: Backend, origin: Origin) -> None:
+    if backend.end_followed is not None:
+        await backend.end_followed(origin)
