@@ -325,3 +325,9 @@ def wrk(request: pytest.FixtureRequest) -> Path:
 def docker_compose(request: pytest.FixtureRequest) -> Path:
     """The docker-compose command; no engine is needed to check a file."""
     return find_program("docker-compose") or _skip_without("docker-compose", request.config)
+
+
+@pytest.fixture(scope="session")
+def nginx(request: pytest.FixtureRequest) -> Path:
+    """The nginx command, for the configuration of examples/proxy."""
+    return find_program("nginx") or _skip_without("nginx", request.config)
