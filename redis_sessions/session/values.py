@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from itertools import islice, repeat
 from os import urandom
 from typing import Any, Final, TypeVar
@@ -250,6 +250,7 @@ def decode(encoded: bytes) -> dict[Any, Any]:
         raise ValueError("not a session's data") from exc
 
 
+@cache  # it makes a type
 def reader(key: str) -> Callable[[bytes], Any]:
     """A function that returns one key's value from a session's encoded data, or None.
 

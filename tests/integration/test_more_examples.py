@@ -18,7 +18,6 @@ from starlette.websockets import WebSocketDisconnect
 
 from redis_sessions import generate_key
 from tests.support import ROOT
-from tests.support.servers import find_program
 
 EXAMPLES = ROOT / "examples"
 
@@ -216,16 +215,15 @@ def test_compose_file_of_the_proxy(docker_compose: Path) -> None:
     assert all(Path(mount["source"]).is_file() and mount["read_only"] for mount in mounts)
 
 
-def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
+def test_nginx_takes_its_configuration(nginx: Path, tmp_path: Path) -> None:
     """nginx finds no mistake in nginx.conf."""
-    nginx = find_program("nginx")
-    if nginx is None:
-        pytest.skip("nginx isn't installed")
     conf = (EXAMPLES / "proxy" / "nginx.conf").read_text().replace("app:8000", "127.0.0.1:8000")
     (tmp_path / "server.conf").write_text(conf)
+    bodies = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")  # else below /var/lib/nginx
+    own = "".join(f"{each}_temp_path {tmp_path}/{each}; " for each in bodies)
     (tmp_path / "nginx.conf").write_text(
         f"pid {tmp_path}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; include {tmp_path}/server.conf; }}"
+        f"http {{ access_log off; {own}include {tmp_path}/server.conf; }}"
     )
     run = subprocess.run(
         [nginx, "-t", "-e", "stderr", "-c", tmp_path / "nginx.conf"],
