@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from redis_sessions import generate_key
 from redis_sessions.demo import create_app
 from redis_sessions.demo.view import ago
-from tests.integration.demo.process import JSON, PATIENCE, Demo, wait_until
+from tests.integration.demo.process import JSON, PATIENCE, URL, Demo, wait_until
 
 MEASURING = ("parallel", "costs", "latency")
 AWAY = '{"detail":"Redis is away"}'
@@ -140,7 +140,7 @@ def test_moments_in_words(moment: str, words: str) -> None:
 
 def test_a_store_without_a_server() -> None:
     """In memory the windows work, and the panels that need a Redis say so."""
-    with TestClient(create_app("memory://", generate_key())) as client:
+    with TestClient(create_app("memory://", generate_key()), URL) as client:
         assert client.get("/").text.count("needs a single Redis server") == 2
         client.post("/laptop/sign-in", data={"name": "Ruth"})
         assert "Ruth" in client.get("/laptop/").text
