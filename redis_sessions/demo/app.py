@@ -97,33 +97,33 @@ def create_app(store: str, secret_key: str, host: str = "localhost") -> FastAPI:
     )
     near = None if store.startswith("memory:") else near_manager(server.url, prefix, keyring)
 
-    window = FastAPI(openapi_url=None)
-    add_window(window)
-    bench = FastAPI(openapi_url=None)  # what the demo asks itself
-    add_window(bench)
-    bench.post("/race/{number}")(race)
-    panels = FastAPI(openapi_url=None)
+    laptop, phone, bench = (browser(manager, path) for path in ("/laptop", "/phone", "/"))
+    for window in (laptop, phone, bench):
+        add_window(window)
+    bench.post("/race/{number}")(race)  # what the demo asks itself
+    # Only to refuse what other sites' pages cause: the panels have no session of their own.
+    panels = browser(manager, "/panels", cross_site="refuse")
     add_panels(panels)
-    demo = Demo(keyring, manager, near, server, bench=browser(bench, manager, "/"))
-    window.state.demo = bench.state.demo = panels.state.demo = demo
+    demo = Demo(keyring, manager, near, server, bench)
 
     app = FastAPI(title="redis-sessions demo", openapi_url=None, lifespan=_lifespan(demo))
-    app.state.demo = demo
+    for each in (app, laptop, phone, bench, panels):
+        each.state.demo = demo
     app.add_middleware(_OwnNames, names={"localhost", host.lower()})
     app.add_middleware(_SecureHeaders)
     app.get("/", response_model=None)(stage)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
-    app.mount("/laptop", browser(window, manager, "/laptop"))
-    app.mount("/phone", _As(PHONE, browser(window, manager, "/phone")))
-    # Only to refuse what other sites' pages cause: the panels have no session of their own.
-    app.mount("/panels", browser(panels, manager, "/panels", cross_site="refuse"))
+    app.mount("/laptop", laptop)
+    app.mount("/phone", _As(PHONE, phone))
+    app.mount("/panels", panels)
     return app
 
 
-def browser(app: ASGIApp, manager: SessionManager, path: str, **more: Any) -> ASGIApp:
+def browser(manager: SessionManager, path: str, **more: Any) -> FastAPI:
     """The application for one of two browsers: a cookie's path is all that differs."""
-    return SessionMiddleware(
-        app,
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(
+        SessionMiddleware,
         manager=manager,
         session_cookie=COOKIE,
         path=path,
@@ -131,6 +131,7 @@ def browser(app: ASGIApp, manager: SessionManager, path: str, **more: Any) -> AS
         lazy=True,  # what needs no session asks Redis for none
         **more,
     )
+    return app
 
 
 def near_manager(url: str, prefix: str, keyring: Keyring) -> SessionManager:
