@@ -263,10 +263,10 @@ class _Around:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: Connections = () if scope["type"] == "lifespan" else scope.get(SCOPE_KEY, ())
         # None: it is no request. Twice the same: another of our middlewares is around this one.
-        if not found or (len(found) > 1 and any(found[-1] is each for each in found[:-1])):
+        connection = found[-1] if found else None
+        if connection is None or (len(found) > 1 and any(connection is c for c in found[:-1])):
             await self._app(scope, receive, send)
             return
-        connection = found[-1]
         counted = self._count(connection)
         current = trace.get_current_span()
         span = _RequestSpan(connection, current) if current.is_recording() else None
