@@ -297,8 +297,10 @@ def test_two_browsers_in_one_page(context: BrowserContext, demo: str, axe_core: 
     for frame in page.frames:
         frame.evaluate(axe_core)
         assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
-    found = page.evaluate("axe.run()")["violations"]
-    assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found] == []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found] == []
 
     laptop.locator(".devices li", has_text="Mobile Safari").get_by_role("button").click()
     expect(phone.locator("#signed-out")).to_be_visible()

@@ -235,10 +235,32 @@ def test_nginx_takes_its_configuration(nginx: Path, tmp_path: Path) -> None:
     assert "warn" not in run.stderr
 
 
-@pytest.mark.parametrize("name", ["shop", "chat", "admin", "proxy"])
-def test_each_runs_by_one_command(name: str) -> None:
-    """`run` can be executed, is a correct script, and the README names it."""
-    run = EXAMPLES / name / "run"
-    assert os.access(run, os.X_OK)
-    subprocess.run(["sh", "-n", run], check=True)
-    assert "    ./run" in (EXAMPLES / name / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "started"),
+    [
+        ("shop", "uvicorn main:app --port 8123 in shop, 1"),
+        ("chat", "uvicorn main:app --port 8123 in chat, 1"),
+        ("admin", "uvicorn main:app --port 8123 in admin, 1"),
+        ("tutorial", "uvicorn main:app --port 8123 in tutorial, 1"),
+        ("proxy", "docker compose up --build --port 8123 in proxy, "),
+    ],
+)
+def test_each_runs_by_one_command(name: str, started: str, tmp_path: Path) -> None:
+    """`run` starts the application in its own folder, with the options given."""
+    for program in ("uvicorn", "docker"):
+        stand_in = tmp_path / program
+        stand_in.write_text(f'#!/bin/sh\necho {program} "$@" "in ${{PWD##*/}}, $DEVELOPMENT"\n')
+        stand_in.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [EXAMPLES / name / "run", "--port", "8123"],
+        env={"PATH": path, "SESSION_SECRET_KEY": "made before"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.stdout == f"{started}\n"
+    readme = EXAMPLES / name / "README.md"
+    assert name == "tutorial" or "    ./run" in readme.read_text()
