@@ -201,9 +201,9 @@ async def test_what_isnt_awaited_works_in_a_thread(manager: SessionManager) -> N
 
 
 def test_no_method_is_forgotten() -> None:
-    """What is awaited of the two classes is in the list above.
+    """What is awaited of the three classes is in the list above.
 
-    load() is on each request's way, and frameworks call the other two at their start and end.
+    load() is on each request's way, and frameworks call the others at their start and end.
     """
     awaited = {
         f"{owner}.{name}"
@@ -215,4 +215,5 @@ def test_no_method_is_forgotten() -> None:
         "manager.load",
         "manager.connect",
         "manager.close",
+        "cache.close",
     }

@@ -31,6 +31,13 @@ class Loads:
         return value
 
 
+def paused(value: Any) -> Loads:
+    """A loader that waits until `go_on` is set."""
+    load = Loads(value)
+    load.go_on.clear()
+    return load
+
+
 class Kept:
     """A cache and its store. Another process has a cache of its own on this store."""
 

@@ -10,14 +10,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import Cache
-from tests.unit.caching.setting import Kept, Loads
-
-
-def paused(value: Any) -> Loads:
-    """A loader that waits until `go_on` is set."""
-    load = Loads(value)
-    load.go_on.clear()
-    return load
+from tests.unit.caching.setting import Kept, Loads, paused
 
 
 @pytest.mark.parametrize("away", [False, True])
