@@ -25,6 +25,9 @@ _POLL: Final = 0.01
 _LONGEST_POLL: Final = 0.1
 """Seconds between two looks at what another process loads, at first and at last."""
 
+_QUIET: Final = 60.0
+"""Seconds between two warnings of loads that fail."""
+
 _ticks: Final = count(1)
 """The order in which callers come and loads begin, in this process."""
 
@@ -54,12 +57,12 @@ class _Flight:
     def serves(self, arrived: int, sight: Sight | None) -> bool:
         """Whether whoever came at this tick gets nothing that had been forgotten by then.
 
-        It is so if the loader was called later, or if its claim was still there to be seen. If the
-        store is away, nobody knows.
+        It is so if the loader was called later, or if its claim was still there to be seen. Without
+        a claim nobody knows: then one load for many counts for more.
         """
-        if self.began is None or arrived < self.began or sight is None:
+        if self.began is None or arrived < self.began or sight is None or self.claim is None:
             return True
-        return self.claim is not None and self.claim[:2] == (sight.header, sight.generation)
+        return self.claim[:2] == (sight.header, sight.generation)
 
 
 class SingleFlight:
@@ -71,6 +74,7 @@ class SingleFlight:
         self._flights = PerLoop[dict[str, _Flight]](dict)
         self._ending = set[asyncio.Task[None]]()  # so that nobody collects them
         self._warned = False
+        self._quiet_until = 0.0
 
     def arrive(self) -> int:
         """The tick at which somebody comes. Call it before you look."""
@@ -128,10 +132,12 @@ class SingleFlight:
             if stand_in is None:
                 raise
             self._counts["stale"] += 1
-            logger.warning(
-                "cache: a load failed (%s), and the value of before is served",
-                type(exc).__name__,
-            )
+            if clock() >= self._quiet_until:
+                self._quiet_until = clock() + _QUIET
+                logger.warning(
+                    "cache: a load failed (%s), and the value of before is served",
+                    type(exc).__name__,
+                )
             return stand_in
         except BaseException:  # nobody waits any more: others needn't wait for the claim to lapse
             if claim is not None:

@@ -106,30 +106,35 @@ async def test_times(redis_url: str, prefix: str) -> None:
 
 async def test_near_copies(redis_url: str, prefix: str) -> None:
     """With `client_cache` a hit asks nobody, and what another process forgets is gone soon."""
-    async with (
-        store_on(redis_url, prefix, client_cache=10) as here,
-        store_on(redis_url, prefix) as there,
-    ):
-        cache, other = Cache(here, KEY), Cache(there, KEY)
-        load, user = Loads(), cache.of_principal(1)
+    with Proxy(urlsplit(redis_url).port or 0) as network:
+        near = urlsplit(redis_url)._replace(netloc=f"app:development@127.0.0.1:{network.port}")
+        async with (
+            store_on(near.geturl(), prefix, client_cache=10) as here,
+            store_on(redis_url, prefix) as there,
+        ):
+            cache, other = Cache(here, KEY), Cache(there, KEY)
+            load, user = Loads(), cache.of_principal(1)
+            shared, group = ids(cache)[0], ids(user)[1]
 
-        async def ask() -> int:
-            for part in (cache, user):
-                await part.get_or_set("key", load, ttl=60, beta=0)
-            return load.calls
+            async def ask() -> int:
+                for part in (cache, user):
+                    await part.get_or_set("key", load, ttl=60, beta=0)
+                return load.calls
 
-        for _ in range(3):
-            assert await ask() == 2
-        with Monitor(urlsplit(redis_url).port or 0) as monitor:
-            assert await ask() == 2
-            assert "MGET" not in monitor.names()
-        await cache.forget("key")
-        assert here.near_copy(ids(cache)[0]) is None
-        assert await ask() == 3
-        await other.forget("key")
-        await other.forget_principal(1)
-        await soon(lambda: here.near_copy(ids(cache)[0]) is here.near_copy(ids(user)[1]) is None)
-        assert await ask() == 5
+            for _ in range(3):
+                assert await ask() == 2
+            with Monitor(urlsplit(redis_url).port or 0) as monitor:
+                assert await ask() == 2
+                assert "MGET" not in monitor.names()
+            network.hold(b"invalidate")
+            await cache.forget("key")
+            assert here.near_copy(shared) is None
+            network.release(b"invalidate")
+            assert await ask() == 3
+            await other.forget("key")
+            await other.forget_principal(1)
+            await soon(lambda: here.near_copy(shared) is here.near_copy(group) is None)
+            assert await ask() == 5
 
 
 def unavailable(cache: Cache, times: int) -> bool:

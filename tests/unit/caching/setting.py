@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from redis_sessions import Cache, Event
@@ -49,6 +50,12 @@ class Kept:
 
     def another(self, keys: Any = KEY, **options: Any) -> Cache:
         return Cache(self.store, keys, clock=self.clock, on_event=self.events.append, **options)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let the event loop turn until it is true."""
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
 
     # pyright: reportPrivateUsage=false - to look into the store, and to forge
 

@@ -17,7 +17,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
-from tests.unit.caching.setting import Kept, Loads
+from tests.unit.caching.setting import Kept, Loads, paused
 from tests.unit.setting import ALICE, DAY, KEY, Setting, token_of
 
 
@@ -145,6 +145,21 @@ async def test_away(at: Kept) -> None:
             await forget
 
 
+async def test_no_room(at: Kept) -> None:
+    """While nothing can be stored, who comes during a load shares it, until `forget`."""
+    at.store.failing = {"commit"}
+    load = paused("value")
+    first = asyncio.create_task(at.cache.get_or_set("key", load, ttl=60))
+    await load.began.wait()
+    second = asyncio.create_task(at.cache.get_or_set("key", load, ttl=60))
+    await asyncio.sleep(0)
+    await at.cache.forget("key")
+    assert await at.cache.get_or_set("key", Loads("new"), ttl=60) == "new"
+    load.go_on.set()
+    assert (await first, await second) == ("value", "value")
+    assert load.calls == 1
+
+
 async def test_sealed(at: Kept) -> None:
     """The store sees neither key nor value, and another key, owner or secret key opens nothing."""
     await at.cache.get_or_set("user:7", Loads("secret"), ttl=60)
@@ -260,9 +275,10 @@ async def test_generation_lives(at: Kept) -> None:
     at.clock.advance(2 * DAY)
     await alice.get_or_set("key", load, ttl=60)
     assert load.calls == 1
+    await alice.get_or_set("other", load, ttl=60)
     at.clock.advance(DAY - 10)
     await alice.get_or_set("key", load, ttl=60)
-    assert load.calls == 1
+    assert load.calls == 2
 
 
 async def test_session() -> None:

@@ -24,6 +24,25 @@ async def test_one_load(at: Kept, away: bool, value: Any) -> None:
     assert load.calls == 1
 
 
+async def test_late_answer(at: Kept) -> None:
+    """Who came before a load began shares it, also if the answer that nothing is there is late."""
+    load, other = paused(None), Loads("other")
+
+    async def late() -> None:
+        await load.began.wait()
+
+    at.store.loaded = late
+    second = asyncio.create_task(at.cache.get_or_set("key", other, ttl=60))
+    await asyncio.sleep(0)
+    at.store.loaded = None
+    first = asyncio.create_task(at.cache.get_or_set("key", load, ttl=60))
+    await load.began.wait()
+    await asyncio.sleep(0)
+    load.go_on.set()
+    assert (await first, await second) == (None, None)
+    assert other.calls == 0
+
+
 async def test_two_processes(at: Kept) -> None:
     """What one process loads, another one waits for."""
     first, second = paused("first"), Loads("second")
@@ -80,6 +99,28 @@ async def test_all_are_cancelled(at: Kept) -> None:
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [asyncio.CancelledError] * 2
     assert await at.cache.get_or_set("key", other, ttl=60) == "other"
+
+
+async def test_slow_to_end(at: Kept) -> None:
+    """Who comes while a cancelled load comes to its end begins another one."""
+    load, cancelled = Loads(), asyncio.Event()
+
+    async def stubborn() -> object:
+        try:
+            return await paused("value")()
+        finally:
+            cancelled.set()
+            await load.go_on.wait()
+
+    load.go_on.clear()
+    task = asyncio.create_task(at.cache.get_or_set("key", stubborn, ttl=60))
+    await at.until(lambda: at.cache.counts["load"] == 1)
+    task.cancel()
+    await cancelled.wait()
+    after = asyncio.create_task(at.cache.get_or_set("key", Loads("other"), ttl=60))
+    await asyncio.sleep(0)
+    load.go_on.set()
+    assert await after == "other"
 
 
 FORGET: dict[str, tuple[Callable[[Cache], Cache], Callable[[Cache], Awaitable[None]]]] = {
