@@ -67,7 +67,7 @@ async def aiocache(url: str, stack: AsyncExitStack) -> Get:
         cache=library.Cache.REDIS,
         endpoint=at.hostname,
         port=at.port,
-        key_builder=lambda _, key: f"row:{key}",
+        key_builder=_row,
         serializer=import_module("aiocache.serializers").JsonSerializer(),
     )(load)
     stack.push_async_callback(get.cache.close)
@@ -80,6 +80,10 @@ async def fastapi_cache(url: str, stack: AsyncExitStack) -> Get:
     backend: Any = import_module("fastapi_cache.backends.redis").RedisBackend(client)
     import_module("fastapi_cache").FastAPICache.init(backend, prefix="fastapi-cache")
     return cast("Get", import_module("fastapi_cache.decorator").cache(expire=3600)(load))
+
+
+def _row(_: object, key: int) -> str:
+    return f"row:{key}"
 
 
 CONTENDERS: Final = {OURS: ours, "aiocache": aiocache, "fastapi-cache2": fastapi_cache}

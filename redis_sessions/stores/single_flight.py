@@ -52,6 +52,8 @@ class _Flight:
     began: int | None = None
     """The tick at which the loader was called."""
     claim: Claim | None = None
+    before: Entry | None = None
+    """What was stored when it was looked for the last time."""
     waiters = 0
 
     def serves(self, arrived: int, sight: Sight | None) -> bool:
@@ -110,7 +112,6 @@ class SingleFlight:
     async def _fly(
         self, flight: _Flight, place: Place, sight: Sight | None, terms: Terms, load: Load
     ) -> bytes:
-        before = None if sight is None else sight.entry
         if sight is not None:
             try:
                 found = await self._claim(flight, place, sight, terms.lock)
@@ -119,7 +120,7 @@ class SingleFlight:
             else:
                 if found is not None:
                     return found
-        claim, loop = flight.claim, asyncio.get_running_loop()
+        claim, before, loop = flight.claim, flight.before, asyncio.get_running_loop()
         flight.began, started = next(_ticks), clock()
         self._counts["load"] += 1
         if before is not None and self._entries.now() < before.fresh_until:
@@ -151,24 +152,25 @@ class SingleFlight:
 
     async def _claim(self, flight: _Flight, place: Place, sight: Sight, lock: int) -> bytes | None:
         """Claim the entry for this flight. Or the value, if another process has loaded it."""
-        loop, pause = asyncio.get_running_loop(), _POLL
+        loop, pause, tried = asyncio.get_running_loop(), _POLL, False
         until = loop.time() + lock / 1000
-        seen = sight
         while True:
-            entry = seen.entry
-            now = self._entries.now()
-            if entry is None or entry.busy_until <= now:
-                flight.claim = await self._entries.claim(place, seen, lock)
+            flight.before = entry = sight.entry
+            if entry is None or entry.busy_until <= self._entries.now():
+                flight.claim = await self._entries.claim(place, sight, lock)
                 if flight.claim is not None:
                     return None
-            if sight.entry is not None and now < sight.entry.fresh_until:
-                return sight.entry.value  # somebody else loads it anew, early enough
+                waits, tried = tried, True
+            else:
+                waits = True
+            if waits:
+                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
+                pause = min(pause * 1.5, _LONGEST_POLL)
             if loop.time() >= until:
                 return None
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
-            pause = min(pause * 1.5, _LONGEST_POLL)
-            seen = await self._entries.look(place)
-            entry = seen.entry
+            # What was seen before may have been forgotten, and others have come since.
+            sight = await self._entries.look(place)
+            entry = sight.entry
             if entry is not None and entry.value and self._entries.now() < entry.fresh_until:
                 self._counts["waited"] += 1
                 return entry.value

@@ -1,5 +1,8 @@
 """A cache over a store in memory, and loaders that count."""
 
+# It looks into the store, and forges what is there.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
@@ -56,8 +59,6 @@ class Kept:
         async with asyncio.timeout(10):
             while not condition():  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0)
-
-    # pyright: reportPrivateUsage=false - to look into the store, and to forge
 
     def entries(self) -> dict[str, bytes]:
         """What is stored, by id."""

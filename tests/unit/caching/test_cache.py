@@ -79,9 +79,14 @@ async def test_misfit(at: Kept) -> None:
 
 async def test_hooks(at: Kept) -> None:
     """The hooks turn values of other types into what is kept, and back."""
-    cache = at.another(
-        enc_hook=lambda value: [value.real, value.imag], dec_hook=lambda _, value: complex(*value)
-    )
+
+    def encode(value: complex) -> list[float]:
+        return [value.real, value.imag]
+
+    def decode(_: type, value: list[float]) -> complex:
+        return complex(*value)
+
+    cache = at.another(enc_hook=encode, dec_hook=decode)
     for _ in range(2):
         assert await cache.get_or_set("key", Loads(1 + 2j), ttl=60, as_=complex) == 1 + 2j
     with pytest.raises(

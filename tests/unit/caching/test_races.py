@@ -176,6 +176,34 @@ async def test_forgotten_before_the_load_began(at: Kept) -> None:
     assert load.calls == 1
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_forgotten_before_the_claim(
+    at: Kept, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Who comes after `forget` and joins another one gets nothing that this one saw before."""
+    options: dict[str, Any] = {"ttl": 60, "stale_if_error": 60}
+    await early(at, monkeypatch, **options)
+    monkeypatch.setattr(random, "random", lambda: 0.9)
+    claims, go_on, commit = asyncio.Event(), asyncio.Event(), at.store.commit
+
+    async def held(*arguments: Any) -> Any:
+        claims.set()
+        await go_on.wait()
+        return await commit(*arguments)
+
+    monkeypatch.setattr(at.store, "commit", held)
+    load = Loads(LookupError() if fails else "new")
+    tasks = [asyncio.create_task(at.cache.get_or_set("key", load, **options))]
+    await claims.wait()
+    await at.another().forget("key")
+    tasks.append(asyncio.create_task(at.cache.get_or_set("key", load, **options)))
+    await asyncio.sleep(0)
+    go_on.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results == [load.value] * 2
+    assert load.calls == 1
+
+
 async def test_claim_lapses(at: Kept) -> None:
     """A load that takes longer than `lock` doesn't replace what another process loaded then."""
     slow, other = paused("slow"), Loads("other")
@@ -208,12 +236,12 @@ async def test_stale_if_error(at: Kept, caplog: pytest.LogCaptureFixture) -> Non
     assert await at.cache.get_or_set("key", Loads("new"), **options) == "new"
 
 
-async def early(at: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def early(at: Kept, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """Have an entry whose loads take 8 seconds, as it seems, 5 seconds before its end."""
     times = iter([0.0, 8.0])
     with monkeypatch.context() as patch:
         patch.setattr("redis_sessions.stores.single_flight.clock", lambda: next(times))
-        await at.cache.get_or_set("key", Loads("kept"), ttl=60)
+        await at.cache.get_or_set("key", Loads("kept"), **{"ttl": 60, **options})
     at.clock.advance(55)
 
 
