@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from copy import copy
 from datetime import timedelta
 from functools import partial
 from inspect import isawaitable
@@ -225,7 +224,8 @@ class Cache:
         await self._entries.store.close()
 
     def _part(self, scope: str | None, group: str | None) -> Cache:
-        part = copy(self)
+        part = Cache.__new__(Cache)
+        vars(part).update(vars(self))
         part._scope, part._group = scope, group
         return part
 
