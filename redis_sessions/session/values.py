@@ -82,7 +82,8 @@ class Values:
         try:
             return self._encode(data)
         except RecursionError as exc:
-            raise _too_deep(k for k, v in list(data.items()) if not self._encodes(v)) from exc
+            deep = (k for k, v in list(data.items()) if not self._encodes(v))
+            raise _too_deep(deep, self._where) from exc
         except SessionEncodeError:
             raise
         except Exception as exc:
@@ -241,8 +242,8 @@ class Values:
         return True
 
 
-def _too_deep(keys: Iterable[Any]) -> SessionEncodeError:
-    where = next((f"session[{key!r}]" for key in keys), "the session")
+def _too_deep(keys: Iterable[Any], where: str = "session") -> SessionEncodeError:
+    where = next((f"{where}[{key!r}]" for key in keys), f"the {where}")
     return SessionEncodeError(f"{where} is nested deeper than {MAX_DEPTH} levels")
 
 

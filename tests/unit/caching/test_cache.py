@@ -95,6 +95,15 @@ async def test_hooks(at: Kept) -> None:
         await at.cache.get_or_set("b", Loads({"a": object()}), ttl=60)
 
 
+async def test_too_deep(at: Kept) -> None:
+    """A value that is nested too deep to be encoded is an error that names its key."""
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(SessionEncodeError, match=r"^cache\['key'\] is nested deeper than 100"):
+        await at.cache.get_or_set("key", Loads(value), ttl=60)
+
+
 async def test_nothing(at: Kept) -> None:
     """None is kept for `negative_ttl`, and without one it isn't kept."""
     load = Loads(None)
@@ -208,7 +217,7 @@ def flipped(value: bytes, at: int) -> bytes:
     return value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :]
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_hostile_bytes(data: st.DataObject) -> None:
     """Whatever is stored, the value is loaded or the one that was kept, and is kept again."""
