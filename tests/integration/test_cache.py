@@ -16,6 +16,7 @@ from redis_sessions import Cache, SessionManager, StoreUnavailableError, generat
 from redis_sessions.stores.redis import servers_of
 from redis_sessions.stores.scanning import indexes
 from redis_sessions.testing import store_session
+from tests.integration import cache_process
 from tests.support import ROOT
 from tests.support.deployments import Deployment
 from tests.support.near import soon, store_on
@@ -169,38 +170,11 @@ async def test_away(redis_url: str, prefix: str) -> None:
                     await cache.get_or_set("key", load, ttl=60)
 
 
-_PROCESS = """
-import asyncio
-import sys
-
-from tests.integration.test_cache import miss
-
-print(flush=True)
-sys.stdin.readline()
-asyncio.run(miss(*sys.argv[1:]))
-"""
-
-
-async def miss(url: str, prefix: str, key: str, file: str) -> None:
-    """50 concurrent misses. Each load is noted in a file."""
-
-    async def load() -> str:
-        with Path(file).open("a") as loads:  # noqa: ASYNC230 - other processes read it
-            loads.write("x")
-        await asyncio.sleep(0.05)  # as a database takes
-        return "value"
-
-    async with store_on(url, prefix) as store:
-        cache = Cache(store, key)
-        asked = (cache.get_or_set("key", load, ttl=60) for _ in range(50))
-        assert set(await asyncio.gather(*asked)) == {"value"}
-
-
 async def test_processes(redis_url: str, prefix: str, tmp_path: Path) -> None:
     """Concurrent misses in two processes run the loader once."""
     arguments = [redis_url, prefix, KEY, str(tmp_path / "loads")]
     other = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _PROCESS, *arguments),
+        *(sys.executable, "-m", cache_process.__name__, *arguments),
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -209,6 +183,6 @@ async def test_processes(redis_url: str, prefix: str, tmp_path: Path) -> None:
     assert other.stdout is not None
     assert await other.stdout.readline() == b"\n"
     other.stdin.write(b"\n")
-    await asyncio.gather(miss(*arguments), other.wait())
+    await asyncio.gather(cache_process.miss(*arguments), other.wait())
     assert other.returncode == 0
     assert (tmp_path / "loads").read_text() == "x"
