@@ -199,7 +199,9 @@ class Cache:
 
         It doesn't matter how many there are. Raises what `forget()` raises.
         """
-        await self._entries.forget(f"group:{_canonical(principal)}")
+        group = f"group:{_canonical(principal)}"
+        self._single.forget_group(group)
+        await self._entries.forget(group)
 
     @stripped
     def of_principal(self, principal: str | int | UUID) -> Cache:

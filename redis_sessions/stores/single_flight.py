@@ -56,6 +56,9 @@ class _Flight:
     """What was stored when it was looked for the last time."""
     waiters = 0
 
+    def __init__(self, group: str | None) -> None:
+        self.group = group
+
     def serves(self, arrived: int, sight: Sight | None) -> bool:
         """Whether whoever came at this tick gets nothing that had been forgotten by then.
 
@@ -86,6 +89,12 @@ class SingleFlight:
         """Nobody joins the load that is under way any more."""
         self._flights.get().pop(place.id, None)
 
+    def forget_group(self, group: str) -> None:
+        """The same, for all loads of a group."""
+        flights = self._flights.get()
+        for id in [id for id, flight in flights.items() if flight.group == group]:
+            del flights[id]
+
     async def value(
         self, place: Place, sight: Sight | None, terms: Terms, load: Load, arrived: int
     ) -> bytes:
@@ -97,7 +106,7 @@ class SingleFlight:
         flights = self._flights.get()
         flight = flights.get(place.id)
         if flight is None or not flight.serves(arrived, sight):
-            flights[place.id] = flight = _Flight()
+            flights[place.id] = flight = _Flight(place.group)
             flight.task = asyncio.create_task(self._fly(flight, place, sight, terms, load))
             flight.task.add_done_callback(partial(_land, flights, place.id, flight))
         flight.waiters += 1

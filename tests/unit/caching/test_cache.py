@@ -159,16 +159,19 @@ async def test_away(at: Kept) -> None:
             await forget
 
 
-async def test_no_room(at: Kept) -> None:
-    """While nothing can be stored, who comes during a load shares it, until `forget`."""
+@pytest.mark.parametrize("whose", ["key", "principal"])
+async def test_no_room(at: Kept, whose: str) -> None:
+    """While nothing can be stored, who comes during a load shares it, until it is forgotten."""
     at.store.failing = {"commit"}
-    load = paused("value")
-    first = asyncio.create_task(at.cache.get_or_set("key", load, ttl=60))
+    load, part = paused("value"), at.cache.of_principal(1)
+    first = asyncio.create_task(part.get_or_set("key", load, ttl=60))
     await load.began.wait()
-    second = asyncio.create_task(at.cache.get_or_set("key", load, ttl=60))
-    await asyncio.sleep(0)
-    await at.cache.forget("key")
-    assert await at.cache.get_or_set("key", Loads("new"), ttl=60) == "new"
+    second = asyncio.create_task(part.get_or_set("key", load, ttl=60))
+    await at.until(lambda: at.cache.counts["unavailable"] == 1)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    await (part.forget("key") if whose == "key" else at.cache.forget_principal(1))
+    assert await part.get_or_set("key", Loads("new"), ttl=60) == "new"
     load.go_on.set()
     assert (await first, await second) == ("value", "value")
     assert load.calls == 1
