@@ -1,6 +1,7 @@
 """Sealed, revocable, server-side sessions in Redis for Starlette and FastAPI."""
 
 from redis_sessions.authentication import SessionAuthBackend
+from redis_sessions.cache import Cache
 from redis_sessions.errors import (
     ConfigurationError,
     CrossSiteError,
@@ -36,6 +37,7 @@ from redis_sessions.stores import (
 
 __all__ = [
     "Answer",
+    "Cache",
     "Commit",
     "ConfigurationError",
     "CookieTransport",

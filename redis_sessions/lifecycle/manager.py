@@ -9,6 +9,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
+from redis_sessions.cache import Cache
 from redis_sessions.errors import SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
 from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
@@ -67,6 +68,8 @@ class SessionManager:
     Raises `ConfigurationError`.
     """
 
+    _cache: Cache | None = None
+
     @stripped
     @suggesting({"secret_key": "keyring", "url": "store", "redis_url": "store"})
     def __init__(
@@ -111,6 +114,15 @@ class SessionManager:
             dec_hook=dec_hook,
             clock=clock,
         )
+        self._new_cache = partial(
+            Cache,
+            store,
+            backend.keyring,
+            on_event=on_event,
+            enc_hook=enc_hook,
+            dec_hook=dec_hook,
+            clock=clock,
+        )
         backend.services = Services(
             backend.values,
             backend.principal,
@@ -121,6 +133,14 @@ class SessionManager:
             partial(watching.changes, backend, self._refresh),
             backend.idle_end,
         )
+
+    @property
+    @stripped
+    def cache(self) -> Cache:
+        """The cache on this manager's store, with its keys and hooks."""
+        if self._cache is None:
+            self._cache = self._new_cache()
+        return self._cache
 
     @property
     def policy(self) -> Policy:

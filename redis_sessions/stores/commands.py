@@ -29,8 +29,9 @@ __all__ = [
     "verdict",
 ]
 
-Weight = Literal["read", "touch", "lifecycle"]
-"""What a failover would lose with a command: nothing, a touch, or a sign-in or revocation."""
+Weight = Literal["read", "touch", "lifecycle", "entry"]
+"""What a failover would lose with a command: nothing, a touch, a sign-in or revocation; or an entry
+of the cache, of which there may be near copies."""
 
 ABSENT: Final = b""
 """In the place of an expected version: nothing must be stored."""

@@ -1,4 +1,4 @@
-"""examples/shop, chat, admin and proxy do what their pages promise."""
+"""examples/shop, cache, chat, admin and proxy do what their pages promise."""
 
 from __future__ import annotations
 
@@ -113,6 +113,27 @@ def test_shop_has_no_external_resources(example: Callable[[str], Any], browser: 
     htmx = EXAMPLES / "shop" / "htmx.min.js"
     assert ("<script" in text) == htmx.is_file()
     assert client.get("/htmx.min.js").status_code == (200 if htmx.is_file() else 404)
+
+
+def test_cache(example: Callable[[str], Any], browser: Browser) -> None:
+    """The database is asked once for many pages, and a changed role is there at once."""
+    app = example("cache")
+    ada, bob = browser(app), browser(app)
+    assert ada.get("/").url.path == "/login"
+    assert sign_in(ada, "ada", "builder") == "/login"
+    assert sign_in(ada, "ada", "engine") == sign_in(bob, "bob", "builder") == "/"
+    for _ in range(3):
+        page = bob.get("/").text
+        assert "Your role is reader" in page
+        assert "The database was asked 5 times" in page
+    change = {"name": "bob", "role": "writer"}
+    assert bob.post("/role", data=change).status_code == 403
+    assert ada.post("/role", data=change).url.path == "/"
+    for _ in range(3):
+        page = bob.get("/").text
+        assert "Your role is writer" in page
+        assert "The database was asked 7 times" in page
+    assert bob.post("/logout").url.path == "/login"
 
 
 def test_chat(example: Callable[[str], Any], browser: Browser) -> None:
@@ -241,6 +262,7 @@ def test_nginx_takes_its_configuration(nginx: Path, tmp_path: Path) -> None:
         ("shop", "uvicorn main:app --port 8123 in shop, 1"),
         ("chat", "uvicorn main:app --port 8123 in chat, 1"),
         ("admin", "uvicorn main:app --port 8123 in admin, 1"),
+        ("cache", "uvicorn main:app --port 8123 in cache, 1"),
         ("tutorial", "uvicorn main:app --port 8123 in tutorial, 1"),
         ("proxy", "docker compose up --build --port 8123 in proxy, "),
     ],

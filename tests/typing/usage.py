@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 
 from redis_sessions import (
     Answer,
+    Cache,
     CookieTransport,
     CrossSiteError,
     Event,
@@ -46,6 +47,7 @@ from redis_sessions import (
     safe_next,
 )
 from redis_sessions.fastapi import (
+    CacheDep,
     OptionalPrincipalDep,
     PrincipalDep,
     SessionDep,
@@ -332,3 +334,20 @@ async def observability(manager: SessionManager, app: Starlette) -> None:
     app.add_route("/ready", readiness(manager, timeout=1.5))
     assert_type(hashed_id("an id"), str)
     assert_type(await manager.ready(timeout=1.5), bool)
+
+
+async def caching(session: Session, manager: SessionManager, cache: CacheDep) -> None:
+    async def load() -> dict[str, int]:
+        return {"id": 7}
+
+    assert_type(manager.cache, Cache)
+    assert_type(await cache.get_or_set("key", load, ttl=60), dict[str, int])
+    later = timedelta(minutes=1)
+    cart = await cache.get_or_set(
+        "key", load, ttl=later, as_=Cart, negative_ttl=1, stale_if_error=later, lock=2, beta=0
+    )
+    assert_type(cart, Cart | None)
+    assert_type(cache.of(session), Cache)
+    await cache.of_principal(uuid4()).forget("key")
+    await cache.forget_principal(7)
+    assert_type(Cache("redis://localhost", [NEW_KEY, OLD_KEY], max_size=1000).counts["hit"], int)

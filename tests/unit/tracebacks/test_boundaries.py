@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import (
+    Cache,
     CrossSiteError,
     Keyring,
     MemoryStore,
@@ -36,7 +37,9 @@ class Away(MemoryStore):
         return super().__getattribute__(name)
 
 
-METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"} | {"scan"}
+METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"} | {
+    *("discard", "scan")
+}
 
 
 async def exclusive(session: Session) -> None:
@@ -67,6 +70,19 @@ def written(session: Session) -> Session:
     return session
 
 
+def emptied(session: Session) -> Session:
+    session["user_id"] = []
+    return session
+
+
+async def unreadable() -> object:
+    return object()
+
+
+async def given(cache: Cache) -> None:
+    """An awaitable for what isn't awaited."""
+
+
 MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "connect": lambda manager, _: manager.connect(),
     "close": lambda manager, _: manager.close(),
@@ -82,6 +98,12 @@ MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "sessions": lambda manager, _: anext(manager.sessions()),
     "revoke_all": lambda manager, _: manager.revoke_all("a"),
     "revoke_by": lambda manager, _: manager.revoke_by("sid", "a"),
+    "cache.forget": lambda manager, _: manager.cache.forget("a"),
+    "cache.forget_principal": lambda manager, _: manager.cache.forget_principal("a"),
+    "cache.get_or_set": lambda manager, _: manager.cache.get_or_set("a", unreadable, ttl=60),
+    "cache.close": lambda manager, _: manager.cache.close(),
+    "cache.of": lambda manager, session: given(manager.cache.of(emptied(session))),
+    "cache.of_principal": lambda manager, _: given(manager.cache.of_principal("")),
 }
 
 SESSIONS: dict[str, Callable[[Session], Any]] = {
@@ -113,6 +135,7 @@ async def test_a_manager_s_methods(name: str) -> None:
     store = Away()
     manager = SessionManager(store, Keyring(generate_key()))
     session = await manager.load(await store_session(manager, {"user_id": "a"}))
+    assert manager.cache.counts == {}  # it is made before the store is away
     store.away = True
     exc = await caught_from(lambda: MANAGERS[name](manager, session))
     assert not ours(exc)
