@@ -4,6 +4,7 @@ from redis_sessions.authentication import SessionAuthBackend
 from redis_sessions.errors import (
     ConfigurationError,
     CrossSiteError,
+    LeadershipLostError,
     ReplicationError,
     SessionConflictError,
     SessionEncodeError,
@@ -43,6 +44,7 @@ __all__ = [
     "Event",
     "HeaderTransport",
     "Keyring",
+    "LeadershipLostError",
     "MemoryStore",
     "RedisStore",
     "ReplicationError",
