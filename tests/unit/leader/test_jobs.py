@@ -116,7 +116,7 @@ def test_a_run_that_fails(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_term_that_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    """The run is cancelled, and the process leads again later; a store that fails is asked again."""
+    """The run is cancelled, and the process leads again later; whatever fails is tried again."""
 
     async def test(loop: VirtualLoop) -> None:
         store = store_of(loop)
