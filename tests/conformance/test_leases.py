@@ -32,6 +32,7 @@ async def test_servers(store: RedisStore, prefix: str) -> None:
     """Each kind of server runs the script, on a hash that is there for 400 days."""
     await conform(leases_of(store))
     await lasts(store)
+    await damaged(store)
     await store.commit("leader:taken", None, b"\1" * 40, 60_000)
     with pytest.raises(StoreError, match="WRONGTYPE"):
         await leases_of(store).acquire("taken", "a", LONG, "here", 0)
@@ -111,6 +112,18 @@ async def lapsed(leases: Leases, name: str) -> bool:
 
 async def begins(leases: Leases, name: str) -> bool:
     return await leases.begin(name, "c", "run 4", SHORT) == 0
+
+
+async def damaged(store: RedisStore) -> None:
+    """A hash with anything in it is led from the server's time on."""
+    leases, key = leases_of(store), f"{store.prefix}leader:damaged"
+    fields = ("token", "nan", "until", "inf", "lease", "9" * 30, "start", "-1", "holder", "\xff")
+    command = ("HSET", key, *fields, "since", "0x10", "run", "", "about", b"\xff")
+    await servers_of(store).index_commands.submit(IndexCommand(key, command), 64)
+    found = await leases.acquire("damaged", "a", LONG, "here", 0)
+    assert found.mine
+    assert 2**50 < found.token < 2**53
+    assert await leases.begin("damaged", "a", "run", LONG) == 0
 
 
 async def lasts(store: RedisStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from redis_sessions import ConfigurationError, Keyring, MemoryStore, SessionManager, generate_key
 from redis_sessions.leader import Leader, Term
 from redis_sessions.stores.protocols import Store
+from tests.support import LOOPS
 from tests.support.virtual_time import VirtualLoop, run
 from tests.unit.leader.processes import LEASE, store_of
 
@@ -149,6 +151,33 @@ def test_a_term_that_is_lost(caplog: pytest.LogCaptureFixture) -> None:
     assert [r.message for r in caplog.records if "token" in r.message][1].endswith("in the store")
 
 
+def test_a_job_that_swallows_its_cancellation() -> None:
+    """It isn't run again in a term that is over."""
+
+    async def test(loop: VirtualLoop) -> None:
+        store = store_of(loop)
+        leader, asked = Leader(store, clock=loop.time), list[str]()
+        leases = leader._election.leases  # pyright: ignore[reportPrivateUsage]
+        call = leases._call  # pyright: ignore[reportPrivateUsage]
+
+        async def refuse(name: str, weight: Any, arguments: tuple[Any, ...]) -> Any:
+            asked.append(arguments[0])
+            return 0 if arguments[0] == "renew" else await call(name, weight, arguments)
+
+        leases._call = refuse  # pyright: ignore[reportPrivateUsage]
+
+        @leader.every("5m", name="clean")
+        async def clean() -> None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1000)
+
+        async with leader.running():
+            await asyncio.sleep(LEASE / 3 + 0.01)
+            assert asked == ["acquire", "begin", "renew", "acquire"]
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("interval", "seconds"),
     [("30s", 30), ("5m", 300), ("1h", 3600), ("2d", 172_800), (90, 90), (timedelta(hours=2), 7200)],
@@ -211,6 +240,20 @@ def other_store() -> Any:
         if not name.startswith("_") and name != "prefix":
             setattr(Other, name, lambda *_: None)
     return Other()
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS)
+async def test_each_event_loop(anyio_backend: object) -> None:
+    """Jobs run on uvloop as well."""
+    leader, ran = Leader(MemoryStore()), asyncio.Event()
+
+    @leader.every("1h")
+    async def job(term: Term) -> None:
+        term.check()
+        ran.set()
+
+    async with leader.running():
+        await ran.wait()
 
 
 def test_a_manager_s_leader() -> None:
