@@ -142,8 +142,8 @@ class Leader:
             try:
                 async with self._election.lead(name, claim, job.lease) as term:
                     await self._follow(job, term, claim)
-            except LeadershipLostError:
-                pass  # it has been logged
+            except LeadershipLostError as exc:
+                logger.info("leader %r: %s", name, exc)
             except Exception:  # noqa: BLE001 - it is logged
                 logger.exception("leader %r: this process tries again", name)
                 await asyncio.sleep(job.lease)
@@ -158,15 +158,15 @@ class Leader:
             except AWAY:  # the lease isn't renewed either, if this lasts
                 due = job.lease * POLL
             if due is None:
-                term._lose("the lease had ended in the store")
-            elif due == 0:
+                raise LeadershipLostError(f"the lease of {term.name!r} had ended in the store")
+            if due == 0:
                 run = token_hex(8)
                 try:
                     await (job.function(term) if job.takes_term else job.function())
                 except Exception:  # noqa: BLE001 - it is logged, and the schedule goes on
                     term.check()
                     logger.exception("leader %r: the job failed", term.name)
-            await asyncio.sleep(due or 0)
+            await asyncio.sleep(due)
 
 
 def _checked(name: Any) -> str:
