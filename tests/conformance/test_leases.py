@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from redis_sessions import MemoryStore, RedisStore, StoreError
+from redis_sessions import MemoryStore, RedisStore, ReplicationError, StoreError
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.leases import Leases, leases_of
 from redis_sessions.stores.redis import servers_of
 from tests.support.deployments import Deployment, until
-from tests.support.servers import Server
+from tests.support.servers import Server, as_owner
 
 LONG, SHORT = 60, 0.01
 
@@ -36,6 +36,22 @@ async def test_servers(store: RedisStore, prefix: str) -> None:
     await store.commit("leader:taken", None, b"\1" * 40, 60_000)
     with pytest.raises(StoreError, match="WRONGTYPE"):
         await leases_of(store).acquire("taken", "a", LONG, "here", 0)
+
+
+async def test_too_few_replicas(redis_url: str, prefix: str) -> None:
+    """A lease that no replica has isn't held, nor renewed, nor does a run begin."""
+    url = as_owner(redis_url)
+    store = RedisStore(url, prefix=prefix, wait_replicas=1, wait_timeout=0.01)
+    leases = leases_of(store)
+    for write in (
+        leases.acquire("nightly", "a", LONG, "here", 0),
+        leases.renew("nightly", "a", LONG),
+        leases.begin("nightly", "a", "run", LONG),
+    ):
+        with pytest.raises(ReplicationError, match="0 of 1 replicas confirmed it"):
+            await write
+    await leases.release("nightly", "a")
+    await store.close()
 
 
 async def test_deployments(deployment: Deployment, prefix: str) -> None:
