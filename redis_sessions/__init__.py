@@ -5,6 +5,7 @@ from redis_sessions.cache import Cache
 from redis_sessions.errors import (
     ConfigurationError,
     CrossSiteError,
+    LeadershipLostError,
     ReplicationError,
     SessionConflictError,
     SessionEncodeError,
@@ -45,6 +46,7 @@ __all__ = [
     "Event",
     "HeaderTransport",
     "Keyring",
+    "LeadershipLostError",
     "MemoryStore",
     "RedisStore",
     "ReplicationError",

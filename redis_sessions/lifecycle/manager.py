@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from functools import partial
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
 from redis_sessions.cache import Cache
 from redis_sessions.errors import SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
+from redis_sessions.leader import Leader
 from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.enumeration import StoredSession
@@ -151,6 +152,11 @@ class SessionManager:
     def store(self) -> Store:
         """Where the records are."""
         return self._backend.store
+
+    @cached_property
+    def leader(self) -> Leader:
+        """Elects one process of all that use this store: `async with manager.leader(name)`."""
+        return Leader(self.store)
 
     @property
     def counts(self) -> Counter[str]:
