@@ -3,14 +3,18 @@
 #   PYTHON=python3.13    another Python than the first that runs
 #   VENV=.venv313        another virtual environment
 #   ARGS="-k cookie"     further arguments for pytest, the benchmarks or the demo
-#   JOBS=1               how many processes the tests run in, by default one for each core
+#   JOBS=1               how many processes the tests run in, by default two more than there are cores
 #   ALLOW_MISSING=1      `make test` succeeds although a server or browser is missing
 
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
-JOBS ?= auto
+# Tests often wait for a server or a browser: one for each core would leave it idle meanwhile.
+JOBS ?= $(shell expr 2 + `getconf _NPROCESSORS_ONLN`)
 BIN := $(VENV)/bin
+
+# With it, each process that a test starts would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup servers test test-fast test-lowest torture coverage check docs dist format demo bench bench-check clean
 

@@ -1,9 +1,11 @@
 """Sealed, revocable, server-side sessions in Redis for Starlette and FastAPI."""
 
 from redis_sessions.authentication import SessionAuthBackend
+from redis_sessions.cache import Cache
 from redis_sessions.errors import (
     ConfigurationError,
     CrossSiteError,
+    LeadershipLostError,
     ReplicationError,
     SessionConflictError,
     SessionEncodeError,
@@ -36,6 +38,7 @@ from redis_sessions.stores import (
 
 __all__ = [
     "Answer",
+    "Cache",
     "Commit",
     "ConfigurationError",
     "CookieTransport",
@@ -43,6 +46,7 @@ __all__ = [
     "Event",
     "HeaderTransport",
     "Keyring",
+    "LeadershipLostError",
     "MemoryStore",
     "RedisStore",
     "ReplicationError",

@@ -52,7 +52,7 @@ class Event:
     - `created`, `rotated`, `touched`, `ended`: a session was
     - `revoked`: one session of a principal was ended, and the id is its; or all were, and the id
       is that of the one that was kept
-    - `rejected`: a token or a record is no session
+    - `rejected`: a token or a record is no session, or an entry of the cache doesn't open
     - `bound_elsewhere`: a session is bound to another place, and was let through all the same
     - `refused`: a sign-in was, since all sessions of the principal were revoked meanwhile
     - `merged`: two requests changed a session at once, and both changes were stored

@@ -16,6 +16,7 @@ from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
+from redis_sessions.cache import Cache
 from redis_sessions.errors import ConfigurationError, SessionGoneError
 from redis_sessions.http.login import checked_page, not_signed_in
 from redis_sessions.http.step_up import step_up
@@ -26,6 +27,7 @@ from redis_sessions.session.state import Duration
 from redis_sessions.tracebacks import stripped
 
 __all__ = [
+    "CacheDep",
     "OptionalPrincipalDep",
     "PrincipalDep",
     "SessionDep",
@@ -77,13 +79,15 @@ _CALLED: Final = Depends(_Forgotten())
 class SessionSecurity:
     """The dependencies for one cookie or header, made by `session_security()`.
 
-    Write `Depends(…)` with `session`, `manager`, `principal`, `optional_principal`,
+    Write `Depends(…)` with `session`, `manager`, `cache`, `principal`, `optional_principal`,
     `login_required("/login")`, `fresh(within=…)` or `untouched` in it.
     """
 
     session: Callable[..., Awaitable[Session]]
     """The session. It is loaded, also with `lazy=True`."""
     manager: Callable[..., Awaitable[SessionManager]]
+    cache: Callable[..., Awaitable[Cache]]
+    """The cache of that session's manager. It loads no session."""
     principal: Callable[..., Awaitable[str]]
     """Who is signed in, as a str. The answer is 401 if nobody is."""
     untouched: Callable[..., Awaitable[None]]
@@ -108,6 +112,9 @@ class SessionSecurity:
         async def manager(connection: HTTPConnection) -> SessionManager:
             return active_session(connection, key).manager
 
+        async def cache(connection: HTTPConnection) -> Cache:
+            return active_session(connection, key).manager.cache
+
         @stripped
         async def untouched(connection: HTTPConnection) -> None:
             active_session(connection, key).session.untouched()
@@ -123,6 +130,7 @@ class SessionSecurity:
             return session.principal
 
         self.session, self.manager, self.principal = session, manager, principal
+        self.cache = cache
         self.untouched = untouched
         self.optional_principal = optional_principal
         self._key = key
@@ -230,6 +238,9 @@ SessionDep = Annotated[Session, Depends(_default.session)]
 
 SessionManagerDep = Annotated[SessionManager, Depends(_default.manager)]
 """The manager of that session."""
+
+CacheDep = Annotated[Cache, Depends(_default.cache)]
+"""The cache of that manager."""
 
 PrincipalDep = Annotated[str, Depends(_default.principal)]
 """Who is signed in, as a str. The answer is 401 if nobody is."""

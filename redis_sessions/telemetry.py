@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
-from opentelemetry.trace import SpanKind, Tracer, TracerProvider
+from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions.http.connection import SCOPE_KEY, Connection, Connections
@@ -263,18 +263,20 @@ class _Around:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: Connections = () if scope["type"] == "lifespan" else scope.get(SCOPE_KEY, ())
         # None: it is no request. Twice the same: another of our middlewares is around this one.
-        if not found or any(found[-1] is each for each in found[:-1]):
+        connection = found[-1] if found else None
+        if connection is None or (len(found) > 1 and any(connection is c for c in found[:-1])):
             await self._app(scope, receive, send)
             return
-        connection = found[-1]
         counted = self._count(connection)
-        span = _RequestSpan(connection)
+        current = trace.get_current_span()
+        span = _RequestSpan(connection, current) if current.is_recording() else None
         try:
             await self._app(scope, receive, send)
         finally:
             if not counted:
                 self._count(connection)
-            span.leave()
+            if span is not None:
+                span.leave()
 
     def _count(self, connection: Connection) -> bool:
         """Count the load, unless the session isn't loaded."""
@@ -284,12 +286,12 @@ class _Around:
             return False
         if connection.tokens:
             source = "near_copy" if connection.near else "store"
-            result = _RESULTS.get(status, "none")
+            if status is Status.LIVE:
+                result = "found"
+            else:
+                result = "unavailable" if status is Status.UNAVAILABLE else "none"
             self._observer.loads[source, result] += 1
         return True
-
-
-_RESULTS: Final = {Status.LIVE: "found", Status.UNAVAILABLE: "unavailable"}
 
 
 class _RequestSpan:
@@ -299,16 +301,15 @@ class _RequestSpan:
     before anything goes out, and after the commit.
     """
 
-    __slots__ = ("_before", "_connection", "_send", "_span")
+    __slots__ = ("_connection", "_id", "_send", "_span")
 
-    def __init__(self, connection: Connection) -> None:
-        self._span = span = trace.get_current_span()
+    def __init__(self, connection: Connection, span: Span) -> None:
+        self._span = span
         self._connection = connection
         self._send = connection.send
-        self._before: str | None = None
-        if span.is_recording():
-            connection.send = self._on_send
-            self._tell()
+        self._id: str | None = None
+        connection.send = self._on_send
+        self._tell()
 
     async def _on_send(self, message: Message) -> None:
         """What the connection calls for the first message. It calls no more of us afterwards."""
@@ -330,12 +331,12 @@ class _RequestSpan:
         stored = state_of(self._connection.session).stored
         if stored is None or not self._span.is_recording():
             return
-        id = hashed_id(stored.token.id)
-        if id != self._before:
-            before, self._before = self._before, id
-            self._span.set_attribute(SESSION_ID, id)
+        id = stored.token.id
+        if id != self._id:
+            before, self._id = self._id, id
+            self._span.set_attribute(SESSION_ID, hashed_id(id))
             if before is not None:
-                self._span.set_attribute(PREVIOUS_ID, before)
+                self._span.set_attribute(PREVIOUS_ID, hashed_id(before))
 
 
 _traced: Final = weakref.WeakSet[Any]()

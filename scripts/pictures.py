@@ -1,7 +1,7 @@
-"""Make the pictures of README.md: `python scripts/pictures.py [demo] [chart]`.
+"""Make the pictures of README.md: `python scripts/pictures.py [demo] [chart] [badges]`.
 
 `demo` needs Chromium; it starts `redis-sessions demo`, and drives it. `chart` draws the figures of
-benchmarks/results/overhead.json.
+benchmarks/results/overhead.json. `badges` says what pyproject.toml says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,42 @@ aria-label="{escape(title)}">
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes")
 
 
+def badges() -> None:
+    """Draw a row of badges. None of them asks another site."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pythons = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    shown = {
+        "Python": " | ".join(pythons),
+        "Redis": "6.2 and later",
+        "Valkey": "7.2 and later",
+        "types": "mypy and pyright, strict",
+        "license": project["license"],
+    }
+    parts, x = list[str](), 0
+    for name, value in shown.items():
+        left, right = (round(len(text) * 6.6) + 14 for text in (name, value))
+        parts += [
+            f'<rect x="{x}" width="{left + right}" height="20" rx="3" class="value"/>',
+            f'<path d="M{x + left} 0H{x + 3}a3 3 0 0 0-3 3v14a3 3 0 0 0 3 3H{x + left}z"/>',
+            f'<text x="{x + left / 2}" y="14">{escape(name)}</text>',
+            f'<text x="{x + left + right / 2}" y="14">{escape(value)}</text>',
+        ]
+        x += left + right + 6
+    said = ", ".join(" ".join(each) for each in shown.items())
+    svg = f"""<svg xmlns="http://www.w3.org/2000/svg" width="{x - 6}" height="20" role="img" \
+aria-label="{escape(said)}">
+<style>
+  text {{ font: 11px Verdana, "DejaVu Sans", sans-serif; fill: #fff; text-anchor: middle; }}
+  path {{ fill: #4a4441; }} .value {{ fill: #0b6e4f; }}
+</style>
+{chr(10).join(parts)}
+</svg>
+"""
+    path = IMAGES / "badges.svg"
+    path.write_text(svg)
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes")
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["demo", "chart"]:
-        {"demo": demo, "chart": chart}[name]()
+    for name in sys.argv[1:] or ["demo", "chart", "badges"]:
+        {"demo": demo, "chart": chart, "badges": badges}[name]()

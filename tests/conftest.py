@@ -6,11 +6,12 @@ ALLOW_MISSING=1.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -71,6 +72,16 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"servers: {here or 'none'}",
         f"starts when a test first asks, on 127.0.0.1, in each process: {started}",
     ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and tests stay until the end: meanwhile no garbage is looked for among them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -325,3 +336,9 @@ def wrk(request: pytest.FixtureRequest) -> Path:
 def docker_compose(request: pytest.FixtureRequest) -> Path:
     """The docker-compose command; no engine is needed to check a file."""
     return find_program("docker-compose") or _skip_without("docker-compose", request.config)
+
+
+@pytest.fixture(scope="session")
+def nginx(request: pytest.FixtureRequest) -> Path:
+    """The nginx command, for the configuration of examples/proxy."""
+    return find_program("nginx") or _skip_without("nginx", request.config)

@@ -38,7 +38,12 @@ def add(commands: Commands) -> None:
         can't be used.
         """,
     )
-    demo.add_argument("--host", default="127.0.0.1", help="the address; default: 127.0.0.1")
+    demo.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address, or a name of this machine; default: 127.0.0.1. The page opens under "
+        "this name, localhost and addresses alone",
+    )
     demo.add_argument(
         "--port", type=_port, help="0: any free one; by default 8000, or the next one that is free"
     )
@@ -70,11 +75,17 @@ def _demo(args: Namespace) -> int:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
-    from redis_sessions.demo import KEY_VARIABLE, STORE_VARIABLE, from_environment
+    from redis_sessions.demo import (
+        HOST_VARIABLE,
+        KEY_VARIABLE,
+        STORE_VARIABLE,
+        from_environment,
+    )
 
     # The processes that serve it are new ones: this is how they learn it.
     store = args.store or os.environ.get(STORE_VARIABLE) or "embedded://demo"
     os.environ[STORE_VARIABLE] = store
+    os.environ[HOST_VARIABLE] = args.host
     os.environ[KEY_VARIABLE] = os.environ.get(KEY_VARIABLE) or generate_key()
     if store.startswith("memory:") and args.workers > 1:
         raise ConfigurationError("memory:// is one process' own: leave --workers out")

@@ -49,7 +49,8 @@ def add(commands: Commands) -> None:
         new. With --new-only it begins at once, and calls a session that it sees
         first "stored". It needs no secret key, and the rights of `redis-sessions
         acl --role admin`. It costs the server little: no key is remembered there
-        for it. It ends with Ctrl-C.
+        for it. In a Cluster it also watches primaries that come later. It ends
+        with Ctrl-C.
 
             redis-sessions events
             redis-sessions events --json --seconds 60 | jq -r .event | sort | uniq -c
@@ -78,8 +79,11 @@ class Sight:
     known: dict[str, int] = field(default_factory=dict[str, int])
     """By id: when its token was rotated; or `_OVER`, of a tombstone that was seen."""
 
-    def note(self, id: str, found: Found | None) -> str | None:
-        """What happened to this session; None if nothing did that hasn't been told."""
+    def note(self, id: str, found: Found | None, *, named: bool = True) -> str | None:
+        """What happened to this session; None if nothing did that hasn't been told.
+
+        `named`: a server has told that it changed. Of others that doesn't show.
+        """
         before = self.known.get(id)
         if found is None:
             self.known.pop(id, None)
@@ -93,7 +97,9 @@ class Sight:
             return "created" if self.complete else "stored"
         if before == _OVER:
             return "created"
-        return "changed" if rotated == before else "rotated"
+        if rotated != before:
+            return "rotated"
+        return "changed" if named else None
 
 
 def _events(args: Namespace) -> int:
@@ -121,22 +127,43 @@ async def _happening(
     sight = Sight(complete=not args.new_only)
     async with notices_of(store) as queue:
         if sight.complete:
-            async with aclosing(each_session(store)) as pages:
-                async for page in pages:
-                    for each in page:
-                        rotated = each.rotated_at
-                        sight.known[each.id] = int(rotated.timestamp()) if rotated else 0
+            sight.known = await _present(store)
         print("watching", file=sys.stderr, flush=True)
         while True:
-            ids = _ids(store.prefix, [await queue.get(), *_waiting(queue)])
-            if ids is None:
-                ids = list(sight.known)
-            for start in range(0, len(ids), _AT_ONCE):
-                some = ids[start : start + _AT_ONCE]
-                looks = (look(servers_of(store), store.prefix, id) for id in some)
-                for id, found in zip(some, await asyncio.gather(*looks), strict=True):
-                    if (name := sight.note(id, found)) is not None:
+            items = [await queue.get(), *_waiting(queue)]
+            named = _ids(store.prefix, items)
+            others = list[str]()
+            if joined := [item for item in items if isinstance(item, str)]:
+                print(f"watching {', '.join(joined)}, too", file=sys.stderr, flush=True)
+            if joined or None in items:
+                present = await _present(store) if sight.complete else {}
+                others = [
+                    id
+                    for id in {**present, **sight.known}
+                    if id not in named and present.get(id) != sight.known.get(id)
+                ]
+            for ids, were_named in ((named, True), (others, False)):
+                async for id, found in _looks(store, ids):
+                    if (name := sight.note(id, found, named=were_named)) is not None:
                         yield name, id, found
+
+
+async def _present(store: RedisStore) -> dict[str, int]:
+    """The sessions that there are, as `Sight.known` has them."""
+    found = dict[str, int]()
+    async with aclosing(each_session(store)) as pages:
+        async for page in pages:
+            for each in page:
+                found[each.id] = int(each.rotated_at.timestamp()) if each.rotated_at else 0
+    return found
+
+
+async def _looks(store: RedisStore, ids: list[str]) -> AsyncGenerator[tuple[str, Found | None]]:
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        looks = (look(servers_of(store), store.prefix, id) for id in some)
+        for found in zip(some, await asyncio.gather(*looks), strict=True):
+            yield found
 
 
 def _waiting(queue: asyncio.Queue[Item]) -> list[Item]:
@@ -144,16 +171,15 @@ def _waiting(queue: asyncio.Queue[Item]) -> list[Item]:
     return [queue.get_nowait() for _ in range(queue.qsize())]
 
 
-def _ids(prefix: str, items: list[Item]) -> list[str] | None:
-    """The ids of the sessions among these keys, each once; None for all."""
+def _ids(prefix: str, items: list[Item]) -> list[str]:
+    """The ids of the sessions among these keys, each once."""
     found: dict[str, None] = {}
     for item in items:
         if isinstance(item, StoreError):
             raise item
-        if item is None:
-            return None
-        keys = (key.decode("latin-1").removeprefix(prefix) for key in item)
-        found.update((key, None) for key in keys if is_id(key))
+        if item is not None and not isinstance(item, str):
+            keys = (key.decode("latin-1").removeprefix(prefix) for key in item)
+            found.update((key, None) for key in keys if is_id(key))
     return list(found)
 
 

@@ -32,6 +32,7 @@ from redis_sessions.connect.nodes import SLOTS, slot_of, tags
 from redis_sessions.connect.tls import tls_class
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.session.record import tombstone
+from redis_sessions.stores.leases import try_out
 from redis_sessions.stores.redis import RedisStore
 
 __all__ = ["gather"]
@@ -361,7 +362,7 @@ def _pairs(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 
 async def _dry_run(store: RedisStore, ranges: Sequence[_RANGE]) -> str | None:
-    """On each primary, what a store does to a record, an index and a lock; why it failed."""
+    """On each primary, what is done to a record, an index, a lock and a lease; why it failed."""
     owners: list[Address | None] = [None] * SLOTS
     for first, last, (primary, *_) in ranges:
         owners[first : last + 1] = [primary] * (last - first + 1)
@@ -380,6 +381,7 @@ async def _try(store: RedisStore, id: str) -> str | None:
         await store.entries(id)
         await store.mark(id, id, ttl=_BRIEF)
         await store.end(id, tombstone(0), _BRIEF)
+        await try_out(store, id, _BRIEF)
         for _ in range(2):  # so that one finds that the other was released
             async with store.lock(id, wait=0.05, hold=1):
                 pass

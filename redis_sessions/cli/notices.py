@@ -1,6 +1,7 @@
 """What a server tells by itself: which keys under a prefix have changed (`CLIENT TRACKING BCAST`).
 
-A link of its own to each primary, over RESP3. Nothing is stored for it in the server.
+A link of its own to each primary, over RESP3. Nothing is stored for it in the server. In a Cluster
+the primaries are asked for again and again.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from redis_sessions.stores.redis import RedisStore, servers_of
 __all__ = ["Notices", "notices_of"]
 
 _EVERY: Final = 5.0
-"""Seconds between two questions whether a server is still there."""
+"""Seconds between two questions whether a server is still there, and who the primaries are."""
 
-Item = Sequence[bytes] | StoreError | None
+Item = Sequence[bytes] | str | StoreError | None
+"""The keys that changed; the name of a primary that is watched from now on, and wasn't before; the
+error by which a link was lost, after which nothing comes any more; or None: all may have changed.
+"""
 
 
 class _Question:
@@ -49,11 +53,7 @@ class _Question:
 
 
 class Notices:
-    """The notices of one primary. They are put into `into`.
-
-    An item is the keys that changed; None, if all may have (FLUSHALL); or the error by which the
-    link was lost. After that nothing comes any more.
-    """
+    """The notices of one primary. They are put into `into`."""
 
     def __init__(self, connector: Connector, into: asyncio.Queue[Item]) -> None:
         self._dialer = Dialer(connector)
@@ -82,6 +82,7 @@ class Notices:
             self._beating.cancel()
             with suppress(asyncio.CancelledError):
                 await self._beating
+        self._link = None
         await self._dialer.close()
 
     async def _ask(self, *commands: Command) -> list[Any]:
@@ -115,21 +116,51 @@ class Notices:
     def on_lost(self, link: Link, parts: Sequence[Part], error: Exception) -> None:
         for part in parts:
             part.on_failure(error)
-        self._into.put_nowait(self._error(error))
+        if link is self._link:
+            self._into.put_nowait(self._error(error))
 
 
 @asynccontextmanager
 async def notices_of(store: RedisStore) -> AsyncGenerator[asyncio.Queue[Item]]:
-    """The notices of all primaries, which have begun."""
+    """The notices of all primaries, which have begun, and of those that come later."""
     queue = asyncio.Queue[Item]()
     begun = dict[str, Notices]()
+    following: asyncio.Task[None] | None = None
     try:
-        async with aclosing(servers_of(store).primaries()) as primaries:
-            async for connector, _ in primaries:
-                if connector.where not in begun:
-                    begun[connector.where] = notices = Notices(connector, queue)
-                    await notices.begin(store.prefix)
+        await _begin(store, queue, begun)
+        following = asyncio.create_task(_follow(store, queue, begun))
         yield queue
     finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.wait([following])
         for notices in begun.values():
             await notices.close()
+
+
+async def _follow(store: RedisStore, queue: asyncio.Queue[Item], begun: dict[str, Notices]) -> None:
+    try:
+        while True:
+            await asyncio.sleep(_EVERY)
+            for where in await _begin(store, queue, begun):
+                queue.put_nowait(where)
+    except StoreError as exc:
+        queue.put_nowait(exc)
+
+
+async def _begin(
+    store: RedisStore, queue: asyncio.Queue[Item], begun: dict[str, Notices]
+) -> list[str]:
+    """Have all primaries tell, and leave those that are none any more. Those that are new."""
+    there = dict[str, None]()
+    new = list[str]()
+    async with aclosing(servers_of(store).primaries()) as primaries:
+        async for connector, _ in primaries:
+            there[connector.where] = None
+            if connector.where not in begun:
+                begun[connector.where] = notices = Notices(connector, queue)
+                await notices.begin(store.prefix)
+                new.append(connector.where)
+    for where in begun.keys() - there.keys():
+        await begun.pop(where).close()
+    return new

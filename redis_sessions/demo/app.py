@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -15,7 +17,8 @@ from fastapi import FastAPI, Form, Request, Response, WebSocket, WebSocketDiscon
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import StringConstraints
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions import (
@@ -41,10 +44,11 @@ from redis_sessions.demo.view import device_view, dump, opened, record_view, ses
 from redis_sessions.fastapi import PrincipalDep, SessionDep, SessionManagerDep
 from redis_sessions.stores import open_store
 
-__all__ = ["KEY_VARIABLE", "STORE_VARIABLE", "create_app", "from_environment"]
+__all__ = ["HOST_VARIABLE", "KEY_VARIABLE", "STORE_VARIABLE", "create_app", "from_environment"]
 
 KEY_VARIABLE: Final = "SESSION_SECRET_KEY"
 STORE_VARIABLE: Final = "REDIS_SESSIONS_DEMO_STORE"
+HOST_VARIABLE: Final = "REDIS_SESSIONS_DEMO_HOST"
 
 _HERE: Final = Path(__file__).parent
 _HEADERS: Final = {
@@ -68,13 +72,15 @@ Item = Literal["apple", "pear", "plum"]
 
 
 def from_environment() -> FastAPI:
-    """The application with the store and the key of the environment: what workers import."""
-    return create_app(os.environ[STORE_VARIABLE], os.environ[KEY_VARIABLE])
+    """The application with store, key and name of the environment: what workers import."""
+    name = os.environ.get(HOST_VARIABLE, "localhost")
+    return create_app(os.environ[STORE_VARIABLE], os.environ[KEY_VARIABLE], name)
 
 
-def create_app(store: str, secret_key: str) -> FastAPI:
+def create_app(store: str, secret_key: str, host: str = "localhost") -> FastAPI:
     """The application, on the store that a URL names.
 
+    It is served as `localhost`, as `host`, and under any address.
     `ConfigurationError`, and `StoreUnavailableError` if an embedded server doesn't start.
     """
     keyring = Keyring(secret_key)
@@ -91,32 +97,33 @@ def create_app(store: str, secret_key: str) -> FastAPI:
     )
     near = None if store.startswith("memory:") else near_manager(server.url, prefix, keyring)
 
-    window = FastAPI(openapi_url=None)
-    add_window(window)
-    bench = FastAPI(openapi_url=None)  # what the demo asks itself
-    add_window(bench)
-    bench.post("/race/{number}")(race)
-    panels = FastAPI(openapi_url=None)
+    laptop, phone, bench = (browser(manager, path) for path in ("/laptop", "/phone", "/"))
+    for window in (laptop, phone, bench):
+        add_window(window)
+    bench.post("/race/{number}")(race)  # what the demo asks itself
+    # Only to refuse what other sites' pages cause: the panels have no session of their own.
+    panels = browser(manager, "/panels", cross_site="refuse")
     add_panels(panels)
-    demo = Demo(keyring, manager, near, server, bench=browser(bench, manager, "/"))
-    window.state.demo = bench.state.demo = panels.state.demo = demo
+    demo = Demo(keyring, manager, near, server, bench)
 
     app = FastAPI(title="redis-sessions demo", openapi_url=None, lifespan=_lifespan(demo))
-    app.state.demo = demo
+    for each in (app, laptop, phone, bench, panels):
+        each.state.demo = demo
+    app.add_middleware(_OwnNames, names={"localhost", host.lower()})
     app.add_middleware(_SecureHeaders)
     app.get("/", response_model=None)(stage)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
-    app.mount("/laptop", browser(window, manager, "/laptop"))
-    app.mount("/phone", _As(PHONE, browser(window, manager, "/phone")))
-    # Only to refuse what other sites' pages cause: the panels have no session of their own.
-    app.mount("/panels", browser(panels, manager, "/panels", cross_site="refuse"))
+    app.mount("/laptop", laptop)
+    app.mount("/phone", _As(PHONE, phone))
+    app.mount("/panels", panels)
     return app
 
 
-def browser(app: ASGIApp, manager: SessionManager, path: str, **more: Any) -> ASGIApp:
+def browser(manager: SessionManager, path: str, **more: Any) -> FastAPI:
     """The application for one of two browsers: a cookie's path is all that differs."""
-    return SessionMiddleware(
-        app,
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(
+        SessionMiddleware,
         manager=manager,
         session_cookie=COOKIE,
         path=path,
@@ -124,6 +131,7 @@ def browser(app: ASGIApp, manager: SessionManager, path: str, **more: Any) -> AS
         lazy=True,  # what needs no session asks Redis for none
         **more,
     )
+    return app
 
 
 def near_manager(url: str, prefix: str, keyring: Keyring) -> SessionManager:
@@ -298,6 +306,42 @@ class _As:
         others = [(name, value) for name, value in scope["headers"] if name != b"user-agent"]
         scope = {**scope, "headers": [*others, (b"user-agent", self.user_agent)]}
         await self.app(scope, receive, send)
+
+
+class _OwnNames:
+    """Refuses requests to a name that isn't the demo's.
+
+    The owner of a name may have it lead to this machine (DNS rebinding). Their page is then of the
+    same origin as the demo, and the guard against other sites' requests doesn't know it. With an
+    address that isn't possible.
+    """
+
+    _HOST: Final = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?", re.ASCII)
+
+    def __init__(self, app: ASGIApp, names: set[str]) -> None:
+        self.app = app
+        self.names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or self._are_ours(Headers(scope=scope).getlist("host")):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close"})  # before it is accepted: 403
+        else:
+            said = "The demo isn't served under this name: `--host NAME` gives it one."
+            await PlainTextResponse(said, 400)(scope, receive, send)
+
+    def _are_ours(self, hosts: list[str]) -> bool:
+        match = self._HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
+        return match is not None and (match[1] in self.names or _is_address(match[1]))
+
+
+def _is_address(host: str) -> bool:
+    with suppress(ValueError):
+        ip_address(host.removeprefix("[").removesuffix("]"))
+        return True
+    return False
 
 
 class _SecureHeaders:

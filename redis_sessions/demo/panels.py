@@ -178,7 +178,7 @@ async def costs(request: Request, demo: DemoDep) -> Response:
             await send()
             counted = await demo.server.counts() - before
             sent = Counter({name: counted[name] for name in SENT if counted[name]})
-            rows.append((click, sent, counted - sent))
+            rows.append((click, sent, Counter(dict(sorted((counted - sent).items())))))
     return _piece(request, "costs", rows=rows)
 
 

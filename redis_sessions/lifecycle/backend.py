@@ -19,7 +19,8 @@ from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
-from redis_sessions.stores.protocols import NearCopies, Store, Timed, Watchable
+from redis_sessions.stores.caching import clock_of, copies_of
+from redis_sessions.stores.protocols import Store, Watchable
 
 __all__ = ["Backend", "Listener", "Observer"]
 
@@ -92,11 +93,11 @@ class Backend:
         """Names and seals what says that another library's session was accepted."""
         self.reporter = Reporter(on_event, personal_events)
         self.report = self.reporter.report
-        self.copies = store if isinstance(store, NearCopies) and store.client_cache > 0 else None
+        self.copies = copies_of(store)
         """The store, if it keeps near copies."""
         self.timer = time.monotonic if clock is None else clock
         """Seconds since some moment. It measures ages."""
-        self.clock = _clock_of(store) if clock is None else clock
+        self.clock = clock_of(store) if clock is None else clock
         """Seconds since the epoch. By the store's clock all processes agree."""
         self.index = Index(store, keyring, self.timer)
         # There is one for each sign-in at a provider. So its revocation isn't kept for 400 days,
@@ -152,11 +153,3 @@ class Backend:
                 ", ".join(sorted(map(repr, suspects))),
                 self.principal.option,
             )
-
-
-def _clock_of(store: Store) -> Callable[[], float]:
-    """The time of the store's servers, or of this machine for a store without any."""
-    if not isinstance(store, Timed):
-        return time.time
-    monotonic, server = time.monotonic, store.server_clock
-    return lambda: monotonic() + server.offset

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from functools import partial
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
+from redis_sessions.cache import Cache
 from redis_sessions.errors import SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
+from redis_sessions.leader import Leader
 from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.enumeration import StoredSession
@@ -67,6 +69,8 @@ class SessionManager:
     Raises `ConfigurationError`.
     """
 
+    _cache: Cache | None = None
+
     @stripped
     @suggesting({"secret_key": "keyring", "url": "store", "redis_url": "store"})
     def __init__(
@@ -111,6 +115,15 @@ class SessionManager:
             dec_hook=dec_hook,
             clock=clock,
         )
+        self._new_cache = partial(
+            Cache,
+            store,
+            backend.keyring,
+            on_event=on_event,
+            enc_hook=enc_hook,
+            dec_hook=dec_hook,
+            clock=clock,
+        )
         backend.services = Services(
             backend.values,
             backend.principal,
@@ -123,6 +136,14 @@ class SessionManager:
         )
 
     @property
+    @stripped
+    def cache(self) -> Cache:
+        """The cache on this manager's store, with its keys and hooks."""
+        if self._cache is None:
+            self._cache = self._new_cache()
+        return self._cache
+
+    @property
     def policy(self) -> Policy:
         """The checked options of this manager."""
         return self._backend.policy
@@ -131,6 +152,11 @@ class SessionManager:
     def store(self) -> Store:
         """Where the records are."""
         return self._backend.store
+
+    @cached_property
+    def leader(self) -> Leader:
+        """Elects one process of all that use this store: `async with manager.leader(name)`."""
+        return Leader(self.store)
 
     @property
     def counts(self) -> Counter[str]:

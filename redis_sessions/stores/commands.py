@@ -17,6 +17,7 @@ __all__ = [
     "EARLIER",
     "END",
     "INDEX",
+    "LEASE",
     "LOCK",
     "IndexCommand",
     "Item",
@@ -29,8 +30,9 @@ __all__ = [
     "verdict",
 ]
 
-Weight = Literal["read", "touch", "lifecycle"]
-"""What a failover would lose with a command: nothing, a touch, or a sign-in or revocation."""
+Weight = Literal["read", "touch", "lifecycle", "entry"]
+"""What a failover would lose with a command: nothing, a touch, a sign-in or revocation; or an entry
+of the cache, of which there may be near copies."""
 
 ABSENT: Final = b""
 """In the place of an expected version: nothing must be stored."""
@@ -50,6 +52,7 @@ def script(file: str) -> Script:
 COMMIT: Final = script("commit.lua")
 INDEX: Final = script("index.lua")
 LOCK: Final = script("lock.lua")
+LEASE: Final = script("lease.lua")
 
 
 class Write(NamedTuple):

@@ -171,6 +171,13 @@ class MemoryStore:
             self._put(id, tombstone, ttl)
             return Written(True)
 
+    def discard(self, ids: Sequence[str]) -> None:
+        """Remove what is stored, and leave no tombstones: entries of the cache need none."""
+        with self._lock:
+            for id in ids:
+                if self._records.pop(id, None) is not None:
+                    self._changed(id)
+
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
         return self._waiting.get().lock(id, wait=wait, hold=hold)
 

@@ -28,6 +28,7 @@ from redis_sessions.stores.commands import (
     ABSENT,
     END,
     INDEX,
+    LEASE,
     LOCK,
     IndexCommand,
     Weight,
@@ -64,7 +65,7 @@ from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
 
-__all__ = ["RedisStore", "servers_of"]
+__all__ = ["RedisStore", "servers_of", "write_to"]
 
 T = TypeVar("T")
 
@@ -331,7 +332,7 @@ class RedisStore:
         servers = kind(
             self._connector,
             self.timeout,
-            [INDEX, LOCK],
+            [INDEX, LOCK, LEASE],
             self.server_clock,
             watching,
             self._durability,
@@ -370,6 +371,11 @@ class RedisStore:
 def servers_of(store: RedisStore) -> Servers:
     """The running loop's servers of a store, for the functions of `stores.inspection`."""
     return store._servers.get()  # pyright: ignore[reportPrivateUsage] - this module's own
+
+
+def write_to(store: RedisStore, command: IndexCommand) -> Awaitable[Written[Any]]:
+    """The reply to a command on one key, which waits for replicas if its weight says so."""
+    return store._write(command, lambda reply: reply)  # pyright: ignore[reportPrivateUsage] - as above
 
 
 def _client_cache(given: float | None, of_url: float | None) -> float:

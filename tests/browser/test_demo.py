@@ -15,6 +15,8 @@ from tests.support.chromium import ARGUMENTS
 from tests.support.servers import as_owner
 
 COOKIE = "redis-sessions-demo"
+ONE_OR_TWO = [(1, "desktop"), (2, "phone")]
+"""Processes, and where the page is: what is told to another tab depends on the first alone."""
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_devices(page: Page, browser: Browser, demo: str) -> None:
     expect(page.locator("#signed-out")).to_be_hidden()
 
 
-@pytest.mark.parametrize("demo", [1, 2], indirect=True)
+@pytest.mark.parametrize(("demo", "context"), ONE_OR_TWO, indirect=True)
 def test_a_cart_in_two_tabs(page: Page, context: BrowserContext, demo: str) -> None:
     """What is done in one tab shows in the other, whichever process serves it."""
     other = context.new_page()
@@ -182,7 +184,7 @@ def test_a_cart_in_two_tabs(page: Page, context: BrowserContext, demo: str) -> N
         expect(tab.locator("#cart")).to_have_text("The cart is empty.")
 
 
-@pytest.mark.parametrize("demo", [1, 2], indirect=True)
+@pytest.mark.parametrize(("demo", "context"), ONE_OR_TWO, indirect=True)
 def test_signing_in_and_out_in_two_tabs(page: Page, context: BrowserContext, demo: str) -> None:
     """A tab shows who has signed in in another one, and says that they have signed out."""
     other = context.new_page()
@@ -295,8 +297,10 @@ def test_two_browsers_in_one_page(context: BrowserContext, demo: str, axe_core: 
     for frame in page.frames:
         frame.evaluate(axe_core)
         assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
-    found = page.evaluate("axe.run()")["violations"]
-    assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found] == []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found] == []
 
     laptop.locator(".devices li", has_text="Mobile Safari").get_by_role("button").click()
     expect(phone.locator("#signed-out")).to_be_visible()

@@ -25,7 +25,7 @@ async def test_demo_has_its_rights(
     url = f"redis://demo:development@127.0.0.1:{server.port}/0"
     monkeypatch.setenv(KEY_VARIABLE, generate_key())
     monkeypatch.setenv(STORE_VARIABLE, url)
-    with TestClient(from_environment()) as browser:
+    with TestClient(from_environment(), "http://localhost") as browser:
         assert browser.get("/").status_code == 200
     store = RedisStore(f"{url}?client_cache=1", prefix="demo:1:")
     manager = SessionManager(store, generate_key())

@@ -1,4 +1,4 @@
-"""examples/shop, chat, admin and proxy do what their pages promise."""
+"""examples/shop, cache, chat, admin and proxy do what their pages promise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from starlette.websockets import WebSocketDisconnect
 
 from redis_sessions import generate_key
 from tests.support import ROOT
-from tests.support.servers import find_program
 
 EXAMPLES = ROOT / "examples"
 
@@ -114,6 +113,27 @@ def test_shop_has_no_external_resources(example: Callable[[str], Any], browser: 
     htmx = EXAMPLES / "shop" / "htmx.min.js"
     assert ("<script" in text) == htmx.is_file()
     assert client.get("/htmx.min.js").status_code == (200 if htmx.is_file() else 404)
+
+
+def test_cache(example: Callable[[str], Any], browser: Browser) -> None:
+    """The database is asked once for many pages, and a changed role is there at once."""
+    app = example("cache")
+    ada, bob = browser(app), browser(app)
+    assert ada.get("/").url.path == "/login"
+    assert sign_in(ada, "ada", "builder") == "/login"
+    assert sign_in(ada, "ada", "engine") == sign_in(bob, "bob", "builder") == "/"
+    for _ in range(3):
+        page = bob.get("/").text
+        assert "Your role is reader" in page
+        assert "The database was asked 5 times" in page
+    change = {"name": "bob", "role": "writer"}
+    assert bob.post("/role", data=change).status_code == 403
+    assert ada.post("/role", data=change).url.path == "/"
+    for _ in range(3):
+        page = bob.get("/").text
+        assert "Your role is writer" in page
+        assert "The database was asked 7 times" in page
+    assert bob.post("/logout").url.path == "/login"
 
 
 def test_chat(example: Callable[[str], Any], browser: Browser) -> None:
@@ -216,16 +236,15 @@ def test_compose_file_of_the_proxy(docker_compose: Path) -> None:
     assert all(Path(mount["source"]).is_file() and mount["read_only"] for mount in mounts)
 
 
-def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
+def test_nginx_takes_its_configuration(nginx: Path, tmp_path: Path) -> None:
     """nginx finds no mistake in nginx.conf."""
-    nginx = find_program("nginx")
-    if nginx is None:
-        pytest.skip("nginx isn't installed")
     conf = (EXAMPLES / "proxy" / "nginx.conf").read_text().replace("app:8000", "127.0.0.1:8000")
     (tmp_path / "server.conf").write_text(conf)
+    bodies = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")  # else below /var/lib/nginx
+    own = "".join(f"{each}_temp_path {tmp_path}/{each}; " for each in bodies)
     (tmp_path / "nginx.conf").write_text(
         f"pid {tmp_path}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; include {tmp_path}/server.conf; }}"
+        f"http {{ access_log off; {own}include {tmp_path}/server.conf; }}"
     )
     run = subprocess.run(
         [nginx, "-t", "-e", "stderr", "-c", tmp_path / "nginx.conf"],
@@ -237,10 +256,33 @@ def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
     assert "warn" not in run.stderr
 
 
-@pytest.mark.parametrize("name", ["shop", "chat", "admin", "proxy"])
-def test_each_runs_by_one_command(name: str) -> None:
-    """`run` can be executed, is a correct script, and the README names it."""
-    run = EXAMPLES / name / "run"
-    assert os.access(run, os.X_OK)
-    subprocess.run(["sh", "-n", run], check=True)
-    assert "    ./run" in (EXAMPLES / name / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "started"),
+    [
+        ("shop", "uvicorn main:app --port 8123 in shop, 1"),
+        ("chat", "uvicorn main:app --port 8123 in chat, 1"),
+        ("admin", "uvicorn main:app --port 8123 in admin, 1"),
+        ("cache", "uvicorn main:app --port 8123 in cache, 1"),
+        ("tutorial", "uvicorn main:app --port 8123 in tutorial, 1"),
+        ("proxy", "docker compose up --build --port 8123 in proxy, "),
+    ],
+)
+def test_each_runs_by_one_command(name: str, started: str, tmp_path: Path) -> None:
+    """`run` starts the application in its own folder, with the options given."""
+    for program in ("uvicorn", "docker"):
+        stand_in = tmp_path / program
+        stand_in.write_text(f'#!/bin/sh\necho {program} "$@" "in ${{PWD##*/}}, $DEVELOPMENT"\n')
+        stand_in.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [EXAMPLES / name / "run", "--port", "8123"],
+        env={"PATH": path, "SESSION_SECRET_KEY": "made before"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.stdout == f"{started}\n"
+    readme = EXAMPLES / name / "README.md"
+    assert name == "tutorial" or "    ./run" in readme.read_text()

@@ -45,6 +45,18 @@ def test_a_life_as_it_is_told() -> None:
     ]
 
 
+def test_what_no_server_has_named() -> None:
+    """After a gap only what shows is told: a change of data doesn't."""
+    id, sight = new_id(), Sight()
+    stored = new_record()
+    rotated = stored[:5] + (7).to_bytes(4, "big") + stored[9:]
+    told = [
+        sight.note(id, None if each is None else seen(id, each), named=False)
+        for each in (stored, stored, rotated, tombstone(0), None)
+    ]
+    assert told == ["created", None, "rotated", "ended", None]
+
+
 def test_what_is_not_known_from_the_start() -> None:
     """Without a look at what is there, a session may be new or not, and one that is gone was."""
     id, sight = new_id(), Sight(complete=False)

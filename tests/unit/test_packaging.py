@@ -33,6 +33,15 @@ def test_classifiers_are_what_ci_runs() -> None:
     assert sorted(each for each in named if re.fullmatch(r"3\.\d+", each)) == sorted({*runs})
 
 
+def test_the_badges_are_true() -> None:
+    """They name the Pythons of the classifiers, and the licence: `scripts/pictures.py badges`."""
+    badges = (ROOT / "docs" / "images" / "badges.svg").read_text()
+    pythons = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["project"]["classifiers"]))
+    assert f">{' | '.join(pythons)}</text>" in badges
+    assert f">{PROJECT['project']['license']}</text>" in badges
+    assert "href" not in badges
+
+
 def test_one_line_names_the_repository() -> None:
     """Nothing but one line of pyproject.toml says where the repository is."""
     repository = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]

@@ -17,6 +17,7 @@ from fastapi import BackgroundTasks, FastAPI
 from starlette.requests import Request
 
 from redis_sessions import (
+    Cache,
     Session,
     SessionError,
     SessionManager,
@@ -42,6 +43,9 @@ CALLS: dict[str, Callable[[Session, SessionManager], Awaitable[object]]] = {
     "manager.revoke_by, …": lambda _, manager: manager.revoke_by("sid", "1"),
     "manager.ready, …": lambda _, manager: manager.ready(),
     "manager.count": lambda _, manager: manager.count(),
+    "cache.get_or_set, …": lambda _, manager: manager.cache.get_or_set("a", manager.ready, ttl=1),
+    "cache.forget, …": lambda _, manager: manager.cache.forget("a"),
+    "cache.forget_principal, …": lambda _, manager: manager.cache.forget_principal("alice"),
 }
 
 
@@ -91,12 +95,14 @@ def test_all_of_them_are_checked() -> None:
     """Others are called by frameworks (`connect`, `close`) or by each request (`load`)."""
     awaited = {
         f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for owner, kind in (("session", Session), ("manager", SessionManager), ("cache", Cache))
         for name, method in vars(kind).items()
         if name[0] != "_" and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
     called = {call.partition(",")[0] for call in CALLS}
-    assert awaited - called == {"manager.connect", "manager.close", "manager.load"}
+    assert awaited - called == {
+        *("manager.connect", "manager.close", "manager.load", "cache.close")
+    }
 
 
 @pytest.mark.parametrize("call", [c for c in CALLS if CHECKED or c.startswith("session")])
@@ -195,13 +201,13 @@ async def test_what_isnt_awaited_works_in_a_thread(manager: SessionManager) -> N
 
 
 def test_no_method_is_forgotten() -> None:
-    """What is awaited of the two classes is in the list above.
+    """What is awaited of the three classes is in the list above.
 
-    load() is on each request's way, and frameworks call the other two at their start and end.
+    load() is on each request's way, and frameworks call the others at their start and end.
     """
     awaited = {
         f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for owner, kind in (("session", Session), ("manager", SessionManager), ("cache", Cache))
         for name, method in vars(kind).items()
         if not name.startswith("_") and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
@@ -209,4 +215,5 @@ def test_no_method_is_forgotten() -> None:
         "manager.load",
         "manager.connect",
         "manager.close",
+        "cache.close",
     }

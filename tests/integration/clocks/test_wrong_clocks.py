@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,11 +20,10 @@ DAY = 24 * 3600
 class Process:
     """A worker, by its pipes."""
 
-    def __init__(self, ahead: float, url: str, prefix: str, key: str, log: Path) -> None:
-        arguments = [str(ahead), url, prefix, key]
+    def __init__(self, log: Path) -> None:
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.clocks.worker", *arguments],
+                [sys.executable, "-m", "tests.integration.clocks.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -50,22 +48,34 @@ class Process:
 Start = Callable[..., Process]
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """What the workers log."""
-    return tmp_path / "log"
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the workers log, since the test began."""
+    return tmp_path_factory.mktemp("clocks") / "log"
+
+
+@pytest.fixture(scope="module")
+def processes(log: Path) -> Iterator[tuple[Process, ...]]:
+    with Process(log) as one, Process(log) as other:
+        yield one, other
 
 
 @pytest.fixture
-def start(redis_url: str, prefix: str, log: Path) -> Iterator[Start]:
-    """Start a worker whose wall clock is ahead by so many seconds."""
-    key = generate_key()
-    with ExitStack() as stack:
+def start(
+    redis_url: str, prefix: str, log: Path, processes: tuple[Process, ...]
+) -> Iterator[Start]:
+    """Have a worker begin anew, whose wall clock is ahead by so many seconds."""
+    log.write_text("")  # they append to it
+    key, idle = generate_key(), list(processes)
 
-        def start(ahead: float = 0) -> Process:
-            return stack.enter_context(Process(ahead, redis_url, prefix, key, log))
+    def start(ahead: float = 0) -> Process:
+        process = idle.pop()
+        process("begin", ahead, redis_url, prefix, key)
+        return process
 
-        yield start
+    yield start
+    for process in processes[len(idle) :]:
+        process("end")
 
 
 @pytest.mark.parametrize("ahead", [40, -40, 4000])

@@ -1,6 +1,6 @@
 """A process whose wall clock is wrong: started by tests, told what to do line by line.
 
-    python -m tests.integration.clocks.worker SECONDS URL PREFIX KEY
+    python -m tests.integration.clocks.worker
 
 It patches `time.time` before the library is imported. Each line is `[command, argument …]` in
 JSON, and so is the answer.
@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 _real = time.time
-ahead = float(sys.argv[1])
+ahead = 0.0
 time.time = lambda: _real() + ahead
 
 from redis_sessions import (  # noqa: E402
@@ -32,9 +32,18 @@ from redis_sessions.session.session import serving  # noqa: E402
 class Worker:
     """One manager, and the session that it has loaded."""
 
-    def __init__(self, url: str, prefix: str, key: str) -> None:
+    manager: SessionManager
+    session: Session
+
+    async def begin(self, seconds: float, url: str, prefix: str, key: str) -> None:
+        """As a process that has just been started, whose clock is ahead by so much."""
+        global ahead  # noqa: PLW0603 - the clock is the process's
+        ahead = seconds
         self.manager = SessionManager(RedisStore(url, prefix=prefix), Keyring(key))
-        self.session: Session
+        serving.set(())
+
+    async def end(self) -> None:
+        await self.manager.close()
 
     async def load(self, token: str | None) -> dict[str, Any]:
         self.session = await self.manager.load(token)
@@ -71,14 +80,13 @@ class Worker:
 
 
 async def main() -> None:
-    worker = Worker(*sys.argv[2:5])
+    worker = Worker()
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
         command, *arguments = json.loads(line)
         print(json.dumps(await getattr(worker, command)(*arguments)), flush=True)
-    await worker.manager.close()
 
 
 if __name__ == "__main__":

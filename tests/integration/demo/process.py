@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ runpy.run_module("redis_sessions.cli", run_name="__main__", alter_sys=True)
 """
 NAME = "Ada Lovelace"
 COOKIE = "redis-sessions-demo"
+URL = "http://localhost"
+"""Where a `TestClient` finds a demo: it is served under no name but its own."""
 JSON = {"Accept": "application/json"}
 PATIENCE = 30
 """Seconds after which a test fails that waits for what doesn't happen. Workers start slowly."""
@@ -91,11 +94,17 @@ class Demo:
         return next(self.base.glob("*/socket"))
 
 
-def open_socket(client: httpx.Client) -> ClientConnection:
-    """The WebSocket of a page that this client has open."""
-    url = str(client.base_url.copy_with(scheme="ws").join("changes"))
+def open_socket(client: httpx.Client, host: str = "127.0.0.1") -> ClientConnection:
+    """The WebSocket of a page that this client has open, under a name that leads to the demo."""
+    url = str(client.base_url.copy_with(scheme="ws", host=host).join("changes"))
+    address = ("127.0.0.1", client.base_url.port or 80)
     cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
-    return connect(url, additional_headers={"Cookie": cookies}, open_timeout=PATIENCE)
+    return connect(
+        url,
+        sock=socket.create_connection(address),
+        additional_headers={"Cookie": cookies},
+        open_timeout=PATIENCE,
+    )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:

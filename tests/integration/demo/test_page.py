@@ -6,12 +6,19 @@ import html
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+from websockets.exceptions import InvalidStatus
 
-from tests.integration.demo.process import Demo
+from redis_sessions import generate_key
+from redis_sessions.demo import create_app
+from tests.integration.demo.process import JSON, URL, Demo, open_socket
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 65])
@@ -41,6 +48,41 @@ def test_headers(browser: httpx.Client, demo: Demo, path: str) -> None:
     assert "frame-ancestors 'self'" in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_served"),
+    [
+        ("localhost:8000", True),
+        ("LOCALHOST", True),
+        ("192.0.2.1:8000", True),  # nobody's name leads to another address
+        ("[::1]:8000", True),
+        ("attacker.example:8000", False),
+        ("localhost.attacker.example", False),
+        ("127.0.0.1.attacker.example", False),
+        ("127.0.0.1@attacker.example", False),
+        ("[attacker.example]", False),
+        ("::1", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "laptop/", "panels/parallel"])
+def test_it_is_served_under_its_own_names(
+    browser: httpx.Client, demo: Demo, path: str, host: str, is_served: bool
+) -> None:
+    """A page whose name leads to this address (DNS rebinding) reads nothing, and stops nothing."""
+    answer = browser.get(demo.stage + path, headers={"Host": host})
+
+    assert answer.status_code == (400 if not is_served else 405 if "panels" in path else 200)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_foreign_name_opens_no_socket(browser: httpx.Client, demo: Demo) -> None:
+    """The page's WebSocket is refused, too."""
+    browser.post("/count")
+    with pytest.raises(InvalidStatus) as refused:
+        open_socket(browser, "attacker.example")
+    assert refused.value.response.status_code == 403
 
 
 @pytest.mark.parametrize("path", ["", "laptop/", "laptop/cart"])
@@ -82,3 +124,55 @@ def test_the_commands_on_the_page_work(browser: httpx.Client, tmp_path: Path) ->
     assert looked == signed_in
     assert [device["current"] for device in alone["devices"]] == [True]
     assert signed_out["record"] is None
+
+
+def test_a_name_of_its_own() -> None:
+    """`--host NAME` has it served under this name as well, however it is written."""
+    app = create_app("memory://", generate_key(), "Desk.example")
+    for name, status in (("desk.example", 200), ("DESK.example:8000", 200), ("example", 400)):
+        assert TestClient(app, f"http://{name}").get("/").status_code == status
+
+
+FORMS = {
+    "sign-in": {"name": "Eve"},
+    "count": {},
+    "add": {"item": "pear"},
+    "remove": {"item": "pear"},
+    "sign-out": {},
+    "revoke": {"id": "A" * 20},
+    "revoke-others": {},
+}
+PANELS = ("parallel", "costs", "latency", "stop_redis", "start_redis")
+
+
+def test_what_changes_something_is_no_other_sites_to_ask_for() -> None:
+    """All of it are POSTs, and another site's page changes nothing by one."""
+    app = create_app("memory://", generate_key())
+    windows = {f"/{name}/{form}" for name in ("laptop", "phone") for form in FORMS}
+    unsafe = {path for path, methods in _routes(app) if methods - {"GET", "HEAD"}}
+    assert unsafe == windows | {f"/panels/{name}" for name in PANELS} | {
+        f"/{name}/open" for name in ("laptop", "phone")
+    }
+    foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://other.example"}
+    with TestClient(app, URL) as client:
+        client.post("/laptop/sign-in", data={"name": "Mary"})
+        before = client.get("/laptop/", headers=JSON).json()
+        for path in unsafe:
+            form = FORMS.get(path.rpartition("/")[2], {})
+            assert client.get(path).status_code == 405
+            answer = client.post(path, data=form, headers=foreign, follow_redirects=False)
+            assert answer.status_code == 403 or not path.startswith("/panels/")
+            assert "set-cookie" not in answer.headers
+            assert "Mary" not in answer.text
+        assert client.get("/laptop/", headers=JSON).json() == before
+
+
+def _routes(app: Any, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+    """The paths of an application and of what is mounted in it, with the methods of each."""
+    app = getattr(app, "app", app)  # that of the phone
+    for route in app.routes:
+        if isinstance(route, Mount):
+            if route.name != "static":
+                yield from _routes(route.app, prefix + route.path)
+        else:
+            yield prefix + route.path, getattr(route, "methods", None) or set()

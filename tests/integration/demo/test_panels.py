@@ -11,10 +11,10 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from redis_sessions import generate_key
+from redis_sessions import SessionManager, StoreUnavailableError, generate_key
 from redis_sessions.demo import create_app
 from redis_sessions.demo.view import ago
-from tests.integration.demo.process import JSON, PATIENCE, Demo, wait_until
+from tests.integration.demo.process import JSON, PATIENCE, URL, Demo, wait_until
 
 MEASURING = ("parallel", "costs", "latency")
 AWAY = '{"detail":"Redis is away"}'
@@ -103,6 +103,32 @@ def test_redis_is_stopped_and_started(findable_server: None) -> None:
         assert dict(browser.cookies) == cookies
 
 
+@pytest.mark.parametrize("path", ["", "open", "revoke-others"])
+def test_redis_goes_away_within_a_request(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """The answer is 503 also if the session was loaded before; no error is left for the server."""
+    app = create_app("memory://", generate_key())
+    manager: SessionManager = app.state.demo.manager
+    with TestClient(app, URL) as client:
+        client.post("/laptop/sign-in", data={"name": "Zoe"})
+        load, loads = manager.store.load, iter([True])
+
+        async def once(id: str) -> bytes | None:
+            if next(loads, False):
+                return await load(id)
+            raise away
+
+        async def never(*_: object, **__: object) -> None:
+            raise away
+
+        away = StoreUnavailableError("it was stopped", reason="connection")
+        for name, function in (("load", once), ("entries", never), ("revoke", never)):
+            monkeypatch.setattr(type(manager.store), name, staticmethod(function))
+        send = client.post if path else client.get
+        answer = send(f"/laptop/{path}")
+
+    assert answer.status_code == 503
+
+
 def test_the_requests_of_the_race_are_the_demos_own(browser: httpx.Client) -> None:
     """No visitor's session has what they need."""
     browser.post("/sign-in", data={"name": "Mary"})
@@ -140,7 +166,7 @@ def test_moments_in_words(moment: str, words: str) -> None:
 
 def test_a_store_without_a_server() -> None:
     """In memory the windows work, and the panels that need a Redis say so."""
-    with TestClient(create_app("memory://", generate_key())) as client:
+    with TestClient(create_app("memory://", generate_key()), URL) as client:
         assert client.get("/").text.count("needs a single Redis server") == 2
         client.post("/laptop/sign-in", data={"name": "Ruth"})
         assert "Ruth" in client.get("/laptop/").text

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from redis_sessions import generate_key
 from redis_sessions.demo import create_app
-from tests.integration.demo.process import COOKIE, JSON, NAME, Demo, open_socket, wait_until
+from tests.integration.demo.process import COOKIE, JSON, NAME, URL, Demo, open_socket, wait_until
 from tests.support.servers import as_owner
 
 
@@ -53,7 +53,7 @@ def test_an_unfinished_request_does_not_keep_it(start: Callable[..., Demo]) -> N
         client.get("/")  # it serves
     with socket.create_connection(("127.0.0.1", demo.port)) as hanging:
         hanging.sendall(
-            b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n"
+            b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n"
             b"Content-Type: application/x-www-form-urlencoded\r\n\r\nname="
         )
         with demo.browser() as client:
@@ -79,11 +79,11 @@ def test_a_given_key_outlives_a_restart_and_a_new_one_begins_anew(redis_url: str
     """With the same key a session goes on; with another, its cookie is no obstacle to a new one."""
     url = as_owner(redis_url)
     key = generate_key()
-    with TestClient(create_app(url, key)) as client:
+    with TestClient(create_app(url, key), URL) as client:
         client.post("/laptop/sign-in", data={"name": NAME})
-    with TestClient(create_app(url, key), cookies=client.cookies) as again:
+    with TestClient(create_app(url, key), URL, cookies=client.cookies) as again:
         assert again.get("/laptop/", headers=JSON).json()["session"]["principal"] == NAME
-    with TestClient(create_app(url, generate_key()), cookies=client.cookies) as other:
+    with TestClient(create_app(url, generate_key()), URL, cookies=client.cookies) as other:
         assert other.get("/laptop/", headers=JSON).json()["session"]["principal"] is None
         other.post("/laptop/count")
         assert other.get("/laptop/", headers=JSON).json()["session"]["data"] == {"count": 1}

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 
 import pytest
 from redis.exceptions import ResponseError
 
 from redis_sessions import RedisStore, StoreError
+from redis_sessions.session.record import tombstone
 from redis_sessions.testing import topology
-from tests.integration.cluster_slots import id_in, slots_of
+from tests.integration.cluster_slots import MINUTE, id_in, slots_of
 from tests.support.near import Told, copy, kept, served_at_most, soon, store_on, stored
-from tests.support.servers import app_user, as_app
+from tests.support.servers import app_user, as_app, as_owner
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +116,60 @@ async def test_38_a_node_is_failed_over(
         await served_at_most(store, id, value)
         assert await kept(store, id) == value
         await each.until(await stored(other, id, value))
+
+
+# `python -m redis_sessions.cli`, but that it looks more often who the primaries are.
+EVENTS = """
+import runpy
+from redis_sessions.cli import notices
+notices._EVERY = 0.1
+runpy.run_module("redis_sessions.cli", run_name="__main__", alter_sys=True)
+"""
+
+
+async def test_the_command_events_follows(
+    running: topology.ClusterTopology, other: RedisStore, prefix: str
+) -> None:
+    """A node that becomes a primary is watched, and what it stored before that is told, too."""
+    before, elsewhere = running.primaries[-1], running.primaries[0]
+    after = running.replicas_of(before)[0]
+    ids = [id_in(slots_of(running, before), prefix) for _ in range(4)]
+    values = [await stored(other, id) for id in ids[:2]]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", EVENTS, "events", as_owner(running.url), "--prefix", prefix),
+        "--json",
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+
+    async def told() -> tuple[str, str]:
+        assert process.stdout is not None
+        line = json.loads(await process.stdout.readline())
+        return line["event"], line["id"]
+
+    try:
+        assert await process.stderr.readline() == b"watching\n"
+        process.send_signal(SIGSTOP)
+        await asyncio.to_thread(running.failover, after)
+        # It stays there, and hears nothing more of these slots.
+        before.ask("CLUSTER", "REPLICATE", elsewhere.ask("CLUSTER", "MYID"))
+        await asyncio.to_thread(running.wait_ready)
+        await stored(other, ids[2])
+        await other.end(ids[0], tombstone(0), MINUTE)
+        process.send_signal(SIGCONT)
+        assert {await told(), await told()} == {("ended", ids[0]), ("created", ids[2])}
+        assert await process.stderr.readline() == f"watching {after.address}/0, too\n".encode()
+        await stored(other, ids[1], values[1])
+        assert await told() == ("changed", ids[1])
+        await stored(other, ids[3])
+        assert await told() == ("created", ids[3])
+    finally:
+        process.kill()
+        await process.communicate()
+        before.ask("CLUSTER", "REPLICATE", after.ask("CLUSTER", "MYID"))
+        await asyncio.to_thread(running.wait_ready)
 
 
 async def test_a_node_dies(

@@ -28,7 +28,8 @@ def calls(redis: Wire) -> dict[str, int]:
 
 async def test_ten_thousand_watched_ids(behind: Server, proxy: Proxy) -> None:
     """While nothing changes the server is asked for its role, and nothing else."""
-    async with store_on(as_app(proxy.url), client_cache=0.3) as store:
+    # After a second without an answer all are read again: a busy machine is rarely so late.
+    async with store_on(as_app(proxy.url), client_cache=1.0) as store:
         told = [Told(store, new_id()) for _ in range(10_000)]
         await soon(lambda: all(each.values for each in told))
         with Wire(behind.port) as redis:
