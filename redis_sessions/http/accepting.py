@@ -15,13 +15,14 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
 from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.sharing import Sharing
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.context import RequestContext
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import LIVE, LONGEST, Bound, Status
+from redis_sessions.session.state import LIVE, LONGEST, Bound, State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY, decode
 from redis_sessions.tracebacks import strip
@@ -117,6 +118,10 @@ class Accepting:
         backend.accepting = accept_for
         if self.follows:
             backend.end_followed = self._end
+        shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
+        self._sharing = Sharing(backend, shared) if shared else None
+        self._shared = shared.keys()
+        backend.sharing = self._sharing
 
     def brings(self, scope: Scope) -> bool:
         """Whether a request brings the cookie of a source."""
@@ -137,12 +142,17 @@ class Accepting:
         session = await load(tokens, bound=bound)
         state = state_of(session)
         if state.status is LIVE:
-            if not self._followed or await self._still_lives(session):
+            if not self._followed:
                 return session
-            session = loading.new(self._backend, bound, Status.STALE)
-            # It ends as by `clear()`, and the cookie expires.
-            state_of(session).opened = (state,)
-            state_of(session).want(cleared=True)
+            if await self._still_lives(session):
+                signs_in = None if state.principal is not None else await self._signed_in(scope)
+                if signs_in is None:
+                    return session
+                if not state.is_anothers(signs_in.principal, self._backend.keyring):
+                    self._carry(session, signs_in)
+                self._fill(session := self._after(state, bound), signs_in)
+                return session
+            session = self._after(state, bound)
         elif state.status in _CLOSED:
             if self._followed:
                 await self._find(scope)  # it may have to end
@@ -154,26 +164,57 @@ class Accepting:
             self._fill(session, accepted)
         return session
 
+    def _after(self, state: State, bound: Bound) -> Session:
+        """A new session in the place of this one, which ends as by `clear()`."""
+        session = loading.new(self._backend, bound, Status.STALE)
+        state_of(session).opened = (state,)
+        state_of(session).want(cleared=True)
+        return session
+
+    async def _signed_in(self, scope: Scope) -> Accepted | None:
+        """A session in which somebody has signed in, for a browser that is nobody's here.
+
+        It is looked for if both sides share who is signed in.
+        """
+        if self._sharing is None:
+            return None
+        found = await self._find(scope, [each for each in self._sources if each.name in self._shared])
+        return None if found is None or found.principal is None else found
+
+    def _carry(self, session: Session, accepted: Accepted) -> None:
+        """Have what was nobody's go along, but for what is shared: that is as it is there."""
+        alone = dict(session)
+        if self._sharing is not None:
+            alone = {k: v for k, v in session.items() if not self._sharing.shares(accepted.source, k)}
+        accepted.data = self._backend.values.encode({**alone, **decode(accepted.data)})
+
     async def _still_lives(self, session: Session) -> bool:
         stored = state_of(session).stored
         origin = None if stored is None else stored.record.origin
         if stored is None or origin is None or not origin.id:
             return True
         source = self._followed.get(origin.source)
-        if source is None or await source.lives(origin.id):
+        if source is None or await self._lives(session, source, origin):
             return True
         self._reject(origin.source, "ended at its source", stored.token.id)
+        # It may begin anew by the same id, which PHP for example uses again.
+        await accepting.forget(self._backend, _contexts(origin.source, origin.id))
         return False
+
+    async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
+        if self._sharing is None or origin.source not in self._shared:
+            return await source.lives(origin.id)
+        return await self._sharing.read(session, origin)
 
     async def _end(self, origin: Origin) -> None:
         source = self._followed.get(origin.source)
         if source is not None:
             await source.end(origin.id)
 
-    async def _find(self, scope: Scope) -> Accepted | None:
+    async def _find(self, scope: Scope, sources: Sequence[_Asked] = ()) -> Accepted | None:
         """The one session that the cookies name, if it is accepted."""
         found = list[Accepted]()
-        for each in self._sources:
+        for each in sources or self._sources:
             values = each.read(scope)
             if len(values) > MOST_COOKIES or any(len(value) > LONGEST_COOKIE for value in values):
                 self._reject(each.name, "too much")
@@ -212,7 +253,8 @@ class Accepting:
             logger.exception("sessions: accept=: %s failed", each.name)
             self._reject(each.name, "failed")
             return None
-        context = f"{each.name} {found.id}"
+        nobodys, somebodys = _contexts(each.name, found.id)
+        context = nobodys if principal is None or not source.follow else somebodys
         accepted = Accepted(
             source=each.name,
             context=context,
@@ -256,6 +298,8 @@ class Accepting:
         state.origins.hold(data)
         accepted.follows_end = state.wanted.cleared
         state.accepted, state.base = accepted, accepted.data
+        if self._sharing is not None:
+            state.shared = self._sharing.begun(accepted.source, accepted.data)
         state.request.accessed = True
         if accepted.taken is not None:
             state.status = Status.SUPERSEDED
@@ -281,6 +325,11 @@ class _Asked:
     def read(self, scope: Scope) -> list[str]:
         """The values of the cookie, each one once."""
         return list(dict.fromkeys(filter(None, self._read(scope))))
+
+
+def _contexts(name: str, id: str) -> tuple[str, str]:
+    """For what a marker is sealed: for an id as nobody's, and when somebody has signed in by it."""
+    return f"{name} {id}", f"{name} {id} "
 
 
 def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Load:

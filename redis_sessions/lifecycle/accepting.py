@@ -8,7 +8,7 @@ session's id, sealed, and is empty if the foreign session was signed out of.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -17,13 +17,13 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
-from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, version
+from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, tombstone, version
 from redis_sessions.session.state import Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY
 from redis_sessions.stores.protocols import Commit
 
-__all__ = ["Marker", "begin", "end_followed", "is_under_way", "marker", "names"]
+__all__ = ["Marker", "begin", "end_followed", "forget", "is_under_way", "marker", "names"]
 
 _CLAIM: Final = 60_000
 """Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
@@ -158,6 +158,14 @@ async def _close(pending: PendingCommit, accepted: Accepted) -> str:
             found = None if stored is None else _opened(pending.backend, accepted, stored)
             return (accepted.taken or "") if found is None else found.id
     raise StoreUnavailableError("another request accepts this session again and again")
+
+
+async def forget(backend: Backend, contexts: Iterable[str]) -> None:
+    """Forget that sessions were accepted, since they have ended at their source."""
+    for name in (name for context in contexts for name in names(backend, context)):
+        stored = await backend.store.load(name)
+        if stored is not None:
+            await backend.store.commit(name, version(stored), tombstone(0), 1)
 
 
 def _sealed(pending: PendingCommit, accepted: Accepted, id: str) -> bytes:

@@ -255,6 +255,8 @@ class State(msgspec.Struct, eq=False):
     """The error for those who use it, if it isn't loaded."""
     accepted: Accepted | None = None
     """The session of another library whose data are in it, until they are stored."""
+    shared: bytes | None = None
+    """What it shares with another library's, as it is there, encoded. None: it shares nothing."""
 
     def __repr__(self) -> str:
         # Without data, since reprs are logged.

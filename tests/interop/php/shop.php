@@ -1,0 +1,47 @@
+<?php
+// A small shop, such as one that was there before: each address does one thing to $_SESSION.
+// The header X-Ini says with which settings, as JSON; without it, php.ini does.
+
+error_reporting(E_ALL & ~E_DEPRECATED);
+$wanted = json_decode($_SERVER['HTTP_X_INI'] ?? '{}', true);
+$predis = $wanted['predis'] ?? null;
+unset($wanted['predis']);
+foreach ($wanted as $name => $value) {
+    ini_set($name, $value);
+}
+if ($predis !== null) {
+    require 'Predis/autoload.php';
+    $client = new Predis\Client($predis, ['prefix' => 'shop:']);
+    $handler = new Predis\Session\Handler($client, ['gc_maxlifetime' => 1440]);
+    $handler->register();
+}
+session_start();
+switch (parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH)) {
+    case '/login':
+        if (!isset($_GET['keep_id'])) {
+            session_regenerate_id(true);
+        }
+        $_SESSION['user'] = ['id' => $_GET['user'], 'name' => 'Zoë'];
+        break;
+    case '/logout':
+        session_destroy();
+        $_SESSION = [];
+        break;
+    case '/forget':
+        unset($_SESSION['user']);
+        break;
+    case '/add':
+        $_SESSION['cart'][$_GET['sku']] = ($_SESSION['cart'][$_GET['sku']] ?? 0) + 1;
+        break;
+    case '/count':
+        $count = $_SESSION['count'] ?? 0;
+        usleep(random_int(0, 2000));
+        $_SESSION['count'] = $count + 1;
+        break;
+    case '/object':
+        $_SESSION['seen'] = new ArrayObject(['a' => 1]);
+        break;
+}
+session_write_close();
+header('Content-Type: application/json');
+echo json_encode(['id' => session_id(), 'session' => $_SESSION]);
