@@ -1,0 +1,1 @@
+"""PHP's sessions: read and written as PHP does it."""
