@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from redis_sessions.accept.records import RedisSdk, Starsessions
 from redis_sessions.accept.starlette import StarletteCookie
 from redis_sessions.http.accepting import Found, Source
 
-__all__ = ["Found", "Source", "StarletteCookie"]
+__all__ = ["Found", "RedisSdk", "Source", "StarletteCookie", "Starsessions"]

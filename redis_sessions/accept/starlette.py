@@ -64,7 +64,7 @@ class StarletteCookie:
         texts = [key if isinstance(key, bytes) else str(key or "").encode() for key in keys]
         if not texts or not all(texts):
             raise ConfigurationError(
-                "StarletteCookie: the secret_key is empty: anybody could sign a cookie with it"
+                "secret_key= of StarletteCookie is empty: anybody could sign such a cookie"
             )
         self._signers = [TimestampSigner(text) for text in texts]
         self._bad, self._expired = BadSignature, SignatureExpired

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import Session
+from redis_sessions import CookieTransport, HeaderTransport, Session
 from tests.support.asgi import COOKIE
 from tests.unit.accept.elsewhere import THEIRS, Elsewhere, Place, names_in, token_in
 
@@ -176,16 +176,13 @@ async def test_another_origin_s_request_has_no_session_from_elsewhere(
 ) -> None:
     """The foreign cookie is sent by browsers themselves, as ours is."""
     at = Place()
-    fields = {"kind": kind} if kind == "websocket" else {"method": "POST"}
-    reply = (await at.visit(headers=headers, **fields)).checked()
+    reply = (await at.visit(headers=headers, kind=kind, method="POST")).checked()
     assert reply.seen == seen
     assert len(reply.cookies) == (2 if seen else 0)
 
 
 async def test_a_token_in_a_header_takes_no_foreign_cookie_along() -> None:
     """A cross-origin request with a header of ours is served as if there were no cookies."""
-    from redis_sessions import CookieTransport, HeaderTransport
-
     at = Place(site={"transport": [CookieTransport(), HeaderTransport()]})
     foreign = [(b"origin", b"https://evil.example"), (b"x-session-token", b"x")]
     reply = (await at.visit(method="POST", headers=foreign)).checked()
@@ -258,7 +255,7 @@ async def test_a_revocation_meanwhile_refuses_the_session() -> None:
 )
 async def test_what_is_no_session_is_none(value: str, reasons: list[str]) -> None:
     """Nobody is signed in by it, no exception is raised, and an event says why."""
-    odd = {
+    odd: dict[str, dict[str, Any]] = {
         "odd": {"x": object()},
         "unprincipled": {"user_id": {"a": 1}},
         "secretive": {"secret": 1, "user_id": "alice"},
