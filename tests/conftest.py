@@ -342,3 +342,9 @@ def docker_compose(request: pytest.FixtureRequest) -> Path:
 def nginx(request: pytest.FixtureRequest) -> Path:
     """The nginx command, for the configuration of examples/proxy."""
     return find_program("nginx") or _skip_without("nginx", request.config)
+
+
+@pytest.fixture(scope="session")
+def php(request: pytest.FixtureRequest) -> Path:
+    """PHP's command, with phpredis, igbinary and msgpack; and Predis where PHP finds it."""
+    return find_program("php") or _skip_without("php", request.config)

@@ -10,9 +10,9 @@ from hashlib import blake2b
 from time import time
 from typing import Any, Final
 
-from redis_sessions.http.mapping import MapOption, mapped_by
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.accepting import Found
+from redis_sessions.http.mapping import MapOption, mapped_by
 from redis_sessions.session.state import Duration, seconds
 from redis_sessions.tracebacks import no_fields, silent_repr, stripped
 

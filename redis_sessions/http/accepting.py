@@ -178,14 +178,18 @@ class Accepting:
         """
         if self._sharing is None:
             return None
-        found = await self._find(scope, [each for each in self._sources if each.name in self._shared])
+        found = await self._find(
+            scope, [each for each in self._sources if each.name in self._shared]
+        )
         return None if found is None or found.principal is None else found
 
     def _carry(self, session: Session, accepted: Accepted) -> None:
         """Have what was nobody's go along, but for what is shared: that is as it is there."""
         alone = dict(session)
         if self._sharing is not None:
-            alone = {k: v for k, v in session.items() if not self._sharing.shares(accepted.source, k)}
+            alone = {
+                k: v for k, v in session.items() if not self._sharing.shares(accepted.source, k)
+            }
         accepted.data = self._backend.values.encode({**alone, **decode(accepted.data)})
 
     async def _still_lives(self, session: Session) -> bool:
@@ -204,7 +208,14 @@ class Accepting:
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
         if self._sharing is None or origin.source not in self._shared:
             return await source.lives(origin.id)
-        return await self._sharing.read(session, origin)
+        try:
+            return await self._sharing.read(session, origin)
+        except StoreError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - as in `_asked`
+            strip(exc)
+            logger.exception("sessions: accept=: %s failed", origin.source)
+            return False
 
     async def _end(self, origin: Origin) -> None:
         source = self._followed.get(origin.source)

@@ -17,7 +17,7 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
-from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, tombstone, version
+from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, version
 from redis_sessions.session.state import Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY
@@ -29,6 +29,8 @@ _CLAIM: Final = 60_000
 """Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
 """
 _ATTEMPTS: Final = 5
+_FREE: Final = "-"
+"""In the place of our session's id: it may be accepted again."""
 
 _BEGINS: Final = (Outcome.GAIN, Outcome.CREATE, Outcome.SWITCH)
 
@@ -54,7 +56,10 @@ async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
     for name in accepted.names:
         stored = await backend.store.load(name)
         if stored is not None:
-            return _opened(backend, accepted, stored)
+            found = _opened(backend, accepted, stored)
+            if found.id != _FREE:
+                return found
+            accepted.replaces = version(stored)
     return None
 
 
@@ -113,7 +118,7 @@ async def _accept(
     """Store the marker, the session, and the marker again, for long. None: somebody was faster."""
     writer, name = pending.writer, accepted.names[0]
     value = _sealed(pending, accepted, token.id)
-    if await writer.commit(name, None, value, _CLAIM) is not Commit.STORED:
+    if await writer.commit(name, accepted.replaces, value, _CLAIM) is not Commit.STORED:
         found = await marker(pending.backend, accepted)
         accepted.taken = "" if found is None else found.id
         return None
@@ -156,21 +161,26 @@ async def _close(pending: PendingCommit, accepted: Accepted) -> str:
         written = await pending.writer.commit(name, expected, value, accepted.ttl)
         if written is Commit.STORED:
             found = None if stored is None else _opened(pending.backend, accepted, stored)
-            return (accepted.taken or "") if found is None else found.id
+            return (accepted.taken or "") if found is None or found.id == _FREE else found.id
     raise StoreUnavailableError("another request accepts this session again and again")
 
 
 async def forget(backend: Backend, contexts: Iterable[str]) -> None:
     """Forget that sessions were accepted, since they have ended at their source."""
-    for name in (name for context in contexts for name in names(backend, context)):
-        stored = await backend.store.load(name)
-        if stored is not None:
-            await backend.store.commit(name, version(stored), tombstone(0), 1)
+    for context in contexts:
+        free = backend.markers.seal(context, _plain(backend.now(), _FREE))
+        for name in names(backend, context):
+            stored = await backend.store.load(name)
+            if stored is not None:
+                await backend.store.commit(name, version(stored), free, _CLAIM)
 
 
 def _sealed(pending: PendingCommit, accepted: Accepted, id: str) -> bytes:
-    plain = pending.writer.now.to_bytes(8, "big") + id.encode()
-    return pending.backend.markers.seal(accepted.context, plain)
+    return pending.backend.markers.seal(accepted.context, _plain(pending.writer.now, id))
+
+
+def _plain(now: int, id: str) -> bytes:
+    return now.to_bytes(8, "big") + id.encode()
 
 
 def _opened(backend: Backend, accepted: Accepted, stored: bytes) -> Marker:

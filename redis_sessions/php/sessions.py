@@ -1,4 +1,4 @@
-"""Sessions that PHP keeps in Redis: those of phpredis' handler, and of Predis' `Session\\Handler`."""
+"""The sessions that PHP keeps in Redis, by phpredis' handler or by Predis'."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.mapping import MapOption, mapped_by
 from redis_sessions.http.transports import CookieTransport, SameSite
 from redis_sessions.php.compression import Compression, compressor, decompressor
-from redis_sessions.php.data import PhpFormatError
+from redis_sessions.php.data import PhpFormatError, PhpObject
 from redis_sessions.php.session_formats import SERIALIZERS, Serializer, decode, encode, replace
 from redis_sessions.session.keywords import listed
 from redis_sessions.session.state import Duration, seconds
@@ -50,8 +50,8 @@ class PhpSessions:
     - `compression`: as `redis.session.compression` in php.ini
     - `cookie`, `path`, `domain`, `https_only`, `same_site`: as PHP's `session.name` and
       `session.cookie_…`
-    - `map`: what becomes ours: `{"user_id": "user.id"}` is `$_SESSION["user"]["id"]`; or a callable.
-      By default all of it
+    - `map`: what becomes ours: `{"user_id": "user.id"}` is `$_SESSION["user"]["id"]`; or a
+      callable. By default all of it, but for values that have objects in them
     - `follow`: a sign-out on either side is one on both
     - `write_back`: the keys of ours that are the same on both sides. They are read from PHP's
       session in each request, and stored there when they have changed. With the principal's key a
@@ -115,8 +115,8 @@ class PhpSessions:
             raise ConfigurationError(f"write_back={write_back!r}: write a set such as {{'cart'}}")
         if self.shares and not follow:
             raise ConfigurationError("write_back= needs follow=True")
-        self._map = mapped_by(map)
-        paths = cast("Mapping[str, str]", map) if isinstance(map, Mapping) else {}
+        self._map = _without_objects if map is None else mapped_by(map)
+        paths: Mapping[str, str] = map if isinstance(map, Mapping) else {}
         self._paths = {ours: str(paths.get(ours, ours)).split(".") for ours in self.shares}
         if paths and not self.shares <= paths.keys():
             missing = sorted(self.shares - paths.keys())
@@ -230,16 +230,15 @@ class PhpSessions:
         if len(stored) > _LARGEST:
             return None
         try:
-            return decode(self._plain(stored), self._serializer, max_size=_LARGEST)
+            plain = self._plain(stored)
+            return cast("dict[str, Any]", decode(plain, self._serializer, max_size=_LARGEST))
         except PhpFormatError:
             return None
 
     def _plain(self, stored: bytes) -> bytes:
         return stored if self._decompress is None else self._decompress(stored, _LARGEST)
 
-    def _replaced(
-        self, stored: bytes, data: Mapping[Any, Any], values: Mapping[str, Any]
-    ) -> bytes:
+    def _replaced(self, stored: bytes, data: Mapping[Any, Any], values: Mapping[str, Any]) -> bytes:
         """What is stored, with those values of `data` that the map names for these keys."""
         names = {self._paths[ours][0] for ours in values}
         kept = {name: data[name] for name in names if name in data}
@@ -267,3 +266,15 @@ class PhpSessions:
                 inner.pop(last, None)
             else:
                 inner[last] = value
+
+
+def _without_objects(data: dict[Any, Any]) -> dict[str, Any]:
+    return {k: v for k, v in data.items() if isinstance(k, str) and not _has_object(v)}
+
+
+def _has_object(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_object, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_object, value))
+    return isinstance(value, PhpObject)

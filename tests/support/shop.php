@@ -5,13 +5,14 @@
 error_reporting(E_ALL & ~E_DEPRECATED);
 $wanted = json_decode($_SERVER['HTTP_X_INI'] ?? '{}', true);
 $predis = $wanted['predis'] ?? null;
-unset($wanted['predis']);
+$prefix = $wanted['prefix'] ?? '';
+unset($wanted['predis'], $wanted['prefix']);
 foreach ($wanted as $name => $value) {
     ini_set($name, $value);
 }
 if ($predis !== null) {
     require 'Predis/autoload.php';
-    $client = new Predis\Client($predis, ['prefix' => 'shop:']);
+    $client = new Predis\Client($predis, ['prefix' => $prefix]);
     $handler = new Predis\Session\Handler($client, ['gc_maxlifetime' => 1440]);
     $handler->register();
 }
