@@ -212,13 +212,15 @@ class Accepting:
             logger.exception("sessions: accept=: %s failed", each.name)
             self._reject(each.name, "failed")
             return None
-        context = f"{each.name} {found.id}"
+        context = f"{backend.store.prefix} {source.cookie} {found.id}"
+        # Whose clock is behind may find a cookie valid for a while longer.
+        ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
             source=each.name,
             context=context,
-            names=accepting.names(backend, context),
+            name=accepting.marker_name(context),
             id=found.id if source.follow else "",
-            ttl=1000 * (LONGEST if found.ttl is None else min(max(60, found.ttl), LONGEST)),
+            ttl=1000 * ttl,
             principal=principal,
             data=data,
             headers=each.expiry,

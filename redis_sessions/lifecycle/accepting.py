@@ -3,13 +3,17 @@
 A marker says that it was accepted. Without it, a session that was signed out here would come back
 from the foreign cookie, which may live on. It is stored under `{prefix}accepted:{32 hex}`, before
 the session is: of several requests that come at once, the one that stores it goes on. It holds our
-session's id, sealed, and is empty if the foreign session was signed out of.
+session's id, sealed, and none if the foreign session was signed out of.
+
+Its name is a digest of the foreign session's id without a key, so that it is found also when the
+secret key has been replaced. That id is random, or is signed, so nobody guesses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from redis_sessions.errors import StoreUnavailableError
@@ -23,8 +27,9 @@ from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY
 from redis_sessions.stores.protocols import Commit
 
-__all__ = ["Marker", "begin", "end_followed", "is_under_way", "marker", "names"]
+__all__ = ["Marker", "begin", "end_followed", "is_under_way", "marker", "marker_name"]
 
+_PURPOSE: Final = b"rs-accepted"
 _CLAIM: Final = 60_000
 """Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
 """
@@ -44,18 +49,16 @@ class Marker(NamedTuple):
     """When, in seconds since the epoch."""
 
 
-def names(backend: Backend, context: str) -> tuple[str, ...]:
-    """The ids under which the marker may be: one for each secret key, the primary's first."""
-    return tuple(f"accepted:{name}" for name in backend.markers.names(context))
+def marker_name(context: str) -> str:
+    """The id under which the marker of this foreign session is stored."""
+    digest = blake2b(context.encode("utf-8", "surrogatepass"), digest_size=16, person=_PURPOSE)
+    return f"accepted:{digest.hexdigest()}"
 
 
 async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
     """The marker, if there is one."""
-    for name in accepted.names:
-        stored = await backend.store.load(name)
-        if stored is not None:
-            return _opened(backend, accepted, stored)
-    return None
+    stored = await backend.store.load(accepted.name)
+    return None if stored is None else _opened(backend, accepted, stored)
 
 
 async def is_under_way(backend: Backend, found: Marker) -> bool:
@@ -72,14 +75,15 @@ async def is_under_way(backend: Backend, found: Marker) -> bool:
 async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     """Carry out the commit of a session whose data come from another library's.
 
-    There are four cases:
+    There are five cases:
 
     1. The data are still whose they were, and a session of ours begins with them. It is the only
        one that ever does.
     2. The same, but another request was faster. Nothing is stored.
-    3. The request signs out, or signs somebody else in. Nobody is signed in by the foreign session
+    3. The same, but the user has signed in here. That is a sign-in as any other.
+    4. The request signs out, or signs somebody else in. Nobody is signed in by the foreign session
        from now on. What else the request does is carried out.
-    4. Nothing begins, since the response is a failure, or has started. The next request tries
+    5. Nothing begins, since the response is a failure, or has started. The next request tries
        again.
     """
     state, accepted, facts = pending.state, pending.state.accepted, pending.facts
@@ -89,6 +93,7 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     if (whose is not None and facts.now != whose) or (facts.cleared and not accepted.follows_end):
         return await _part(pending, accepted, carry_out)
     begins = pending.outcome in _BEGINS and not state.request.late
+    proves = pending.proves = _signs_in(pending)
     if accepted.taken is None and not begins:
         # Another site's unsafe request begins no anonymous session; and ours may have ended.
         drops = pending.outcome is Outcome.DROP or facts.cleared
@@ -101,17 +106,29 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
             pending.backend.report("accepted", accepted.source, token.id, whose, state.peer)
             return replace(answer, headers=accepted.headers)
         pending.token = None
+    if proves and begins:
+        answer = await carry_out(pending)
+        state.accepted = None
+        return answer
     state.status = Status.SUPERSEDED
     if pending.writer.encoded == accepted.data or facts.http_status >= 500:
         return NOTHING
     return pending.dropped("accepted meanwhile")
 
 
+def _signs_in(pending: PendingCommit) -> bool:
+    """Whether the application has said itself who is signed in, and hasn't only found it."""
+    if pending.met.authenticated:
+        return True
+    assigned = pending.state.origins.assigned
+    return bool(assigned and pending.backend.principal.keys(assigned).intersection(assigned))
+
+
 async def _accept(
     pending: PendingCommit, accepted: Accepted, token: SessionToken, carry_out: CarryOut
 ) -> Answer | None:
     """Store the marker, the session, and the marker again, for long. None: somebody was faster."""
-    writer, name = pending.writer, accepted.names[0]
+    writer, name = pending.writer, accepted.name
     value = _sealed(pending, accepted, token.id)
     if await writer.commit(name, None, value, _CLAIM) is not Commit.STORED:
         found = await marker(pending.backend, accepted)
@@ -137,7 +154,10 @@ async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut)
             writer.shortfall = writer.shortfall or marked.shortfall
     if whose is not None and pending.outcome is Outcome.CREATE:
         pending.owner = pending.backend.keyring.primary.owner(whose)
-    answer = await carry_out(pending)
+    if state.request.late and pending.outcome.needs_token:
+        answer = pending.dropped("signed out late")
+    else:
+        answer = await carry_out(pending)
     state.accepted = None
     if state.stored is None:
         state.base = EMPTY
@@ -148,7 +168,7 @@ async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut)
 
 async def _close(pending: PendingCommit, accepted: Accepted) -> str:
     """Have the marker say that it was signed out of. Returns the id of our session, or ""."""
-    name, value = accepted.names[0], _sealed(pending, accepted, "")
+    name, value = accepted.name, _sealed(pending, accepted, "")
     for _ in range(_ATTEMPTS):
         pending.writer.check_time()
         stored = await pending.backend.store.load(name)

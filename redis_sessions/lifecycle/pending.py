@@ -68,6 +68,8 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
     """Whose data a new anonymous session holds (`Record.owner`). None is nobody's."""
     token: SessionToken | None = None
     """The token of the session that begins with another library's data."""
+    proves: bool = False
+    """Whether the user has signed in here, too, by the same request."""
 
     @property
     def needs_response(self) -> bool:
