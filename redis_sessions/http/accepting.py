@@ -299,7 +299,7 @@ def accepting_of(
     sources = list(option) if isinstance(option, (list, tuple)) else [option]
     if not sources:
         return None
-    if any(isinstance(each, type) or not hasattr(each, "find") for each in sources):
+    if any(isinstance(each, type) or not hasattr(each, "lives") for each in sources):
         raise ConfigurationError(
             f"accept={option!r}: write a list of sources, such as [StarletteCookie(secret_key)]"
         )

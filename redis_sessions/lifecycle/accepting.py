@@ -135,9 +135,13 @@ async def _accept(
         accepted.taken = "" if found is None else found.id
         return None
     answer = await carry_out(pending)
-    # Who has signed out meanwhile, by another request, has replaced the marker.
-    if await writer.commit(name, version(value), value, accepted.ttl) is not Commit.STORED:
-        await writer.end(token.id, "signed out")
+    kept = Commit.CONFLICT
+    try:
+        kept = await writer.commit(name, version(value), value, accepted.ttl)
+    finally:
+        if kept is not Commit.STORED:  # it has ended, or its end couldn't be known later
+            await writer.end(token.id, "signed out")
+    if kept is not Commit.STORED:  # another request has signed out meanwhile
         raise StoreUnavailableError("the new session was ended before it began")
     return answer
 
