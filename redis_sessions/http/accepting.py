@@ -165,8 +165,13 @@ class Accepting:
         return session
 
     def _after(self, state: State, bound: Bound) -> Session:
-        """A new session in the place of this one, which ends as by `clear()`."""
+        """A new session in the place of this one, which ends as by `clear()`.
+
+        What it has followed doesn't: it was the source that ended it, or goes on with it.
+        """
         session = loading.new(self._backend, bound, Status.STALE)
+        if state.stored is not None:
+            state.stored = state.stored.alone()
         state_of(session).opened = (state,)
         state_of(session).want(cleared=True)
         return session
@@ -202,7 +207,7 @@ class Accepting:
             return True
         self._reject(origin.source, "ended at its source", stored.token.id)
         # It may begin anew by the same id, which PHP for example uses again.
-        await accepting.forget(self._backend, _contexts(origin.source, origin.id))
+        await accepting.forget(self._backend, _contexts(self._backend, source, origin.id))
         return False
 
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
@@ -264,14 +269,16 @@ class Accepting:
             logger.exception("sessions: accept=: %s failed", each.name)
             self._reject(each.name, "failed")
             return None
-        nobodys, somebodys = _contexts(each.name, found.id)
+        nobodys, somebodys = _contexts(backend, source, found.id)
         context = nobodys if principal is None or not source.follow else somebodys
+        # Whose clock is behind may find a cookie valid for a while longer.
+        ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
             source=each.name,
             context=context,
-            names=accepting.names(backend, context),
+            name=accepting.marker_name(context),
             id=found.id if source.follow else "",
-            ttl=1000 * (LONGEST if found.ttl is None else min(max(60, found.ttl), LONGEST)),
+            ttl=1000 * ttl,
             principal=principal,
             data=data,
             headers=each.expiry,
@@ -338,9 +345,10 @@ class _Asked:
         return list(dict.fromkeys(filter(None, self._read(scope))))
 
 
-def _contexts(name: str, id: str) -> tuple[str, str]:
+def _contexts(backend: Backend, source: Source, id: str) -> tuple[str, str]:
     """For what a marker is sealed: for an id as nobody's, and when somebody has signed in by it."""
-    return f"{name} {id}", f"{name} {id} "
+    context = f"{backend.store.prefix} {source.cookie} {id}"
+    return context, f"{context} "
 
 
 def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Load:
@@ -357,7 +365,7 @@ def accepting_of(
     sources = list(option) if isinstance(option, (list, tuple)) else [option]
     if not sources:
         return None
-    if any(isinstance(each, type) or not hasattr(each, "find") for each in sources):
+    if any(isinstance(each, type) or not hasattr(each, "lives") for each in sources):
         raise ConfigurationError(
             f"accept={option!r}: write a list of sources, such as [StarletteCookie(secret_key)]"
         )

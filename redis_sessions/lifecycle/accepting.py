@@ -3,13 +3,17 @@
 A marker says that it was accepted. Without it, a session that was signed out here would come back
 from the foreign cookie, which may live on. It is stored under `{prefix}accepted:{32 hex}`, before
 the session is: of several requests that come at once, the one that stores it goes on. It holds our
-session's id, sealed, and is empty if the foreign session was signed out of.
+session's id, sealed, and none if the foreign session was signed out of.
+
+Its name is a digest of the foreign session's id without a key, so that it is found also when the
+secret key has been replaced. That id is random, or is signed, so nobody guesses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from redis_sessions.errors import StoreUnavailableError
@@ -23,8 +27,9 @@ from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY
 from redis_sessions.stores.protocols import Commit
 
-__all__ = ["Marker", "begin", "end_followed", "forget", "is_under_way", "marker", "names"]
+__all__ = ["Marker", "begin", "end_followed", "forget", "is_under_way", "marker", "marker_name"]
 
+_PURPOSE: Final = b"rs-accepted"
 _CLAIM: Final = 60_000
 """Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
 """
@@ -46,21 +51,19 @@ class Marker(NamedTuple):
     """When, in seconds since the epoch."""
 
 
-def names(backend: Backend, context: str) -> tuple[str, ...]:
-    """The ids under which the marker may be: one for each secret key, the primary's first."""
-    return tuple(f"accepted:{name}" for name in backend.markers.names(context))
+def marker_name(context: str) -> str:
+    """The id under which the marker of this foreign session is stored."""
+    digest = blake2b(context.encode("utf-8", "surrogatepass"), digest_size=16, person=_PURPOSE)
+    return f"accepted:{digest.hexdigest()}"
 
 
 async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
     """The marker, if there is one."""
-    for name in accepted.names:
-        stored = await backend.store.load(name)
-        if stored is not None:
-            found = _opened(backend, accepted, stored)
-            if found.id != _FREE:
-                return found
-            accepted.replaces = version(stored)
-    return None
+    stored = await backend.store.load(accepted.name)
+    found = None if stored is None else _opened(backend, accepted, stored)
+    if found is not None and stored is not None and found.id == _FREE:
+        accepted.replaces, found = version(stored), None
+    return found
 
 
 async def is_under_way(backend: Backend, found: Marker) -> bool:
@@ -77,14 +80,15 @@ async def is_under_way(backend: Backend, found: Marker) -> bool:
 async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     """Carry out the commit of a session whose data come from another library's.
 
-    There are four cases:
+    There are five cases:
 
     1. The data are still whose they were, and a session of ours begins with them. It is the only
        one that ever does.
     2. The same, but another request was faster. Nothing is stored.
-    3. The request signs out, or signs somebody else in. Nobody is signed in by the foreign session
+    3. The same, but the user has signed in here. That is a sign-in as any other.
+    4. The request signs out, or signs somebody else in. Nobody is signed in by the foreign session
        from now on. What else the request does is carried out.
-    4. Nothing begins, since the response is a failure, or has started. The next request tries
+    5. Nothing begins, since the response is a failure, or has started. The next request tries
        again.
     """
     state, accepted, facts = pending.state, pending.state.accepted, pending.facts
@@ -94,6 +98,7 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     if (whose is not None and facts.now != whose) or (facts.cleared and not accepted.follows_end):
         return await _part(pending, accepted, carry_out)
     begins = pending.outcome in _BEGINS and not state.request.late
+    proves = pending.proves = _signs_in(pending)
     if accepted.taken is None and not begins:
         # Another site's unsafe request begins no anonymous session; and ours may have ended.
         drops = pending.outcome is Outcome.DROP or facts.cleared
@@ -106,26 +111,42 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
             pending.backend.report("accepted", accepted.source, token.id, whose, state.peer)
             return replace(answer, headers=accepted.headers)
         pending.token = None
+    if proves and begins:
+        answer = await carry_out(pending)
+        state.accepted = None
+        return answer
     state.status = Status.SUPERSEDED
     if pending.writer.encoded == accepted.data or facts.http_status >= 500:
         return NOTHING
     return pending.dropped("accepted meanwhile")
 
 
+def _signs_in(pending: PendingCommit) -> bool:
+    """Whether the application has said itself who is signed in, and hasn't only found it."""
+    if pending.met.authenticated:
+        return True
+    assigned = pending.state.origins.assigned
+    return bool(assigned and pending.backend.principal.keys(assigned).intersection(assigned))
+
+
 async def _accept(
     pending: PendingCommit, accepted: Accepted, token: SessionToken, carry_out: CarryOut
 ) -> Answer | None:
     """Store the marker, the session, and the marker again, for long. None: somebody was faster."""
-    writer, name = pending.writer, accepted.names[0]
+    writer, name = pending.writer, accepted.name
     value = _sealed(pending, accepted, token.id)
     if await writer.commit(name, accepted.replaces, value, _CLAIM) is not Commit.STORED:
         found = await marker(pending.backend, accepted)
         accepted.taken = "" if found is None else found.id
         return None
     answer = await carry_out(pending)
-    # Who has signed out meanwhile, by another request, has replaced the marker.
-    if await writer.commit(name, version(value), value, accepted.ttl) is not Commit.STORED:
-        await writer.end(token.id, "signed out")
+    kept = Commit.CONFLICT
+    try:
+        kept = await writer.commit(name, version(value), value, accepted.ttl)
+    finally:
+        if kept is not Commit.STORED:  # it has ended, or its end couldn't be known later
+            await writer.end(token.id, "signed out")
+    if kept is not Commit.STORED:  # another request has signed out meanwhile
         raise StoreUnavailableError("the new session was ended before it began")
     return answer
 
@@ -142,7 +163,10 @@ async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut)
             writer.shortfall = writer.shortfall or marked.shortfall
     if whose is not None and pending.outcome is Outcome.CREATE:
         pending.owner = pending.backend.keyring.primary.owner(whose)
-    answer = await carry_out(pending)
+    if state.request.late and pending.outcome.needs_token:
+        answer = pending.dropped("signed out late")
+    else:
+        answer = await carry_out(pending)
     state.accepted = None
     if state.stored is None:
         state.base = EMPTY
@@ -153,7 +177,7 @@ async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut)
 
 async def _close(pending: PendingCommit, accepted: Accepted) -> str:
     """Have the marker say that it was signed out of. Returns the id of our session, or ""."""
-    name, value = accepted.names[0], _sealed(pending, accepted, "")
+    name, value = accepted.name, _sealed(pending, accepted, "")
     for _ in range(_ATTEMPTS):
         pending.writer.check_time()
         stored = await pending.backend.store.load(name)
@@ -169,10 +193,10 @@ async def forget(backend: Backend, contexts: Iterable[str]) -> None:
     """Forget that sessions were accepted, since they have ended at their source."""
     for context in contexts:
         free = backend.markers.seal(context, _plain(backend.now(), _FREE))
-        for name in names(backend, context):
-            stored = await backend.store.load(name)
-            if stored is not None:
-                await backend.store.commit(name, version(stored), free, _CLAIM)
+        name = marker_name(context)
+        stored = await backend.store.load(name)
+        if stored is not None:
+            await backend.store.commit(name, version(stored), free, _CLAIM)
 
 
 def _sealed(pending: PendingCommit, accepted: Accepted, id: str) -> bytes:

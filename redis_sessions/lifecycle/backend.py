@@ -110,7 +110,7 @@ class Backend:
         self.values = Values(max_size=policy.max_size, enc_hook=enc_hook, dec_hook=dec_hook)
         self.sealer = Sealer(keyring, store.prefix)
         self.markers = Box(keyring, store.prefix, b"rs-accepted")
-        """Names and seals what says that another library's session was accepted."""
+        """Seals what says that another library's session was accepted."""
         self.reporter = Reporter(on_event, personal_events)
         self.report = self.reporter.report
         self.copies = copies_of(store)

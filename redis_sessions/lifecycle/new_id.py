@@ -75,7 +75,7 @@ def _origin(pending: PendingCommit, outcome: Outcome, at: int | None) -> Origin 
     if pending.origin is not None:
         return pending.origin
     if accepted is not None:
-        return None if pending.token is None else accepted.origin(at)
+        return None if pending.token is None else accepted.origin(None if pending.proves else at)
     if outcome is Outcome.GAIN and old is not None and old.record.origin is not None:
         return replace(old.record.origin, at=0)
     return None

@@ -71,6 +71,8 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
     """The token of the session that begins with another library's data."""
     origin: Origin | None = None
     """What the session follows that begins here and at a source at once."""
+    proves: bool = False
+    """Whether the user has signed in here, too, by the same request."""
 
     @property
     def needs_response(self) -> bool:

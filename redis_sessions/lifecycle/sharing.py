@@ -31,7 +31,7 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
     """
     sharing, state, facts = pending.backend.sharing, pending.state, pending.facts
     assert sharing is not None
-    old, ended = _followed(pending), state.stored is None and state.accepted is None
+    old = _followed(pending)
     before, mine = state.shared, pending.writer.encoded
     accepted = None if state.accepted is None else state.accepted.principal
     signs_in = facts.now is not None and facts.now not in (facts.was, accepted)
@@ -53,7 +53,7 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
     elif origin is not None and origin.id and before is not None:
         await sharing.write(origin, changes(split(before), split(mine)))
         state.shared = sharing.begun(origin.source, mine)
-    if old is not None and not ended and (origin is None or origin.id != old.id):
+    if old is not None and (origin is None or origin.id != old.id):
         answer = replace(answer, headers=(*answer.headers, *sharing.expiry(old)))
     return answer
 

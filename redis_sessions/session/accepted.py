@@ -35,8 +35,8 @@ class Accepted(msgspec.Struct, eq=False):
     """The name of the source."""
     context: str
     """What the marker is sealed for. It has the foreign session's id in it, which is secret."""
-    names: tuple[str, ...]
-    """The ids under which the marker may be stored: one for each secret key."""
+    name: str
+    """The id under which the marker is stored."""
     id: str
     """What names the session at its source, if it is followed; else ""."""
     ttl: int

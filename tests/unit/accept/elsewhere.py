@@ -7,7 +7,7 @@ from inspect import isawaitable
 from typing import Any, Final
 
 from starlette.requests import HTTPConnection
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_sessions import Session, SessionMiddleware, get_session
 from redis_sessions.accept import Found
@@ -87,12 +87,13 @@ class Place(Setting):
         status: int = 200,
         headers: Sequence[tuple[bytes, bytes]] = (),
         fails: bool = False,
+        app: ASGIApp | None = None,
         **fields: Any,
     ) -> Reply:
         """A request with these cookies, whose handler does this; its reply has what it saw."""
         reply = Reply()
 
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
             if self.site.get("lazy"):
                 await get_session(HTTPConnection(scope)).refresh()
             session = get_session(HTTPConnection(scope))
@@ -109,7 +110,7 @@ class Place(Setting):
         values = [(THEIRS, theirs), (COOKIE, ours)]
         sent = [(b"cookie", cookie(value, name)) for name, value in values if value is not None]
         middleware = SessionMiddleware(
-            app, manager=self.manager, accept=self._sources(), **self.site
+            app or handler, manager=self.manager, accept=self._sources(), **self.site
         )
         return await ask(middleware, [*sent, *headers], reply=reply, **fields)
 

@@ -147,12 +147,20 @@ async def test_another_user_who_signs_in_gets_none_of_the_data(how: str) -> None
     assert await at.manager.sessions_of("alice") == []
 
 
-async def test_the_same_user_who_signs_in_keeps_the_data() -> None:
-    """It is one sign-in, and it counts as one here."""
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("how", ["sign_in", "key"])
+async def test_the_same_user_who_signs_in_keeps_the_data(how: str, late: bool) -> None:
+    """It is one sign-in, and it counts as one here, also a moment after another request's."""
     at = Place()
-    reply = (await at.visit(lambda s: s.sign_in("alice", methods=["pwd"]))).checked()
-    assert await at.data(token_in(reply)) == ALICES
-    assert at.reported("signed_in") == ["gain"]
+    if late:
+        await at.visit()
+    reply = await at.visit(
+        lambda s: s.sign_in("alice") if how == "sign_in" else s.update(user_id="alice")
+    )
+    session = await at.load(token_in(reply.checked()))
+    assert dict(session) == ALICES
+    assert session.authenticated_at is not None
+    assert at.reported("signed_in") == ["gain"] * (2 if late else 1)
 
 
 async def test_a_session_of_ours_comes_first() -> None:

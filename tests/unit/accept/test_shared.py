@@ -116,7 +116,7 @@ async def test_a_sign_in_begins_there() -> None:
     assert names_in(reply) == [THEIRS, COOKIE]
     assert source.sessions == {"new1": {**ALICE, "theirs": 1}}
     after = token_in(reply)
-    assert (await at.visit(ours=after, theirs="new1")).seen == ALICE
+    assert (await at.visit(ours=after, theirs="new1")).seen == {**ALICE, "theirs": 1}
 
 
 async def test_another_user_gets_nothing_of_the_first() -> None:
