@@ -15,7 +15,7 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
 from redis_sessions.http.headers import RawHeader
-from redis_sessions.http.sharing import Sharing
+from redis_sessions.http.sharing import Sharing, contexts
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
@@ -207,7 +207,8 @@ class Accepting:
             return True
         self._reject(origin.source, "ended at its source", stored.token.id)
         # It may begin anew by the same id, which PHP for example uses again.
-        await accepting.forget(self._backend, _contexts(self._backend, source, origin.id))
+        both = contexts(self._backend, source.cookie, origin.id)
+        await accepting.forget(self._backend, both)
         return False
 
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
@@ -269,7 +270,7 @@ class Accepting:
             logger.exception("sessions: accept=: %s failed", each.name)
             self._reject(each.name, "failed")
             return None
-        nobodys, somebodys = _contexts(backend, source, found.id)
+        nobodys, somebodys = contexts(backend, source.cookie, found.id)
         context = nobodys if principal is None or not source.follow else somebodys
         # Whose clock is behind may find a cookie valid for a while longer.
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
@@ -343,12 +344,6 @@ class _Asked:
     def read(self, scope: Scope) -> list[str]:
         """The values of the cookie, each one once."""
         return list(dict.fromkeys(filter(None, self._read(scope))))
-
-
-def _contexts(backend: Backend, source: Source, id: str) -> tuple[str, str]:
-    """For what a marker is sealed: for an id as nobody's, and when somebody has signed in by it."""
-    context = f"{backend.store.prefix} {source.cookie} {id}"
-    return context, f"{context} "
 
 
 def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Load:

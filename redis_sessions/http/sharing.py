@@ -7,13 +7,15 @@ from typing import Any, Final, Protocol, cast
 
 from redis_sessions.errors import SessionEncodeError
 from redis_sessions.http.headers import RawHeader
+from redis_sessions.lifecycle import accepting
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session import values
 from redis_sessions.session.accepted import Origin
+from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.values import Changes
 
-__all__ = ["BOTH_SIDES", "Shared", "Sharing"]
+__all__ = ["BOTH_SIDES", "Shared", "Sharing", "contexts"]
 
 BOTH_SIDES: Final = -1
 """`Origin.at` of a session that began here, and there with it."""
@@ -21,6 +23,9 @@ BOTH_SIDES: Final = -1
 
 class Shared(Protocol):
     """What a `Source` has besides if its sessions are shared. It has `follow`, too."""
+
+    @property
+    def cookie(self) -> str: ...
 
     @property
     def shares(self) -> frozenset[str]:
@@ -106,16 +111,22 @@ class Sharing:
         return None
 
     async def begin(
-        self, origin: Origin, data: bytes, old: Origin | None
+        self, origin: Origin, stored: Stored, old: Origin | None
     ) -> tuple[tuple[bytes, bytes], ...]:
-        """Begin a session there. What `old` holds goes along, if nobody was signed in by it."""
+        """Begin a session there. What `old` holds goes along, if nobody was signed in by it.
+
+        It counts as accepted: when ours has ended, it doesn't bring somebody back.
+        """
         source, held = self._sources[origin.source], None
         if old is not None and old.source == origin.source:
             held = await source.read(old.id)
             mapped = None if held is None else source.map(held)
             if mapped is None or self._principal(mapped) is not None:
                 held = None
-        shared = values.decode(values.join(_some(source, values.split(data))))
+        shared = values.decode(values.join(_some(source, values.split(stored.data))))
+        nobodys, somebodys = contexts(self._backend, source.cookie, origin.id)
+        context = nobodys if self._backend.principal.of(stored.data) is None else somebodys
+        await accepting.note(self._backend, context, stored.token.id)
         return (await source.begin(origin.id, held or {}, shared),)
 
     async def write(self, origin: Origin, changed: Changes) -> None:
@@ -144,6 +155,12 @@ class Sharing:
             return self._backend.principal.of(self._backend.values.encode(dict(mapped)))
         except SessionEncodeError:
             return ""
+
+
+def contexts(backend: Backend, cookie: str, id: str) -> tuple[str, str]:
+    """For what a marker is sealed: for an id as nobody's, and when somebody has signed in by it."""
+    context = f"{backend.store.prefix} {cookie} {id}"
+    return context, f"{context} "
 
 
 def _some(source: Shared, parts: Mapping[Any, Any]) -> dict[Any, Any]:

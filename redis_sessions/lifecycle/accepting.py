@@ -22,12 +22,21 @@ from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, version
-from redis_sessions.session.state import Status
+from redis_sessions.session.state import LONGEST, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY
 from redis_sessions.stores.protocols import Commit
 
-__all__ = ["Marker", "begin", "end_followed", "forget", "is_under_way", "marker", "marker_name"]
+__all__ = [
+    "Marker",
+    "begin",
+    "end_followed",
+    "forget",
+    "is_under_way",
+    "marker",
+    "marker_name",
+    "note",
+]
 
 _PURPOSE: Final = b"rs-accepted"
 _CLAIM: Final = 60_000
@@ -187,6 +196,12 @@ async def _close(pending: PendingCommit, accepted: Accepted) -> str:
             found = None if stored is None else _opened(pending.backend, accepted, stored)
             return (accepted.taken or "") if found is None or found.id == _FREE else found.id
     raise StoreUnavailableError("another request accepts this session again and again")
+
+
+async def note(backend: Backend, context: str, id: str) -> None:
+    """Note that a session which begins at its source is ours of this id already."""
+    value = backend.markers.seal(context, _plain(backend.now(), id))
+    await backend.store.commit(marker_name(context), None, value, LONGEST * 1000)
 
 
 async def forget(backend: Backend, contexts: Iterable[str]) -> None:

@@ -45,7 +45,7 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
         pass
     elif stored is not None and origin is not None and origin == pending.origin:
         anonymous = old if pending.outcome is Outcome.GAIN else None
-        headers = await sharing.begin(origin, stored.data, anonymous)
+        headers = await sharing.begin(origin, stored, anonymous)
         answer = replace(answer, headers=(*answer.headers, *headers))
         if old is not None:
             await sharing.end(old)

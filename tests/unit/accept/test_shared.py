@@ -158,3 +158,13 @@ async def test_who_signs_in_there_is_known_here() -> None:
     assert (await at.visit(ours=token)).seen == {"cart": ["tea"], "mine": 1}
     source.sessions["s2"] = {"user_id": "bob"}
     assert (await at.visit(ours=token, theirs="s2")).seen == {"user_id": "bob"}
+
+
+async def test_what_began_here_brings_nobody_back() -> None:
+    """A session there that a sign-in here has begun isn't accepted when ours was revoked."""
+    at = Place([source := Together()])
+    token = token_in(await at.visit(lambda session: session.sign_in("alice"), theirs=None))
+    assert source.sessions == {"new0": {"user_id": "alice"}}
+    await at.manager.revoke_all("alice")
+    assert (await at.visit(ours=token, theirs="new0")).seen == {}
+    assert source.sessions == {}
