@@ -16,6 +16,7 @@ from redis_sessions.http.mapping import MapOption, mapped_by
 from redis_sessions.http.transports import CookieTransport, SameSite
 from redis_sessions.php.compression import Compression, compressor, decompressor
 from redis_sessions.php.data import PhpFormatError, PhpObject
+from redis_sessions.php.laravel import laravel_cookie
 from redis_sessions.php.session_formats import SERIALIZERS, Serializer, decode, encode, replace
 from redis_sessions.session.keywords import listed
 from redis_sessions.session.state import Duration, seconds
@@ -56,6 +57,7 @@ class PhpSessions:
     - `write_back`: the keys of ours that are the same on both sides. They are read from PHP's
       session in each request, and stored there when they have changed. With the principal's key a
       sign-in here is one in PHP, too, under a new id
+    - `app_key`: Laravel's `APP_KEY`, if it is Laravel's cookie
     - `gc_maxlifetime`: as `session.gc_maxlifetime`, in seconds. What is written lives so long
 
     Raises `ConfigurationError`.
@@ -82,6 +84,7 @@ class PhpSessions:
         once: bool = False,
         write_back: Collection[str] = (),
         gc_maxlifetime: Duration = _GC_MAXLIFETIME,
+        app_key: str | None = None,
         timeout: float | None = None,
     ) -> None:
         self._store = RedisStore(url_or_client, timeout=timeout)
@@ -105,6 +108,7 @@ class PhpSessions:
         self._transport = CookieTransport(
             cookie, path=path, domain=domain, https_only=https_only, same_site=same_site
         )
+        self._laravel = None if app_key is None else laravel_cookie(app_key, cookie)
         self.cookie = cookie
         self.path = path
         self.domain = domain
@@ -128,13 +132,16 @@ class PhpSessions:
 
     async def find(self, value: str) -> Found | str | None:
         """The session that the cookie names. What isn't an id sends no command."""
-        if _ID.match(value) is None:
+        id = value if self._laravel is None else self._laravel.open(value)
+        if id is None:
+            return "bad signature"
+        if _ID.match(id) is None:
             return "malformed"
-        stored = await self._load(value)
+        stored = await self._load(id)
         if not stored:  # PHP stores an empty text for a session that it has only begun
             return None
         data = self._decoded(stored)
-        return "undecodable" if data is None else Found(data, value, None)
+        return "undecodable" if data is None else Found(data, id, None)
 
     async def lives(self, id: str) -> bool:
         """Whether the session is still there."""
@@ -177,8 +184,8 @@ class PhpSessions:
         raise SessionConflictError("PHP changed the session again and again")
 
     def new_id(self) -> str:
-        """An id such as PHP makes, of 128 random bits."""
-        return token_hex(16)
+        """An id of 160 random bits, in 40 digits: PHP takes any length, and Laravel this one."""
+        return token_hex(20)
 
     async def begin(self, id: str, data: dict[str, Any], values: Mapping[str, Any]) -> RawHeader:
         """Begin a session with what another one held, and with these keys of ours.
@@ -192,7 +199,7 @@ class PhpSessions:
         except PhpFormatError as exc:
             raise SessionEncodeError(f"write_back=: {exc}") from None
         await self._send(id, "SET", self._packed(new), "NX", "PX", self._lifetime)
-        return self._transport.send(id, None)
+        return self._transport.send(id if self._laravel is None else self._laravel.seal(id), None)
 
     async def end(self, id: str) -> None:
         """Remove the session, when no request to PHP has its lock any more.

@@ -51,7 +51,7 @@ def test_one_login(chromium: Path, php: Path, redis_url: str, prefix: str) -> No
         return dict(session)
 
     path = f"{url.replace('redis://', 'tcp://').removesuffix('/0')}?prefix={theirs}"
-    settings = ["session.save_handler=redis", f"session.save_path={path}"]
+    settings = ["session.save_handler=redis", f'session.save_path="{path}"']
     with (
         shop(php, *settings) as theirs_url,
         serve(app) as address,

@@ -223,3 +223,42 @@ async def test_a_session_that_ended_stays_so(redis_url: str, prefix: str, shop_u
         assert not await source.lives(id)
         assert await source.find(id) is None
     await source.close()
+
+
+LARAVEL_KEY: Final = "q5xvLYgo1mGfNZc1J0TrPp8bWq2hXkS7uVd3eAyR9tE="
+
+
+@pytest.mark.parametrize("framework", ["symfony", "laravel"])
+async def test_frameworks(redis_url: str, prefix: str, shop_url: str, framework: str) -> None:
+    """One login and one cart with the sessions of Symfony and of Laravel."""
+    url = as_owner(redis_url)
+    theirs: dict[str, Any] = {"prefix": f"{prefix}php:"}
+    path = "_sf2_attributes."
+    user = f"{path}user"
+    if framework == "laravel":
+        user, path = "login_web_59ba36addc2b2f9401580f014c7f58ea4e30989d", ""
+        theirs |= {"serializer": "laravel", "cookie": "laravel_session"}
+        theirs |= {"prefix": f"{prefix}php:laravel_cache_:", "app_key": f"base64:{LARAVEL_KEY}"}
+    source = PhpSessions(
+        url,
+        map={"user_id": user, "cart": f"{path}cart"},
+        write_back={"user_id", "cart"},
+        https_only=False,
+        **theirs,
+    )
+    place = Place(url, prefix, {"framework": framework, "prefix": f"{prefix}php:"})
+    place.ini |= {"port": int(url.split(":")[-1].split("/")[0]), "key": LARAVEL_KEY}
+    events = Events()
+    async with browser(_app(place, prefix, source, events), shop_url, place.ini) as at:
+        await at.php("/add?sku=tea")
+        await at.php("/login?user=7")
+        assert await at.ours("/do?add=rum") == {"user_id": 7, "cart": {"tea": 1, "rum": 1}}
+        assert await at.php("/") == {"user": 7, "cart": {"tea": 1, "rum": 1}}
+        await at.php("/logout")
+        assert await at.ours("/do") == {}
+        await at.ours("/do?login=8")
+        assert (await at.php("/add?sku=gin"))["user"] == "8"
+        await at.ours("/do?logout=1")
+        assert (await at.php("/"))["user"] is None
+    await source.close()
+    assert [reason for reason in events.named("rejected") if "ended" not in str(reason)] == []

@@ -6,9 +6,19 @@ error_reporting(E_ALL & ~E_DEPRECATED);
 $wanted = json_decode($_SERVER['HTTP_X_INI'] ?? '{}', true);
 $predis = $wanted['predis'] ?? null;
 $prefix = $wanted['prefix'] ?? '';
-unset($wanted['predis'], $wanted['prefix']);
+$framework = $wanted['framework'] ?? null;
+$port = $wanted['port'] ?? null;
+$key = $wanted['key'] ?? null;
+$page = parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH);
+foreach (['predis', 'prefix', 'framework', 'port', 'key'] as $ours) {
+    unset($wanted[$ours]);
+}
 foreach ($wanted as $name => $value) {
     ini_set($name, $value);
+}
+if ($framework !== null) {
+    require 'frameworks.php';
+    return;
 }
 if ($predis !== null) {
     require 'Predis/autoload.php';
@@ -17,7 +27,7 @@ if ($predis !== null) {
     $handler->register();
 }
 session_start();
-switch (parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH)) {
+switch ($page) {
     case '/login':
         if (!isset($_GET['keep_id'])) {
             session_regenerate_id(true);
