@@ -342,3 +342,15 @@ def docker_compose(request: pytest.FixtureRequest) -> Path:
 def nginx(request: pytest.FixtureRequest) -> Path:
     """The nginx command, for the configuration of examples/proxy."""
     return find_program("nginx") or _skip_without("nginx", request.config)
+
+
+@pytest.fixture(scope="session")
+def php(request: pytest.FixtureRequest) -> Path:
+    """PHP's command line, with the extensions that write sessions."""
+    found = find_program("php")
+    modules = subprocess.check_output([found, "-m"], text=True).split() if found else []
+    for name in ("redis", "igbinary", "msgpack"):
+        if name not in modules:
+            _skip_without(f"php-{name}" if found else "php-cli", request.config)
+    assert found
+    return found

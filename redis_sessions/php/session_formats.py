@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from redis_sessions.php import igbinary, msgpack, serialize
 from redis_sessions.php.data import (
@@ -37,6 +37,12 @@ from redis_sessions.php.data import (
 __all__ = ["SERIALIZERS", "Serializer", "decode", "encode", "replace"]
 
 Serializer = Literal["php", "php_serialize", "php_binary", "igbinary", "msgpack", "json", "laravel"]
+
+SERIALIZERS: Final[tuple[Serializer, ...]] = get_args(Serializer)
+"""The names of all formats."""
+
+_Decode = Callable[[bytes, Budget], dict["str | bytes", Any]]
+_Encode = Callable[[Mapping[Any, Any]], bytes]
 
 _LONGEST_NAME: Final = 127
 """Bytes of a name in `php_binary`. A greater number says that there is no value."""
@@ -165,8 +171,8 @@ def _from_json(raw: bytes, budget: Budget) -> dict[str | bytes, Any]:
         value = json.loads(
             raw.decode(), parse_constant=_no_number, parse_int=_json_int, parse_float=_json_float
         )
-    except ValueError as exc:
-        raise PhpFormatError("no JSON") from exc
+    except ValueError:
+        value = None  # no array either; and this error holds the payload
     return mapping_of(budget.copy(value))  # it counts
 
 
@@ -244,7 +250,7 @@ def _named_only(dumps: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     return checked
 
 
-_FORMATS: Final = {
+_FORMATS: Final[dict[Serializer, tuple[_Decode, _Encode]]] = {
     "php": (_from_php, _to_php),
     "php_serialize": _whole(serialize.loads, serialize.dumps),
     "php_binary": (_from_php_binary, _to_php_binary),
@@ -256,6 +262,3 @@ _FORMATS: Final = {
         lambda data: serialize.dumps(serialize.dumps(dict(data))),
     ),
 }
-
-SERIALIZERS: Final = tuple(_FORMATS)
-"""The names of all formats."""

@@ -1,6 +1,6 @@
 """Everything that takes minutes, one after the other, with what it found.
 
-python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [--minutes 3]
+python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [php] [--minutes 3]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from tests.chaos import faults, figures
 from tests.properties.state_machine import machine
+from tests.support import php_mutations
 from tests.support.servers import DEFAULT_SERVER, Server
 from tests.torture import cancellation, soak
 from tests.torture.sockets import run as sockets
@@ -71,12 +72,19 @@ def _sockets(_: str, arguments: argparse.Namespace) -> str:
     return f"\n\n{sockets.run(size, arguments.parts)}\n"
 
 
+def _php(_: str, arguments: argparse.Namespace) -> str:
+    count: int = arguments.mutations
+    found = php_mutations.run(count, seed=1)
+    return f"{count} altered sessions of PHP: {found['read']} read, {found['refused']} refused"
+
+
 TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "state-machine": _state_machine,
     "cancellation": _cancellation,
     "soak": _soak,
     "chaos": _chaos,
     "sockets": _sockets,
+    "php": _php,
 }
 
 
@@ -93,6 +101,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=1000, help="of each end of a socket")
     parser.add_argument("--sockets", type=int, default=1000, help="of one user, or of one primary")
     parser.add_argument("--parts", nargs="*", choices=sockets.PARTS, help="of the sockets")
+    parser.add_argument("--mutations", type=int, default=1_000_000, help="of PHP's sessions")
     arguments = parser.parse_args()
     failed = False
     for name in arguments.tasks or TASKS:
