@@ -60,7 +60,7 @@ def sessions(php: Path) -> Iterator[Php]:
 @pytest.mark.parametrize("serializer", SERIALIZERS)
 def test_what_php_writes_and_reads(sessions: Php, serializer: Serializer) -> None:
     """Each session of PHP is read as PHP says it is, and PHP reads the same of what is written."""
-    for name in SESSIONS.keys() - (NOT_JSON if serializer == "json" else set()):
+    for name in SESSIONS.keys() - (NOT_JSON if "json" in serializer else set()):
         payload, said = sessions.wrote(serializer, SESSIONS[name])
 
         data = decode(payload, serializer)
@@ -97,7 +97,7 @@ def test_whatever_is_made_up(sessions: Php, serializer: Serializer) -> None:
     """PHP reads what was written, and what PHP writes of it again is the same data."""
 
     @examples
-    @given(data=st.dictionaries(names, values if serializer == "json" else binary_values))
+    @given(data=st.dictionaries(names, values if "json" in serializer else binary_values))
     def check(data: dict[str, Any]) -> None:
         again, said = sessions.read(serializer, encode(data, serializer))
 

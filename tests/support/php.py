@@ -6,7 +6,6 @@ import base64
 import json
 import struct
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -72,11 +71,12 @@ def described(value: Any) -> Any:
         case list() | tuple() | dict():
             return ["array", _described(value)]
         case _:
-            raise TypeError(type(value))
+            raise TypeError
 
 
 def _described(value: Any) -> list[Any]:
-    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    array: Any = value
+    pairs: Any = array.items() if isinstance(value, dict) else enumerate(array)
     return [[described(key_of(key)), described(each)] for key, each in pairs]
 
 

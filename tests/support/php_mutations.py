@@ -62,23 +62,26 @@ def check(value: Any) -> None:
         assert type(value) is PhpObject
         assert type(value.class_name) in {str, bytes}
         check(value.state)
-    elif type(value) is list:
-        for each in value:
-            check(each)
-    elif type(value) is dict:
-        for key, each in value.items():
-            assert type(key) in {str, bytes}
-            check(each)
-    else:
-        assert type(value) in _PLAIN, type(value)
+        return
+    kind: Any = value.__class__
+    if kind is dict:
+        assert {*map(type, value)} <= {str, bytes}
+        value = [*value.values()]
+    elif kind is not list:
+        assert kind in _PLAIN, kind
+        return
+    for each in value:
+        check(each)
 
 
 _COMPRESSIONS: Final[tuple[Compression, ...]] = ("lzf", "zstd", "lz4")
 
 
 def _payloads() -> list[tuple[Serializer, Compression | None, bytes]]:
+    plain: list[tuple[Serializer, bytes]]
     plain = [(name, session_formats.encode(_TYPED, name)) for name in SERIALIZERS]
     plain += PAYLOADS.items()
+    compressed: list[tuple[Serializer, Compression | None, bytes]]
     compressed = [
         (name, kind, compressor(kind)(payload)) for name, payload in plain for kind in _COMPRESSIONS
     ]

@@ -43,11 +43,13 @@ session_set_save_handler($store, false);
 while (($line = fgets(STDIN)) !== false) {
     $question = json_decode($line, true);
     $payload = base64_decode($question['payload']);
-    if ($question['serializer'] === 'json') {
-        $_SESSION = json_decode($payload ?: '[]', true);
+    if (str_contains($question['serializer'], 'json')) {
+        $laravel = $question['serializer'] === 'laravel_json';
+        $_SESSION = json_decode(($laravel && $payload ? unserialize($payload) : $payload) ?: '[]', true);
         eval($question['code']);
         $described = described($_SESSION);
         $payload = json_encode($_SESSION, JSON_UNESCAPED_UNICODE | JSON_PRESERVE_ZERO_FRACTION);
+        $payload = $laravel ? serialize($payload) : $payload;
     } elseif ($question['serializer'] === 'laravel') {
         $_SESSION = $payload === '' ? [] : unserialize(unserialize($payload));
         eval($question['code']);
