@@ -346,5 +346,11 @@ def nginx(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def php(request: pytest.FixtureRequest) -> Path:
-    """PHP's command, with phpredis, igbinary and msgpack; and Predis where PHP finds it."""
-    return find_program("php") or _skip_without("php", request.config)
+    """PHP's command line, with the extensions that write sessions."""
+    found = find_program("php")
+    modules = subprocess.check_output([found, "-m"], text=True).split() if found else []
+    for name in ("redis", "igbinary", "msgpack"):
+        if name not in modules:
+            _skip_without(f"php-{name}" if found else "php-cli", request.config)
+    assert found
+    return found

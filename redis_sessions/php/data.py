@@ -15,7 +15,7 @@ directions. An array that is referred to twice is there twice: what a payload gi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -27,8 +27,8 @@ MAX_SIZE: Final = 1 << 20
 MAX_DEPTH: Final = 64
 """Arrays and objects in one another."""
 
-MAX_ELEMENTS: Final = 1 << 16
-"""Elements of all arrays and objects of a payload. Each takes Python about a microsecond."""
+MAX_ELEMENTS: Final = 1 << 15
+"""Elements of all arrays and objects of a payload. To read one takes a microsecond or two."""
 
 MIN_INT: Final = -(1 << 63)
 MAX_INT: Final = (1 << 63) - 1
@@ -62,9 +62,8 @@ class PhpObject:
 
     def get(self, name: str, default: Any = None) -> Any:
         """The property of this name, whether it is public, protected or private."""
-        if not isinstance(self.state, dict):
-            return default
-        for key, value in self.state.items():
+        properties: dict[Any, Any] = self.state if self.kind == "object" else {}
+        for key, value in properties.items():
             if isinstance(key, str) and key.rpartition("\0")[2] == name:
                 return value
         return default
@@ -112,22 +111,21 @@ class Budget:
 
     def copy(self, value: Any) -> Any:
         """The value again, for a second place. It counts again: copies of copies grow fast."""
-        if isinstance(value, (str, bytes)):
+        kind: Any = value.__class__
+        if kind is str or kind is bytes:
             self.spend(len(octets(value)))
-            return value
-        if isinstance(value, list):
+        elif kind is list:
             self.enter(len(value))
             value = [self.copy(each) for each in value]
             self.leave()
-        elif isinstance(value, dict):
+        elif kind is dict:
             self.enter(len(value))
             value = {self.copy(key): self.copy(each) for key, each in value.items()}
             self.leave()
-        elif isinstance(value, PhpObject):
+        elif kind is PhpObject:
             self.enter(0)
-            name, state = self.copy(value.class_name), self.copy(value.state)
+            value = PhpObject(self.copy(value.class_name), self.copy(value.state), value.kind)
             self.leave()
-            return PhpObject(name, state, value.kind)
         return value
 
 
@@ -167,11 +165,13 @@ def dict_of(items: Mapping[str | bytes | int, Any]) -> dict[str | bytes, Any]:
 
 def mapping_of(value: Any) -> dict[str | bytes, Any]:
     """An array of PHP as a dict, also if it is a list. `PhpFormatError` for anything else."""
-    if isinstance(value, list):
+    kind: Any = value.__class__
+    if kind is list:
         return {str(index): each for index, each in enumerate(value)}
-    if not isinstance(value, dict):
+    if kind is not dict:
         raise PhpFormatError("no array")
-    return value
+    array: dict[str | bytes, Any] = value
+    return array
 
 
 def items_of(value: Any, depth: int) -> list[tuple[bytes | int, Any]]:
@@ -181,11 +181,11 @@ def items_of(value: Any, depth: int) -> list[tuple[bytes | int, Any]]:
     """
     if depth > MAX_DEPTH:
         raise PhpFormatError(f"nested deeper than {MAX_DEPTH} levels")
-    if not isinstance(value, Mapping):
-        listed: Sequence[Any] = value
-        return [*enumerate(listed)]
-    entries: Iterable[tuple[Any, Any]] = value.items()
-    items = [(_written_key(key), each) for key, each in entries]
+    array: Any = value
+    if not isinstance(value, dict):
+        return [*enumerate(array)]
+    items: list[tuple[bytes | int, Any]]
+    items = [(_written_key(key), each) for key, each in array.items()]
     if len({key for key, _ in items}) < len(items):
         raise PhpFormatError('two keys of a dict are one in PHP, such as 1 and "1"')
     return items
@@ -200,10 +200,12 @@ def _written_key(key: Any) -> bytes | int:
 
 def octets(value: str | bytes) -> bytes:
     """The bytes of a string of PHP."""
-    try:
-        return value.encode() if isinstance(value, str) else bytes(value)
-    except UnicodeEncodeError as exc:
-        raise PhpFormatError("a str that isn't Unicode: half of a surrogate pair") from exc
+    if isinstance(value, bytes):
+        return value
+    encoded = value.encode(errors="surrogatepass")
+    if text(encoded) is encoded:
+        raise PhpFormatError("a str that isn't Unicode: half of a surrogate pair")
+    return encoded
 
 
 def unknown(value: Any) -> PhpFormatError:

@@ -96,8 +96,32 @@ class Reader:
             return self._referred(found[kind])
         number = len(self._numbered)
         self._numbered.append(_OPEN)
-        value = self._numbered[number] = _READ[kind](self, found[kind])
+        value = self._numbered[number] = self._read(kind, found[kind])
         return value
+
+    def _read(self, kind: str, given: bytes) -> Any:
+        """The value of this kind, whose number, length, or count is given."""
+        match kind:
+            case "int":
+                return integer(int(given))
+            case "string":
+                return self._string(given)
+            case "array":
+                return array_of(self._items(int(given)))
+            case "bool":
+                return given == b"1"
+            case "float":
+                return float(given)
+            case "object":
+                return self._object(given)
+            case "enum":
+                return self._enum(given)
+            case "serializable":
+                return self._serializable(given)
+            case "handle":
+                return self._referred(given)
+            case _:
+                return None
 
     def wrong(self, what: str) -> PhpFormatError:
         """The error for this place."""
@@ -116,9 +140,6 @@ class Reader:
         self._expect(b'"')
         return value
 
-    def _array(self, count: bytes) -> Any:
-        return array_of(self._items(int(count)))
-
     def _items(self, count: int) -> dict[str | bytes | int, Any]:
         self._budget.enter(count)
         items = {self._key(): self.value() for _ in range(count)}
@@ -132,7 +153,8 @@ class Reader:
         if found is None or kind not in {"int", "string"}:
             raise self.wrong("no key")
         self.at = found.end()
-        return _int(self, found[kind]) if kind == "int" else key_of(self._string(found[kind]))
+        given = found[kind]
+        return integer(int(given)) if kind == "int" else key_of(self._string(given))
 
     def _object(self, length: bytes) -> PhpObject:
         name = self._budget.text(self._quoted(length))
@@ -176,24 +198,6 @@ class Reader:
         if not self._raw.startswith(what, self.at):
             raise self.wrong(f"no {what.decode()}")
         self.at += 1
-
-
-def _int(_: Reader, digits: bytes) -> int:
-    return integer(int(digits))
-
-
-_READ: Final[dict[str, Callable[[Reader, bytes], Any]]] = {
-    "null": lambda *_: None,
-    "bool": lambda _, digit: digit == b"1",
-    "int": _int,
-    "float": lambda _, digits: float(digits),
-    "string": Reader._string,
-    "array": Reader._array,
-    "object": Reader._object,
-    "enum": Reader._enum,
-    "serializable": Reader._serializable,
-    "handle": Reader._referred,
-}
 
 
 def _write(value: Any, put: Callable[[bytes], None], depth: int) -> None:

@@ -8,6 +8,7 @@ r"""`$_SESSION` as PHP stores it: `session.serialize_handler`, and what framewor
 | `igbinary`, `msgpack` | what these extensions write |
 | `json` | `{"a":1}` |
 | `laravel` | `s:18:"a:1:{s:1:"a";i:1;}";` |
+| `laravel_json` (`session.serialization`) | `s:7:"{"a":1}";` |
 
 Laravel serializes twice: its session, and for its cache the string that this gave. Symfony stores
 what PHP's serializer gives it, with its attributes in `$_SESSION["_sf2_attributes"]`.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from redis_sessions.php import igbinary, msgpack, serialize
 from redis_sessions.php.data import (
@@ -36,7 +37,15 @@ from redis_sessions.php.data import (
 
 __all__ = ["SERIALIZERS", "Serializer", "decode", "encode", "replace"]
 
-Serializer = Literal["php", "php_serialize", "php_binary", "igbinary", "msgpack", "json", "laravel"]
+Serializer = Literal[
+    "php", "php_serialize", "php_binary", "igbinary", "msgpack", "json", "laravel", "laravel_json"
+]
+
+SERIALIZERS: Final[tuple[Serializer, ...]] = get_args(Serializer)
+"""The names of all formats."""
+
+_Decode = Callable[[bytes, Budget], dict["str | bytes", Any]]
+_Encode = Callable[[Mapping[Any, Any]], bytes]
 
 _LONGEST_NAME: Final = 127
 """Bytes of a name in `php_binary`. A greater number says that there is no value."""
@@ -62,8 +71,7 @@ def encode(data: Mapping[Any, Any], serializer: Serializer) -> bytes:
 
     `PhpFormatError` for what PHP, or this serializer, can't store: other types, ints beyond 64
     bits, `|` in a key with `php`, keys of more than 127 bytes with `php_binary`, keys such as "5"
-    with all but `php_serialize`, `json` and `laravel` (PHP skips them), bytes that aren't UTF-8,
-    or NAN, with `json`.
+    with the four that store names (PHP skips them), and with JSON bytes that aren't UTF-8, or NAN.
     """
     try:
         return _FORMATS[serializer][1](data)
@@ -153,7 +161,7 @@ def _to_php_binary(data: Mapping[Any, Any]) -> bytes:
 def _named(data: Mapping[Any, Any]) -> list[tuple[bytes, Any]]:
     """The keys and values of what PHP stores by names, which no number is."""
     named = list[tuple[bytes, Any]]()
-    for key, each in items_of(data, 1):
+    for key, each in items_of(dict(data), 1):
         if isinstance(key, int):
             raise PhpFormatError(f"PHP doesn't store the key {key} with this serializer")
         named.append((key, each))
@@ -165,8 +173,8 @@ def _from_json(raw: bytes, budget: Budget) -> dict[str | bytes, Any]:
         value = json.loads(
             raw.decode(), parse_constant=_no_number, parse_int=_json_int, parse_float=_json_float
         )
-    except ValueError as exc:
-        raise PhpFormatError("no JSON") from exc
+    except ValueError:
+        value = None  # no array either; and this error holds the payload
     return mapping_of(budget.copy(value))  # it counts
 
 
@@ -222,18 +230,24 @@ def _utf8(raw: bytes) -> str:
     return string
 
 
-def _from_laravel(raw: bytes, budget: Budget) -> dict[str | bytes, Any]:
-    inner = serialize.loads(raw, Budget(len(raw)))
-    if not isinstance(inner, (str, bytes)):
-        raise PhpFormatError("no string of Laravel's")
-    return mapping_of(serialize.loads(octets(inner), budget))
-
-
 def _whole(
     loads: Callable[[bytes, Budget], Any], dumps: Callable[[Any], bytes]
 ) -> tuple[Callable[[bytes, Budget], dict[str | bytes, Any]], Callable[[Mapping[Any, Any]], bytes]]:
     """A format that is one serialized array."""
     return (lambda raw, budget: mapping_of(loads(raw, budget))), (lambda data: dumps(dict(data)))
+
+
+def _laravel(inner: tuple[_Decode, _Encode]) -> tuple[_Decode, _Encode]:
+    """A format whose bytes are a string that was serialized once more."""
+    decode_inner, encode_inner = inner
+
+    def decode_outer(raw: bytes, budget: Budget) -> dict[str | bytes, Any]:
+        string = serialize.loads(raw, Budget(len(raw)))
+        if not isinstance(string, (str, bytes)):
+            raise PhpFormatError("no string of Laravel's")
+        return decode_inner(octets(string), budget)
+
+    return decode_outer, lambda data: serialize.dumps(encode_inner(data))
 
 
 def _named_only(dumps: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
@@ -244,18 +258,16 @@ def _named_only(dumps: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     return checked
 
 
-_FORMATS: Final = {
+_WHOLE: Final = _whole(serialize.loads, serialize.dumps)
+_JSON: Final = (_from_json, _to_json)
+
+_FORMATS: Final[dict[Serializer, tuple[_Decode, _Encode]]] = {
     "php": (_from_php, _to_php),
-    "php_serialize": _whole(serialize.loads, serialize.dumps),
+    "php_serialize": _WHOLE,
     "php_binary": (_from_php_binary, _to_php_binary),
     "igbinary": _whole(igbinary.loads, _named_only(igbinary.dumps)),
     "msgpack": _whole(msgpack.loads, _named_only(msgpack.dumps)),
-    "json": (_from_json, _to_json),
-    "laravel": (
-        _from_laravel,
-        lambda data: serialize.dumps(serialize.dumps(dict(data))),
-    ),
+    "json": _JSON,
+    "laravel": _laravel(_WHOLE),
+    "laravel_json": _laravel(_JSON),
 }
-
-SERIALIZERS: Final = tuple(_FORMATS)
-"""The names of all formats."""
