@@ -288,20 +288,20 @@ class _Asked:
 def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Load:
     """`load` for a request, by the middleware that serves it."""
     serving = cast("Any", context)
-    accept = None if context is None else serving.setup.accepting
-    return load if accept is None else cast("Any", accept).loader(load, serving.scope)
+    accept: Accepting | None = None if context is None else serving.setup.accepting
+    return load if accept is None else accept.loader(load, serving.scope)
 
 
 def accepting_of(
     option: Any, transports: Sequence[Transport], backend: Backend
 ) -> Accepting | None:
     """What `accept=` says. `ConfigurationError`."""
-    sources = list(option) if isinstance(option, (list, tuple)) else [option]
+    sources: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
     if not sources:
         return None
     if any(isinstance(each, type) or not hasattr(each, "lives") for each in sources):
-        raise ConfigurationError(
-            f"accept={option!r}: write a list of sources, such as [StarletteCookie(secret_key)]"
+        raise ConfigurationError(  # without what was given, which may be a key
+            "accept= takes a list of sources, such as [StarletteCookie(secret_key)]"
         )
     ours = [each.name for each in transports if isinstance(each, CookieTransport)]
     if not ours:
