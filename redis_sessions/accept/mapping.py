@@ -22,7 +22,7 @@ def mapped_by(option: MapOption | None) -> Mapped:
     if option is None:
         return lambda data: data
     if isinstance(option, Mapping):
-        given: Any = option
+        given = cast("Any", option)
         paths = {str(ours): str(theirs).split(".") for ours, theirs in given.items()}
         return lambda data: _picked(data, paths)
     if is_sync(option):
