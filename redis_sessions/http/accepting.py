@@ -179,7 +179,7 @@ class Accepting:
                 self._reject(each.name, "too much")
                 continue
             for value in values:
-                accepted = await self._asked(each, value)
+                accepted = await self._asked(each, value, scope)
                 if accepted is not None:
                     found.append(accepted)
         if len(found) > 1:
@@ -187,7 +187,7 @@ class Accepting:
             return None
         return found[0] if found else None
 
-    async def _asked(self, each: _Asked, value: str) -> Accepted | None:
+    async def _asked(self, each: _Asked, value: str, scope: Scope) -> Accepted | None:
         backend, source = self._backend, each.source
         try:
             found = await source.find(value)
@@ -217,6 +217,7 @@ class Accepting:
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
             source=each.name,
+            stays_open=_stays_open(scope),
             context=context,
             name=accepting.marker_name(context),
             id=found.id if source.follow else "",
@@ -232,17 +233,13 @@ class Accepting:
         backend, whose = self._backend, accepted.principal
         before = await accepting.marker(backend, accepted)
         if before is not None:
-            if await accepting.is_under_way(backend, before):
-                accepted.taken = before.id
-                return True
-            self._reject(accepted.source, "accepted before")
-            ended = not before.id or (
-                whose is not None
-                and await backend.index.has_ended(whose, before.id, before.at * 1000)
-            )
-            if source.follow and ended:
-                await source.end(found.id)
-            return False
+            # An open connection without a session of ours wouldn't end with it.
+            if accepted.stays_open or not await accepting.is_under_way(backend, before, whose):
+                self._reject(accepted.source, "accepted before")
+                if source.follow and await accepting.has_ended(backend, before, whose):
+                    await source.end(found.id)
+                return False
+            accepted.taken = before.id
         if found.since is not None and whose is not None:
             nobodys = SessionToken.generate().id
             if await backend.index.has_ended(whose, nobodys, found.since * 1000):
@@ -265,6 +262,13 @@ class Accepting:
 
     def _reject(self, name: str, why: str, id: str | None = None) -> None:
         self._backend.report("rejected", f"{name}: {why}", id, by=client.get())
+
+
+def _stays_open(scope: Scope) -> bool:
+    headers: list[RawHeader] = scope["headers"]
+    return scope["type"] == "websocket" or any(
+        name == b"accept" and b"text/event-stream" in value for name, value in headers
+    )
 
 
 class _Asked:

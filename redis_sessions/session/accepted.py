@@ -49,6 +49,8 @@ class Accepted(msgspec.Struct, eq=False):
     """What the response has when they are stored: the foreign cookie expires."""
     taken: str | None = None
     """The id of the session that another request has made of them. This one stores none."""
+    stays_open: bool = False
+    """Whether it is a WebSocket or event stream, which has to end with its session."""
     follows_end: bool = False
     """Whether our session ended just before, so that it was cleared, but not by the application."""
 
