@@ -62,7 +62,7 @@ async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
 
 
 async def has_ended(backend: Backend, found: Marker, whose: str | None) -> bool:
-    """Whether the session that was made of it was signed out or revoked. None has an expired one."""
+    """Whether the session that was made of it was signed out, or revoked."""
     return not found.id or (
         whose is not None and await backend.index.has_ended(whose, found.id, found.at * 1000)
     )
