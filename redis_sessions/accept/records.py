@@ -219,7 +219,7 @@ def _decoded(stored: bytes, loads: Callable[[bytes], Any]) -> dict[str, Any] | N
 
 def _created(metadata: Any) -> float | None:
     """When the session began, in seconds since the epoch, by its own metadata."""
-    created: Any = metadata.get("created") if isinstance(metadata, dict) else None
+    created: Any = cast("Any", metadata).get("created") if isinstance(metadata, dict) else None
     if isinstance(created, bool) or not isinstance(created, (int, float)):
         return None
     return float(created) if isfinite(created) and 0 <= created < 2**40 else None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from time import time
-from typing import Any, Final
+from typing import Any, Final, cast
+
+from starlette.datastructures import Secret
 
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.accepting import Found
@@ -17,6 +19,8 @@ from redis_sessions.session.state import Duration, seconds
 from redis_sessions.tracebacks import no_fields, silent_repr, stripped
 
 __all__ = ["StarletteCookie"]
+
+OldKey = str | bytes | Secret
 
 _DAYS: Final = 14 * 24 * 3600
 """Starlette's own default of `max_age`."""
@@ -44,7 +48,7 @@ class StarletteCookie:
     @stripped
     def __init__(
         self,
-        secret_key: object,
+        secret_key: OldKey | Sequence[OldKey],
         *,
         session_cookie: str = "session",
         max_age: Duration = _DAYS,
@@ -60,7 +64,8 @@ class StarletteCookie:
                 "StarletteCookie needs itsdangerous, as Starlette's own sessions do: "
                 "pip install itsdangerous"
             ) from exc
-        keys = list(secret_key) if isinstance(secret_key, (list, tuple)) else [secret_key]
+        several = isinstance(secret_key, (list, tuple))
+        keys: list[Any] = [*cast("Any", secret_key)] if several else [secret_key]
         texts = [key if isinstance(key, bytes) else str(key or "").encode() for key in keys]
         if not texts or not all(texts):
             raise ConfigurationError(
@@ -116,4 +121,4 @@ def _decoded(payload: bytes) -> dict[str, Any] | None:
         data: Any = json.loads(b64decode(payload))
     except (Base64Error, ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) else None
+    return cast("dict[str, Any]", data) if isinstance(data, dict) else None

@@ -237,7 +237,7 @@ class Accepting:
                 self._reject(each.name, "too much")
                 continue
             for value in values:
-                accepted = await self._asked(each, value)
+                accepted = await self._asked(each, value, scope)
                 if accepted is not None:
                     found.append(accepted)
         if len(found) > 1:
@@ -245,7 +245,7 @@ class Accepting:
             return None
         return found[0] if found else None
 
-    async def _asked(self, each: _Asked, value: str) -> Accepted | None:
+    async def _asked(self, each: _Asked, value: str, scope: Scope) -> Accepted | None:
         backend, source = self._backend, each.source
         try:
             found = await source.find(value)
@@ -276,6 +276,7 @@ class Accepting:
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
             source=each.name,
+            stays_open=_stays_open(scope),
             context=context,
             name=accepting.marker_name(context),
             id=found.id if source.follow else "",
@@ -291,17 +292,13 @@ class Accepting:
         backend, whose = self._backend, accepted.principal
         before = await accepting.marker(backend, accepted)
         if before is not None:
-            if await accepting.is_under_way(backend, before):
-                accepted.taken = before.id
-                return True
-            self._reject(accepted.source, "accepted before")
-            ended = not before.id or (
-                whose is not None
-                and await backend.index.has_ended(whose, before.id, before.at * 1000)
-            )
-            if source.follow and ended:
-                await source.end(found.id)
-            return False
+            # An open connection without a session of ours wouldn't end with it.
+            if accepted.stays_open or not await accepting.is_under_way(backend, before, whose):
+                self._reject(accepted.source, "accepted before")
+                if source.follow and await accepting.has_ended(backend, before, whose):
+                    await source.end(found.id)
+                return False
+            accepted.taken = before.id
         if found.since is not None and whose is not None:
             nobodys = SessionToken.generate().id
             if await backend.index.has_ended(whose, nobodys, found.since * 1000):
@@ -328,6 +325,13 @@ class Accepting:
         self._backend.report("rejected", f"{name}: {why}", id, by=client.get())
 
 
+def _stays_open(scope: Scope) -> bool:
+    headers: list[RawHeader] = scope["headers"]
+    return scope["type"] == "websocket" or any(
+        name == b"accept" and b"text/event-stream" in value for name, value in headers
+    )
+
+
 class _Asked:
     """A source, and how its cookie is read and removed."""
 
@@ -349,20 +353,20 @@ class _Asked:
 def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Load:
     """`load` for a request, by the middleware that serves it."""
     serving = cast("Any", context)
-    accept = None if context is None else serving.setup.accepting
-    return load if accept is None else cast("Any", accept).loader(load, serving.scope)
+    accept: Accepting | None = None if context is None else serving.setup.accepting
+    return load if accept is None else accept.loader(load, serving.scope)
 
 
 def accepting_of(
     option: Any, transports: Sequence[Transport], backend: Backend
 ) -> Accepting | None:
     """What `accept=` says. `ConfigurationError`."""
-    sources = list(option) if isinstance(option, (list, tuple)) else [option]
+    sources: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
     if not sources:
         return None
     if any(isinstance(each, type) or not hasattr(each, "lives") for each in sources):
-        raise ConfigurationError(
-            f"accept={option!r}: write a list of sources, such as [StarletteCookie(secret_key)]"
+        raise ConfigurationError(  # without what was given, which may be a key
+            "accept= takes a list of sources, such as [StarletteCookie(secret_key)]"
         )
     ours = [each.name for each in transports if isinstance(each, CookieTransport)]
     if not ours:

@@ -22,7 +22,8 @@ def mapped_by(option: MapOption | None) -> Mapped:
     if option is None:
         return lambda data: data
     if isinstance(option, Mapping):
-        paths = {ours: str(theirs).split(".") for ours, theirs in option.items()}
+        given = cast("Any", option)
+        paths = {str(ours): str(theirs).split(".") for ours, theirs in given.items()}
         return lambda data: _picked(data, paths)
     if is_sync(option):
         return option

@@ -16,7 +16,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.errors import SessionGoneError, StoreUnavailableError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Accepted, Origin
@@ -32,6 +32,7 @@ __all__ = [
     "begin",
     "end_followed",
     "forget",
+    "has_ended",
     "is_under_way",
     "marker",
     "marker_name",
@@ -75,12 +76,19 @@ async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
     return found
 
 
-async def is_under_way(backend: Backend, found: Marker) -> bool:
+async def has_ended(backend: Backend, found: Marker, whose: str | None) -> bool:
+    """Whether the session that was made of it was signed out, or revoked."""
+    return not found.id or (
+        whose is not None and await backend.index.has_ended(whose, found.id, found.at * 1000)
+    )
+
+
+async def is_under_way(backend: Backend, found: Marker, whose: str | None) -> bool:
     """Whether another request has accepted it a moment ago, so that this one may read it, too.
 
     A page's first requests come together, and only the response to one of them has our cookie.
     """
-    if not found.id or backend.clock() - found.at > TOMBSTONE_TTL:
+    if backend.clock() - found.at > TOMBSTONE_TTL or await has_ended(backend, found, whose):
         return False
     stored = await backend.store.load(found.id)
     return stored is None or not is_tombstone(stored)  # None: it isn't stored yet
@@ -104,7 +112,8 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     if accepted is None:
         raise RuntimeError("nothing is accepted")
     whose = accepted.principal
-    if (whose is not None and facts.now != whose) or (facts.cleared and not accepted.follows_end):
+    signs_out = facts.now is None or (facts.now != whose and facts.http_status < 400)
+    if (whose is not None and signs_out) or (facts.cleared and not accepted.follows_end):
         return await _part(pending, accepted, carry_out)
     begins = pending.outcome in _BEGINS and not state.request.late
     proves = pending.proves = _signs_in(pending)
@@ -125,6 +134,8 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
         state.accepted = None
         return answer
     state.status = Status.SUPERSEDED
+    if accepted.stays_open:
+        raise SessionGoneError("another request has accepted this session: connect again")
     if pending.writer.encoded == accepted.data or facts.http_status >= 500:
         return NOTHING
     return pending.dropped("accepted meanwhile")

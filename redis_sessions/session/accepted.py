@@ -51,6 +51,8 @@ class Accepted(msgspec.Struct, eq=False):
     """The id of the session that another request has made of them. This one stores none."""
     replaces: bytes | None = None
     """The version of the marker that is stored and doesn't count. None: there is none."""
+    stays_open: bool = False
+    """Whether it is a WebSocket or event stream, which has to end with its session."""
     follows_end: bool = False
     """Whether our session ended just before, so that it was cleared, but not by the application."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import itsdangerous
 import pytest
@@ -14,6 +14,8 @@ import starsessions.stores.redis
 from fastapi import FastAPI
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio import RedisCluster
+from redis_fastapi.session_backend import RedisSessionStore
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
@@ -23,8 +25,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from redis_sessions import SessionMiddleware
-from redis_sessions.accept import RedisSdk, Source, StarletteCookie, Starsessions
+from redis_sessions.accept import Found, RedisSdk, Source, StarletteCookie, Starsessions
 from tests.interop.serving import HTTPS, Options
+from tests.support.deployments import Deployment
 from tests.support.servers import as_owner
 
 OLD_KEY: Final = "the-key-of-starlette's-own-middleware"
@@ -43,6 +46,10 @@ async def sign_out(request: Request) -> Response:
 
 async def show(request: Request) -> Response:
     return JSONResponse(dict(request.session))
+
+
+def refused(_: dict[str, Any]) -> None:
+    """As a map that accepts none."""
 
 
 ROUTES: Final = [Route("/in", sign_in), Route("/out", sign_out), Route("/", show)]
@@ -89,7 +96,11 @@ class Move:
             await client.aclose()
 
         app = Starlette(routes=ROUTES, middleware=middleware, lifespan=lifespan)
-        return app, lambda **kept: Starsessions(self.url, prefix=prefix, **kept)
+
+        def source(**kept: Any) -> Source:
+            return Starsessions(self.url, prefix=prefix, **kept)
+
+        return app, source
 
     def sdk(self, **more: Any) -> tuple[Any, Callable[..., Source]]:
         for name, value in {"URL": self.owner, "PREFIX": f"{self.prefix}sdk"}.items():
@@ -175,7 +186,7 @@ def test_a_map_says_what_becomes_ours(move: Move) -> None:
     with move.browser(old, source_of(map={"uid": "user_id", "tea": "cart.tea"})) as (before, after):
         before.get("/in")
         assert after.get("/").json() == {"uid": 7, "tea": 2}
-    with move.browser(old, source_of(map=lambda _: None)) as (before, after):
+    with move.browser(old, source_of(map=refused)) as (before, after):
         before.get("/in")
         assert after.get("/").json() == {}
 
@@ -204,8 +215,9 @@ def test_records_that_are_damaged(move: Move, library: str) -> None:
     old, source_of = getattr(move, library)()
     with (
         move.browser(old, source_of()) as (before, after),
-        Redis.from_url(move.owner) as server,
+        Redis.from_url(move.owner) as untyped,
     ):
+        server: Any = untyped
         before.get("/in")
         (key,) = [k for k in server.scan_iter(f"{move.prefix}s*") if b":sessions-of:" not in k]
         damaged = [b"", b"\xff", b"[" * 5000, b"[]", b"null", b'{"d": 1']
@@ -223,3 +235,32 @@ def test_records_that_are_damaged(move: Move, library: str) -> None:
         for text in ("../x", "x" * 200, "%00" * 20, "a b"):
             after.cookies.set("session", text, domain="testserver.local", path="/")
             assert after.get("/").json() == {}
+
+
+@pytest.mark.parametrize("deployment", ["cluster"], indirect=True)
+async def test_records_in_a_cluster(deployment: Deployment, prefix: str) -> None:
+    """Each source finds what its library has stored there, and ends it."""
+    nodes = as_owner(deployment.url).replace("redis+cluster", "redis")
+    client = RedisCluster.from_url(nodes.split(",")[0])
+    star = starsessions.stores.redis.RedisStore(connection=cast("Any", client), prefix=prefix)
+    sdk = RedisSessionStore(client, key_prefix=prefix)
+    own: list[Source] = [
+        Starsessions(deployment.url, prefix=prefix, once=False, follow=True),
+        RedisSdk(deployment.url, prefix=prefix, once=False, follow=True),
+    ]
+    try:
+        ids = [starsessions.session.generate_session_id(), sdk.new_id()]
+        await star.write(ids[0], starsessions.JsonSerializer().serialize(ALICE), 60, 60)
+        await sdk.create(ids[1], sdk.new_record(ALICE))
+        for source, id in zip(own, ids, strict=True):
+            found = await source.find(id)
+            assert isinstance(found, Found)
+            assert found.data == ALICE
+            assert await source.lives(id)
+            await source.end(id)
+            assert not await source.lives(id)
+            assert await source.find(id) is None
+    finally:
+        for each in own:
+            await each.close()
+        await client.aclose()

@@ -26,10 +26,19 @@ plain: Final[Any] = st.recursive(
 )
 """What JSON may hold, also integers and texts that MessagePack can't."""
 
+
+def as_payload(value: Any) -> bytes:
+    return b64encode(json.dumps(value).encode())
+
+
+def as_signed(payload: bytes, cut: int) -> str:
+    return SIGNER.sign(payload).decode("latin-1")[: cut or None]
+
+
 signed: Final = st.builds(
-    lambda payload, cut: SIGNER.sign(payload).decode("latin-1")[: cut or None],
+    as_signed,
     st.binary(max_size=60)
-    | plain.map(lambda value: b64encode(json.dumps(value).encode()))
+    | plain.map(as_payload)
     | st.sampled_from([b64encode(b"[" * 100_000), b64encode(b'{"a":' * 3000), b"9" * 5000]),
     st.just(0) | st.integers(-40, -1),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, cast
 
 import pytest
@@ -110,6 +112,44 @@ async def test_a_sign_out_in_a_request_that_was_slower() -> None:
     assert (await at.visit()).seen == {}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_open_connection_has_a_session_of_its_own(stream: bool) -> None:
+    """A WebSocket or event stream ends with its session. So it has ours, or none."""
+    at, fields = Place(), dict[str, Any]()
+    if stream:
+        fields["headers"] = [(b"accept", b"text/event-stream")]
+    else:
+        fields["kind"] = "websocket"
+
+    async def act(_: Session) -> None:
+        await at.visit()
+
+    slower = await at.visit(act, **fields)
+    assert slower.error is None
+    assert slower.status == (409 if stream else 0)
+    assert COOKIE not in names_in(slower)
+    assert (await at.visit(**fields)).seen == {}
+
+
+async def test_a_revocation_ends_what_others_may_read_for_a_moment() -> None:
+    """Neither the sign-in that was refused nor a later request shows her data again."""
+    at = Place()
+
+    async def revoke() -> None:
+        await at.manager.revoke_all("alice")
+
+    await at.visit(lambda _: asyncio.create_task(revoke(), context=Context()))
+    assert (await at.visit()).seen == {}
+    assert at.reported("rejected") == ["Elsewhere theirs: accepted before"]
+
+
+async def test_a_failed_sign_in_of_another_user_signs_nobody_out() -> None:
+    """As with a session of ours, a response of 400 or more changes nothing but by a sign-out."""
+    at = Place()
+    await at.visit(lambda s: s.sign_in("bob"), status=403)
+    assert (await at.visit()).seen == ALICES
+
+
 async def test_a_visitor_s_session_that_was_cleared_stays_so() -> None:
     """Its cart doesn't come back, though nobody was signed in."""
     at = Place(Elsewhere({"v": {"cart": ["tea"]}}, once=False))
@@ -189,8 +229,8 @@ async def test_two_realms_accept_each_for_itself() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"accept": StarletteCookie}, "write a list of sources"),
-        ({"accept": ["redis://"]}, "write a list of sources"),
+        ({"accept": StarletteCookie}, "takes a list of sources"),
+        ({"accept": ["redis://"]}, "takes a list of sources"),
         ({"accept": [Elsewhere(), Elsewhere()]}, "write each source once"),
         ({"accept": [Elsewhere()], "session_cookie": THEIRS}, "is also the one of this middleware"),
         ({"accept": [Elsewhere()], "transport": HeaderTransport()}, "add a CookieTransport"),
@@ -208,7 +248,10 @@ def test_options_that_can_not_work(
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
-    "no key": (lambda: StarletteCookie(None), "secret_key= of StarletteCookie is empty"),
+    "no key": (
+        lambda: StarletteCookie(cast("Any", None)),
+        "secret_key= of StarletteCookie is empty",
+    ),
     "an empty key": (lambda: StarletteCookie(["k", ""]), "secret_key= of StarletteCookie is empty"),
     "no keys": (lambda: StarletteCookie([]), "secret_key= of StarletteCookie is empty"),
     "max_age": (lambda: StarletteCookie("k", max_age=0), "max_age=0: write seconds"),
