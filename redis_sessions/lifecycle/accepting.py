@@ -118,9 +118,11 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     begins = pending.outcome in _BEGINS and not state.request.late
     proves = pending.proves = _signs_in(pending)
     if accepted.taken is None and not begins:
-        # Another site's unsafe request begins no anonymous session; and ours may have ended.
-        drops = pending.outcome is Outcome.DROP or facts.cleared
-        return await carry_out(pending) if drops and not state.request.late else NOTHING
+        if state.request.late:  # the application's own changes are told that it is too late
+            tells = pending.writer.encoded != accepted.data
+        else:  # another site's unsafe request begins no anonymous session; or ours has ended
+            tells = pending.outcome is Outcome.DROP or facts.cleared
+        return await carry_out(pending) if tells else NOTHING
     if accepted.taken is None:
         pending.token = token = SessionToken.generate()
         answer = await _accept(pending, accepted, token, carry_out)

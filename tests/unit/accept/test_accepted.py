@@ -7,9 +7,10 @@ from contextvars import Context
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from redis_sessions import CookieTransport, HeaderTransport, Session
-from tests.support.asgi import COOKIE
+from tests.support.asgi import COOKIE, cookie
 from tests.unit.accept.elsewhere import THEIRS, Elsewhere, Place, names_in, token_in
 
 ALICES = {"user_id": "alice", "cart": ["tea"]}
@@ -143,6 +144,7 @@ async def test_another_user_who_signs_in_gets_none_of_the_data(how: str) -> None
 
     reply = (await at.visit(act)).checked()
     assert await at.data(token_in(reply)) == {"user_id": "bob"}
+    assert at.reported("dropped") == ([] if how in ("sign_in", "key") else ["another's data"])
     assert (await at.visit()).seen == {}
     assert await at.manager.sessions_of("alice") == []
 
@@ -161,6 +163,14 @@ async def test_the_same_user_who_signs_in_keeps_the_data(how: str, late: bool) -
     assert dict(session) == ALICES
     assert session.authenticated_at is not None
     assert at.reported("signed_in") == ["gain"] * (2 if late else 1)
+
+
+async def test_two_sessions_of_ours_come_first() -> None:
+    """Nobody knows which one is meant, and it is none from elsewhere."""
+    at = Place()
+    tokens = [await at.begin({"n": n}) for n in range(2)]
+    reply = await at.visit(ours=tokens[0], headers=[(b"cookie", cookie(tokens[1]))])
+    assert (reply.seen, reply.cookies) == ({}, [])
 
 
 async def test_a_session_of_ours_comes_first() -> None:
@@ -201,6 +211,12 @@ async def test_a_token_in_a_header_takes_no_foreign_cookie_along() -> None:
 async def test_an_unloaded_session_is_accepted_when_it_is_loaded() -> None:
     """With lazy=True the sources are asked when somebody asks for the session."""
     at = Place(site={"lazy": True})
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    assert (await at.visit(app=answer)).checked().cookies == []
     reply = (await at.visit()).checked()
     assert reply.seen == ALICES
     assert names_in(reply) == [THEIRS, COOKIE]

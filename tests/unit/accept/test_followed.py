@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import Session
+from redis_sessions import Session, SessionManager
 from tests.support.asgi import COOKIE
+from tests.support.stores import NearStore
 from tests.unit.accept.elsewhere import Elsewhere, Place, names_in, token_in
+from tests.unit.setting import KEY
 
 ALICES = {"user_id": "alice", "cart": ["tea"]}
 
@@ -145,6 +147,18 @@ async def test_what_is_not_accepted_any_more_lives_on_by_itself() -> None:
     at.source = []
     del source.sessions["s1"]
     assert (await at.visit(ours=token)).seen == ALICES
+
+
+async def test_a_near_copy_does_not_outlive_it() -> None:
+    """Each request asks the source, so none is served from a copy in the process."""
+    at, source = followed()
+    store = NearStore(clock=at.clock)
+    at.manager = SessionManager(store, KEY, clock=at.clock)
+    token = token_in(await at.visit())
+    assert store.near_copy(token[:20]) is not None
+    assert (await at.visit(ours=token)).seen == ALICES
+    del source.sessions["s1"]
+    assert (await at.visit(ours=token)).seen == {}
 
 
 async def test_an_unloaded_session_is_followed_when_it_is_loaded() -> None:

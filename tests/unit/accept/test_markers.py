@@ -18,6 +18,7 @@ from redis_sessions import (
     Keyring,
     MemoryStore,
     Session,
+    SessionError,
     SessionManager,
     SessionMiddleware,
     generate_key,
@@ -107,6 +108,7 @@ async def test_a_sign_out_in_a_request_that_was_slower() -> None:
 
     (await at.visit(act)).checked()
     assert await at.data(token) == {}
+    assert "mark" in at.store.asked
     assert at.reported("signed_out") == ["signed out"]
     at.clock.advance(31)
     assert (await at.visit()).seen == {}
@@ -157,6 +159,15 @@ async def test_a_visitor_s_session_that_was_cleared_stays_so() -> None:
     assert (await at.visit(theirs="v")).seen == {}
 
 
+async def test_a_visitor_s_session_that_ended_a_moment_ago() -> None:
+    """Others that have the foreign cookie alone don't see it any more."""
+    at = Place(Elsewhere({"v": {"cart": ["tea"]}}, once=False))
+    token = token_in(await at.visit(theirs="v"))
+    assert (await at.visit(theirs="v")).seen == {"cart": ["tea"]}
+    (await at.visit(lambda s: s.clear(), theirs="v", ours=token)).checked()
+    assert (await at.visit(theirs="v")).seen == {}
+
+
 async def test_methods_that_read_the_session_again() -> None:
     """There is nothing to read yet. The data stay, and `save()` waits for the response."""
     at = Place()
@@ -169,6 +180,43 @@ async def test_methods_that_read_the_session_again() -> None:
 
     reply = (await at.visit(act)).checked()
     assert await at.data(token_in(reply)) == {**ALICES, "n": 1}
+
+
+async def test_who_signs_in_again_after_a_sign_out() -> None:
+    """The same data, put there by the application, are a sign-in like any other."""
+    at = Place()
+
+    async def act(session: Session) -> None:
+        for key in list(session):
+            del session[key]
+        await session.save()
+        session.update(ALICES)
+
+    reply = (await at.visit(act)).checked()
+    session = await at.load(token_in(reply))
+    assert dict(session) == ALICES
+    assert session.authenticated_at is not None
+
+
+async def test_what_is_saved_after_a_failed_response() -> None:
+    """Nobody was signed in by it, and nobody is when it has gone out. Only what changed is told."""
+    at = Place()
+    told = list[str]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await scope["session"].save()
+        scope["session"]["n"] = 1
+        try:
+            await scope["session"].save()
+        except SessionError as exc:
+            told.append(str(exc))
+        await send({"type": "http.response.body", "body": b""})
+
+    assert (await at.visit(app=app)).checked().cookies == []
+    assert [text.partition(",")[0] for text in told] == ["the response has started"]
+    assert (await at.visit()).seen == ALICES
 
 
 @pytest.mark.parametrize("status", [200, 404])
