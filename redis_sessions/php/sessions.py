@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from secrets import token_hex
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from redis_sessions.errors import ConfigurationError, SessionConflictError, SessionEncodeError
 from redis_sessions.http.accepting import Found
@@ -28,6 +28,7 @@ __all__ = ["PhpSessions"]
 
 _ID: Final = re.compile(r"[a-zA-Z0-9,-]{22,256}\Z", re.ASCII)
 """What PHP takes for an id (`session.sid_length`, `session.sid_bits_per_character`)."""
+_COMPRESSIONS: Final = get_args(Compression)
 _LARGEST: Final = 4 * 1024 * 1024
 """Bytes of a stored session that is looked at."""
 _PREFIX: Final = "PHPREDIS_SESSION:"
@@ -98,6 +99,10 @@ class PhpSessions:
         if serializer not in SERIALIZERS:
             raise ConfigurationError(f"serializer={serializer!r}: write one of {SERIALIZERS}")
         self._serializer: Serializer = serializer
+        if compression not in (None, *_COMPRESSIONS):
+            raise ConfigurationError(
+                f"compression={compression!r}: write one of {_COMPRESSIONS}, or None"
+            )
         try:
             self._decompress = None if compression is None else decompressor(compression)
             self._compress = None if compression is None else compressor(compression)

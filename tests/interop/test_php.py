@@ -45,8 +45,13 @@ class Place:
         return PhpSessions(self.url, prefix=self.prefix, **asked)
 
 
+def _tcp(url: str) -> str:
+    """The server as PHP has it. PHP may do everything there, and we what the rules allow."""
+    return as_owner(url).replace("redis://", "tcp://").removesuffix("/0")
+
+
 def _phpredis(url: str, prefix: str) -> Place:
-    path = url.replace("redis://", "tcp://").removesuffix("/0")
+    path = _tcp(url)
     ini = {"session.save_handler": "redis", "session.save_path": f"{path}?prefix={prefix}"}
     return Place(url, prefix, {**ini, "redis.session.locking_enabled": "1"})
 
@@ -54,11 +59,11 @@ def _phpredis(url: str, prefix: str) -> Place:
 @pytest.fixture(params=["phpredis", "predis", "cluster"])
 def place(request: pytest.FixtureRequest, prefix: str, redis_url: str) -> Place:
     """Each of PHP's handlers in turn."""
-    url, theirs = as_owner(redis_url), f"{prefix}php:"
+    theirs = f"{prefix}php:"
     if request.param == "phpredis":
-        return _phpredis(url, theirs)
+        return _phpredis(redis_url, theirs)
     if request.param == "predis":
-        return Place(url, theirs, {"predis": url.replace("redis://", "tcp://"), "prefix": theirs})
+        return Place(redis_url, theirs, {"predis": _tcp(redis_url), "prefix": theirs})
     topology: ClusterTopology = request.getfixturevalue("cluster_topology")
     seeds = "&".join(f"seed[]={node.address}" for node in topology.nodes)
     path = f"{seeds}&prefix={theirs}"
@@ -168,7 +173,7 @@ async def test_formats(
     redis_url: str, prefix: str, shop_url: str, serializer: Any, compression: Any
 ) -> None:
     """What PHP stores is found, and what is written for it is what PHP reads."""
-    place = _phpredis(as_owner(redis_url), prefix)
+    place = _phpredis(redis_url, prefix)
     place.ini["session.serialize_handler"] = serializer
     place.ini["redis.session.compression"] = compression or "none"
     source = place.source(serializer=serializer, compression=compression, map=None)
@@ -189,7 +194,7 @@ async def test_formats(
 
 async def test_every_write_counts(redis_url: str, prefix: str, shop_url: str) -> None:
     """PHP's lock is ours, too: 100 writes of both sides at once, and none is lost."""
-    place = _phpredis(as_owner(redis_url), prefix)
+    place = _phpredis(redis_url, prefix)
     place.ini |= {"redis.session.lock_wait_time": "2000", "redis.session.lock_retries": "5000"}
     names = [f"key{number}" for number in range(50)]
     source = place.source(map=None, write_back=names)
@@ -213,7 +218,7 @@ async def test_every_write_counts(redis_url: str, prefix: str, shop_url: str) ->
 
 async def test_a_session_that_ended_stays_so(redis_url: str, prefix: str, shop_url: str) -> None:
     """What PHP has ended isn't stored again by a write, and isn't there."""
-    place = _phpredis(as_owner(redis_url), prefix)
+    place = _phpredis(redis_url, prefix)
     source = place.source()
     async with browser(Starlette(), shop_url, place.ini) as at:
         await at.php("/login?user=alice")
@@ -231,7 +236,7 @@ LARAVEL_KEY: Final = "q5xvLYgo1mGfNZc1J0TrPp8bWq2hXkS7uVd3eAyR9tE="
 @pytest.mark.parametrize("framework", ["symfony", "laravel"])
 async def test_frameworks(redis_url: str, prefix: str, shop_url: str, framework: str) -> None:
     """One login and one cart with the sessions of Symfony and of Laravel."""
-    url = as_owner(redis_url)
+    url = redis_url
     theirs: dict[str, Any] = {"prefix": f"{prefix}php:"}
     path = "_sf2_attributes."
     user = f"{path}user"
