@@ -144,14 +144,16 @@ class Accepting:
         if state.status is LIVE:
             if not self._followed:
                 return session
-            if await self._still_lives(session):
-                signs_in = None if state.principal is not None else await self._signed_in(scope)
-                if signs_in is None:
-                    return session
-                if not state.is_anothers(signs_in.principal, self._backend.keyring):
-                    self._carry(session, signs_in)
-                self._fill(session := self._after(state, bound), signs_in)
+            if not await self._still_lives(session):
+                accepted = await self._find(scope)
+            elif state.principal is not None or not self._shared:
                 return session
+            else:  # somebody may have signed in there
+                accepted = await self._find(scope, signed_in=True)
+                if accepted is None:
+                    return session
+            if accepted is not None:
+                self._carry(session, accepted)
             session = self._after(state, bound)
         elif state.status in _CLOSED:
             if self._followed:
@@ -159,7 +161,8 @@ class Accepting:
             return session
         elif state.status not in _NOBODYS or state.opened:
             return session
-        accepted = await self._find(scope)
+        else:
+            accepted = await self._find(scope)
         if accepted is not None:
             self._fill(session, accepted)
         return session
@@ -176,26 +179,21 @@ class Accepting:
         state_of(session).want(cleared=True)
         return session
 
-    async def _signed_in(self, scope: Scope) -> Accepted | None:
-        """A session in which somebody has signed in, for a browser that is nobody's here.
-
-        It is looked for if both sides share who is signed in.
-        """
-        if self._sharing is None:
-            return None
-        found = await self._find(
-            scope, [each for each in self._sources if each.name in self._shared]
-        )
-        return None if found is None or found.principal is None else found
-
     def _carry(self, session: Session, accepted: Accepted) -> None:
-        """Have what was nobody's go along, but for what is shared: that is as it is there."""
-        alone = dict(session)
-        if self._sharing is not None:
-            alone = {
-                k: v for k, v in session.items() if not self._sharing.shares(accepted.source, k)
-            }
-        accepted.data = self._backend.values.encode({**alone, **decode(accepted.data)})
+        """Have the data of ours go along that was nobody's, or the same user's.
+
+        What is shared is as it is there.
+        """
+        sharing, state, whose = self._sharing, state_of(session), accepted.principal
+        if sharing is None or accepted.source not in self._shared or state.stored is None:
+            return
+        if whose is None:
+            goes = state.principal is None and state.stored.record.owner is None
+        else:
+            goes = not state.is_anothers(whose, self._backend.keyring)
+        if goes:
+            alone = {k: v for k, v in session.items() if not sharing.shares(accepted.source, k)}
+            accepted.data = self._backend.values.encode({**alone, **decode(accepted.data)})
 
     async def _still_lives(self, session: Session) -> bool:
         stored = state_of(session).stored
@@ -228,16 +226,21 @@ class Accepting:
         if source is not None:
             await source.end(origin.id)
 
-    async def _find(self, scope: Scope, sources: Sequence[_Asked] = ()) -> Accepted | None:
-        """The one session that the cookies name, if it is accepted."""
+    async def _find(self, scope: Scope, *, signed_in: bool = False) -> Accepted | None:
+        """The one session that the cookies name, if it is accepted.
+
+        `signed_in`: of sources that share sessions, and only if somebody is signed in by it.
+        """
         found = list[Accepted]()
-        for each in sources or self._sources:
+        for each in self._sources:
+            if signed_in and each.name not in self._shared:
+                continue
             values = each.read(scope)
             if len(values) > MOST_COOKIES or any(len(value) > LONGEST_COOKIE for value in values):
                 self._reject(each.name, "too much")
                 continue
             for value in values:
-                accepted = await self._asked(each, value, scope)
+                accepted = await self._asked(each, value, scope, signed_in)
                 if accepted is not None:
                     found.append(accepted)
         if len(found) > 1:
@@ -245,7 +248,9 @@ class Accepting:
             return None
         return found[0] if found else None
 
-    async def _asked(self, each: _Asked, value: str, scope: Scope) -> Accepted | None:
+    async def _asked(
+        self, each: _Asked, value: str, scope: Scope, signed_in: bool
+    ) -> Accepted | None:
         backend, source = self._backend, each.source
         try:
             found = await source.find(value)
@@ -255,10 +260,13 @@ class Accepting:
                 return None
             mapped = source.map(found.data)
             data = None if mapped is None else backend.values.encode(dict(mapped))
-            if data is None or data == EMPTY:
+            # One that is shared may be empty. What begins here is stored there, too.
+            if data is None or (data == EMPTY and each.name not in self._shared):
                 return None
             backend.values.check(data)
             principal = backend.principal.of(data)
+            if signed_in and principal is None:
+                return None
         except StoreError:
             raise
         except (SessionEncodeError, ConfigurationError) as exc:

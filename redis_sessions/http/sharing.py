@@ -106,7 +106,7 @@ class Sharing:
         """
         for name, source in self._sources.items():
             parts = _some(source, values.split(data))
-            if parts and self._backend.principal.of(values.join(parts)) == principal:
+            if source.shares and self._backend.principal.of(values.join(parts)) == principal:
                 return Origin(name, source.new_id(), BOTH_SIDES)
         return None
 

@@ -143,7 +143,7 @@ class PhpSessions:
         if _ID.match(id) is None:
             return "malformed"
         stored = await self._load(id)
-        if not stored:  # PHP stores an empty text for a session that it has only begun
+        if stored is None:
             return None
         data = self._decoded(stored)
         return "undecodable" if data is None else Found(data, id, None)

@@ -147,13 +147,26 @@ async def test_anonymous_carts(place: Place, prefix: str, shop_url: str) -> None
     async with visiting(place, prefix, shop_url) as at:
         await at.ours("/do?add=tea")
         assert await at.php("/add?sku=rum") == {"cart": {"tea": 1, "rum": 1}}
-        first = at.php_id
         await at.ours("/do?login=alice")
         assert await at.php("/") == {"cart": {"tea": 1, "rum": 1}, "user": {"id": "alice"}}
-        # Whoever has planted the id before knows nothing of who has signed in since.
+
+
+async def test_what_php_has_besides(place: Place, prefix: str, shop_url: str) -> None:
+    """What only PHP knows stays there, and each sign-in has an id that nobody had before."""
+    async with visiting(place, prefix, shop_url) as at:
+        await at.php("/count")
+        first = str(at.php_id)
+        await at.ours("/do?add=tea")
+        assert await at.php("/") == {"count": 1, "cart": {"tea": 1}}
+        assert at.php_id == first
+        await at.ours("/do?login=alice")
+        assert await at.php("/regenerate") == {
+            "count": 1,
+            "cart": {"tea": 1},
+            "user": {"id": "alice"},
+        }
+        assert await at.ours("/do") == {"user_id": "alice", "cart": {"tea": 1}}
         source = place.source()
-        assert first is not None
-        assert at.php_id != first
         assert await source.find(first) is None
         await source.close()
 

@@ -38,6 +38,9 @@ switch ($page) {
         session_destroy();
         $_SESSION = [];
         break;
+    case '/regenerate':
+        session_regenerate_id(true);
+        break;
     case '/forget':
         unset($_SESSION['user']);
         break;
