@@ -354,3 +354,17 @@ def php(request: pytest.FixtureRequest) -> Path:
             _skip_without(f"php-{name}" if found else "php-cli", request.config)
     assert found
     return found
+
+
+@pytest.fixture(scope="session")
+def php_libraries(request: pytest.FixtureRequest) -> Path:
+    """Where PHP finds Predis, and the parts of Symfony and Laravel that have sessions."""
+    folder = Path("/usr/share/php")
+    for package, part in (
+        ("php-predis", "Predis"),
+        ("php-symfony-http-foundation", "Symfony/Component/HttpFoundation"),
+        ("php-laravel-framework", "Illuminate/Session"),
+    ):
+        if not (folder / part).is_dir():
+            _skip_without(package, request.config)
+    return folder

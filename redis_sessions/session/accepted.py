@@ -14,7 +14,7 @@ class Origin(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     `source`: the name of the source. `id`: what names the session there, if it is followed; else
     "". `at`: the record's `authenticated_at` as it was accepted, and 0 from then on when the user
-    has proved here who they are.
+    has proved here who they are. -1: the session began on both sides at once.
     """
 
     __repr__ = silent_repr

@@ -63,6 +63,7 @@ def place(request: pytest.FixtureRequest, prefix: str, redis_url: str) -> Place:
     if request.param == "phpredis":
         return _phpredis(redis_url, theirs)
     if request.param == "predis":
+        request.getfixturevalue("php_libraries")
         return Place(redis_url, theirs, {"predis": _tcp(redis_url), "prefix": theirs})
     topology: ClusterTopology = request.getfixturevalue("cluster_topology")
     seeds = "&".join(f"seed[]={node.address}" for node in topology.nodes)
@@ -246,6 +247,7 @@ async def test_a_session_that_ended_stays_so(redis_url: str, prefix: str, shop_u
 LARAVEL_KEY: Final = "q5xvLYgo1mGfNZc1J0TrPp8bWq2hXkS7uVd3eAyR9tE="
 
 
+@pytest.mark.usefixtures("php_libraries")
 @pytest.mark.parametrize("framework", ["symfony", "laravel"])
 async def test_frameworks(redis_url: str, prefix: str, shop_url: str, framework: str) -> None:
     """One login and one cart with the sessions of Symfony and of Laravel."""

@@ -212,3 +212,17 @@ async def test_nothing_is_reported_while_nothing_happens() -> None:
     told = len(at.reported("rejected"))
     await at.visit(ours=token)
     assert len(at.reported("rejected")) == told
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_login_of_its_own(at_once: bool) -> None:
+    """If only the cart is shared, a sign-in here is one here alone, until another follows there."""
+    source = Together(s1={"cart": ["tea"]})
+    source.shares = frozenset({"cart"})
+    at = Place([source])
+    token = None if at_once else token_in(await at.visit())
+    token = token_in(await at.visit(lambda session: session.sign_in("alice"), ours=token))
+    assert (await at.visit(_add, ours=token)).seen == ALICE
+    assert source.sessions == {"s1": {"cart": ["tea", "milk"]}}
+    source.sessions["s1"]["user_id"] = "bob"
+    assert (await at.visit(ours=token)).seen == {"user_id": "bob", "cart": ["tea", "milk"]}
