@@ -25,7 +25,7 @@ from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import LIVE, LONGEST, Bound, State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY, decode
-from redis_sessions.tracebacks import strip
+from redis_sessions.tracebacks import no_fields, silent_repr, strip
 
 __all__ = ["Accepting", "Found", "Source", "accept_for", "accepting_of"]
 
@@ -50,6 +50,12 @@ class Found(NamedTuple):
     since: float | None = None
     """When it was the same session already, in seconds since the epoch. If all sessions of its user
     were revoked since, it isn't accepted. None: nobody knows, and it counts as begun just now."""
+
+    def __repr__(self) -> str:
+        return silent_repr(self)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return no_fields(self)
 
 
 class Source(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from secrets import token_hex
 from typing import Any, Final, cast, get_args
@@ -119,13 +119,14 @@ class PhpSessions:
         self.domain = domain
         self.once = once
         self.follow = follow
-        self.shares: frozenset[str] = frozenset(listed(write_back))
-        if None in self.shares:
+        shared = listed(write_back)
+        self.shares: frozenset[str] = frozenset(shared)
+        if None in shared:
             raise ConfigurationError(f"write_back={write_back!r}: write a set such as {{'cart'}}")
         if self.shares and not follow:
             raise ConfigurationError("write_back= needs follow=True")
         self._map = _without_objects if map is None else mapped_by(map)
-        paths: Mapping[str, str] = map if isinstance(map, Mapping) else {}
+        paths: Mapping[str, str] = cast("Any", map) if isinstance(map, Mapping) else {}
         self._paths = {ours: str(paths.get(ours, ours)).split(".") for ours in self.shares}
         if paths and not self.shares <= paths.keys():
             missing = sorted(self.shares - paths.keys())
@@ -269,11 +270,16 @@ class PhpSessions:
         """Put values of ours where the map says that they are in PHP's session."""
         for ours, value in values.items():
             *way, last = self._paths[ours]
-            inner: Any = data
+            inner = data
             for step in way:
-                inner = inner.setdefault(step, {}) if isinstance(inner, dict) else None
-            if not isinstance(inner, dict):
-                raise SessionEncodeError(f"write_back={ours!r}: its path isn't an array in PHP")
+                found = inner.get(step)
+                if found in (None, []):  # an empty array is a list
+                    found = {}
+                    if value is not None:
+                        inner[step] = found
+                if not isinstance(found, dict):
+                    raise SessionEncodeError(f"write_back={ours!r}: its path isn't an array in PHP")
+                inner = cast("dict[str, Any]", found)
             if value is None:
                 inner.pop(last, None)
             else:
@@ -286,7 +292,7 @@ def _without_objects(data: dict[Any, Any]) -> dict[str, Any]:
 
 def _has_object(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(map(_has_object, value.values()))
+        return any(map(_has_object, cast("Iterable[Any]", value.values())))
     if isinstance(value, list):
-        return any(map(_has_object, value))
+        return any(map(_has_object, cast("Iterable[Any]", value)))
     return isinstance(value, PhpObject)

@@ -41,7 +41,12 @@ class Place:
         self.ini = ini
 
     def source(self, **options: Any) -> PhpSessions:
-        asked = {"map": MAP, "write_back": {"user_id", "cart"}, "https_only": False, **options}
+        asked: dict[str, Any] = {
+            "map": MAP,
+            "write_back": {"user_id", "cart"},
+            "https_only": False,
+            **options,
+        }
         return PhpSessions(self.url, prefix=self.prefix, **asked)
 
 

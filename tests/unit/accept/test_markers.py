@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, cast
@@ -318,6 +319,14 @@ def test_sources_that_can_not_work(make: Any, message: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         make()
     assert message in str(raised.value)
+
+
+def test_without_itsdangerous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what is missing, and the others don't need it."""
+    monkeypatch.setitem(sys.modules, "itsdangerous", None)
+    with pytest.raises(ConfigurationError, match="pip install itsdangerous"):
+        StarletteCookie("a key")
+    Starsessions("redis://localhost")
 
 
 def test_a_list_of_transports_with_a_cookie_accepts() -> None:
