@@ -243,4 +243,4 @@ def test_each_runs_by_one_command(name: str) -> None:
     run = EXAMPLES / name / "run"
     assert os.access(run, os.X_OK)
     subprocess.run(["sh", "-n", run], check=True)
-    assert "    ./run" in (EXAMPLES / name / "README.md").read_text()
+    assert f"    examples/{name}/run" in (EXAMPLES / name / "README.md").read_text()
