@@ -1,6 +1,6 @@
-// What the theme's script makes, for those who use a keyboard or a screen reader: a table that is
-// wider than the screen can be scrolled by keys, a code block's button is no landmark, and the
-// path of a search result has a contrast of 4.5:1 and belongs to the result's name.
+// What the theme's script makes, for those who use a keyboard or a screen reader: a table or drawing
+// that is wider than the screen can be scrolled by keys, a code block's button is no landmark, and
+// the path of a search result has a contrast of 4.5:1 and belongs to the result's name.
 const legible = new CSSStyleSheet()
 legible.replaceSync("menu { color: rgb(var(--color-foreground) / 0.75) !important }")
 const observer = new MutationObserver(amend)
@@ -9,9 +9,9 @@ function amend() {
   for (const bar of document.querySelectorAll("nav.md-code__nav:not([role])")) {
     bar.setAttribute("role", "none")
   }
-  for (const table of document.querySelectorAll(".md-typeset__scrollwrap")) {
-    if (table.scrollWidth > table.clientWidth) table.tabIndex = 0
-    else table.removeAttribute("tabindex")
+  for (const wide of document.querySelectorAll(".md-typeset__scrollwrap, p:has(> img)")) {
+    if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0
+    else wide.removeAttribute("tabindex")
   }
   const search = [...document.body.children].find((each) => each.shadowRoot)?.shadowRoot
   if (!search) return
