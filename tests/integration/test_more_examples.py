@@ -259,11 +259,12 @@ def test_nginx_takes_its_configuration(nginx: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "started"),
     [
-        ("shop", "uvicorn main:app --port 8123 in shop, 1"),
-        ("chat", "uvicorn main:app --port 8123 in chat, 1"),
-        ("admin", "uvicorn main:app --port 8123 in admin, 1"),
-        ("cache", "uvicorn main:app --port 8123 in cache, 1"),
-        ("tutorial", "uvicorn main:app --port 8123 in tutorial, 1"),
+        ("shop", "uvicorn main:app --host localhost --port 8123 in shop, 1"),
+        ("chat", "uvicorn main:app --host localhost --port 8123 in chat, 1"),
+        ("admin", "uvicorn main:app --host localhost --port 8123 in admin, 1"),
+        ("leader", "uvicorn main:app --host localhost --port 8123 in leader, "),
+        ("cache", "uvicorn main:app --host localhost --port 8123 in cache, 1"),
+        ("tutorial", "uvicorn main:app --host localhost --port 8123 in tutorial, 1"),
         ("proxy", "docker compose up --build --port 8123 in proxy, "),
     ],
 )
@@ -285,4 +286,4 @@ def test_each_runs_by_one_command(name: str, started: str, tmp_path: Path) -> No
     )
     assert done.stdout == f"{started}\n"
     readme = EXAMPLES / name / "README.md"
-    assert name == "tutorial" or "    ./run" in readme.read_text()
+    assert name == "tutorial" or f"    examples/{name}/run" in readme.read_text()
