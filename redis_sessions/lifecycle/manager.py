@@ -11,11 +11,20 @@ from typing import Any, Final, Literal, TypeVar
 
 from redis_sessions.errors import SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
-from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
+from redis_sessions.lifecycle import (
+    commit,
+    enumeration,
+    listening,
+    loading,
+    merging,
+    revocation,
+    watching,
+)
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.exclusive import Exclusive
 from redis_sessions.lifecycle.revocation import AnyPrincipal, SessionInfo
+from redis_sessions.messages import Messages, messages_of
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
 from redis_sessions.session.keywords import suggesting
 from redis_sessions.session.outcome import Answer
@@ -66,6 +75,8 @@ class SessionManager:
 
     Raises `ConfigurationError`.
     """
+
+    _messages: Messages | None = None
 
     @stripped
     @suggesting({"secret_key": "keyring", "url": "store", "redis_url": "store"})
@@ -120,6 +131,7 @@ class SessionManager:
             Exclusive(backend.store, self._refresh, self._save).hold,
             partial(watching.changes, backend, self._refresh),
             backend.idle_end,
+            partial(listening.messages, backend, lambda: self.messages),
         )
 
     @property
@@ -131,6 +143,18 @@ class SessionManager:
     def store(self) -> Store:
         """Where the records are."""
         return self._backend.store
+
+    @property
+    @stripped
+    def messages(self) -> Messages:
+        """Messages to users, to sessions and to all, over this store and under its keys.
+
+        `ConfigurationError` if the store has no channels.
+        """
+        if self._messages is None:
+            b = self._backend
+            self._messages = messages_of(b.store, b.keyring, b.principal, b.values, b.reporter)
+        return self._messages
 
     @property
     def counts(self) -> Counter[str]:

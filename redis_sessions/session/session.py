@@ -21,6 +21,7 @@ from redis_sessions.session import threads, values
 from redis_sessions.session.aliases import checked_aliases
 from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.listening import Listening
 from redis_sessions.session.methods import checked_methods
 from redis_sessions.session.principal import Principal, remove
 from redis_sessions.session.state import Duration, State, Wanted, seconds
@@ -54,6 +55,7 @@ class Services:
     exclusive: Callable[[Session, float], AbstractAsyncContextManager[None]]
     changes: Callable[[Session], AsyncGenerator[frozenset[str], None]]
     idle_end: Callable[[State], int | None]
+    messages: Callable[[Session], Listening]
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
         """Who is signed in by these data, as they would be stored."""
@@ -301,6 +303,19 @@ class Session(dict[str, Any]):
         has gone. Raises `StoreUnavailableError`.
         """
         return self._services.changes(self)
+
+    @stripped
+    def messages(self) -> Listening:
+        """What is sent to this session, to its principal and to all, from now on.
+
+            async for message in session.messages(): ...
+
+        A message is a dict, or a `Missed` where some may be missing. It is over when the session
+        has ended, or the client has gone. `async with` waits until it has begun; see `Listening`.
+        It goes by what is stored: a sign-in of this request counts from the next one on. Raises
+        `StoreUnavailableError` when it begins.
+        """
+        return self._services.messages(self)
 
     @asynccontextmanager
     async def exclusive(self, *, timeout: float = 5) -> AsyncGenerator[None, None]:

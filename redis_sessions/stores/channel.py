@@ -159,6 +159,10 @@ class Channel:
         """Each primary, with slots that needn't be looked at; here there is one, and no slot."""
         yield self.connector, frozenset()
 
+    async def primary_of(self, key: str, *, fresh: bool = False) -> Connector:
+        """The primary that has a key; here there is one."""
+        return self.connector
+
     @property
     def node_health(self) -> NodeHealth:
         """Its health as that of a Cluster's node, by `CLUSTER_NODE`."""

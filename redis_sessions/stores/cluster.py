@@ -207,6 +207,13 @@ class Cluster:
             await self._map.renew()
             done |= {slot for slot in before if self._map.owners[slot] is node}
 
+    async def primary_of(self, key: str, *, fresh: bool = False) -> Connector:
+        """The primary that has a key, or a channel; `StoreError`."""
+        if fresh:
+            await self._map.refreshed_within(self._timeout)
+        node = await self._map.find(key_slot(key.encode()), self._loop.time() + self._timeout)
+        return node.connector
+
     def log_trouble(self, enabled: bool) -> None:
         """Has no effect: the trouble of a single node is logged in any case."""
 

@@ -69,6 +69,13 @@ class Servers(Protocol):
         """
         ...
 
+    async def primary_of(self, key: str, *, fresh: bool = False) -> Connector:
+        """The primary that has a key, or a channel; `StoreError`.
+
+        `fresh`: by a Cluster's map that is fetched first, since a node has contradicted it.
+        """
+        ...
+
     def log_trouble(self, enabled: bool) -> None:
         """Whether new trouble is logged. It needn't be while somebody else reports it."""
         ...
