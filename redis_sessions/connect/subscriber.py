@@ -212,13 +212,14 @@ class Subscriber(asyncio.Protocol):
         """Take an answer. The server answers in order, and names one channel at a time."""
         verb, channels = self._sent[0] if self._sent else ("", {})
         if kind == "error":
-            if verb in ("", _PING):
+            if not verb:
                 self._lose(told)
                 return
             self._sent.popleft()
-            if verb.endswith("unsubscribe"):
-                return  # another node has the slot by now
-            self._hearer.on_refused(self, list(channels), told)
+            if verb in ("subscribe", "ssubscribe"):
+                self._hearer.on_refused(self, list(channels), told)
+            # A PING that the user may not send is answered all the same. And if it can't
+            # unsubscribe, another node has the slot by now.
         elif kind == verb and (kind == _PING or channel in channels):
             channels.pop(channel, None)
             if not channels:

@@ -58,8 +58,8 @@ def test_all_is_well() -> None:
     assert {finding.level for finding in findings} == {Level.OK}
     assert [finding.advice for finding in findings if finding.advice] == []
     assert [finding.check for finding in findings] == [
-        *("topology", "tls", "rights", "server", "default user", "protected mode", "memory"),
-        *("persistence", "replication", "clock", "latency"),
+        *("topology", "tls", "rights", "messages", "server", "default user", "protected mode"),
+        *("memory", "persistence", "replication", "clock", "latency"),
     ]
 
 
@@ -68,6 +68,7 @@ def test_what_the_user_may_not_ask_is_unknown() -> None:
     blind = replace(WELL, hello=None, info=None, config=None, anonymous=None, clock=None, pings=())
     levels = {f.check: f.level for f in find(replace(FACTS, servers=[blind]))}
     assert levels.pop("rights") is levels.pop("tls") is levels.pop("topology") is Level.OK
+    assert levels.pop("messages") is Level.OK
     assert set(levels.values()) == {Level.UNKNOWN}
 
 
@@ -371,6 +372,13 @@ def test_a_dry_run_that_failed() -> None:
     """What the store said is shown, and where to read what it needs."""
     finding = of(replace(FACTS, rights="refused: NOPERM"), "rights")
     assert (finding.level, finding.text) == (Level.FAIL, "refused: NOPERM")
+    assert "redis-sessions acl" in finding.advice
+
+
+def test_messages_that_do_not_arrive() -> None:
+    """It is a warning, since an application needn't send any."""
+    finding = of(replace(FACTS, messages="refused: NOPERM"), "messages")
+    assert (finding.level, finding.text) == (Level.WARN, "refused: NOPERM")
     assert "redis-sessions acl" in finding.advice
 
 
