@@ -10,11 +10,10 @@ that may have missed some gets a `Missed` in their place.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
@@ -72,17 +71,7 @@ class Messages:
         on_event: EventHandler | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
-        parts = Values(max_size=max_size, enc_hook=enc_hook), Reporter(on_event, personal=False)
-        self._begin(open_store(store), keyring_of(keyring), Principal("user_id"), *parts)
-
-    def _begin(
-        self,
-        store: Store,
-        keyring: Keyring,
-        principal: Principal,
-        values: Values,
-        reporter: Reporter,
-    ) -> None:
+        store = open_store(store)
         if not isinstance(store, Publishing):
             raise ConfigurationError(
                 f"messages need a store that has channels, and {type(store)!r} has no channels(): "
@@ -92,11 +81,11 @@ class Messages:
         self._store = store
         self._channels = store.channels
         self._prefix = f"{store.prefix}msg:"
-        self._box = Box(keyring, store.prefix, b"rs-message")
-        self._principal = principal
-        self._values = values
-        self._reporter = reporter
-        self._openers = PerLoop(self._new_opener)
+        self._box = Box(keyring_of(keyring), store.prefix, b"rs-message")
+        self._principal = Principal("user_id")
+        self._values = Values(max_size=max_size, enc_hook=enc_hook)
+        self._reporter = Reporter(on_event, personal=False)
+        self._openers = PerLoop(lambda: _Opener(self._box, self._reporter))
 
     @awaited
     async def to_principal(self, principal: str | int | UUID, message: Mapping[str, Any]) -> None:
@@ -144,6 +133,11 @@ class Messages:
             )
         return Listening(partial(_reading, self, contexts))
 
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each event happened, by name, and by `name: reason`."""
+        return self._reporter.counts
+
     @stripped
     async def close(self) -> None:
         """Close the store's connections of the running event loop."""
@@ -164,9 +158,6 @@ class Messages:
         channel = self._prefix + self._box.names(context)[0]
         await self._channels().publish(channel, self._box.seal(context, encoded))
 
-    def _new_opener(self) -> _Opener:
-        return _Opener(self._box, self._reporter)
-
     def _feed(self, contexts: Iterable[str]) -> Feed:
         names = {self._prefix + name: to for to in contexts for name in self._box.names(to)}
         return Feed(self._channels(), names, self._openers.get())
@@ -176,9 +167,9 @@ def messages_of(
     store: Store, keyring: Keyring, principal: Principal, values: Values, reporter: Reporter
 ) -> Messages:
     """The messages of a manager, with its parts. Raises `ConfigurationError`."""
-    messages = Messages.__new__(Messages)
-    messages._begin(store, keyring, principal, values, reporter)  # pyright: ignore[reportPrivateUsage] - this module's own
-    return messages
+    made = Messages(store, keyring)
+    made._principal, made._values, made._reporter = principal, values, reporter  # pyright: ignore[reportPrivateUsage] - this module's own
+    return made
 
 
 def feed_of(messages: Messages, session: str, principal: str | None) -> Feed:
@@ -209,12 +200,7 @@ class Feed:
         self._begun = True
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.stop()
         if self._end is not None:
             self._end()
@@ -227,7 +213,7 @@ class Feed:
 
     def _told(self, channel: str, sealed: bytes | None) -> None:
         if sealed is not None:
-            encoded = self._opener.opened(self._names[channel], sealed)
+            encoded = self._opener.opened(self._names[channel], sealed, self)
             if encoded is not None:
                 self._put(encoded)
         elif self._begun:
@@ -264,13 +250,16 @@ class _Opener:
         self._box = box
         self._reporter = reporter
         self._latest: tuple[str, bytes | None, bytes | None] = "", None, None
+        self._given = set[int]()  # the ids of the feeds that have the latest one
         self._known: dict[bytes, None] = {}
 
-    def opened(self, context: str, sealed: bytes) -> bytes | None:
+    def opened(self, context: str, sealed: bytes, feed: Feed) -> bytes | None:
         """The encoded message; None if it was made by somebody else, or has come before."""
         latest = self._latest
-        if latest[1] is not sealed or latest[0] != context:
+        if latest[1] is not sealed or latest[0] != context or id(feed) in self._given:
             latest = self._latest = context, sealed, self._open(context, sealed)
+            self._given.clear()
+        self._given.add(id(feed))
         return latest[2]
 
     def _open(self, context: str, sealed: bytes) -> bytes | None:

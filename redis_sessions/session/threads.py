@@ -34,8 +34,8 @@ def awaited(function: Callable[P, R]) -> Callable[P, R]:
     a checked one can't say so to that version of it.
     """
     run = stripped(function)
-    owner = "session" if function.__qualname__.startswith("Session.") else "manager"
-    if owner == "manager" and sys.version_info < (3, 12):
+    owner = function.__qualname__.partition(".")[0].removeprefix("Session").lower() or "session"
+    if owner != "session" and sys.version_info < (3, 12):
         return run
     call = f"{owner}.{function.__name__}"
     if len(inspect.signature(function).parameters) > 1:
