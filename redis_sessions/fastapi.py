@@ -20,12 +20,14 @@ from redis_sessions.errors import ConfigurationError, SessionGoneError
 from redis_sessions.http.login import checked_page, not_signed_in
 from redis_sessions.http.step_up import step_up
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
+from redis_sessions.messages import Messages
 from redis_sessions.middleware import active_session
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import Duration
 from redis_sessions.tracebacks import stripped
 
 __all__ = [
+    "MessagesDep",
     "OptionalPrincipalDep",
     "PrincipalDep",
     "SessionDep",
@@ -77,13 +79,15 @@ _CALLED: Final = Depends(_Forgotten())
 class SessionSecurity:
     """The dependencies for one cookie or header, made by `session_security()`.
 
-    Write `Depends(…)` with `session`, `manager`, `principal`, `optional_principal`,
+    Write `Depends(…)` with `session`, `manager`, `messages`, `principal`, `optional_principal`,
     `login_required("/login")`, `fresh(within=…)` or `untouched` in it.
     """
 
     session: Callable[..., Awaitable[Session]]
     """The session. It is loaded, also with `lazy=True`."""
     manager: Callable[..., Awaitable[SessionManager]]
+    messages: Callable[..., Awaitable[Messages]]
+    """The manager's `messages`."""
     principal: Callable[..., Awaitable[str]]
     """Who is signed in, as a str. The answer is 401 if nobody is."""
     untouched: Callable[..., Awaitable[None]]
@@ -109,6 +113,10 @@ class SessionSecurity:
             return active_session(connection, key).manager
 
         @stripped
+        async def messages(connection: HTTPConnection) -> Messages:
+            return active_session(connection, key).manager.messages
+
+        @stripped
         async def untouched(connection: HTTPConnection) -> None:
             active_session(connection, key).session.untouched()
 
@@ -123,7 +131,7 @@ class SessionSecurity:
             return session.principal
 
         self.session, self.manager, self.principal = session, manager, principal
-        self.untouched = untouched
+        self.untouched, self.messages = untouched, messages
         self.optional_principal = optional_principal
         self._key = key
 
@@ -230,6 +238,9 @@ SessionDep = Annotated[Session, Depends(_default.session)]
 
 SessionManagerDep = Annotated[SessionManager, Depends(_default.manager)]
 """The manager of that session."""
+
+MessagesDep = Annotated[Messages, Depends(_default.messages)]
+"""The messages of that manager."""
 
 PrincipalDep = Annotated[str, Depends(_default.principal)]
 """Who is signed in, as a str. The answer is 401 if nobody is."""

@@ -1,4 +1,4 @@
-"""examples/shop, chat, admin and proxy do what their pages promise."""
+"""examples/shop, chat, messages, admin and proxy do what their pages promise."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
     assert "warn" not in run.stderr
 
 
-@pytest.mark.parametrize("name", ["shop", "chat", "admin", "proxy"])
+@pytest.mark.parametrize("name", ["shop", "chat", "messages", "admin", "proxy"])
 def test_each_runs_by_one_command(name: str) -> None:
     """`run` can be executed, is a correct script, and the README names it."""
     run = EXAMPLES / name / "run"

@@ -46,6 +46,7 @@ from redis_sessions import (
     safe_next,
 )
 from redis_sessions.fastapi import (
+    MessagesDep,
     OptionalPrincipalDep,
     PrincipalDep,
     SessionDep,
@@ -55,6 +56,7 @@ from redis_sessions.fastapi import (
     session_security,
     untouched,
 )
+from redis_sessions.messages import Messages, Missed
 from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
     Clock,
@@ -150,12 +152,32 @@ async def socket(websocket: WebSocket) -> None:
     await session.refresh()
     async for keys in session.changes():
         assert_type(keys, frozenset[str])
+    async for message in session.messages():
+        assert_type(message, dict[str, Any] | Missed)
+        if isinstance(message, Missed):
+            assert_type(message.count, int | None)
+    async with session.messages() as messages:
+        assert_type(await anext(messages), dict[str, Any] | Missed)
     assert_type(get_session(websocket, watch=False), Session)
 
 
 @app.get("/poll", dependencies=[Depends(untouched)])
 async def poll(session: SessionDep) -> int:
     return len(session)
+
+
+@app.post("/exports")
+async def exports(messages: MessagesDep, user: PrincipalDep) -> None:
+    assert_type(messages, Messages)
+    await messages.to_principal(user, {"kind": "export"})
+    await messages.to_principal(uuid4(), {})
+    await messages.to_session("id", {})
+    await messages.to_all({})
+    alone = Messages("redis://localhost", [generate_key()], max_size=1000, on_event=print)
+    async with alone.listen(principal=7, session="id", all=True) as listener:
+        async for message in listener:
+            assert_type(message, dict[str, Any] | Missed)
+    await alone.close()
 
 
 @app.get("/me")

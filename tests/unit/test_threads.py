@@ -24,6 +24,7 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.fastapi import SessionDep, SessionManagerDep
+from redis_sessions.messages import Messages
 from redis_sessions.testing import read_session, store_session
 from tests.support.asgi import Reply, ask, cookie
 from tests.unit.setting import ALICE
@@ -41,8 +42,13 @@ CALLS: dict[str, Callable[[Session, SessionManager], Awaitable[object]]] = {
     "manager.revoke_all, …": lambda _, manager: manager.revoke_all("alice", keep="a" * 20),
     "manager.revoke_by, …": lambda _, manager: manager.revoke_by("sid", "1"),
     "manager.ready, …": lambda _, manager: manager.ready(),
+    "messages.to_principal, …": lambda _, manager: manager.messages.to_principal("alice", {}),
+    "messages.to_session, …": lambda _, manager: manager.messages.to_session("a" * 20, {}),
+    "messages.to_all, …": lambda _, manager: manager.messages.to_all({}),
     "manager.count": lambda _, manager: manager.count(),
 }
+
+OWNERS = {"session": Session, "manager": SessionManager, "messages": Messages}
 
 
 def app_with(manager: SessionManager, endpoint: Callable[..., Any]) -> FastAPI:
@@ -91,12 +97,14 @@ def test_all_of_them_are_checked() -> None:
     """Others are called by frameworks (`connect`, `close`) or by each request (`load`)."""
     awaited = {
         f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for owner, kind in OWNERS.items()
         for name, method in vars(kind).items()
         if name[0] != "_" and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
     called = {call.partition(",")[0] for call in CALLS}
-    assert awaited - called == {"manager.connect", "manager.close", "manager.load"}
+    assert awaited - called == {
+        *("manager.connect", "manager.close", "manager.load", "messages.close"),
+    }
 
 
 @pytest.mark.parametrize("call", [c for c in CALLS if CHECKED or c.startswith("session")])
@@ -201,7 +209,7 @@ def test_no_method_is_forgotten() -> None:
     """
     awaited = {
         f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for owner, kind in OWNERS.items()
         for name, method in vars(kind).items()
         if not name.startswith("_") and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
@@ -209,4 +217,5 @@ def test_no_method_is_forgotten() -> None:
         "manager.load",
         "manager.connect",
         "manager.close",
+        "messages.close",
     }

@@ -49,6 +49,16 @@ async def managed(manager: SessionManager, session: Session) -> None:
         pass
 
 
+async def listened(manager: SessionManager, session: Session) -> None:
+    async for _ in session.messages():
+        pass
+
+
+async def begun(manager: SessionManager, session: Session) -> None:
+    async with manager.messages.listen(all=True):
+        pass
+
+
 async def changed(manager: SessionManager, session: Session) -> None:
     store, stored = manager.store, state_of(session).stored
     assert isinstance(store, Away)
@@ -76,6 +86,12 @@ MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "update": lambda manager, session: manager.update(session, len),
     "exclusive": managed,
     "changes": changed,
+    "messages": lambda manager, _: manager.messages.to_all({"a": object}),
+    "messages, to whom": lambda manager, _: manager.messages.to_session("a", {}),
+    "session.messages": listened,
+    "listen": begun,
+    "listen, to what": lambda manager, _: manager.messages.listen().__aenter__(),
+    "close messages": lambda manager, _: manager.messages.close(),
     "sessions_of": lambda manager, _: manager.sessions_of("a"),
     "revoke": lambda manager, session: manager.revoke(str(session.id), principal="a"),
     "count": lambda manager, _: manager.count(),
