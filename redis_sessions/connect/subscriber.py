@@ -29,6 +29,9 @@ __all__ = ["Hearer", "Subscriber"]
 
 _MORE: Final = object()
 _PING: Final = "ping"
+_KINDS: Final = {
+    *(b"message", b"smessage", b"subscribe", b"ssubscribe", b"unsubscribe", b"sunsubscribe")
+}
 
 
 class Hearer(Protocol):
@@ -246,6 +249,6 @@ def _read(reply: Any) -> tuple[str, str, Any]:
     if reply == b"PONG" or reply[0] == b"pong":  # the latter as long as there are subscriptions
         return _PING, "", None
     kind, channel, told = reply
-    if not isinstance(told, bytes if kind.endswith(b"message") else int):
+    if kind not in _KINDS or not isinstance(told, bytes if b"message" in kind else int):
         raise TypeError(reply)
     return kind.decode(), channel.decode(), told

@@ -33,7 +33,7 @@ Told = Callable[[str, bytes | None], None]
 
 _UNKNOWN: Final = "unknown command"  # before Redis 7 a Cluster has no channels that belong to slots
 _PLAIN_FOR: Final = 1.0
-_LONGEST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 0.5
 _IDLE: Final = 60.0
 _REDIRECTED: Final = (errors.AskError, errors.ClusterDownError, errors.TryAgainError)
 
@@ -87,7 +87,7 @@ class RedisPubSub:
     1. Somebody listens to it, and nobody did before.
     2. The connection was lost.
     3. The server has ended the subscription, or has refused it, since another one has the slot.
-    4. An attempt has failed. There are pauses between attempts, of a second at most.
+    4. An attempt has failed. There are pauses between attempts, of half a second at most.
 
     In a Cluster, and behind Sentinels, another server may take one's place. Publishers notice that
     some seconds later than listeners may. So after a loss these are told twice.
@@ -212,7 +212,7 @@ class RedisPubSub:
     async def _place(self) -> None:
         while self._unplaced:
             if self._failures:
-                pause = min(0.02 * 2**self._failures, _LONGEST_PAUSE)
+                pause = min(0.02 * 2 ** min(self._failures, 9), _LONGEST_PAUSE)
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - to spread them
             names = list(self._unplaced)
             self._unplaced.clear()
