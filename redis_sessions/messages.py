@@ -42,6 +42,7 @@ QUEUE: Final = 256
 _REMEMBERED: Final = 4096
 """How many of the latest messages are known, since one may be sent twice."""
 _ALL: Final = "all"
+_MAPS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})  # with these a MessagePack map begins
 
 
 class Messages:
@@ -131,7 +132,7 @@ class Messages:
             raise ConfigurationError(
                 "listen() to what? Write principal=, session= or all=True, or several of them"
             )
-        return Listening(partial(_reading, self, contexts))
+        return Listening(partial(self._reading, contexts))
 
     @property
     def counts(self) -> Counter[str]:
@@ -153,10 +154,19 @@ class Messages:
         except SessionEncodeError as exc:
             text = str(exc).replace("session", "message", 1)
             raise SessionEncodeError(text) from exc.__cause__
+        if encoded[0] not in _MAPS:
+            raise SessionEncodeError(f"a message is a dict, and not of type {type(message)!r}")
         # Under the primary key's name. Who listens does so under each key's of the ring: so a new
         # key is rolled out as for sessions, and no process is missed on the way.
         channel = self._prefix + self._box.names(context)[0]
         await self._channels().publish(channel, self._box.seal(context, encoded))
+
+    @asynccontextmanager
+    async def _reading(
+        self, contexts: Iterable[str]
+    ) -> AsyncGenerator[AsyncGenerator[Message | Missed]]:
+        async with self._feed(contexts) as feed, aclosing(feed.read()) as read:
+            yield read
 
     def _feed(self, contexts: Iterable[str]) -> Feed:
         names = {self._prefix + name: to for to in contexts for name in self._box.names(to)}
@@ -220,9 +230,9 @@ class Feed:
             self._put(None)
 
     def _put(self, item: bytes | None) -> None:
-        if item is None and self._waiting and self._waiting[-1] is None:
+        if self._over or (item is None and self._waiting and self._waiting[-1] is None):
             return
-        if len(self._waiting) >= QUEUE and not self._over:
+        if len(self._waiting) >= QUEUE:
             first = self._waiting.popleft()
             known = None if first is None else self._dropped
             self._dropped = None if known is None else known + 1
@@ -279,14 +289,6 @@ class _Opener:
             self._reporter.report("message_rejected", Reject.CONTENT)
             return None
         return encoded
-
-
-@asynccontextmanager
-async def _reading(
-    messages: Messages, contexts: Iterable[str]
-) -> AsyncGenerator[AsyncGenerator[Message | Missed]]:
-    async with messages._feed(contexts) as feed, aclosing(feed.read()) as read:
-        yield read
 
 
 def _to_session(id: str) -> str:

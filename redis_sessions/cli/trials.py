@@ -15,8 +15,12 @@ async def send_to_itself(store: RedisStore) -> str | None:
     """Publish in a channel of messages, and listen there; why nothing arrived."""
     channels, name = store.channels(), f"{store.prefix}msg:{token_hex(16)}"
     heard = asyncio.Event()
+
+    def told(_: str, __: bytes | None) -> None:
+        heard.set()
+
     try:
-        stop = await channels.subscribe([name], lambda *_: heard.set())
+        stop = await channels.subscribe([name], told)
         try:
             async with asyncio.timeout(store.timeout):
                 await channels.publish(name, b"check")

@@ -234,7 +234,7 @@ class RedisPubSub:
             subscriber = Subscriber(connector, BOUND, self)
             try:
                 await subscriber.open()
-            except StoreError as exc:
+            except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
                 self._stale = True
                 self._fail(names, exc)
                 return
@@ -247,7 +247,7 @@ class RedisPubSub:
         else:
             subscriber.subscribe(known)
 
-    def _fail(self, names: Sequence[str], error: StoreError) -> None:
+    def _fail(self, names: Sequence[str], error: Exception) -> None:
         """Tell those who wait for these channels, and try again for those who go on."""
         if not self._warned:
             self._warned = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -267,6 +267,8 @@ async def test_what_can_not_be_sent(store: Wire) -> None:
         await messages.to_all({"a": [1, Odd()]})
     with pytest.raises(SessionEncodeError, match=r"^the message is 115 bytes, over max_size=100"):
         await messages.to_session(SESSION, {"text": "x" * 107})
+    with pytest.raises(SessionEncodeError, match="a message is a dict"):
+        await messages.to_all([1, 2])  # type: ignore[arg-type]
     assert store.sent == []
     hooked = Messages(store, KEY, enc_hook=lambda value: type(value).__name__)
     async with hooked.listen(all=True) as heard:
@@ -296,7 +298,7 @@ async def test_a_store_without_channels(manager: SessionManager) -> None:
             return getattr(manager.store, name)
 
     with pytest.raises(ConfigurationError, match=r"has no channels\(\)"):
-        Messages(Bare(), KEY)
+        Messages(cast("Any", Bare()), KEY)
 
 
 async def test_those_of_a_manager(store: Wire) -> None:
