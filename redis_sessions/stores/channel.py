@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
 from contextlib import suppress
 from functools import partial
 from secrets import token_hex
@@ -43,6 +43,8 @@ class Channel:
     3. Writes that wait for replicas have links of their own, since WAIT holds up everything after
        it. There is one for records, and one for indexes.
     """
+
+    on_moved: Callable[[Container[int]], None] | None = None
 
     def __init__(
         self,

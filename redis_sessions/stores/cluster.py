@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Container, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -60,6 +60,8 @@ class _ClusterQueue:
 
 class Cluster:
     """The nodes of one Cluster, as one event loop sees them."""
+
+    on_moved: Callable[[Container[int]], None] | None = None
 
     def __init__(
         self,
@@ -246,6 +248,8 @@ class Cluster:
         for node in nodes:
             node.tracking.forget_copies()
         self.watching.read([key for key in self.watching if key_slot(key.encode()) in slots])
+        if self.on_moved is not None:
+            self.on_moved(slots)
 
     def _forget(self, node: Channel) -> None:
         self._clock.forget(node.connector.where)

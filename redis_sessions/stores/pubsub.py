@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from contextvars import Context
 from functools import partial
 from threading import Lock
 from typing import Any, Final, Protocol, runtime_checkable
+from weakref import WeakMethod
 
 from redis import exceptions as errors
+from redis.crc import key_slot
 
 from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Kind
@@ -86,7 +88,8 @@ class RedisPubSub:
 
     1. Somebody listens to it, and nobody did before.
     2. The connection was lost.
-    3. The server has ended the subscription, or has refused it, since another one has the slot.
+    3. The server has ended the subscription, or has refused it, since another one has the slot; or
+       the Cluster's map says so.
     4. An attempt has failed. There are pauses between attempts, of half a second at most.
 
     In a Cluster, and behind Sentinels, another server may take one's place. Publishers notice that
@@ -110,6 +113,13 @@ class RedisPubSub:
         self._plain_until = float("-inf")
         self._warned = False
         self._resting: asyncio.TimerHandle | None = None
+        me = WeakMethod(self._note_moved)  # the servers mustn't hold what has them
+
+        def on_moved(slots: Container[int]) -> None:
+            if (note := me()) is not None:
+                note(slots)
+
+        servers.on_moved = on_moved
 
     # -- publishing
 
@@ -270,6 +280,17 @@ class RedisPubSub:
                     channel.ready = self._loop.create_future()
                 channel.at = None
                 self._place_soon([name])
+
+    def _note_moved(self, slots: Container[int]) -> None:
+        """Leave the nodes that had these slots: one that is cut off tells nothing of it."""
+        ends = dict[Subscriber, list[str]]()
+        for name, channel in self._channels.items():
+            here = channel.at
+            if here is not None and here.sharded and key_slot(name.encode()) in slots:
+                ends.setdefault(here, []).append(name)
+        for subscriber, names in ends.items():
+            subscriber.unsubscribe(names)
+            self._unsettle(names)
 
     # -- what a subscriber tells
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container
 from typing import Any, Protocol, TypeVar
 
 from redis_sessions.connect.connector import Connector
@@ -44,6 +44,9 @@ class Servers(Protocol):
 
     @property
     def watching(self) -> Watching: ...
+
+    on_moved: Callable[[Container[int]], None] | None
+    """Is called with slots of a Cluster that another node has from now on."""
 
     def near_copy(self, key: str) -> NearCopy | None:
         """The copy of a key in this process, if it is known to be recent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -126,6 +127,26 @@ async def test_one_connection_for_all(store: RedisStore, other: Messages, behind
         assert await until(last, 0) == [0]
         await soon(lambda: [int(each["sub"]) for each in subscribers(behind)] == [1])
     await store.close()
+    await soon(lambda: subscribers(behind) == [])
+
+
+@pytest.mark.parametrize("ends", ["listening", "left", "collected"])
+async def test_a_loop_that_ends(behind: Server, ends: str) -> None:
+    """Its connection goes with it, although nobody has closed the store."""
+
+    async def listen() -> None:
+        messages = Messages(behind.url, KEY)
+        listening = messages.listen(all=True)
+        heard = await listening.__aenter__()
+        await messages.to_all({"n": 1})
+        assert await anext(heard) == {"n": 1}
+        if ends != "listening":
+            await listening.__aexit__(None, None, None)
+        if ends == "collected":
+            del messages, listening, heard
+            gc.collect()
+
+    await asyncio.to_thread(asyncio.run, listen())
     await soon(lambda: subscribers(behind) == [])
 
 

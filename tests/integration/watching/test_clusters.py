@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from redis_sessions import Keyring, RedisStore, StoreError
 from redis_sessions.messages import Messages
 from redis_sessions.session.box import Box
+from redis_sessions.stores.redis import servers_of
 from redis_sessions.testing import topology
 from tests.integration.cluster_slots import id_in, slots_of
 from tests.support.asgi import KEY
@@ -155,7 +156,7 @@ async def test_a_node_dies(
     await asyncio.to_thread(running.wait_ready)
 
 
-@pytest.mark.parametrize("how", ["a slot moves", "a failover", "a node dies"])
+@pytest.mark.parametrize("how", ["the map says so", "a slot moves", "a failover", "a node dies"])
 async def test_messages(running: topology.ClusterTopology, how: str) -> None:
     """Who listens there is told of the gap, and hears what the node is sent that has it now."""
     url = as_app(running.url)
@@ -165,7 +166,11 @@ async def test_messages(running: topology.ClusterTopology, how: str) -> None:
         messages, other = Messages(here, KEY), Messages(there, KEY)
         async with messages.listen(all=True) as heard:
             assert await until(heard, n := await said(other)) == [n]
-            if how == "a slot moves":
+            if how == "the map says so":  # of a node that is cut off, and doesn't know it
+                servers = servers_of(here)
+                assert servers.on_moved is not None
+                servers.on_moved({key_slot(channel.encode())})
+            elif how == "a slot moves":
                 target = next(node for node in running.primaries if node is not source)
                 slot = key_slot(channel.encode())
                 await asyncio.to_thread(running.move_slots, [slot], source, target)
