@@ -1,6 +1,7 @@
 """One connection over which a server sends what is published in channels (Pub/Sub, RESP2).
 
-redis-py opens the connection. Then a `Subscriber` owns its socket, as a `Link` does.
+redis-py opens the connection. Then a `Subscriber` owns its socket, as a `Link` does. It is no
+`Link`, which counts replies: SUBSCRIBE has one for each channel, and in RESP3 none at all.
 """
 
 from __future__ import annotations

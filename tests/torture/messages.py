@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -147,7 +148,7 @@ async def _disturb(
 async def _change(running: SentinelTopology, fault: str) -> None:
     before = running.primary
     if fault == "failover":
-        await asyncio.to_thread(running.failover)
+        await until(partial(_failed_over, running))
         return
     if fault == "frozen":
         before.pause()
@@ -165,6 +166,13 @@ async def _change(running: SentinelTopology, fault: str) -> None:
         return False
 
     await until(follows)
+
+
+async def _failed_over(running: SentinelTopology) -> bool:
+    with suppress(RedisError):  # the Sentinels don't trust the replica yet
+        await asyncio.to_thread(running.failover)
+        return True
+    return False
 
 
 def _judge(who: str, items: Got, last: int, unsure: set[int], result: Result) -> None:
