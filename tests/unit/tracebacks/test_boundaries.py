@@ -36,7 +36,10 @@ class Away(MemoryStore):
         return super().__getattribute__(name)
 
 
-METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"} | {"scan"}
+METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"} | {
+    "scan",
+    "channels",
+}
 
 
 async def exclusive(session: Session) -> None:
