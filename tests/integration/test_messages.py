@@ -131,6 +131,20 @@ async def test_one_connection_for_all(store: RedisStore, other: Messages, behind
     await soon(lambda: subscribers(behind) == [])
 
 
+async def test_nobody_listens_any_more(
+    store: RedisStore, behind: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is closed after a while, and opened again for who listens next."""
+    monkeypatch.setattr(pubsub, "_IDLE", 0.05)
+    messages = Messages(store, KEY)
+    for _ in range(2):
+        async with messages.listen(all=True) as heard:
+            assert await until(heard, n := await said(messages)) == [n]
+            assert len(subscribers(behind)) == 1
+        await soon(lambda: subscribers(behind) == [])
+        await soon(lambda: subscribers_of(store) == [])
+
+
 @pytest.mark.parametrize("ends", ["listening", "left", "collected"])
 async def test_a_loop_that_ends(behind: Server, ends: str) -> None:
     """Its connection goes with it, although nobody has closed the store."""
