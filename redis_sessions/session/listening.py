@@ -34,7 +34,8 @@ class Listening:
             await websocket.send_json(await load_all())
             async for message in messages: ...
 
-    A message is a dict, or a `Missed`. Both begin with `StoreUnavailableError` if Redis is away.
+    A message is a dict, or a `Missed` where some may be missing. Both ways begin with a
+    `StoreUnavailableError` if Redis is away.
     """
 
     __slots__ = ("_begin", "_begun")

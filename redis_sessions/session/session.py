@@ -28,15 +28,7 @@ from redis_sessions.session.state import Duration, State, Wanted, seconds
 from redis_sessions.session.values import Values
 from redis_sessions.tracebacks import strip, stripped
 
-__all__ = [
-    "Services",
-    "Session",
-    "new_session",
-    "replace_data",
-    "services_of",
-    "serving",
-    "state_of",
-]
+__all__ = ["Services", "Session", "new_session", "services_of", "serving", "set_data", "state_of"]
 
 T = TypeVar("T")
 
@@ -173,7 +165,7 @@ class Session(dict[str, Any]):
         if not is_present:
             remove(self, path[0], services.values)
         if is_anothers:
-            replace_data(self, carry_over(self, state, services.values, path))
+            set_data(self, carry_over(self, state, services.values, path))
         if not is_present:
             for step in reversed(path[1:]):
                 value = {step: value}
@@ -306,14 +298,10 @@ class Session(dict[str, Any]):
 
     @stripped
     def messages(self) -> Listening:
-        """What is sent to this session, to its principal and to all, from now on.
+        """What is sent to this session, to its principal and to all, from now on: see `Listening`.
 
-            async for message in session.messages(): ...
-
-        A message is a dict, or a `Missed` where some may be missing. It is over when the session
-        has ended, or the client has gone. `async with` waits until it has begun; see `Listening`.
-        It goes by what is stored: a sign-in of this request counts from the next one on. Raises
-        `StoreUnavailableError` when it begins.
+        It is over when the session has ended, or the client has gone. What is stored decides what
+        is heard: a sign-in of this request counts from the next one on.
         """
         return self._services.messages(self)
 
@@ -398,7 +386,7 @@ def new_session(data: Mapping[str, Any], state: State, services: Services) -> Se
     return session
 
 
-def replace_data(session: Session, data: Mapping[str, Any]) -> None:
+def set_data(session: Session, data: Mapping[str, Any]) -> None:
     """Set the data. Unlike `clear()`, this doesn't end the session."""
     dict.clear(session)
     dict.update(session, data)
