@@ -369,9 +369,7 @@ def test_a_server_that_is_away() -> None:
 
 def test_a_dry_run_that_failed() -> None:
     """What the store said is shown, and what to read. An application needn't send messages."""
-    found = [
-        of(replace(FACTS, rights="no", messages="no"), name) for name in ("rights", "messages")
-    ]
+    found = [of(replace(FACTS, rights="no", messages="no"), n) for n in ("rights", "messages")]
     assert [(f.level, f.text) for f in found] == [(Level.FAIL, "no"), (Level.WARN, "no")]
     assert all("redis-sessions acl" in finding.advice for finding in found)
 
