@@ -25,6 +25,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
+from redis_sessions.cli.trials import send_to_itself
 from redis_sessions.connect.connector import Connector, deployment_of, safe_on_connect
 from redis_sessions.connect.deployment import Address, Deployment, shown
 from redis_sessions.connect.failures import NO_DATABASE
@@ -66,6 +67,7 @@ async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> F
         found = replace(found, servers=servers)
         if any(server.error is None for server in servers):
             found = replace(found, rights=await _dry_run(store, ranges))
+            found = replace(found, messages=await send_to_itself(store))
     except (RedisError, OSError, TimeoutError) as exc:
         found = replace(found, unreachable=asker.said(exc))
     finally:

@@ -13,11 +13,20 @@ from redis_sessions.cache import Cache
 from redis_sessions.errors import SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
 from redis_sessions.leader import Leader
-from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
+from redis_sessions.lifecycle import (
+    commit,
+    enumeration,
+    listening,
+    loading,
+    merging,
+    revocation,
+    watching,
+)
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.exclusive import Exclusive
 from redis_sessions.lifecycle.revocation import AnyPrincipal, SessionInfo
+from redis_sessions.messages import Messages, messages_of
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
 from redis_sessions.session.keywords import suggesting
 from redis_sessions.session.outcome import Answer
@@ -70,6 +79,7 @@ class SessionManager:
     """
 
     _cache: Cache | None = None
+    _messages: Messages | None = None
 
     @stripped
     @suggesting({"secret_key": "keyring", "url": "store", "redis_url": "store"})
@@ -133,6 +143,7 @@ class SessionManager:
             Exclusive(backend.store, self._refresh, self._save).hold,
             partial(watching.changes, backend, self._refresh),
             backend.idle_end,
+            partial(listening.messages, backend, lambda: self.messages),
         )
 
     @property
@@ -157,6 +168,18 @@ class SessionManager:
     def leader(self) -> Leader:
         """Elects one process of all that use this store: `async with manager.leader(name)`."""
         return Leader(self.store)
+
+    @property
+    @stripped
+    def messages(self) -> Messages:
+        """Messages to users, to sessions and to all, over this store and under its keys.
+
+        `ConfigurationError` if the store has no channels.
+        """
+        if self._messages is None:
+            b = self._backend
+            self._messages = messages_of(b.store, b.keyring, b.principal, b.values, b.reporter)
+        return self._messages
 
     @property
     def counts(self) -> Counter[str]:

@@ -21,21 +21,14 @@ from redis_sessions.session import threads, values
 from redis_sessions.session.aliases import checked_aliases
 from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.listening import Listening
 from redis_sessions.session.methods import checked_methods
 from redis_sessions.session.principal import Principal, remove
 from redis_sessions.session.state import Duration, State, Wanted, seconds
 from redis_sessions.session.values import Values
 from redis_sessions.tracebacks import strip, stripped
 
-__all__ = [
-    "Services",
-    "Session",
-    "new_session",
-    "replace_data",
-    "services_of",
-    "serving",
-    "state_of",
-]
+__all__ = ["Services", "Session", "new_session", "services_of", "serving", "set_data", "state_of"]
 
 T = TypeVar("T")
 
@@ -54,6 +47,7 @@ class Services:
     exclusive: Callable[[Session, float], AbstractAsyncContextManager[None]]
     changes: Callable[[Session], AsyncGenerator[frozenset[str], None]]
     idle_end: Callable[[State], int | None]
+    messages: Callable[[Session], Listening]
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
         """Who is signed in by these data, as they would be stored."""
@@ -171,7 +165,7 @@ class Session(dict[str, Any]):
         if not is_present:
             remove(self, path[0], services.values)
         if is_anothers:
-            replace_data(self, carry_over(self, state, services.values, path))
+            set_data(self, carry_over(self, state, services.values, path))
         if not is_present:
             for step in reversed(path[1:]):
                 value = {step: value}
@@ -302,6 +296,15 @@ class Session(dict[str, Any]):
         """
         return self._services.changes(self)
 
+    @stripped
+    def messages(self) -> Listening:
+        """What is sent to this session, to its principal and to all, from now on: see `Listening`.
+
+        It is over when the session has ended, or the client has gone. What is stored decides what
+        is heard: a sign-in of this request counts from the next one on.
+        """
+        return self._services.messages(self)
+
     @asynccontextmanager
     async def exclusive(self, *, timeout: float = 5) -> AsyncGenerator[None, None]:
         """Hold the session's lock during a block.
@@ -383,7 +386,7 @@ def new_session(data: Mapping[str, Any], state: State, services: Services) -> Se
     return session
 
 
-def replace_data(session: Session, data: Mapping[str, Any]) -> None:
+def set_data(session: Session, data: Mapping[str, Any]) -> None:
     """Set the data. Unlike `clear()`, this doesn't end the session."""
     dict.clear(session)
     dict.update(session, data)

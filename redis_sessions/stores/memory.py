@@ -29,6 +29,7 @@ from redis_sessions.stores.protocols import (
     Written,
     checked_prefix,
 )
+from redis_sessions.stores.pubsub import MemoryPubSub, PubSub
 
 __all__ = ["MemoryStore"]
 
@@ -135,6 +136,7 @@ class MemoryStore:
         self._locks: dict[str, tuple[str, float]] = {}
         self._watchers: dict[str, set[_Watcher]] = {}
         self._waiting = PerLoop(lambda: Locks(self._set_lock))
+        self._channels = MemoryPubSub()
 
     # -- records
 
@@ -342,6 +344,9 @@ class MemoryStore:
             return None
         left = ceil((self._records[id][1] - self._clock()) * 1000)
         return Found(id, version(value), len(value), left)
+
+    def channels(self) -> PubSub:
+        return self._channels
 
     # -- the store
 

@@ -60,6 +60,7 @@ from redis_sessions.stores.protocols import (
     Written,
     checked_prefix,
 )
+from redis_sessions.stores.pubsub import PubSub, RedisPubSub
 from redis_sessions.stores.scanning import Place, scan
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
@@ -124,6 +125,8 @@ class RedisStore:
         self.observation: Observation = Observation()
         self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
+        kind = self._connector.deployment.kind
+        self._channels = PerLoop(lambda: RedisPubSub(self._servers.get(), self.timeout, kind))
         self._warned = False
 
     @property
@@ -246,6 +249,12 @@ class RedisStore:
     def scan(self, place: Place | None = None) -> AsyncGenerator[Sequence[Found], None]:
         return scan(self._servers.get(), self.prefix, self.timeout, place)
 
+    # -- what is published
+
+    def channels(self) -> PubSub:
+        """The channels of this store, for the running event loop."""
+        return self._channels.get()
+
     # -- the secret keys in use
 
     async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
@@ -316,7 +325,9 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the running loop's connections. Who watches there isn't told anything any more."""
-        locks, servers = self._locks.pop(), self._servers.pop()
+        locks, servers, channels = self._locks.pop(), self._servers.pop(), self._channels.pop()
+        if channels is not None:
+            await channels.close()
         if locks is not None:
             locks.close_when_unused()
         if servers is not None:

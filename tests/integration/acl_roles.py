@@ -10,11 +10,13 @@ from redis.exceptions import ResponseError
 
 from redis_sessions import RedisStore, StoreError
 from redis_sessions.cli.notices import notices_of
+from redis_sessions.messages import Messages
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.inspection import info
 from redis_sessions.stores.redis import servers_of
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from redis_sessions.testing.index_conformance import new_key
+from tests.support.asgi import KEY
 
 PASSWORD = "correct-horse"
 
@@ -48,6 +50,9 @@ async def exercise(url: str, prefix: str) -> None:
         await store.remove(key, [id], until=2**51)
         for _ in range(257):
             await store.mark(key, new_id(), ttl=MINUTE)
+        async with Messages(store, KEY).listen(all=True) as listener:
+            await Messages(store, KEY).to_all({"n": 1})
+            assert await anext(listener) == {"n": 1}
     finally:
         await store.close()
 

@@ -1,4 +1,4 @@
-"""examples/shop, cache, chat, admin and proxy do what their pages promise."""
+"""examples/shop, cache, chat, messages, admin and proxy do what their pages promise."""
 
 from __future__ import annotations
 
@@ -261,6 +261,11 @@ def test_nginx_takes_its_configuration(nginx: Path, tmp_path: Path) -> None:
     [
         ("shop", "uvicorn main:app --host localhost --port 8123 in shop, 1"),
         ("chat", "uvicorn main:app --host localhost --port 8123 in chat, 1"),
+        (
+            "messages",
+            "uvicorn main:app --host localhost --workers 2 --timeout-graceful-shutdown 3 "
+            "--port 8123 in messages, 1",
+        ),
         ("admin", "uvicorn main:app --host localhost --port 8123 in admin, 1"),
         ("leader", "uvicorn main:app --host localhost --port 8123 in leader, "),
         ("cache", "uvicorn main:app --host localhost --port 8123 in cache, 1"),

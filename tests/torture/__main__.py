@@ -1,6 +1,6 @@
 """Everything that takes minutes, one after the other, with what it found.
 
-python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [leader]
+python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [leader] [messages]
                         [--minutes 3]
 """
 
@@ -20,7 +20,7 @@ from hypothesis import settings
 from tests.chaos import faults, figures
 from tests.properties.state_machine import machine
 from tests.support.servers import DEFAULT_SERVER, SERVERS, Server
-from tests.torture import cancellation, leading, soak
+from tests.torture import cancellation, leading, messages, soak
 from tests.torture.sockets import run as sockets
 
 MOST_GROWTH: Final = 6 << 20
@@ -76,6 +76,13 @@ def _leader(url: str, arguments: argparse.Namespace) -> str:
     return leading.run(url, SERVERS[DEFAULT_SERVER], arguments.runs, arguments.lease)
 
 
+def _messages(_: str, arguments: argparse.Namespace) -> str:
+    result = asyncio.run(messages.run(arguments.messages))
+    if result.wrong:
+        raise AssertionError(f"messages\n    {result}")
+    return str(result)
+
+
 TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "state-machine": _state_machine,
     "cancellation": _cancellation,
@@ -83,6 +90,7 @@ TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "chaos": _chaos,
     "sockets": _sockets,
     "leader": _leader,
+    "messages": _messages,
 }
 
 
@@ -98,6 +106,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2, help="of load around each fault")
     parser.add_argument("--trials", type=int, default=1000, help="of each end of a socket")
     parser.add_argument("--sockets", type=int, default=1000, help="of one user, or of one primary")
+    parser.add_argument("--messages", type=int, default=100_000, help="over nine failovers")
     parser.add_argument("--parts", nargs="*", choices=sockets.PARTS, help="of the sockets")
     parser.add_argument("--runs", type=int, default=50, help="of each fault of a leader")
     parser.add_argument("--lease", type=int, default=1, help="seconds of a leader's lease")

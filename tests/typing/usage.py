@@ -49,6 +49,7 @@ from redis_sessions import (
 )
 from redis_sessions.fastapi import (
     CacheDep,
+    MessagesDep,
     OptionalPrincipalDep,
     PrincipalDep,
     SessionDep,
@@ -59,6 +60,7 @@ from redis_sessions.fastapi import (
     untouched,
 )
 from redis_sessions.leader import Leader, Term
+from redis_sessions.messages import Messages, Missed
 from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
     Clock,
@@ -154,12 +156,32 @@ async def socket(websocket: WebSocket) -> None:
     await session.refresh()
     async for keys in session.changes():
         assert_type(keys, frozenset[str])
+    async for message in session.messages():
+        assert_type(message, dict[str, Any] | Missed)
+        if isinstance(message, Missed):
+            assert_type(message.count, int | None)
+    async with session.messages() as messages:
+        assert_type(await anext(messages), dict[str, Any] | Missed)
     assert_type(get_session(websocket, watch=False), Session)
 
 
 @app.get("/poll", dependencies=[Depends(untouched)])
 async def poll(session: SessionDep) -> int:
     return len(session)
+
+
+@app.post("/exports")
+async def exports(messages: MessagesDep, user: PrincipalDep) -> None:
+    assert_type(messages, Messages)
+    await messages.to_principal(user, {"kind": "export"})
+    await messages.to_principal(uuid4(), {})
+    await messages.to_session("id", {})
+    await messages.to_all({})
+    alone = Messages("redis://localhost", [generate_key()], max_size=1000, on_event=print)
+    async with alone.listen(principal=7, session="id", all=True) as listener:
+        async for message in listener:
+            assert_type(message, dict[str, Any] | Missed)
+    await alone.close()
 
 
 @app.get("/me")

@@ -354,7 +354,7 @@ def test_every_method_that_writes_is_refused() -> None:
         *("sign_out", "mark_accessed", "get_as", "save", "refresh", "changes", "untouched"),
         *("get", "keys", "values", "items", "copy", "fromkeys"),
         *("id", "is_new", "created_at", "expires_at", "authenticated_at", "principal"),
-        *("idle_expires_at", "authentication_methods"),
+        *("idle_expires_at", "authentication_methods", "messages"),
     }
     plain = {name for name in dir(Session) if not name.startswith("_")}
     assert plain - known - harmless == set()
