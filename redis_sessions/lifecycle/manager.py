@@ -15,6 +15,7 @@ from redis_sessions.lifecycle import commit, enumeration, loading, merging, revo
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.exclusive import Exclusive
+from redis_sessions.lifecycle.expiry import OnExpired
 from redis_sessions.lifecycle.revocation import AnyPrincipal, SessionInfo
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
 from redis_sessions.session.keywords import suggesting
@@ -60,6 +61,8 @@ class SessionManager:
     - `on_event`: is called with each `Event`
     - `personal_events`: whether events of sign-ins and the like tell the principal, the client's
       address and its user agent, which may be personal data
+    - `on_expired`: is called with an `Expired` for each session that ran out unused. It may be
+      async. `expiring()`, or the middleware's lifespan, calls it
     - `enc_hook`, `dec_hook`: msgspec's
     - `clock`, for tests: gives seconds since the epoch. Ages are measured by it, too. Without it
       the time is the store's, and ages are measured by monotonic time, which nobody can set back
@@ -85,6 +88,7 @@ class SessionManager:
         deadline: float = 5.0,
         on_event: EventHandler | None = None,
         personal_events: bool = False,
+        on_expired: OnExpired | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
         dec_hook: Callable[[type, Any], Any] | None = None,
         clock: Callable[[], float] | None = None,
@@ -110,6 +114,7 @@ class SessionManager:
             enc_hook=enc_hook,
             dec_hook=dec_hook,
             clock=clock,
+            on_expired=on_expired,
         )
         backend.services = Services(
             backend.values,

@@ -18,6 +18,7 @@ __all__ = [
     "END",
     "INDEX",
     "LOCK",
+    "SCHEDULE",
     "IndexCommand",
     "Item",
     "Weight",
@@ -50,6 +51,7 @@ def script(file: str) -> Script:
 COMMIT: Final = script("commit.lua")
 INDEX: Final = script("index.lua")
 LOCK: Final = script("lock.lua")
+SCHEDULE: Final = script("schedule.lua")
 
 
 class Write(NamedTuple):

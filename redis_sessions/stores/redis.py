@@ -29,6 +29,7 @@ from redis_sessions.stores.commands import (
     END,
     INDEX,
     LOCK,
+    SCHEDULE,
     IndexCommand,
     Weight,
     Write,
@@ -60,6 +61,7 @@ from redis_sessions.stores.protocols import (
     checked_prefix,
 )
 from redis_sessions.stores.scanning import Place, scan
+from redis_sessions.stores.schedule import RedisSchedule
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
@@ -123,6 +125,9 @@ class RedisStore:
         self.observation: Observation = Observation()
         self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
+        self.schedule: RedisSchedule = RedisSchedule(
+            self.prefix, lambda command: self._servers.get().index_commands.submit(command, 512)
+        )
         self._warned = False
 
     @property
@@ -331,7 +336,7 @@ class RedisStore:
         servers = kind(
             self._connector,
             self.timeout,
-            [INDEX, LOCK],
+            [INDEX, LOCK, SCHEDULE],
             self.server_clock,
             watching,
             self._durability,
