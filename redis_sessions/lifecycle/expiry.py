@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from inspect import isawaitable
 from typing import Any, Final
 
-from redis_sessions.errors import ConfigurationError
+from redis_sessions.errors import ConfigurationError, LeadershipLostError, StoreError
 from redis_sessions.events import logger
+from redis_sessions.leader import Leader, Term
 from redis_sessions.session.box import Box
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.record import Stored, is_record
 from redis_sessions.stores.protocols import Store
-from redis_sessions.stores.schedule import SHARDS, Due, Scheduling
+from redis_sessions.stores.schedule import SHARDS, Due, schedule_of
 from redis_sessions.tracebacks import strip
 
 __all__ = ["Expired", "Expiry", "OnExpired"]
@@ -33,6 +36,7 @@ STEP: Final = 500
 AT_ONCE: Final = 50
 """After so many calls it is noted that they were made. A crash repeats so many of each shard."""
 
+_PAUSE: Final = 15.0
 _RETRY: Final = 5.0
 _LONGEST_RETRY: Final = 3600.0
 _LATEST: Final = 253_402_300_799_000
@@ -79,13 +83,8 @@ class Expiry:
             raise ConfigurationError(
                 f"on_expired={on_expired!r}: write a callable, async or not, that takes one Expired"
             )
-        if not isinstance(store, Scheduling):
-            raise ConfigurationError(
-                f"on_expired= needs a store that keeps a schedule: {type(store).__name__} lacks "
-                "the attribute `schedule` of redis_sessions.stores.schedule.Scheduling"
-            )
         self._store = store
-        self._schedule = store.schedule
+        self._schedule = schedule_of(store)
         self._box = Box(keyring, store.prefix, b"rs-expiry")
         self._on_expired = on_expired
         self._find = find
@@ -136,6 +135,42 @@ class Expiry:
             await asyncio.wait(waiting)
 
     # -- the sweep
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Run the sweep while the body runs."""
+        task = asyncio.create_task(self._run(), context=Context())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        """Sweep as long as this process leads, and wait for that otherwise. It never ends."""
+        lead = Leader(self._store)
+        while True:
+            try:
+                async with lead("expiry") as term:
+                    await self._sweep_always(term)
+            except LeadershipLostError:
+                continue  # it has been logged
+            except Exception:  # noqa: BLE001 - it is logged
+                logger.exception("sessions: on_expired isn't called; this process tries again")
+                await asyncio.sleep(_PAUSE)
+
+    async def _sweep_always(self, term: Term) -> None:
+        trouble = False
+        while True:
+            try:
+                await self.sweep(term.check)
+            except StoreError as exc:
+                if not trouble:
+                    logger.warning("sessions: on_expired waits for the store: %s", exc)
+                trouble = True
+            else:
+                trouble = False
+            await asyncio.sleep(EVERY)
 
     async def sweep(self, check: Callable[[], object] = lambda: None) -> None:
         """Tell of all that has run out by now. `check` raises if another process is to do it.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from functools import partial
+from contextlib import asynccontextmanager
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
-from redis_sessions.errors import SessionError, StoreError, check_event_loop
+from redis_sessions.errors import ConfigurationError, SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
+from redis_sessions.leader import Leader
 from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.enumeration import StoredSession
@@ -137,6 +139,11 @@ class SessionManager:
         """Where the records are."""
         return self._backend.store
 
+    @cached_property
+    def leader(self) -> Leader:
+        """Elects one process of all that use this store: `async with manager.leader(name)`."""
+        return Leader(self.store)
+
     @property
     def counts(self) -> Counter[str]:
         """How often each event happened, by name, and by `name: reason`."""
@@ -156,7 +163,23 @@ class SessionManager:
     @stripped
     async def close(self) -> None:
         """Close the store's connections of the running event loop."""
+        if self._backend.expiry is not None:
+            await self._backend.expiry.settle()
         await self._backend.store.close()
+
+    @asynccontextmanager
+    async def expiring(self) -> AsyncGenerator[None, None]:
+        """Call `on_expired` while the body runs: `async with manager.expiring():`.
+
+        One process of all that run it does so. The middleware runs it in its lifespan. It needs no
+        connection at the start. Raises `ConfigurationError` without `on_expired=`.
+        """
+        expiry = self._backend.expiry
+        if expiry is None:
+            raise ConfigurationError("expiring() needs SessionManager(…, on_expired=…)")
+        check_event_loop()
+        async with expiry.running():
+            yield
 
     @awaited
     async def ready(self, *, timeout: float = 2.0) -> bool:

@@ -17,6 +17,7 @@ __all__ = [
     "EARLIER",
     "END",
     "INDEX",
+    "LEASE",
     "LOCK",
     "SCHEDULE",
     "IndexCommand",
@@ -51,6 +52,7 @@ def script(file: str) -> Script:
 COMMIT: Final = script("commit.lua")
 INDEX: Final = script("index.lua")
 LOCK: Final = script("lock.lua")
+LEASE: Final = script("lease.lua")
 SCHEDULE: Final = script("schedule.lua")
 
 

@@ -29,7 +29,6 @@ from redis_sessions.stores.protocols import (
     Written,
     checked_prefix,
 )
-from redis_sessions.stores.schedule import MemorySchedule
 
 __all__ = ["MemoryStore"]
 
@@ -136,7 +135,6 @@ class MemoryStore:
         self._locks: dict[str, tuple[str, float]] = {}
         self._watchers: dict[str, set[_Watcher]] = {}
         self._waiting = PerLoop(lambda: Locks(self._set_lock))
-        self.schedule: MemorySchedule = MemorySchedule(clock, lambda id: self._look(id)[1])
 
     # -- records
 

@@ -28,6 +28,7 @@ from redis_sessions.stores.commands import (
     ABSENT,
     END,
     INDEX,
+    LEASE,
     LOCK,
     SCHEDULE,
     IndexCommand,
@@ -61,12 +62,11 @@ from redis_sessions.stores.protocols import (
     checked_prefix,
 )
 from redis_sessions.stores.scanning import Place, scan
-from redis_sessions.stores.schedule import RedisSchedule
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
 
-__all__ = ["RedisStore", "servers_of"]
+__all__ = ["RedisStore", "servers_of", "write_to"]
 
 T = TypeVar("T")
 
@@ -125,9 +125,6 @@ class RedisStore:
         self.observation: Observation = Observation()
         self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
-        self.schedule: RedisSchedule = RedisSchedule(
-            self.prefix, lambda command: self._servers.get().index_commands.submit(command, 512)
-        )
         self._warned = False
 
     @property
@@ -336,7 +333,7 @@ class RedisStore:
         servers = kind(
             self._connector,
             self.timeout,
-            [INDEX, LOCK, SCHEDULE],
+            [INDEX, LOCK, LEASE, SCHEDULE],
             self.server_clock,
             watching,
             self._durability,
@@ -375,6 +372,11 @@ class RedisStore:
 def servers_of(store: RedisStore) -> Servers:
     """The running loop's servers of a store, for the functions of `stores.inspection`."""
     return store._servers.get()  # pyright: ignore[reportPrivateUsage] - this module's own
+
+
+def write_to(store: RedisStore, command: IndexCommand) -> Awaitable[Written[Any]]:
+    """The reply to a command on one key, which waits for replicas if its weight says so."""
+    return store._write(command, lambda reply: reply)  # pyright: ignore[reportPrivateUsage] - as above
 
 
 def _client_cache(given: float | None, of_url: float | None) -> float:

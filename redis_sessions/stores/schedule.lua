@@ -45,11 +45,11 @@ if what == 'end' then
   return 0
 end
 
--- due: how many at most. The reply is how many are due, up to this number, and of each session that may have
--- run out its id, when it was to end, and what is sealed of it. Nothing but marks is removed.
+-- due: how many at most. The reply is 1 if there may be more, else 0; and of each session that may have run
+-- out its id, when it was to end, and what is sealed of it. Nothing but marks is removed.
 if what == 'due' then
   local found = redis.call('ZRANGE', ends, '-inf', whole(now), 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
-  local ids, marks, reply = {}, {}, {#found / 2}
+  local ids, marks, reply = {}, {}, {#found / 2 < tonumber(ARGV[2]) and 0 or 1}
   for i = 1, #found, 2 do ids[#ids + 1] = found[i] end
   local texts = #ids > 0 and redis.call('HMGET', about, unpack(ids)) or {}
   for i = 1, #ids do

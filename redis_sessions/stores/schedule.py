@@ -5,20 +5,24 @@ It is kept for `on_expired=` only. It never decides whether a session is over: t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from heapq import nsmallest
 from math import ceil
 from operator import itemgetter
 from threading import Lock
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol
+from weakref import WeakKeyDictionary, ref
 from zlib import crc32
 
-from redis_sessions.connect.resp import UNEXPECTED_REPLY
-from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.errors import ConfigurationError
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.commands import SCHEDULE, IndexCommand
+from redis_sessions.stores.index_replies import checked
+from redis_sessions.stores.memory import MemoryStore
+from redis_sessions.stores.protocols import Store
+from redis_sessions.stores.redis import RedisStore, servers_of
 
-__all__ = ["SHARDS", "Due", "MemorySchedule", "RedisSchedule", "Schedule", "Scheduling", "shard_of"]
+__all__ = ["SHARDS", "Due", "Schedule", "schedule_of", "shard_of"]
 
 SHARDS: Final = tuple("0123456789abcdef")
 
@@ -66,25 +70,28 @@ class Schedule(Protocol):
         ...
 
 
-@runtime_checkable
-class Scheduling(Protocol):
-    """What a store adds that can keep a schedule."""
-
-    @property
-    def schedule(self) -> Schedule: ...
-
-
 def shard_of(id: str) -> str:
     """Which of the `SHARDS` has this id."""
     return SHARDS[crc32(id.encode()) % len(SHARDS)]
 
 
-class RedisSchedule:
-    """A schedule in Redis: a sorted set and a hash for each shard. `send`: to the server."""
+def schedule_of(store: Store) -> Schedule:
+    """The schedule of a store; `ConfigurationError` if it is none of this library."""
+    if isinstance(store, RedisStore):
+        return _RedisSchedule(store)
+    if isinstance(store, MemoryStore):
+        with _lock:
+            return _in_memory.setdefault(store, _MemorySchedule(store))
+    raise ConfigurationError(
+        f"store={store!r}: on_expired= needs a RedisStore, or a MemoryStore in tests"
+    )
 
-    def __init__(self, prefix: str, send: Callable[[IndexCommand], Awaitable[Any]]) -> None:
-        self._prefix = prefix
-        self._send = send
+
+class _RedisSchedule:
+    """A schedule in Redis: a sorted set and a hash for each shard."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
 
     def note(self, id: str, ttl: int, about: bytes) -> Awaitable[Any]:
         return self._call(shard_of(id), "note", id, ttl, about)
@@ -93,15 +100,7 @@ class RedisSchedule:
         return self._call(shard_of(id), "end", id)
 
     async def due(self, shard: str, count: int) -> tuple[list[Due], bool]:
-        reply = await self._call(shard, "due", count)
-        try:
-            seen, *parts = reply
-            triples = zip(*(iter(parts),) * 3, strict=True)
-            found = [Due(id.decode("latin-1"), int(at), about + b"") for id, at, about in triples]
-            more = int(seen) >= count
-        except UNEXPECTED_REPLY as exc:
-            raise _unexpected() from exc
-        return found, more
+        return _due(await self._call(shard, "due", count))
 
     async def remove(self, shard: str, entries: Sequence[Due]) -> None:
         pairs = [part for due in entries for part in (due.id.encode("latin-1"), due.at)]
@@ -111,28 +110,40 @@ class RedisSchedule:
     async def left(self, id: str) -> int | None:
         if not is_id(id):
             return None
-        key = self._prefix + id
-        reply = await self._send(IndexCommand(key, ("PTTL", key)))
-        try:
-            milliseconds = int(reply)
-        except UNEXPECTED_REPLY as exc:
-            raise _unexpected() from exc
-        return None if milliseconds == -2 else _NO_TTL if milliseconds < 0 else milliseconds
+        key = self._store.prefix + id
+        return _left(await self._send(IndexCommand(key, ("PTTL", key))))
 
     def _call(self, shard: str, *arguments: Any) -> Awaitable[Any]:
         # The braces are a Cluster's hash tag, so that one node has both keys. If the prefix has a
         # hash tag itself, that one counts, for both.
-        ends = f"{self._prefix}due:{{{shard}}}"
+        ends = f"{self._store.prefix}due:{{{shard}}}"
         keys = [ends, f"{ends}:about"]
-        return self._send(IndexCommand(ends, SCHEDULE.call(keys, arguments), "touch"))
+        return self._send(IndexCommand(ends, SCHEDULE.call(keys, arguments)))
+
+    def _send(self, command: IndexCommand) -> Awaitable[Any]:
+        return servers_of(self._store).index_commands.submit(command, 512)
 
 
-class MemorySchedule:
-    """A schedule in this process. `left`: as the protocol has it, for the store's records."""
+@checked
+def _due(reply: Any) -> tuple[list[Due], bool]:
+    more, *parts = reply
+    triples = zip(*(iter(parts),) * 3, strict=True)
+    found = [Due(id.decode("latin-1"), int(at), about + b"") for id, at, about in triples]
+    return found, more == 1
 
-    def __init__(self, clock: Callable[[], float], left: Callable[[str], float]) -> None:
-        self._clock = clock
-        self._left = left
+
+@checked
+def _left(reply: Any) -> int | None:
+    milliseconds = int(reply)
+    return None if milliseconds == -2 else _NO_TTL if milliseconds < 0 else milliseconds
+
+
+class _MemorySchedule:
+    """A schedule in this process."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._clock = store._clock  # pyright: ignore[reportPrivateUsage] - by which records expire
+        self._store = ref(store)
         self._lock = Lock()
         self._shards: dict[str, dict[str, tuple[int, bytes]]] = {shard: {} for shard in SHARDS}
 
@@ -164,12 +175,15 @@ class MemorySchedule:
                     del kept[due.id]
 
     async def left(self, id: str) -> int | None:
-        seconds = self._left(id)
+        store = self._store()
+        if store is None:
+            return None
+        _, seconds = store._look(id)  # pyright: ignore[reportPrivateUsage] - in this room
         return ceil(seconds * 1000) if seconds > 0 else None
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
 
 
-def _unexpected() -> StoreUnavailableError:
-    return StoreUnavailableError("the store answered what no Redis does", reason="protocol")
+_in_memory: WeakKeyDictionary[MemoryStore, _MemorySchedule] = WeakKeyDictionary()
+_lock = Lock()

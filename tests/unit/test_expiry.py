@@ -20,7 +20,7 @@ from redis_sessions import (
 )
 from redis_sessions.lifecycle.expiry import AT_ONCE, STEP, Expired
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.stores.schedule import SHARDS, Due, shard_of
+from redis_sessions.stores.schedule import SHARDS, Due, schedule_of, shard_of
 from redis_sessions.testing import Clock, store_session
 from redis_sessions.testing.conformance import new_id
 from tests.unit.setting import ALICE, DAY, DUE, KEY, Setting, token_of
@@ -51,7 +51,7 @@ class Expiring(Setting):
         """The ids in the schedule, once all is due."""
         await settle(self.manager)
         self.clock.advance(400 * DAY)
-        found = [await self.store.schedule.due(shard, 1000) for shard in SHARDS]
+        found = [await schedule_of(self.store).due(shard, 1000) for shard in SHARDS]
         return [due.id for entries, _ in found for due in entries]
 
 
@@ -250,7 +250,7 @@ async def test_a_crash_before_it_is_noted_that_it_was_told(monkeypatch: pytest.M
         raise StoreUnavailableError("the process was killed, says the test")
 
     with monkeypatch.context() as patch:
-        patch.setattr(at.store.schedule, "remove", crash)
+        patch.setattr(schedule_of(at.store), "remove", crash)
         with pytest.raises(StoreUnavailableError):
             await at.after(WEEK)
 
@@ -292,9 +292,9 @@ async def test_the_principal_is_sealed() -> None:
     await at.begin(ALICE)
     await at.begin(ALICE)
     await settle(at.manager)
-    noted = [each for shard in at.store.schedule._shards.values() for each in shard.values()]  # pyright: ignore[reportPrivateUsage] - nothing else shows it
-
-    first, second = (about for _, about in noted)
+    at.clock.advance(WEEK)
+    found = [await schedule_of(at.store).due(shard, 2) for shard in SHARDS]
+    first, second = (due.about for entries, _ in found for due in entries)
     assert b"alice" not in first
     assert first[4:] != second[4:]
 
@@ -316,7 +316,7 @@ async def test_a_new_secret_key() -> None:
 async def test_damaged_entries(about: bytes) -> None:
     """What nobody sealed is told without a principal, and raises nothing."""
     at, id = Expiring(), new_id()
-    await at.store.schedule.note(id, 1000, about)
+    await schedule_of(at.store).note(id, 1000, about)
 
     assert [(each.id, each.principal) for each in await at.after(1)] == [(id, None)]
 
@@ -331,8 +331,8 @@ async def test_a_schedule_that_fails(
         raise StoreUnavailableError("away, says the test")
 
     with monkeypatch.context() as patch:
-        patch.setattr(at.store.schedule, "note", fail)
-        patch.setattr(at.store.schedule, "end", fail)
+        patch.setattr(schedule_of(at.store), "note", fail)
+        patch.setattr(schedule_of(at.store), "end", fail)
         token = await at.begin(ALICE)
         await clear(at, token, await at.load(token))
         await settle(at.manager)
@@ -347,7 +347,7 @@ async def test_a_note_that_comes_after_the_end() -> None:
     token = await at.begin(ALICE)
     await clear(at, token, await at.load(token))
     await settle(at.manager)
-    await at.store.schedule.note(token[:20], WEEK * 1000, b"late")
+    await schedule_of(at.store).note(token[:20], WEEK * 1000, b"late")
 
     assert await at.after(WEEK) == []
     assert await at.scheduled() == []
@@ -385,7 +385,7 @@ async def test_many_at_once() -> None:
     while len(ids) < STEP + AT_ONCE + 1:  # in one shard
         if shard_of(id := new_id()) == "7":
             ids.append(id)
-            await at.store.schedule.note(id, 1000, b"x")
+            await schedule_of(at.store).note(id, 1000, b"x")
 
     assert sorted(each.id for each in await at.after(1)) == sorted(ids)
 
@@ -394,7 +394,7 @@ async def test_a_node_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions of which nobody can say whether they are over wait. The others are told."""
     at = Expiring()
     away, there = [(await at.begin(ALICE))[:20] for _ in range(2)]
-    left = at.store.schedule.left
+    left = schedule_of(at.store).left
 
     async def some(id: str) -> int | None:
         if id == away:
@@ -402,7 +402,7 @@ async def test_a_node_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
         return await left(id)
 
     with monkeypatch.context() as patch:
-        patch.setattr(at.store.schedule, "left", some)
+        patch.setattr(schedule_of(at.store), "left", some)
         with pytest.raises(StoreUnavailableError):
             await at.after(WEEK)
 
@@ -429,8 +429,8 @@ async def test_another_process_leads() -> None:
 
 async def test_entries_nobody_takes() -> None:
     """What was noted again since it was due isn't removed."""
-    clock, id = Clock(), new_id()
-    schedule = MemoryStore(clock=clock).schedule
+    store, id = MemoryStore(clock=(clock := Clock())), new_id()
+    schedule = schedule_of(store)
     await schedule.note(id, 1000, b"x")
     clock.advance(1)
     (due,), _ = await schedule.due(shard_of(id), 10)
