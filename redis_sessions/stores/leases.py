@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +76,7 @@ class Leases:
 
     async def renew(self, name: str, claim: str, lease: float) -> bool:
         """Lead for `lease` seconds more. False if the lease has ended before."""
-        return flag(await self._call(name, "touch", ("renew", claim, _ms(lease))))
+        return flag(await self._call(name, "lifecycle", ("renew", claim, _ms(lease))))
 
     async def release(self, name: str, claim: str) -> None:
         """Lead no longer, if `claim` does."""
@@ -134,8 +135,7 @@ async def _names_in_redis(store: RedisStore, note: str | None) -> list[str]:
         return await servers_of(store).index_commands.submit(command, 256)
 
     if note is not None:
-        await send("HSET", note, 1)
-        await send("PEXPIRE", _KEPT)
+        await asyncio.gather(send("HSET", note, 1), send("PEXPIRE", _KEPT))
         return [note]
     found, cursor = set[str](), 0
     while True:
