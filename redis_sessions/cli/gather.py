@@ -33,6 +33,7 @@ from redis_sessions.connect.tls import tls_class
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.schedule import schedule_of, try_out
 
 __all__ = ["gather"]
 
@@ -361,7 +362,7 @@ def _pairs(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 
 async def _dry_run(store: RedisStore, ranges: Sequence[_RANGE]) -> str | None:
-    """On each primary, what a store does to a record, an index and a lock; why it failed."""
+    """On each primary, what is done to a record, an index, a lock, a schedule; why it failed."""
     owners: list[Address | None] = [None] * SLOTS
     for first, last, (primary, *_) in ranges:
         owners[first : last + 1] = [primary] * (last - first + 1)
@@ -383,6 +384,7 @@ async def _try(store: RedisStore, id: str) -> str | None:
         for _ in range(2):  # so that one finds that the other was released
             async with store.lock(id, wait=0.05, hold=1):
                 pass
+        await try_out(schedule_of(store), id)
     except SessionConflictError:
         return "a lock isn't released: the user lacks DEL"
     except StoreError as exc:

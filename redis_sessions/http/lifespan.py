@@ -73,4 +73,7 @@ async def run_lifespan(
             await setup.manager.close()
         await send(message)
 
-    await app({**scope, SCOPE_KEY: (*outer, setup)}, on_receive, on_send)
+    try:
+        await app({**scope, SCOPE_KEY: (*outer, setup)}, on_receive, on_send)
+    finally:
+        await running.aclose()

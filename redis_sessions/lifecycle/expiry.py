@@ -17,14 +17,19 @@ from datetime import UTC, datetime
 from inspect import isawaitable
 from typing import Any, Final
 
-from redis_sessions.errors import ConfigurationError, LeadershipLostError, StoreError
+from redis_sessions.errors import (
+    ConfigurationError,
+    LeadershipLostError,
+    StoreError,
+    StoreUnavailableError,
+)
 from redis_sessions.events import logger
 from redis_sessions.leader import Leader, Term
 from redis_sessions.session.box import Box
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.record import Stored, is_record
 from redis_sessions.stores.protocols import Store
-from redis_sessions.stores.schedule import SHARDS, Due, schedule_of
+from redis_sessions.stores.schedule import SHARDS, Due, schedule_of, try_out
 from redis_sessions.tracebacks import strip
 
 __all__ = ["Expired", "Expiry", "OnExpired"]
@@ -91,6 +96,18 @@ class Expiry:
         self._clock = clock
         self._within = within + 1  # whole seconds are compared
         self._writing = set[asyncio.Future[Any]]()
+
+    async def check(self) -> None:
+        """Raise `ConfigurationError` if the store doesn't do this."""
+        try:
+            await try_out(self._schedule, "connect")
+        except StoreError as exc:
+            if isinstance(exc, StoreUnavailableError) and exc.reason not in ("refused", "protocol"):
+                raise
+            raise ConfigurationError(
+                f"on_expired=: {exc}; it needs the rights that `redis-sessions acl` gives, and in "
+                "a Cluster a prefix= without {}"
+            ) from exc
 
     # -- what requests write. Nobody waits for it, and none of it fails a request.
 

@@ -157,8 +157,11 @@ class SessionManager:
         `StoreUnavailableError`; and `ConfigurationError`, for example for wrong credentials.
         """
         check_event_loop()
-        await self._backend.store.connect()
-        await self._backend.key_notes.compare()
+        backend = self._backend
+        await backend.store.connect()
+        if backend.expiry is not None:
+            await backend.expiry.check()
+        await backend.key_notes.compare()
 
     @stripped
     async def close(self) -> None:

@@ -39,9 +39,10 @@ if what == 'note' then
   return 0
 end
 
--- end: id. The session has ended in another way.
+-- end: id. The session has ended in another way. It has no effect on a shard that has nothing: then nobody may
+-- keep the schedule.
 if what == 'end' then
-  put(MARKED, '')
+  if redis.call('PTTL', ends) ~= -2 then put(MARKED, '') end
   return 0
 end
 

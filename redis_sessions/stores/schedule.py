@@ -22,10 +22,11 @@ from redis_sessions.stores.memory import MemoryStore
 from redis_sessions.stores.protocols import Store
 from redis_sessions.stores.redis import RedisStore, servers_of
 
-__all__ = ["SHARDS", "Due", "Schedule", "schedule_of", "shard_of"]
+__all__ = ["SHARDS", "Due", "Schedule", "schedule_of", "shard_of", "try_out"]
 
 SHARDS: Final = tuple("0123456789abcdef")
 
+_TRIED: Final = 500
 _MARKED: Final = 60_000
 _KEPT: Final = 30 * 24 * 3600 * 1000
 _NO_TTL: Final = 24 * 3600 * 1000
@@ -48,13 +49,16 @@ class Schedule(Protocol):
     def note(self, id: str, ttl: int, about: bytes) -> Awaitable[Any]:
         """A session ends in `ttl` milliseconds unless it is touched. This replaces what was noted.
 
-        `about`: at least one byte. It has no effect if `end` was called for this id in the last
+        `about` has at least one byte. It has no effect if `end` was called for this id in the last
         minute.
         """
         ...
 
     def end(self, id: str) -> Awaitable[Any]:
-        """A session has ended in another way. So it never runs out."""
+        """A session has ended in another way. So it never runs out.
+
+        It has no effect if nothing is noted in its shard.
+        """
         ...
 
     async def due(self, shard: str, count: int) -> tuple[list[Due], bool]:
@@ -85,6 +89,15 @@ def schedule_of(store: Store) -> Schedule:
     raise ConfigurationError(
         f"store={store!r}: on_expired= needs a RedisStore, or a MemoryStore in tests"
     )
+
+
+async def try_out(schedule: Schedule, name: str) -> None:
+    """Do in each shard what a schedule does, and leave nothing. Raises `StoreError`."""
+    ids = {shard_of(id): id for id in (f"{name}:{n}" for n in range(200))}
+    for shard, id in ids.items():
+        await schedule.note(id, 0, b"")  # this is a mark, of which nobody is told
+        await schedule.due(shard, _TRIED)
+        await schedule.remove(shard, [Due(id, 0, b"")])
 
 
 class _RedisSchedule:
@@ -154,8 +167,10 @@ class _MemorySchedule:
                 shard[id] = self._now() + ttl, about
 
     async def end(self, id: str) -> None:
+        shard = self._shards[shard_of(id)]
         with self._lock:
-            self._shards[shard_of(id)][id] = self._now() + _MARKED, b""
+            if shard:
+                shard[id] = self._now() + _MARKED, b""
 
     async def due(self, shard: str, count: int) -> tuple[list[Due], bool]:
         entries, now = self._shards[shard], self._now()
