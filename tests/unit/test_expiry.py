@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,56 +14,15 @@ from redis_sessions import (
     MemoryStore,
     Session,
     SessionManager,
-    StoreUnavailableError,
     generate_key,
 )
-from redis_sessions.lifecycle.expiry import AT_ONCE, STEP, Expired
+from redis_sessions.lifecycle.expiry import Expired
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.stores.schedule import SHARDS, Due, schedule_of, shard_of
-from redis_sessions.testing import Clock, store_session
+from redis_sessions.stores.schedule import SHARDS, schedule_of
+from redis_sessions.testing import store_session
 from redis_sessions.testing.conformance import new_id
+from tests.unit.expiring import WEEK, Expiring, settle, sweep
 from tests.unit.setting import ALICE, DAY, DUE, KEY, Setting, token_of
-
-WEEK = 7 * DAY
-
-
-class Expiring(Setting):
-    """A setting whose application is told of sessions that ran out."""
-
-    def __init__(self, **options: Any) -> None:
-        self.told: list[Expired] = []
-        super().__init__(**{"on_expired": self.told.append, **options})
-
-    async def sweep(self) -> list[Expired]:
-        """What one sweep tells."""
-        before = len(self.told)
-        await sweep(self.manager)
-        return self.told[before:]
-
-    async def after(self, seconds: float) -> list[Expired]:
-        """What is told that much later."""
-        await settle(self.manager)
-        self.clock.advance(seconds)
-        return await self.sweep()
-
-    async def scheduled(self) -> list[str]:
-        """The ids in the schedule, once all is due."""
-        await settle(self.manager)
-        self.clock.advance(400 * DAY)
-        found = [await schedule_of(self.store).due(shard, 1000) for shard in SHARDS]
-        return [due.id for entries, _ in found for due in entries]
-
-
-async def sweep(manager: SessionManager) -> None:
-    expiry = backend_of(manager).expiry
-    assert expiry is not None
-    await expiry.sweep()
-
-
-async def settle(manager: SessionManager) -> None:
-    expiry = backend_of(manager).expiry
-    assert expiry is not None
-    await expiry.settle()
 
 
 @pytest.mark.parametrize(("data", "principal"), [(ALICE, "alice"), ({"cart": [3]}, None)])
@@ -241,51 +199,6 @@ async def test_without_the_option() -> None:
     assert await at.scheduled() == []
 
 
-async def test_a_crash_before_it_is_noted_that_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told again: at least once, with the same id and end."""
-    at = Expiring()
-    await at.begin(ALICE)
-
-    async def crash(shard: str, entries: object) -> None:
-        raise StoreUnavailableError("the process was killed, says the test")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(schedule_of(at.store), "remove", crash)
-        with pytest.raises(StoreUnavailableError):
-            await at.after(WEEK)
-
-    told = [*at.told]
-    assert len(told) == 1
-    assert await at.sweep() == told
-    assert await at.sweep() == []
-
-
-async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """It is called again, each time later, with the same event; others are told meanwhile."""
-    tries = list[tuple[int, Expired]]()
-
-    def told(expired: Expired) -> None:
-        if expired.principal == "alice":
-            tries.append((int(at.clock.now - begun) - WEEK, expired))
-            if len(tries) < 4:
-                raise RuntimeError("not now")
-        else:
-            at.told.append(expired)
-
-    at = Expiring(on_expired=told)
-    begun = at.clock.now
-    await at.begin(ALICE)
-    await at.begin({"user_id": "bob"})
-    assert [each.principal for each in await at.after(WEEK)] == ["bob"]
-    for _ in range(60):
-        await at.after(1)
-
-    assert [second for second, _ in tries] == [0, 5, 15, 35]
-    assert len({expired for _, expired in tries}) == 1
-    assert "is called again in 20 seconds" in caplog.text
-    assert "alice" not in caplog.text.replace("not now", "")
-
-
 async def test_the_principal_is_sealed() -> None:
     """Nobody who reads the schedule learns it, and equal principals look different."""
     at = Expiring()
@@ -319,26 +232,6 @@ async def test_damaged_entries(about: bytes) -> None:
     await schedule_of(at.store).note(id, 1000, about)
 
     assert [(each.id, each.principal) for each in await at.after(1)] == [(id, None)]
-
-
-async def test_a_schedule_that_fails(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Requests go on, and the log says so."""
-    at = Expiring()
-
-    async def fail(*_: object) -> None:
-        raise StoreUnavailableError("away, says the test")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(schedule_of(at.store), "note", fail)
-        patch.setattr(schedule_of(at.store), "end", fail)
-        token = await at.begin(ALICE)
-        await clear(at, token, await at.load(token))
-        await settle(at.manager)
-
-    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
-    assert "the schedule for on_expired= lacks a change: away" in caplog.text
 
 
 async def test_a_note_that_comes_after_the_end() -> None:
@@ -376,68 +269,6 @@ async def test_a_tombstone_where_a_session_was_due() -> None:
     assert await at.after(1) == []
     assert await at.after(DAY) == []
     assert token[:20] not in await at.scheduled()
-
-
-async def test_many_at_once() -> None:
-    """They are told in steps, each once."""
-    at = Expiring()
-    ids = list[str]()
-    while len(ids) < STEP + AT_ONCE + 1:  # in one shard
-        if shard_of(id := new_id()) == "7":
-            ids.append(id)
-            await schedule_of(at.store).note(id, 1000, b"x")
-
-    assert sorted(each.id for each in await at.after(1)) == sorted(ids)
-
-
-async def test_a_node_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions of which nobody can say whether they are over wait. The others are told."""
-    at = Expiring()
-    away, there = [(await at.begin(ALICE))[:20] for _ in range(2)]
-    left = schedule_of(at.store).left
-
-    async def some(id: str) -> int | None:
-        if id == away:
-            raise StoreUnavailableError("its node is away, says the test")
-        return await left(id)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(schedule_of(at.store), "left", some)
-        with pytest.raises(StoreUnavailableError):
-            await at.after(WEEK)
-
-    assert [each.id for each in at.told] == [there]
-    assert [each.id for each in await at.sweep()] == [away]
-
-
-async def test_another_process_leads() -> None:
-    """Nothing is told once the check raises."""
-    at = Expiring()
-    await at.begin(ALICE)
-    await settle(at.manager)
-    at.clock.advance(WEEK)
-    expiry = backend_of(at.manager).expiry
-    assert expiry is not None
-
-    def check() -> None:
-        raise RuntimeError("another one leads")
-
-    with pytest.raises(RuntimeError, match="another one leads"):
-        await expiry.sweep(check)
-    assert at.told == []
-
-
-async def test_entries_nobody_takes() -> None:
-    """What was noted again since it was due isn't removed."""
-    store, id = MemoryStore(clock=(clock := Clock())), new_id()
-    schedule = schedule_of(store)
-    await schedule.note(id, 1000, b"x")
-    clock.advance(1)
-    (due,), _ = await schedule.due(shard_of(id), 10)
-    await schedule.note(id, 0, b"y")
-    await schedule.remove(shard_of(id), [Due(id, due.at - 1, b"x")])
-
-    assert [each.about for each in (await schedule.due(shard_of(id), 10))[0]] == [b"y"]
 
 
 def test_what_is_no_callable() -> None:
