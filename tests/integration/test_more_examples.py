@@ -1,4 +1,4 @@
-"""examples/shop, chat, admin and proxy do what their pages promise."""
+"""examples/shop, chat, admin, proxy and seats do what their pages promise."""
 
 from __future__ import annotations
 
@@ -237,7 +237,31 @@ def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
     assert "warn" not in run.stderr
 
 
-@pytest.mark.parametrize("name", ["shop", "chat", "admin", "proxy"])
+def test_seats(
+    example: Callable[[str], Any], browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seat is free again when its session has run out, and only then."""
+    monkeypatch.setenv("IDLE_TIMEOUT", "2")
+    monkeypatch.setattr("redis_sessions.lifecycle.expiry.EVERY", 0.01)
+    app = example("seats")
+    ada, bob = browser(app), browser(app)
+    sign_in(ada, "ada", "engine")
+    sign_in(bob, "bob", "builder")
+    bob.post("/seats/B1")
+    ada.post("/seats/A1")
+    page = ada.post("/seats/B1").text
+    assert "A1: yours" in page
+    assert "B1: taken" in page
+    while "B1: taken" in page:
+        page = ada.get("/").text
+    assert "B1 <form" in page
+    assert "A1: yours" in page
+    ada.post("/logout")
+    assert sign_in(bob, "bob", "builder") == "/"
+    assert "A1 <form" in bob.get("/").text
+
+
+@pytest.mark.parametrize("name", ["shop", "chat", "admin", "proxy", "seats"])
 def test_each_runs_by_one_command(name: str) -> None:
     """`run` can be executed, is a correct script, and the README names it."""
     run = EXAMPLES / name / "run"
