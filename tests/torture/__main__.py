@@ -1,6 +1,6 @@
 """Everything that takes minutes, one after the other, with what it found.
 
-python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [--minutes 3]
+python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [expiry]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypothesis import settings
 from tests.chaos import faults, figures
 from tests.properties.state_machine import machine
 from tests.support.servers import DEFAULT_SERVER, Server
-from tests.torture import cancellation, soak
+from tests.torture import cancellation, expiry, soak
 from tests.torture.sockets import run as sockets
 
 MOST_GROWTH: Final = 6 << 20
@@ -71,12 +71,22 @@ def _sockets(_: str, arguments: argparse.Namespace) -> str:
     return f"\n\n{sockets.run(size, arguments.parts)}\n"
 
 
+def _expiry(url: str, arguments: argparse.Namespace) -> str:
+    results = [
+        asyncio.run(expiry.run(url, arguments.expiring, kill=kill)) for kill in (False, True)
+    ]
+    if any(each.untold or each.wrong for each in results):
+        raise AssertionError("\n    ".join(map(str, results)))
+    return "\n    ".join(map(str, results))
+
+
 TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "state-machine": _state_machine,
     "cancellation": _cancellation,
     "soak": _soak,
     "chaos": _chaos,
     "sockets": _sockets,
+    "expiry": _expiry,
 }
 
 
@@ -92,6 +102,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2, help="of load around each fault")
     parser.add_argument("--trials", type=int, default=1000, help="of each end of a socket")
     parser.add_argument("--sockets", type=int, default=1000, help="of one user, or of one primary")
+    parser.add_argument("--expiring", type=int, default=100_000, help="sessions that run out")
     parser.add_argument("--parts", nargs="*", choices=sockets.PARTS, help="of the sockets")
     arguments = parser.parse_args()
     failed = False
