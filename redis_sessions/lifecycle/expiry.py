@@ -22,6 +22,7 @@ from redis_sessions.errors import (
     LeadershipLostError,
     StoreError,
     StoreUnavailableError,
+    check_event_loop,
 )
 from redis_sessions.events import logger
 from redis_sessions.leader import Leader, Term
@@ -156,6 +157,7 @@ class Expiry:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
         """Run the sweep while the body runs."""
+        check_event_loop()
         task = asyncio.create_task(self._run(), context=Context())
         try:
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
@@ -170,19 +170,17 @@ class SessionManager:
             await self._backend.expiry.settle()
         await self._backend.store.close()
 
-    @asynccontextmanager
-    async def expiring(self) -> AsyncGenerator[None, None]:
+    @stripped
+    def expiring(self) -> AbstractAsyncContextManager[None]:
         """Call `on_expired` while the body runs: `async with manager.expiring():`.
 
-        One process of all that run it does so. The middleware runs it in its lifespan. It needs no
-        connection at the start. Raises `ConfigurationError` without `on_expired=`.
+        One process of all that run it does so. The middleware runs it in its lifespan. The store
+        needn't be there at the start. Raises `ConfigurationError` without `on_expired=`.
         """
         expiry = self._backend.expiry
         if expiry is None:
             raise ConfigurationError("expiring() needs SessionManager(…, on_expired=…)")
-        check_event_loop()
-        async with expiry.running():
-            yield
+        return expiry.running()
 
     @awaited
     async def ready(self, *, timeout: float = 2.0) -> bool:

@@ -267,9 +267,8 @@ async def test_rights_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         await manager.connect()
 
 
-async def test_expiring_without_the_option() -> None:
+def test_expiring_without_the_option() -> None:
     """The error says what is missing."""
     manager = SessionManager(MemoryStore(), KEY)
     with pytest.raises(ConfigurationError, match="needs SessionManager"):
-        async with manager.expiring():
-            pass
+        manager.expiring()
