@@ -54,8 +54,8 @@ def add(commands: Commands) -> None:
         _check,
         "Look whether a Redis is fit for sessions, and say what to do about what isn't.",
         """
-        It writes a record, an index and a lock under the prefix, which are gone
-        after a second. With the application's user in the URL it tells whether
+        It writes a record, an index, a lock and a lease under the prefix, which
+        are gone after a second. With the application's user in the URL it tells whether
         this user has its rights; with an administrator it finds out the most.
         What the user may not ask is shown as unknown, which is no fault.
 

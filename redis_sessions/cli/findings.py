@@ -240,7 +240,7 @@ def _rights(facts: Facts) -> list[Finding]:
         text = "replicas=read does nothing: the user lacks INFO, or READONLY in a Cluster"
         advice = "redis-sessions acl --replicas prints what it needs"
         return [Finding("rights", Level.WARN, text, advice, unread)]
-    text = "a record, an index and a lock were written, read and ended"
+    text = "a record, an index, a lock and a lease were written, read and ended"
     return [Finding("rights", Level.OK, text)]
 
 

@@ -32,8 +32,9 @@ from redis_sessions.connect.nodes import SLOTS, slot_of, tags
 from redis_sessions.connect.tls import tls_class
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.session.record import tombstone
+from redis_sessions.stores.leases import try_out
 from redis_sessions.stores.redis import RedisStore
-from redis_sessions.stores.schedule import schedule_of, try_out
+from redis_sessions.stores.schedule import schedule_of, try_schedule
 
 __all__ = ["gather"]
 
@@ -362,7 +363,7 @@ def _pairs(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 
 async def _dry_run(store: RedisStore, ranges: Sequence[_RANGE]) -> str | None:
-    """On each primary, what is done to a record, an index, a lock, a schedule; why it failed."""
+    """On each primary, what is done to a record, an index and others; why it failed."""
     owners: list[Address | None] = [None] * SLOTS
     for first, last, (primary, *_) in ranges:
         owners[first : last + 1] = [primary] * (last - first + 1)
@@ -381,10 +382,11 @@ async def _try(store: RedisStore, id: str) -> str | None:
         await store.entries(id)
         await store.mark(id, id, ttl=_BRIEF)
         await store.end(id, tombstone(0), _BRIEF)
+        await try_out(store, id, _BRIEF)
         for _ in range(2):  # so that one finds that the other was released
             async with store.lock(id, wait=0.05, hold=1):
                 pass
-        await try_out(schedule_of(store), id)
+        await try_schedule(schedule_of(store), id)
     except SessionConflictError:
         return "a lock isn't released: the user lacks DEL"
     except StoreError as exc:

@@ -30,7 +30,7 @@ from redis_sessions.session.box import Box
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.record import Stored, is_record
 from redis_sessions.stores.protocols import Store
-from redis_sessions.stores.schedule import SHARDS, Due, schedule_of, try_out
+from redis_sessions.stores.schedule import SHARDS, Due, schedule_of, try_schedule
 from redis_sessions.tracebacks import strip
 
 __all__ = ["Expired", "Expiry", "OnExpired"]
@@ -101,7 +101,7 @@ class Expiry:
     async def check(self) -> None:
         """Raise `ConfigurationError` if the store doesn't do this."""
         try:
-            await try_out(self._schedule, "connect")
+            await try_schedule(self._schedule, "connect")
         except StoreError as exc:
             if isinstance(exc, StoreUnavailableError) and exc.reason not in ("refused", "protocol"):
                 raise

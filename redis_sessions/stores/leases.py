@@ -18,7 +18,7 @@ from redis_sessions.stores.memory import MemoryStore
 from redis_sessions.stores.protocols import Store
 from redis_sessions.stores.redis import RedisStore, servers_of, write_to
 
-__all__ = ["Leadership", "Lease", "Leases", "leases_of"]
+__all__ = ["Leadership", "Lease", "Leases", "leases_of", "try_out"]
 
 _KEPT: Final = 400 * 24 * 3600 * 1000
 """Milliseconds that names are kept: as long as their hashes."""
@@ -112,6 +112,16 @@ def leases_of(store: Store) -> Leases:
     raise ConfigurationError(
         f"store={store!r}: a leader needs a RedisStore, or a MemoryStore in tests"
     )
+
+
+async def try_out(store: RedisStore, name: str, milliseconds: int) -> None:
+    """Lead for a moment, and leave nothing behind; `StoreError` if a right is missing."""
+    leases, key = leases_of(store), f"{store.prefix}leader:{name}"
+    await leases.acquire(name, name, milliseconds / 1000, "", 0)
+    await leases.begin(name, name, name, milliseconds / 1000)
+    await leases.release(name, name)
+    expire = IndexCommand(key, ("PEXPIRE", key, milliseconds))
+    await servers_of(store).index_commands.submit(expire, 256)
 
 
 # -- in Redis

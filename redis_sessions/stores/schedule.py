@@ -5,6 +5,7 @@ It is kept for `on_expired=` only. It never decides whether a session is over: t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from heapq import nsmallest
 from math import ceil
@@ -22,7 +23,7 @@ from redis_sessions.stores.memory import MemoryStore
 from redis_sessions.stores.protocols import Store
 from redis_sessions.stores.redis import RedisStore, servers_of
 
-__all__ = ["SHARDS", "Due", "Schedule", "schedule_of", "shard_of", "try_out"]
+__all__ = ["SHARDS", "Due", "Schedule", "schedule_of", "shard_of", "try_schedule"]
 
 SHARDS: Final = tuple("0123456789abcdef")
 
@@ -91,7 +92,7 @@ def schedule_of(store: Store) -> Schedule:
     )
 
 
-async def try_out(schedule: Schedule, name: str) -> None:
+async def try_schedule(schedule: Schedule, name: str) -> None:
     """Do in each shard what a schedule does, and leave nothing. Raises `StoreError`."""
     ids = {shard_of(id): id for id in (f"{name}:{n}" for n in range(200))}
     for shard, id in ids.items():
@@ -152,7 +153,10 @@ def _left(reply: Any) -> int | None:
 
 
 class _MemorySchedule:
-    """A schedule in this process."""
+    """A schedule in this process.
+
+    It has noted everything when a call returns, so that a test may move its clock then.
+    """
 
     def __init__(self, store: MemoryStore) -> None:
         self._clock = store._clock  # pyright: ignore[reportPrivateUsage] - by which records expire
@@ -160,17 +164,19 @@ class _MemorySchedule:
         self._lock = Lock()
         self._shards: dict[str, dict[str, tuple[int, bytes]]] = {shard: {} for shard in SHARDS}
 
-    async def note(self, id: str, ttl: int, about: bytes) -> None:
+    def note(self, id: str, ttl: int, about: bytes) -> Awaitable[None]:
         shard = self._shards[shard_of(id)]
         with self._lock:
             if shard.get(id, (0, None))[1] != b"":
                 shard[id] = self._now() + ttl, about
+        return _done()
 
-    async def end(self, id: str) -> None:
+    def end(self, id: str) -> Awaitable[None]:
         shard = self._shards[shard_of(id)]
         with self._lock:
             if shard:
                 shard[id] = self._now() + _MARKED, b""
+        return _done()
 
     async def due(self, shard: str, count: int) -> tuple[list[Due], bool]:
         entries, now = self._shards[shard], self._now()
@@ -198,6 +204,12 @@ class _MemorySchedule:
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _done() -> Awaitable[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
 
 
 _in_memory: WeakKeyDictionary[MemoryStore, _MemorySchedule] = WeakKeyDictionary()

@@ -14,7 +14,14 @@ from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.stores import Store
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.redis import servers_of
-from redis_sessions.stores.schedule import SHARDS, Due, Schedule, schedule_of, shard_of, try_out
+from redis_sessions.stores.schedule import (
+    SHARDS,
+    Due,
+    Schedule,
+    schedule_of,
+    shard_of,
+    try_schedule,
+)
 from redis_sessions.testing import store_session
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from tests.support.deployments import Deployment
@@ -38,7 +45,7 @@ class Conformance:
     async def test_it_leaves_nothing(self, store: Store) -> None:
         """Trying it out in each shard raises nothing, and nothing is due then."""
         schedule = schedule_of(store)
-        await try_out(schedule, "test")
+        await try_schedule(schedule, "test")
 
         assert [await schedule.due(shard, 500) for shard in SHARDS] == [([], False)] * 16
 
@@ -195,5 +202,5 @@ class TestDeployments(InRedis):
 async def test_a_prefix_with_braces(deployment: Deployment, prefix: str, odd: str) -> None:
     """In a Cluster both keys of a shard are in one slot, whatever the prefix's own tag is."""
     store = RedisStore(deployment.url, prefix=prefix + odd)
-    await try_out(schedule_of(store), "test")
+    await try_schedule(schedule_of(store), "test")
     await store.close()

@@ -13,7 +13,7 @@ from redis_sessions.cli.notices import notices_of
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.inspection import info
 from redis_sessions.stores.redis import servers_of
-from redis_sessions.stores.schedule import schedule_of, try_out
+from redis_sessions.stores.schedule import schedule_of, try_schedule
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from redis_sessions.testing.index_conformance import new_key
 
@@ -49,7 +49,7 @@ async def exercise(url: str, prefix: str) -> None:
         await store.remove(key, [id], until=2**51)
         for _ in range(257):
             await store.mark(key, new_id(), ttl=MINUTE)
-        await try_out(schedule := schedule_of(store), new_id())
+        await try_schedule(schedule := schedule_of(store), new_id())
         assert await schedule.left(id) is not None
     finally:
         await store.close()

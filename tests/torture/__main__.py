@@ -1,6 +1,7 @@
 """Everything that takes minutes, one after the other, with what it found.
 
-python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [expiry]
+python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [leader]
+                        [expiry] [--minutes 3]
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from hypothesis import settings
 
 from tests.chaos import faults, figures
 from tests.properties.state_machine import machine
-from tests.support.servers import DEFAULT_SERVER, Server
-from tests.torture import cancellation, expiry, soak
+from tests.support.servers import DEFAULT_SERVER, SERVERS, Server
+from tests.torture import cancellation, expiry, leading, soak
 from tests.torture.sockets import run as sockets
 
 MOST_GROWTH: Final = 6 << 20
@@ -80,6 +81,10 @@ def _expiry(url: str, arguments: argparse.Namespace) -> str:
     return "\n    ".join(map(str, results))
 
 
+def _leader(url: str, arguments: argparse.Namespace) -> str:
+    return leading.run(url, SERVERS[DEFAULT_SERVER], arguments.runs, arguments.lease)
+
+
 TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "state-machine": _state_machine,
     "cancellation": _cancellation,
@@ -87,6 +92,7 @@ TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "chaos": _chaos,
     "sockets": _sockets,
     "expiry": _expiry,
+    "leader": _leader,
 }
 
 
@@ -104,6 +110,8 @@ def main() -> int:
     parser.add_argument("--sockets", type=int, default=1000, help="of one user, or of one primary")
     parser.add_argument("--expiring", type=int, default=100_000, help="sessions that run out")
     parser.add_argument("--parts", nargs="*", choices=sockets.PARTS, help="of the sockets")
+    parser.add_argument("--runs", type=int, default=50, help="of each fault of a leader")
+    parser.add_argument("--lease", type=int, default=1, help="seconds of a leader's lease")
     arguments = parser.parse_args()
     failed = False
     for name in arguments.tasks or TASKS:
