@@ -136,10 +136,11 @@ class Expiry:
 
         return heard
 
-    def _write(self, write: Awaitable[Any]) -> None:
+    def _write(self, write: Awaitable[Any]) -> asyncio.Future[Any]:
         future = asyncio.ensure_future(write)
         self._writing.add(future)
         future.add_done_callback(self._written)
+        return future
 
     def _written(self, future: asyncio.Future[Any]) -> None:
         self._writing.discard(future)
@@ -164,6 +165,7 @@ class Expiry:
         finally:
             task.cancel()
             await asyncio.wait([task])
+            await self.settle()
 
     async def _run(self) -> None:
         """Sweep as long as this process leads, and wait for that otherwise. It never ends."""
@@ -210,22 +212,29 @@ class Expiry:
         while more:
             check()
             found, more = await self._schedule.due(shard, STEP)
-            over, failed = await self._over(shard, found)
+            over, failed = await self._over(found)
             for start in range(0, len(over), AT_ONCE):
                 check()
-                told = [due for due in over[start : start + AT_ONCE] if await self._tell(due)]
-                await self._schedule.remove(shard, told)
+                await self._tell_all(shard, over[start : start + AT_ONCE])
             if failed is not None:
                 raise failed
 
-    async def _over(
-        self, shard: str, found: Sequence[Due]
-    ) -> tuple[list[Due], BaseException | None]:
-        """Those whose record is gone, and an error if a node doesn't say it of the others.
+    async def _tell_all(self, shard: str, over: Sequence[Due]) -> None:
+        told = list[Due]()
+        try:
+            for due in over:
+                if await self._tell(due):
+                    told.append(due)
+        finally:
+            if told:  # also at a shutdown, so that the next process doesn't tell them again
+                await asyncio.shield(self._write(self._schedule.remove(shard, told)))
 
-        Those whose record is still there are noted anew.
+    async def _over(self, found: Sequence[Due]) -> tuple[list[Due], BaseException | None]:
+        """Those under whose id nothing is, and an error if a node doesn't say it of the others.
+
+        Those under whose id something is are noted anew, for as long as that lasts.
         """
-        over, ended = list[Due](), list[Due]()
+        over = list[Due]()
         asked = (self._schedule.left(due.id) for due in found)
         failed: BaseException | None = None
         for due, left in zip(
@@ -235,13 +244,15 @@ class Expiry:
                 failed = left
             elif left is None:
                 over.append(due)
-            elif is_record(await self._store.load(due.id)):
-                # It was touched, and the schedule doesn't know it.
-                await self._schedule.note(due.id, max(1, left), due.about)
             else:
-                ended.append(due)
-        if ended:
-            await self._schedule.remove(shard, ended)
+                about = due.about
+                # A record was touched, and the schedule doesn't know it. A tombstone was put here
+                # by who ended the session just now, which the schedule is about to learn; or by
+                # who was to end one that had run out before.
+                if not is_record(await self._store.load(due.id)):
+                    principal, at, tries = self._opened(due)
+                    about = self._about(due.id, principal, at, tries)
+                await self._schedule.note(due.id, max(1, left), about)
         return over, failed
 
     async def _tell(self, due: Due) -> bool:

@@ -257,18 +257,28 @@ async def test_sessions_that_were_lost() -> None:
     assert await at.after(WEEK) == []
 
 
-async def test_a_tombstone_where_a_session_was_due() -> None:
-    """It has just ended, and the schedule doesn't know it yet."""
+async def test_an_end_that_came_too_late() -> None:
+    """Who is revoked after their session ran out is told of all the same, with its own end."""
     at = Expiring()
     token = await at.begin(ALICE)
-    await settle(at.manager)
+    end = datetime.fromtimestamp(at.clock.now + WEEK, UTC)
+    at.clock.advance(WEEK)
+    assert await at.manager.revoke_all("alice") == 0
+
+    assert await at.sweep() == []
+    assert await at.after(30) == [Expired(token[:20], "alice", end)]
+
+
+async def test_an_end_in_time() -> None:
+    """Who is revoked just before isn't told of."""
+    at = Expiring()
+    await at.begin(ALICE)
     at.clock.advance(WEEK - 1)
-    other = SessionManager(at.store, KEY, clock=at.clock)
-    assert await other.revoke_all("alice") == 1
+    assert await at.manager.revoke_all("alice") == 1
 
     assert await at.after(1) == []
-    assert await at.after(DAY) == []
-    assert token[:20] not in await at.scheduled()
+    assert await at.after(61) == []
+    assert await at.scheduled() == []
 
 
 def test_what_is_no_callable() -> None:
