@@ -29,6 +29,7 @@ from redis_sessions.leader import Leader, Term
 from redis_sessions.session.box import Box
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.record import Stored, is_record
+from redis_sessions.session.token import is_id
 from redis_sessions.stores.protocols import Store
 from redis_sessions.stores.schedule import SHARDS, Due, schedule_of, try_schedule
 from redis_sessions.tracebacks import strip
@@ -97,6 +98,7 @@ class Expiry:
         self._clock = clock
         self._within = within + 1  # whole seconds are compared
         self._writing = set[asyncio.Future[Any]]()
+        self._failing = False
 
     async def check(self) -> None:
         """Raise `ConfigurationError` if the store doesn't do this."""
@@ -144,8 +146,10 @@ class Expiry:
 
     def _written(self, future: asyncio.Future[Any]) -> None:
         self._writing.discard(future)
-        if not future.cancelled() and (error := future.exception()) is not None:
-            logger.warning("sessions: the schedule for on_expired= lacks a change: %s", error)
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not self._failing:
+            logger.warning("sessions: the schedule for on_expired= lacks changes: %s", error)
+        self._failing = error is not None
 
     async def settle(self) -> None:
         """Wait until all that was to be written in this event loop is."""
@@ -181,16 +185,15 @@ class Expiry:
                 await asyncio.sleep(_PAUSE)
 
     async def _sweep_always(self, term: Term) -> None:
-        trouble = False
+        trouble = None
         while True:
+            before, trouble = trouble, None
             try:
                 await self.sweep(term.check)
             except StoreError as exc:
-                if not trouble:
+                trouble = exc
+                if before is None:
                     logger.warning("sessions: on_expired waits for the store: %s", exc)
-                trouble = True
-            else:
-                trouble = False
             await asyncio.sleep(EVERY)
 
     async def sweep(self, check: Callable[[], object] = lambda: None) -> None:
@@ -200,10 +203,8 @@ class Expiry:
         a shard's server refuses doesn't hold up the others. Then the first error is raised.
         """
         await self.settle()
-        done = await asyncio.gather(
-            *(self._sweep_shard(shard, check) for shard in SHARDS), return_exceptions=True
-        )
-        for error in done:
+        sweeps = (self._sweep_shard(shard, check) for shard in SHARDS)
+        for error in await asyncio.gather(*sweeps, return_exceptions=True):
             if error is not None:
                 raise error
 
@@ -212,7 +213,9 @@ class Expiry:
         while more:
             check()
             found, more = await self._schedule.due(shard, STEP)
-            over, failed = await self._over(found)
+            if strange := [due for due in found if not is_id(due.id)]:
+                await self._schedule.remove(shard, strange)
+            over, failed = await self._over([due for due in found if is_id(due.id)])
             for start in range(0, len(over), AT_ONCE):
                 check()
                 await self._tell_all(shard, over[start : start + AT_ONCE])
@@ -236,10 +239,9 @@ class Expiry:
         """
         over = list[Due]()
         asked = (self._schedule.left(due.id) for due in found)
+        lefts = await asyncio.gather(*asked, return_exceptions=True)
         failed: BaseException | None = None
-        for due, left in zip(
-            found, await asyncio.gather(*asked, return_exceptions=True), strict=True
-        ):
+        for due, left in zip(found, lefts, strict=True):
             if isinstance(left, BaseException):
                 failed = left
             elif left is None:
@@ -263,7 +265,10 @@ class Expiry:
             told = self._on_expired(Expired(due.id, principal, when))
             if isawaitable(told):
                 await told
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the others are told
+        except (Exception, asyncio.CancelledError) as exc:  # whatever it is, the others are told
+            task = asyncio.current_task()
+            if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it isn't what the application waited for
             strip(exc)
             delay = min(_RETRY * 2**tries, _LONGEST_RETRY)
             logger.exception(

@@ -47,14 +47,15 @@ if what == 'end' then
 end
 
 -- due: how many at most. The reply is 1 if there may be more, else 0; and of each session that may have run
--- out its id, when it was to end, and what is sealed of it. Nothing but marks is removed.
+-- out its id, when it was to end, and what is sealed of it. Nothing but marks is removed,
+-- and what has a time that nobody noted.
 if what == 'due' then
   local found = redis.call('ZRANGE', ends, '-inf', whole(now), 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
   local ids, marks, reply = {}, {}, {#found / 2 < tonumber(ARGV[2]) and 0 or 1}
   for i = 1, #found, 2 do ids[#ids + 1] = found[i] end
   local texts = #ids > 0 and redis.call('HMGET', about, unpack(ids)) or {}
   for i = 1, #ids do
-    if texts[i] == '' then
+    if texts[i] == '' or not string.match(found[2 * i], '^%d+$') then
       marks[#marks + 1] = ids[i]
     else
       reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = ids[i], found[2 * i], texts[i] or ''

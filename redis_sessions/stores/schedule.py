@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary, ref
 from zlib import crc32
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.session.token import is_id
 from redis_sessions.stores.commands import SCHEDULE, IndexCommand
 from redis_sessions.stores.index_replies import checked
 from redis_sessions.stores.memory import MemoryStore
@@ -122,8 +121,6 @@ class _RedisSchedule:
             await self._call(shard, "remove", *pairs)
 
     async def left(self, id: str) -> int | None:
-        if not is_id(id):
-            return None
         key = self._store.prefix + id
         return _left(await self._send(IndexCommand(key, ("PTTL", key))))
 

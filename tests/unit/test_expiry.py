@@ -234,6 +234,15 @@ async def test_damaged_entries(about: bytes) -> None:
     assert [(each.id, each.principal) for each in await at.after(1)] == [(id, None)]
 
 
+async def test_what_is_no_id() -> None:
+    """It is nobody's session, and removed."""
+    at = Expiring()
+    await schedule_of(at.store).note("nobody", 1000, b"x")
+
+    assert await at.after(1) == []
+    assert await at.scheduled() == []
+
+
 async def test_a_note_that_comes_after_the_end() -> None:
     """A touch that was under way while the session ended doesn't bring it back."""
     at = Expiring()

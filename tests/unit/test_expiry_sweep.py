@@ -88,8 +88,8 @@ async def test_a_schedule_that_fails(
         await at.commit(session)
         await settle(at.manager)
 
-    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
-    assert "the schedule for on_expired= lacks a change: away" in caplog.text
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "the schedule for on_expired= lacks changes: away" in caplog.text
 
 
 async def test_many_at_once() -> None:
@@ -152,6 +152,22 @@ async def test_entries_nobody_takes() -> None:
     await schedule.remove(shard_of(id), [Due(id, due.at - 1, b"x")])
 
     assert [each.about for each in (await schedule.due(shard_of(id), 10))[0]] == [b"y"]
+
+
+async def test_a_callable_that_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    """What it waited for was cancelled: that is an error like any other."""
+    told = list[str]()
+
+    async def on_expired(expired: Expired) -> None:
+        told.append(expired.id)
+        raise asyncio.CancelledError
+
+    at = Expiring(on_expired=on_expired)
+    ids = [(await at.begin(ALICE))[:20] for _ in range(3)]
+    await at.after(WEEK)
+
+    assert sorted(told) == sorted(ids)
+    assert caplog.text.count("is called again in 5 seconds") == 3
 
 
 class Told:
