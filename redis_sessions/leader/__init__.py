@@ -25,7 +25,7 @@ from redis_sessions.leader.term import Term, own_clock
 from redis_sessions.session.state import Duration, seconds
 from redis_sessions.stores import StoreOption, open_store
 from redis_sessions.stores.leases import leases_of
-from redis_sessions.tracebacks import stripped
+from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["Leader", "Term"]
 
@@ -111,16 +111,21 @@ class Leader:
 
         At its end they are cancelled, and other processes go on with them.
         """
-        check_event_loop()
-        tasks = [asyncio.create_task(self._run(name, job)) for name, job in self._jobs.items()]
         try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self.close()
+            check_event_loop()
+            tasks = [asyncio.create_task(self._run(name, job)) for name, job in self._jobs.items()]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self.close()
+        except BaseException as exc:
+            strip(exc)
+            raise
 
+    @stripped
     async def close(self) -> None:
         """Close the connections of the running event loop, if the store was made here."""
         if self._closes:
@@ -137,8 +142,8 @@ class Leader:
             try:
                 async with self._election.lead(name, claim, job.lease) as term:
                     await self._follow(job, term, claim)
-            except LeadershipLostError:
-                pass  # it has been logged
+            except LeadershipLostError as exc:
+                logger.info("leader %r: %s", name, exc)
             except Exception:  # noqa: BLE001 - it is logged
                 logger.exception("leader %r: this process tries again", name)
                 await asyncio.sleep(job.lease)
@@ -147,20 +152,21 @@ class Leader:
         """Run a job whenever it is due, as long as the term lasts."""
         run = token_hex(8)
         while True:
+            term.check()  # a job may swallow its cancellation
             try:
                 due = await self._election.leases.begin(term.name, claim, run, job.interval)
             except AWAY:  # the lease isn't renewed either, if this lasts
                 due = job.lease * POLL
             if due is None:
-                term._lose("the lease had ended in the store")
-            elif due == 0:
+                raise LeadershipLostError(f"the lease of {term.name!r} had ended in the store")
+            if due == 0:
                 run = token_hex(8)
                 try:
                     await (job.function(term) if job.takes_term else job.function())
                 except Exception:  # noqa: BLE001 - it is logged, and the schedule goes on
                     term.check()
                     logger.exception("leader %r: the job failed", term.name)
-            await asyncio.sleep(due or 0)
+            await asyncio.sleep(due)
 
 
 def _checked(name: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from redis_sessions import errors
 from redis_sessions.errors import StoreError
 from redis_sessions.events import logger
-from redis_sessions.leader.term import Term
+from redis_sessions.leader.term import Hold, Term
 from redis_sessions.stores.leases import Leases
 from redis_sessions.tracebacks import strip
 
@@ -45,19 +45,19 @@ class Election:
         assert task is not None
         before = task.cancelling()
         try:
-            term = await self._acquire(name, claim, lease)
-            keeper = self._start(self._keep(term, claim, lease))
+            hold = await self._acquire(name, claim, lease)
+            keeper = self._start(self._keep(hold, claim, lease))
             self._start(self._note(name))
             try:
-                yield term
+                yield Term(hold)
             except asyncio.CancelledError as exc:
-                if term._cancelled and task.cancelling() <= before + 1:  # nobody else cancelled it
-                    raise term._lost() from exc
+                if hold.cancelled and task.cancelling() <= before + 1:  # nobody else cancelled it
+                    raise hold.lost() from exc
                 raise
             finally:
                 keeper.cancel()
-                term._end()
-                if term._cancelled:  # the lease ends by itself in a moment
+                hold.end()
+                if hold.cancelled:  # the lease ends by itself in a moment
                     task.uncancel()
                 else:
                     await asyncio.shield(self._start(self._release(name, claim)))
@@ -65,7 +65,7 @@ class Election:
             strip(exc)
             raise
 
-    async def _acquire(self, name: str, claim: str, lease: int) -> Term:
+    async def _acquire(self, name: str, claim: str, lease: int) -> Hold:
         about = f"{socket.gethostname()[:100]}:{os.getpid()}"
         attempt: asyncio.Task[Any] | None = None
         complained = False
@@ -86,9 +86,9 @@ class Election:
                     ends = sent + lease * _SAFE
                     if mine and self._clock() < ends:  # else the answer came late
                         logger.info("leader %r: this process leads, token %d", name, token)
-                        term = Term(name, token, ends, self._clock)
-                        term._watch()
-                        return term
+                        hold = Hold(name, token, ends, self._clock)
+                        hold.watch()
+                        return hold
                     if not mine:
                         attempt, pause = None, min(pause, left)
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
@@ -97,24 +97,24 @@ class Election:
                 await asyncio.shield(self._start(self._release(name, claim, attempt)))
             raise
 
-    async def _keep(self, term: Term, claim: str, lease: int) -> None:
+    async def _keep(self, hold: Hold, claim: str, lease: int) -> None:
         """Renew the lease until it is lost."""
         due, failed = self._clock() + lease * _RENEW, False
         while True:
             await asyncio.sleep(max(0.0, due - self._clock()))
             sent = self._clock()
             try:
-                mine = await self.leases.renew(term.name, claim, lease)
+                mine = await self.leases.renew(hold.name, claim, lease)
             except StoreError as exc:
                 if not failed:
-                    logger.warning("leader %r: the lease wasn't renewed: %s", term.name, exc)
+                    logger.warning("leader %r: the lease wasn't renewed: %s", hold.name, exc)
                 due, failed = self._clock() + lease * POLL, True
                 continue
             if not mine:
-                return term._lose("the lease had ended in the store")
+                return hold.lose("the lease had ended in the store")
             if failed:
-                logger.warning("leader %r: the lease was renewed late", term.name)
-            term._ends = sent + lease * _SAFE
+                logger.warning("leader %r: the lease was renewed late", hold.name)
+            hold.ends = sent + lease * _SAFE
             due, failed = sent + lease * _RENEW, False
 
     async def _note(self, name: str) -> None:

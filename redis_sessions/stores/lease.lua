@@ -20,8 +20,14 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local found = redis.call('HMGET', key, 'holder', 'token', 'until', 'lease', 'start', 'run', 'since', 'about')
 local holder, run, about = found[1] or '', found[6] or '', found[8] or ''
-local token, ends, lease = tonumber(found[2] or 0) or 0, tonumber(found[3] or 0) or 0, tonumber(found[4] or 0) or 0
-local start, since = tonumber(found[5] or 0) or 0, tonumber(found[7] or 0) or 0
+
+-- What isn't a number that can be counted from, such as in a damaged hash, is none.
+local function number(text)
+  local n = tonumber(string.match(text or '', '^%d+$') or 0)
+  return n < 2 ^ 53 and n or 0
+end
+local token, ends, lease = number(found[2]), number(found[3]), number(found[4])
+local start, since = number(found[5]), number(found[7])
 
 local function put(...)
   redis.call('HSET', key, ...)

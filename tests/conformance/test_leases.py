@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from redis_sessions import MemoryStore, RedisStore, StoreError
+from redis_sessions import MemoryStore, RedisStore, ReplicationError, StoreError
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.leases import Leases, leases_of
 from redis_sessions.stores.redis import servers_of
 from tests.support.deployments import Deployment, until
-from tests.support.servers import Server
+from tests.support.servers import Server, as_owner
 
 LONG, SHORT = 60, 0.01
 
@@ -32,9 +32,26 @@ async def test_servers(store: RedisStore, prefix: str) -> None:
     """Each kind of server runs the script, on a hash that is there for 400 days."""
     await conform(leases_of(store))
     await lasts(store)
+    await damaged(store)
     await store.commit("leader:taken", None, b"\1" * 40, 60_000)
     with pytest.raises(StoreError, match="WRONGTYPE"):
         await leases_of(store).acquire("taken", "a", LONG, "here", 0)
+
+
+async def test_too_few_replicas(redis_url: str, prefix: str) -> None:
+    """A lease that no replica has isn't held, nor renewed, nor does a run begin."""
+    url = as_owner(redis_url)
+    store = RedisStore(url, prefix=prefix, wait_replicas=1, wait_timeout=0.01)
+    leases = leases_of(store)
+    for write in (
+        leases.acquire("nightly", "a", LONG, "here", 0),
+        leases.renew("nightly", "a", LONG),
+        leases.begin("nightly", "a", "run", LONG),
+    ):
+        with pytest.raises(ReplicationError, match="0 of 1 replicas confirmed it"):
+            await write
+    await leases.release("nightly", "a")
+    await store.close()
 
 
 async def test_deployments(deployment: Deployment, prefix: str) -> None:
@@ -111,6 +128,18 @@ async def lapsed(leases: Leases, name: str) -> bool:
 
 async def begins(leases: Leases, name: str) -> bool:
     return await leases.begin(name, "c", "run 4", SHORT) == 0
+
+
+async def damaged(store: RedisStore) -> None:
+    """A hash with anything in it is led from the server's time on."""
+    leases, key = leases_of(store), f"{store.prefix}leader:damaged"
+    fields = ("token", "nan", "until", "inf", "lease", "9" * 30, "start", "-1", "holder", "\xff")
+    command = ("HSET", key, *fields, "since", "0x10", "run", "", "about", b"\xff")
+    await servers_of(store).index_commands.submit(IndexCommand(key, command), 64)
+    found = await leases.acquire("damaged", "a", LONG, "here", 0)
+    assert found.mine
+    assert 2**50 < found.token < 2**53
+    assert await leases.begin("damaged", "a", "run", LONG) == 0
 
 
 async def lasts(store: RedisStore) -> None:

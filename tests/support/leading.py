@@ -154,15 +154,14 @@ class Candidates:
 
     # -- what goes wrong. Each returns when another process leads
 
-    def kill(self, *, replace: bool = True) -> None:
+    def kill(self) -> None:
         """SIGKILL for the leader; a new process is started in its place."""
         leader = self._leader()
         leader.process.kill()
         self._until_another_leads(leader)
         self._all.remove(leader)
         leader.end()
-        if replace:
-            self._all.append(self._new())
+        self._all.append(self._new())
 
     def stop(self) -> None:
         """SIGSTOP for the leader for longer than a lease. Then it goes on, and writes once more."""

@@ -29,6 +29,7 @@ from redis_sessions import (
     Expired,
     HeaderTransport,
     Keyring,
+    LeadershipLostError,
     MemoryStore,
     RedisStore,
     Session,
@@ -56,6 +57,7 @@ from redis_sessions.fastapi import (
     session_security,
     untouched,
 )
+from redis_sessions.leader import Leader, Term
 from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
     Clock,
@@ -303,7 +305,7 @@ async def without_a_request(client: Redis) -> None:
         cross_site="refuse",
         trusted_origins={"https://app.example.com"},
     )
-    errors: list[type[SessionError]] = [CrossSiteError]
+    errors: list[type[SessionError]] = [CrossSiteError, LeadershipLostError]
     assert errors
     SessionMiddleware(
         Starlette(), manager=manager, transport=[CookieTransport(), HeaderTransport()]
@@ -326,6 +328,29 @@ def in_a_test(client: Any, manager: SessionManager) -> None:
         session_client.sign_in(1, cart=["tea"])
         with session_client.session() as session:
             assert_type(session, Session)
+
+
+async def leading(manager: SessionManager, client: Redis) -> None:
+    leader = Leader("redis://localhost", prefix="app:", lease=timedelta(minutes=1))
+    Leader(client, lease=30)
+    assert_type(manager.leader, Leader)
+    async with leader("nightly", lease=60) as term:
+        assert_type(term, Term)
+        assert_type(term.token, int)
+        term.check()
+
+    @leader.every("5m")
+    async def clean(term: Term) -> int:
+        return term.token
+
+    @leader.every(timedelta(hours=1), name="count", lease=60)
+    async def count() -> None:
+        pass
+
+    async with leader.running():
+        assert_type(await clean(term), int)
+        await count()
+    await leader.close()
 
 
 class TestMine(StoreConformance):

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from redis_sessions import RedisStore, StoreError
 from redis_sessions.testing import topology
+from tests.support.leading import Candidates
 from tests.support.near import Told, copy, kept, new_id, served_at_most, soon, store_on, stored
 from tests.support.servers import app_user, as_app
 
@@ -74,6 +75,17 @@ async def test_38_a_failover(
         await told.until(value)
         await served_at_most(store, id, value)
         assert await kept(store, id) == value
+
+
+def test_a_leader(running: topology.SentinelTopology, prefix: str) -> None:
+    """No token is given twice over a failover, and what a fence lets pass is in order."""
+    with Candidates(as_app(running.url), prefix) as candidates:
+
+        def fail_over() -> None:
+            running.failover()
+
+        candidates.without_a_leader(fail_over)
+        candidates.stopped_by_the_fence()
 
 
 async def test_38_a_primary_that_was_frozen(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from redis_sessions import ConfigurationError, Keyring, MemoryStore, SessionManager, generate_key
 from redis_sessions.leader import Leader, Term
 from redis_sessions.stores.protocols import Store
+from tests.support import LOOPS
 from tests.support.virtual_time import VirtualLoop, run
 from tests.unit.leader.processes import LEASE, store_of
 
@@ -149,6 +151,33 @@ def test_a_term_that_is_lost(caplog: pytest.LogCaptureFixture) -> None:
     assert [r.message for r in caplog.records if "token" in r.message][1].endswith("in the store")
 
 
+def test_a_job_that_swallows_its_cancellation() -> None:
+    """It isn't run again in a term that is over."""
+
+    async def test(loop: VirtualLoop) -> None:
+        store = store_of(loop)
+        leader, asked = Leader(store, clock=loop.time), list[str]()
+        leases = leader._election.leases  # pyright: ignore[reportPrivateUsage]
+        call = leases._call  # pyright: ignore[reportPrivateUsage]
+
+        async def refuse(name: str, weight: Any, arguments: tuple[Any, ...]) -> Any:
+            asked.append(arguments[0])
+            return 0 if arguments[0] == "renew" else await call(name, weight, arguments)
+
+        leases._call = refuse  # pyright: ignore[reportPrivateUsage]
+
+        @leader.every("5m", name="clean")
+        async def clean() -> None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1000)
+
+        async with leader.running():
+            await asyncio.sleep(LEASE / 3 + 0.01)
+            assert asked == ["acquire", "begin", "renew", "acquire"]
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("interval", "seconds"),
     [("30s", 30), ("5m", 300), ("1h", 3600), ("2d", 172_800), (90, 90), (timedelta(hours=2), 7200)],
@@ -173,25 +202,25 @@ def function() -> None:
     pass
 
 
-@pytest.mark.parametrize(
-    ("act", "message"),
-    [
-        (lambda leader: leader.every("5 minutes"), "interval='5 minutes': write '30s', '5m'"),
-        (lambda leader: leader.every("0s"), "interval='0s': write '30s', '5m'"),
-        (lambda leader: leader.every("500d"), "interval=43200000: write seconds or a timedelta"),
-        (lambda leader: leader.every(0), "interval=0: write seconds or a timedelta"),
-        (lambda leader: leader.every("5m", lease=0), "lease=0: write seconds or a timedelta"),
-        (lambda leader: leader.every("5m")(function), "function=<function function at"),
-        (lambda leader: leader.every("5m", name="a")(coroutine), "name='a': another job"),
-        (lambda leader: leader.every("5m", name="\n")(coroutine), "name='\\n': write printable"),
-        (lambda leader: leader(""), "name='': write printable text of 1 to 200 characters"),
-        (lambda leader: leader(b"nightly"), "name=b'nightly': write printable text"),
-        (lambda leader: leader("x" * 201), "name='xxx"),
-        (lambda leader: leader("nightly", lease=-1), "lease=-1: write seconds or a timedelta"),
-        (lambda _: Leader(MemoryStore(), lease=0.5), "lease=0.5: write seconds or a timedelta"),
-        (lambda _: Leader(other_store()), "a leader needs a RedisStore, or a MemoryStore in tests"),
-    ],
-)
+WRONG: list[tuple[Callable[[Leader], object], str]] = [
+    (lambda leader: leader.every("5 minutes"), "interval='5 minutes': write '30s', '5m'"),
+    (lambda leader: leader.every("0s"), "interval='0s': write '30s', '5m'"),
+    (lambda leader: leader.every("500d"), "interval=43200000: write seconds or a timedelta"),
+    (lambda leader: leader.every(0), "interval=0: write seconds or a timedelta"),
+    (lambda leader: leader.every("5m", lease=0), "lease=0: write seconds or a timedelta"),
+    (lambda leader: leader.every("5m")(cast("Any", function)), "function=<function function at"),
+    (lambda leader: leader.every("5m", name="a")(coroutine), "name='a': another job"),
+    (lambda leader: leader.every("5m", name="\n")(coroutine), "name='\\n': write printable"),
+    (lambda leader: leader(""), "name='': write printable text of 1 to 200 characters"),
+    (lambda leader: leader(cast("str", b"nightly")), "name=b'nightly': write printable text"),
+    (lambda leader: leader("x" * 201), "name='xxx"),
+    (lambda leader: leader("nightly", lease=-1), "lease=-1: write seconds or a timedelta"),
+    (lambda _: Leader(MemoryStore(), lease=0.5), "lease=0.5: write seconds or a timedelta"),
+    (lambda _: Leader(other_store()), "a leader needs a RedisStore, or a MemoryStore in tests"),
+]
+
+
+@pytest.mark.parametrize(("act", "message"), WRONG)
 def test_what_cannot_be(act: Callable[[Leader], object], message: str) -> None:
     """An error where it is written says what to write instead."""
     leader = Leader(MemoryStore())
@@ -209,8 +238,22 @@ def other_store() -> Any:
 
     for name in dir(Store):
         if not name.startswith("_") and name != "prefix":
-            setattr(Other, name, lambda *_: None)
+            setattr(Other, name, function)
     return Other()
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS)
+async def test_each_event_loop(anyio_backend: object) -> None:
+    """Jobs run on uvloop as well."""
+    leader, ran = Leader(MemoryStore()), asyncio.Event()
+
+    @leader.every("1h")
+    async def job(term: Term) -> None:
+        term.check()
+        ran.set()
+
+    async with leader.running():
+        await ran.wait()
 
 
 def test_a_manager_s_leader() -> None:

@@ -14,9 +14,11 @@ from redis_sessions import (
     MemoryStore,
     Session,
     SessionManager,
+    StoreError,
     StoreUnavailableError,
     generate_key,
 )
+from redis_sessions.leader import Leader, Term
 from redis_sessions.lifecycle.loading import foreign
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.session import services_of, state_of
@@ -95,6 +97,43 @@ SESSIONS: dict[str, Callable[[Session], Any]] = {
     "expire_in": lambda session: session.expire_in(0),
     "get_as": lambda session: session.get_as("mark", int),
 }
+
+
+async def led(act: Callable[[Term], object] = Term.check, *, ends: bool = False) -> None:
+    """Lead, and have an error."""
+    async with Leader(MemoryStore())("nightly") as term:
+        if not ends:
+            act(term)
+    act(term)
+
+
+async def refused() -> None:
+    leader = Leader(MemoryStore())
+
+    async def refuse(*_: object) -> object:
+        raise StoreError("no")
+
+    leader._election.leases._call = refuse  # pyright: ignore[reportPrivateUsage] - as a server may
+    async with leader("nightly"):
+        pass
+
+
+LEADERS: dict[str, Callable[[], Any]] = {
+    "Leader": lambda: Leader(MemoryStore(), lease=0),
+    "call": lambda: Leader(MemoryStore())(""),
+    "every": lambda: Leader(MemoryStore()).every("often"),
+    "every, a function": lambda: Leader(MemoryStore()).every("5m")(led, 1),  # type: ignore[call-arg]
+    "check": lambda: led(ends=True),
+    "a refusal": refused,
+}
+
+
+@pytest.mark.parametrize("name", LEADERS)
+async def test_a_leader_s_methods(name: str) -> None:
+    """What a leader raises, and what `async with` does, shows none of our functions."""
+    exc = await caught_from(LEADERS[name])
+    assert not ours(exc)
+    assert set(frames(exc)) <= {__name__, "contextlib"}
 
 
 async def caught_from(act: Callable[[], Any]) -> BaseException:
