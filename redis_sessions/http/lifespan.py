@@ -14,6 +14,7 @@ from redis_sessions.errors import ConfigurationError, SessionError, StoreUnavail
 from redis_sessions.events import logger
 from redis_sessions.http.connection import SCOPE_KEY
 from redis_sessions.http.setup import Setup
+from redis_sessions.lifecycle.sweep import running as running_sweep
 
 __all__ = ["fail_start", "run_lifespan"]
 
@@ -64,7 +65,7 @@ async def run_lifespan(
                 await send({"type": "lifespan.startup.failed", "message": str(exc)})
                 raise
             if expiry is not None:
-                await running.enter_async_context(expiry.running())
+                await running.enter_async_context(running_sweep(expiry))
         return message
 
     async def on_send(message: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from redis_sessions.events import EventHandler, Reporter
@@ -90,6 +90,8 @@ class Backend:
         # but as long as a session can live that isn't in it any more.
         self.aliases = Index(store, keyring, self.timer, SecretKey.alias, policy.max_age * 1000)
         self.key_notes = KeyNotes(store, keyring, self.timer, self.reporter.warn_once)
+        self.afterwards: Callable[[], Awaitable[None]] = self.key_notes.renew
+        """Is awaited after each commit but plain changes. It never raises."""
         self.watchable = store if isinstance(store, Watchable) else None
         """The store, if it tells when stored bytes have changed."""
         self.listening: dict[State, list[Listener]] = {}
@@ -110,6 +112,7 @@ class Backend:
         )
         # What requests call anyway, so that those without `on_expired=` have nothing to look at.
         self.ttl, self.report = expiry.noting(self.ttl), expiry.hearing(self.report)
+        self.afterwards = expiry.finishing(self.afterwards)
         return expiry
 
     def now(self) -> int:

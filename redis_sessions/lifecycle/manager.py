@@ -13,7 +13,15 @@ from typing import Any, Final, Literal, TypeVar
 from redis_sessions.errors import ConfigurationError, SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
 from redis_sessions.leader import Leader
-from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
+from redis_sessions.lifecycle import (
+    commit,
+    enumeration,
+    loading,
+    merging,
+    revocation,
+    sweep,
+    watching,
+)
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.exclusive import Exclusive
@@ -180,7 +188,7 @@ class SessionManager:
         expiry = self._backend.expiry
         if expiry is None:
             raise ConfigurationError("expiring() needs SessionManager(…, on_expired=…)")
-        return expiry.running()
+        return sweep.running(expiry)
 
     @awaited
     async def ready(self, *, timeout: float = 2.0) -> bool:

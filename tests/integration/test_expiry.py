@@ -8,6 +8,7 @@ import pytest
 
 from redis_sessions import Expired
 from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.lifecycle.sweep import sweep
 from redis_sessions.stores.schedule import SHARDS, schedule_of
 from redis_sessions.testing import store_session
 from tests.integration.operating import Site
@@ -35,7 +36,7 @@ async def test_the_command_line(redis_url: str, prefix: str) -> None:
     assert (rest.exit_code, rest.stderr) == (0, "")
     for id in ids:
         await schedule.note(id, 0, b"late")
-    await expiry.sweep()
+    await sweep(expiry)
     assert told == []
     await site.manager.close()
 
@@ -56,7 +57,7 @@ async def test_several_processes(
     redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of them tells; when it stops, another one goes on with what is new."""
-    monkeypatch.setattr("redis_sessions.lifecycle.expiry.EVERY", 0.05)
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep.EVERY", 0.05)
     told, done = list[tuple[int, str]](), asyncio.Event()
 
     def teller(number: int) -> object:

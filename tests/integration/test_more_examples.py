@@ -242,7 +242,7 @@ def test_seats(
 ) -> None:
     """A seat is free again when its session has run out, and only then."""
     monkeypatch.setenv("IDLE_TIMEOUT", "2")
-    monkeypatch.setattr("redis_sessions.lifecycle.expiry.EVERY", 0.01)
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep.EVERY", 0.01)
     app = example("seats")
     ada, bob = browser(app), browser(app)
     sign_in(ada, "ada", "engine")

@@ -19,6 +19,7 @@ from redis_sessions import (
     generate_key,
 )
 from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.lifecycle.sweep import sweep
 from redis_sessions.session.record import is_record
 from redis_sessions.stores.schedule import SHARDS, schedule_of
 from redis_sessions.testing import Clock, store_session
@@ -141,7 +142,7 @@ class World:
 
                 patch.setattr(schedule, "remove", fail)
             try:
-                await expiry.sweep()
+                await sweep(expiry)
             except StoreUnavailableError:
                 assert crash
         assert {each.id for each in self.told} <= self.ran_out

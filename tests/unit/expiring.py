@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from redis_sessions import Expired, SessionManager
 from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.lifecycle.sweep import sweep as sweep_schedule
 from redis_sessions.stores.schedule import SHARDS, schedule_of
 from tests.unit.setting import DAY, Setting
 
@@ -42,7 +43,7 @@ class Expiring(Setting):
 async def sweep(manager: SessionManager) -> None:
     expiry = backend_of(manager).expiry
     assert expiry is not None
-    await expiry.sweep()
+    await sweep_schedule(expiry)
 
 
 async def settle(manager: SessionManager) -> None:

@@ -16,8 +16,8 @@ from redis_sessions import (
     SessionMiddleware,
     StoreUnavailableError,
 )
-from redis_sessions.lifecycle.expiry import AT_ONCE, STEP
 from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.lifecycle.sweep import AT_ONCE, STEP, sweep
 from redis_sessions.stores.schedule import Due, schedule_of, shard_of
 from redis_sessions.testing import Clock
 from redis_sessions.testing.conformance import new_id
@@ -42,6 +42,31 @@ async def test_a_crash_before_it_is_noted_that_it_was_told(monkeypatch: pytest.M
     assert len(told) == 1
     assert await at.sweep() == told
     assert await at.sweep() == []
+
+
+async def test_a_commit_waits_for_its_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So notes don't come in faster than they leave. It doesn't wait for long, and fails never."""
+    at = Expiring()
+    notes = list[asyncio.Future[None]]()
+
+    def note(*_: object) -> asyncio.Future[None]:
+        notes.append(asyncio.get_running_loop().create_future())
+        return notes[-1]
+
+    monkeypatch.setattr(schedule_of(at.store), "note", note)
+    commit = asyncio.create_task(at.begin(ALICE))
+    while not notes:
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not commit.done()
+    notes[0].set_exception(StoreUnavailableError("away, says the test"))
+    assert await at.data(await commit) == ALICE
+
+    monkeypatch.setattr("redis_sessions.lifecycle.expiry._PATIENCE", 0)
+    assert await at.data(await at.begin(ALICE)) == ALICE
+    assert not notes[1].done()
+    notes[1].set_result(None)
 
 
 async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
@@ -137,7 +162,7 @@ async def test_another_process_leads() -> None:
         raise RuntimeError("another one leads")
 
     with pytest.raises(RuntimeError, match="another one leads"):
-        await expiry.sweep(check)
+        await sweep(expiry, check)
     assert at.told == []
 
 
@@ -233,7 +258,7 @@ async def test_a_store_that_comes_back(
         return await due(shard, count)
 
     monkeypatch.setattr(schedule, "due", fail_first)
-    monkeypatch.setattr("redis_sessions.lifecycle.expiry.EVERY", 0)
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep.EVERY", 0)
     async with manager.expiring():
         await told.told.wait()
 
