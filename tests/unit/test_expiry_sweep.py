@@ -47,16 +47,16 @@ async def test_a_crash_before_it_is_noted_that_it_was_told(monkeypatch: pytest.M
 async def test_a_commit_waits_for_its_note(monkeypatch: pytest.MonkeyPatch) -> None:
     """So notes don't come in faster than they leave. It doesn't wait for long, and fails never."""
     at = Expiring()
-    notes = list[asyncio.Future[None]]()
+    notes, noted = list[asyncio.Future[None]](), asyncio.Event()
 
     def note(*_: object) -> asyncio.Future[None]:
         notes.append(asyncio.get_running_loop().create_future())
+        noted.set()
         return notes[-1]
 
     monkeypatch.setattr(schedule_of(at.store), "note", note)
     commit = asyncio.create_task(at.begin(ALICE))
-    while not notes:
-        await asyncio.sleep(0)
+    await noted.wait()
     for _ in range(20):
         await asyncio.sleep(0)
     assert not commit.done()
