@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from redis_sessions.errors import ConfigurationError, LeadershipLostError, check_event_loop
 from redis_sessions.events import logger
-from redis_sessions.leader.election import AWAY, POLL, Election
+from redis_sessions.leader.election import AWAY, Election, pause_of
 from redis_sessions.leader.term import Term, own_clock
 from redis_sessions.session.state import Duration, seconds
 from redis_sessions.stores import StoreOption, open_store
@@ -156,7 +156,7 @@ class Leader:
             try:
                 due = await self._election.leases.begin(term.name, claim, run, job.interval)
             except AWAY:  # the lease isn't renewed either, if this lasts
-                due = job.lease * POLL
+                due = pause_of(job.lease)
             if due is None:
                 raise LeadershipLostError(f"the lease of {term.name!r} had ended in the store")
             if due == 0:

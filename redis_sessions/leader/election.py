@@ -17,14 +17,18 @@ from redis_sessions.leader.term import Hold, Term
 from redis_sessions.stores.leases import Leases
 from redis_sessions.tracebacks import strip
 
-__all__ = ["AWAY", "POLL", "Election"]
+__all__ = ["AWAY", "Election", "pause_of"]
 
 # Parts of a lease.
 _SAFE: Final = 0.9  # the holder's own: clocks differ in speed, and a cancelled task cleans up
 _RENEW: Final = 1 / 3  # after which it is renewed
-POLL: Final = 1 / 15  # after which one asks again that waits, or that couldn't renew it
 
 AWAY: Final = (errors.StoreUnavailableError, errors.ReplicationError)
+
+
+def pause_of(lease: int) -> float:
+    """Seconds until one asks again that waits for this lease, or that couldn't renew it."""
+    return min(lease / 15, 1.0)
 
 
 class Election:
@@ -71,7 +75,7 @@ class Election:
         complained = False
         try:
             while True:
-                pause, seen, sent = lease * POLL, self._seen.get(name, 0), self._clock()
+                pause, seen, sent = pause_of(lease), self._seen.get(name, 0), self._clock()
                 attempt = self._start(self.leases.acquire(name, claim, lease, about, seen))
                 try:
                     mine, token, left = await asyncio.shield(attempt)
@@ -108,7 +112,7 @@ class Election:
             except StoreError as exc:
                 if not failed:
                     logger.warning("leader %r: the lease wasn't renewed: %s", hold.name, exc)
-                due, failed = self._clock() + lease * POLL, True
+                due, failed = self._clock() + pause_of(lease), True
                 continue
             if not mine:
                 return hold.lose("the lease had ended in the store")
