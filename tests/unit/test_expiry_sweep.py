@@ -69,6 +69,21 @@ async def test_a_commit_waits_for_its_note(monkeypatch: pytest.MonkeyPatch) -> N
     notes[1].set_result(None)
 
 
+async def test_a_revocation_waits_for_its_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When `revoke_all()` returns, the schedule knows of all ends."""
+    at, ended = Expiring(), list[str]()
+    ids = [(await at.begin(ALICE))[:20] for _ in range(3)]
+
+    async def end(id: str) -> None:
+        await asyncio.sleep(0)
+        ended.append(id)
+
+    at.clock.advance(1)
+    monkeypatch.setattr(schedule_of(at.store), "end", end)
+    assert await at.manager.revoke_all("alice") == 3
+    assert sorted(ended) == sorted(ids)
+
+
 async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     """It is called again, each time later, with the same event; others are told meanwhile."""
     tries = list[tuple[int, Expired]]()
