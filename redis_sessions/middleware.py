@@ -38,6 +38,7 @@ from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport
 from redis_sessions.lifecycle.copies import reads_replicas
+from redis_sessions.lifecycle.expiry import OnExpired
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keywords import COOKIES, suggesting
 from redis_sessions.session.placeholder import Unloaded
@@ -61,8 +62,8 @@ class SessionMiddleware:
     - `store`: a URL (`redis://`, `redis+sentinel://`, `redis+cluster://`, `memory://` …), a
       redis-py asyncio client, or a `SessionStore`
     - `secret_key`: one key, `[new, old]`, or a `Keyring`
-    - `idle_timeout`, `principal`, `rotate_on`, `max_sessions` and others: as `SessionManager` has
-      them
+    - `idle_timeout`, `principal`, `rotate_on`, `max_sessions`, `on_expired` and others: as
+      `SessionManager` has them
     - `transport`: how the token travels, instead of the cookie's arguments. Of a list, the one
       that brought the token answers
     - `binding`: what a session is bound to: `"ip"`, `"user_agent"`, `client_ip(v4=24, v6=56)` for
@@ -121,6 +122,7 @@ class SessionMiddleware:
         on_unavailable: OnUnavailable = "error",
         on_event: EventHandler | None = None,
         personal_events: bool = False,
+        on_expired: OnExpired | None = None,
         prefix: str | None = None,
         touch: Touch = True,
         lazy: bool = False,
@@ -142,6 +144,7 @@ class SessionMiddleware:
             "max_size": (max_size, DEFAULT_MAX_SIZE),
             "on_event": (on_event, None),
             "personal_events": (personal_events, False),
+            "on_expired": (on_expired, None),
         }
         cookie = {
             "session_cookie": (session_cookie, None),

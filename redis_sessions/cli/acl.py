@@ -33,18 +33,19 @@ _TRACKING: Final = ("client|tracking", "role")
 _SETINFO: Final = "client|setinfo"  # Redis 7.0 refuses a rule that names it
 _END: Final = ("script|load", "evalsha", "getrange", "set", "pexpire")
 _REVOKE: Final = ("time", "hget", "hmget", "hset", "hdel", "hscan", "hrandfield", "pttl")
+_END_SCHEDULED: Final = ("zadd", "zrange", "zrem")
 
 _COMMANDS: Final = {
     # In the order of docs/deployment.md: records, notices, the index, locks, the warning of
-    # eviction.
+    # eviction, the schedule for `on_expired=`.
     Role.APP: (
         *(*_CONNECT, "select", "mget", *_END, *_TRACKING, *_REVOKE),
-        *("hlen", "get", "del", "info"),
+        *("hlen", "get", "del", "info", *_END_SCHEDULED, "zscore"),
     ),
     # HLEN is missing: so it can't enter a session into an index, and sign somebody in.
     Role.ADMIN: (
         *(*_CONNECT, "select", "mget", *_END, *_REVOKE),
-        *("scan", "strlen", "info", "client|tracking"),
+        *("scan", "strlen", "info", "client|tracking", *_END_SCHEDULED),
     ),
     Role.MONITOR: (*_CONNECT, "select", "info", "dbsize"),
 }

@@ -63,7 +63,7 @@ async def commit(backend: Backend, session: Session, http_status: int, may_creat
             state.end_turn()
         # Not after each change: others come as often as a touch is due.
         if http_status < 500 and (answer is not in_place.CHANGED or pending.facts.touch_due):
-            await backend.key_notes.renew()  # never raises
+            await backend.afterwards()
     except BaseException as exc:
         strip(exc)
         raise

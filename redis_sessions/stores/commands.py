@@ -19,6 +19,7 @@ __all__ = [
     "INDEX",
     "LEASE",
     "LOCK",
+    "SCHEDULE",
     "IndexCommand",
     "Item",
     "Weight",
@@ -53,6 +54,7 @@ COMMIT: Final = script("commit.lua")
 INDEX: Final = script("index.lua")
 LOCK: Final = script("lock.lua")
 LEASE: Final = script("lease.lua")
+SCHEDULE: Final = script("schedule.lua")
 
 
 class Write(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
@@ -30,6 +29,7 @@ from redis_sessions.stores.commands import (
     INDEX,
     LEASE,
     LOCK,
+    SCHEDULE,
     IndexCommand,
     Weight,
     Write,
@@ -40,7 +40,6 @@ from redis_sessions.stores.enumeration import Found
 from redis_sessions.stores.index_replies import (
     entered,
     entries,
-    fields,
     flag,
     moment,
     nothing,
@@ -48,6 +47,7 @@ from redis_sessions.stores.index_replies import (
     touched,
 )
 from redis_sessions.stores.inspection import info
+from redis_sessions.stores.key_ids import key_ids
 from redis_sessions.stores.locks import Locks
 from redis_sessions.stores.observing import Observation
 from redis_sessions.stores.protocols import (
@@ -73,11 +73,6 @@ T = TypeVar("T")
 
 _PAGE: Final = 500
 """The fields of an index that one HSCAN looks at, roughly."""
-_KEY_ID: Final = re.compile(rb"[0-9a-f]{8}\Z")
-_SECONDS: Final = re.compile(rb"\d{1,12}\Z")
-_MOST_KEYS: Final = 32
-"""The most secret keys that are noted."""
-_DAY: Final = 24 * 3600
 _MIN_CLIENT_CACHE: Final = 0.05
 _MAX_CLIENT_CACHE: Final = 10.0
 """Seconds: as long as the cookie lasts that says that a browser has changed its session."""
@@ -258,21 +253,7 @@ class RedisStore:
     # -- the secret keys in use
 
     async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
-        name, now = f"{self.prefix}keys", self.server_clock.now()
-        if note is not None:
-            await self._send(name, "HSET", note, int(now))
-            await self._send(name, "PEXPIRE", _DAY * 1000)
-        noted = fields(await self._send(name, "HSCAN", 0, "COUNT", 2 * _MOST_KEYS))
-        ages = {
-            id.decode(): max(0.0, now - int(at))
-            for id, at in noted.items()
-            if _KEY_ID.match(id) and _SECONDS.match(at)
-        }
-        newest = sorted(ages, key=ages.__getitem__)[:_MOST_KEYS]
-        kept = {id: ages[id] for id in newest if ages[id] <= _DAY}
-        if note is not None and len(kept) < len(ages):
-            await self._send(name, "HDEL", *(ages.keys() - kept.keys()))
-        return kept
+        return await key_ids(self._send, f"{self.prefix}keys", self.server_clock.now(), note)
 
     def _send(self, key: str, name: str, *arguments: Any) -> Awaitable[Any]:
         command = IndexCommand(key, (name, key, *arguments))
@@ -343,7 +324,7 @@ class RedisStore:
         servers = kind(
             self._connector,
             self.timeout,
-            [INDEX, LOCK, LEASE],
+            [INDEX, LOCK, LEASE, SCHEDULE],
             self.server_clock,
             watching,
             self._durability,

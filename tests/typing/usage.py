@@ -27,6 +27,7 @@ from redis_sessions import (
     CookieTransport,
     CrossSiteError,
     Event,
+    Expired,
     HeaderTransport,
     Keyring,
     LeadershipLostError,
@@ -261,6 +262,19 @@ def log(event: Event) -> None:
     assert_type(event.reason, str | None)
     assert_type(event.principal, str | None)
     assert_type((event.address, event.user_agent), tuple[str | None, str | None])
+
+
+async def release(expired: Expired) -> None:
+    assert_type(expired.id, str)
+    assert_type(expired.principal, str | None)
+    assert_type(expired.when, datetime)
+
+
+async def told_of_expired(store: MemoryStore) -> None:
+    manager = SessionManager(store, NEW_KEY, on_expired=release)
+    SessionMiddleware(app, store=store, secret_key=NEW_KEY, on_expired=print)
+    async with manager.expiring():
+        pass
 
 
 async def without_a_request(client: Redis) -> None:
