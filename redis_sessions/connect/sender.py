@@ -106,7 +106,8 @@ class Sender:
         """The link whose replies are being delivered just now."""
         self.listener: LinkListener | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._waking = False
+        self.waking = False
+        """Whether what waits leaves at the end of this tick."""
         self._closing = False
         self._again: list[Part] = []
         self.errands = list(errands)
@@ -114,8 +115,8 @@ class Sender:
 
     def wake(self) -> None:
         """Let what waits leave at the end of this tick."""
-        if not self._waking:
-            self._waking = True
+        if not self.waking:
+            self.waking = True
             self._loop.call_soon(self._leave, context=self._context)
 
     async def close(self) -> None:
@@ -143,7 +144,7 @@ class Sender:
     # -- leaving
 
     def _leave(self) -> None:
-        self._waking = False
+        self.waking = False
         link = self.link
         if link is not None and self._dialer.asks_sentinels:
             self._dialer.check_primary()

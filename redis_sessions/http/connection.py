@@ -286,15 +286,11 @@ class Connection(msgspec.Struct, eq=False):
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
         try:
-            return await self._begin_commit()
+            state_of(self.session).request.answering = True
+            return await self.commit(self.status)
         except BaseException as exc:
             self._note_failure(exc)
             raise
-
-    def _begin_commit(self) -> Awaitable[Answer]:
-        """Begin the response's own commit. If it fails, call `_note_failure`."""
-        state_of(self.session).request.answering = True
-        return self.commit(self.status)
 
     def _note_failure(self, exc: BaseException) -> None:
         # If it was cancelled, another response may follow.
@@ -324,9 +320,10 @@ class Connection(msgspec.Struct, eq=False):
                 if held is not None:
                     answer = NOTHING
                     if not self.is_settled():
-                        state_of(self.session).request.compared = True
+                        request = state_of(self.session).request
+                        request.compared = request.answering = True
                         try:  # as `commit_before_start`, which would be another coroutine
-                            answer = await self._begin_commit()
+                            answer = await self.commit(self.status)
                         except BaseException as exc:
                             self._note_failure(exc)
                             raise

@@ -18,7 +18,7 @@ from redis_sessions.session.state import LIVE, NOTHING_WANTED, State, Status, Wa
 from redis_sessions.session.values import EMPTY
 from redis_sessions.tracebacks import no_fields, silent_repr
 
-__all__ = ["PendingCommit", "is_unchanged", "pending_commit", "storable_data"]
+__all__ = ["PLAIN", "PendingCommit", "is_unchanged", "pending_commit", "storable_data"]
 
 
 def is_unchanged(backend: Backend, session: Session) -> bool:
@@ -95,17 +95,18 @@ def pending_commit(
     state = state_of(session)
     # From 500 on no change of data is stored.
     encoded = state.base if http_status >= 500 else backend.values.encode(session)
-    principal = _principal(backend, session, encoded, http_status)
+    principal = _principal(backend, session, state, encoded, http_status)
     writer = Writer(backend, session, state, encoded, principal, backend.now(), deadline(backend))
     if _is_plain(writer):
-        facts, outcome = _PLAIN, Outcome.CHANGE
+        facts, outcome = PLAIN, Outcome.CHANGE
     else:
         facts = _gather(writer, http_status, may_create)
         outcome = decide(facts)
     return PendingCommit(backend, state, writer, facts, outcome, state.wanted, encoded)
 
 
-_PLAIN: Final = Facts(status=LIVE, http_status=200, changed=True)
+PLAIN: Final = Facts(status=LIVE, http_status=200, changed=True)
+"""The facts if data changed, and nothing else."""
 
 
 def _is_plain(writer: Writer) -> bool:
@@ -113,14 +114,15 @@ def _is_plain(writer: Writer) -> bool:
 
     It is the second row of the table, as `is_unchanged` is the first.
     """
-    state = writer.state
+    state, stored = writer.state, writer.state.stored
     return (
         state.wanted is NOTHING_WANTED
+        and stored is not None
         and state.status is LIVE
         and writer.principal == state.principal
         and writer.encoded != state.base
         and not writer.backend.policy.rotate_on
-        and not writer.backend.touch_due(state)
+        and writer.backend.clock() <= stored.touch_at
     )
 
 
@@ -157,13 +159,14 @@ def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
     )
 
 
-def _principal(backend: Backend, session: Session, encoded: bytes, http_status: int) -> str | None:
+def _principal(
+    backend: Backend, session: Session, state: State, encoded: bytes, http_status: int
+) -> str | None:
     """Who is signed in by the data that are committed.
 
     From status 500 on no change is stored but a sign-out. So the data are asked as they are now,
     without the values that can't be encoded.
     """
-    state = state_of(session)
     if http_status >= 500:
         try:
             return backend.principal.of(storable_data(backend, session))

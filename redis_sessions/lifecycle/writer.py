@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -34,8 +34,8 @@ Value = tuple[bytes, int]
 
 
 def deadline(backend: Backend) -> float:
-    """The deadline of writes that begin now, on the loop's clock."""
-    return asyncio.get_running_loop().time() + backend.policy.deadline
+    """The deadline of writes that begin now, on `time.monotonic`."""
+    return monotonic() + backend.policy.deadline
 
 
 class Writer(msgspec.Struct, eq=False, gc=False):
@@ -60,7 +60,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
     principal: str | None
     now: int
     ends: float
-    """When the deadline is, on the loop's clock."""
+    """When the deadline is, on `time.monotonic`."""
     shortfall: str | None = None
     contended: bool = False
     """Whether another request was faster at least once."""
@@ -135,7 +135,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
 
     def check_time(self) -> None:
         """Raise an error if the deadline has passed."""
-        if asyncio.get_running_loop().time() > self.ends:
+        if monotonic() > self.ends:
             if self.contended:
                 raise SessionConflictError("the session kept changing until the deadline")
             raise StoreUnavailableError("the deadline has passed", reason="timeout")
@@ -271,7 +271,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
 
     def seal(self, at: Stored, **fields: Any) -> Stored:
         """The record with other values for these fields, under the same token."""
-        return self.backend.sealer.seal(at.token, at.record.amended(**fields), at.rotated_at)
+        return self.backend.sealer.seal_again(at, at.record.amended(**fields))
 
     def lifetime(self, persistent: bool) -> tuple[int, int, bool]:
         """The fields `expires_at`, `idle` and `persistent`, by `expire_in()` or by the policy."""

@@ -136,6 +136,8 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     """When it ends unless it is touched: by its idle timeout or absolutely, whichever is first."""
     touch_at: float
     """From when on it is to be touched."""
+    key: bytes
+    """The key of its box. What takes its place under the same token has the same one."""
 
     @property
     def version(self) -> bytes:
@@ -200,7 +202,19 @@ class Sealer:
         context = self._primary + rotated_at.to_bytes(4, "big")
         derivation = self._sealing.copy()
         derivation.update(context + token.value.encode())
-        key, nonce = derivation.digest(), urandom(24)
+        return self._seal(derivation.digest(), context, token, record, data)
+
+    def seal_again(self, at: Stored, record: Record, data: bytes | None = None) -> Stored:
+        """Another record in the place of this one, under the same token. `data` as in `seal`."""
+        context = at.sealed[:9]
+        if context[:5] != self._primary:  # a retired key has sealed it
+            return self.seal(at.token, record, at.rotated_at, data)
+        return self._seal(at.key, context, at.token, record, data)
+
+    def _seal(
+        self, key: bytes, context: bytes, token: SessionToken, record: Record, data: bytes | None
+    ) -> Stored:
+        nonce = urandom(24)
         sealed = context + nonce + crypto_secretbox(_encode(record), nonce, key)
         return self._opened(key, token, record, sealed, data)
 
@@ -216,7 +230,7 @@ class Sealer:
         if known is not None and known[0] == sealed:
             # These bytes, not the new ones: the less many waiting requests hold, the faster.
             sealed, record, data, ends, touch_at = known
-            return Stored(token, record, sealed, data, ends, touch_at)
+            return Stored(token, record, sealed, data, ends, touch_at, key)
         try:
             record = _decode(crypto_secretbox_open(sealed[33:], sealed[9:33], key))
         except CryptoError:
@@ -246,7 +260,7 @@ class Sealer:
                 self._before, self._recent = self._recent, {}
             # The token isn't remembered, so that nothing here opens a session.
             self._recent[key] = sealed, record, data, ends, touch_at
-        return Stored(token, record, sealed, data, ends, touch_at)
+        return Stored(token, record, sealed, data, ends, touch_at, key)
 
     def seal_descriptor(self, index: str, id: str, descriptor: Descriptor) -> bytes:
         """Key id, nonce and box. The box opens only for this index and id, and by no token."""

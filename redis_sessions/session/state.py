@@ -70,6 +70,7 @@ class Status(Enum):
 
 # Looking a member up by its name costs ten times as much.
 LIVE: Final = Status.LIVE
+_ENDED: Final = Status.ENDED
 UNAVAILABLE: Final = Status.UNAVAILABLE
 
 
@@ -311,10 +312,12 @@ class State(msgspec.Struct, eq=False):
 
     def end_turn(self) -> None:
         """Let the next one begin."""
-        waiting, self.waiting, self.turn = self.waiting or (), None, False
-        for over in waiting:
-            if not over.done():
-                over.set_result(None)
+        self.turn = False
+        if self.waiting is not None:
+            waiting, self.waiting = self.waiting, None
+            for over in waiting:
+                if not over.done():
+                    over.set_result(None)
 
     # -- changes
 
@@ -358,7 +361,7 @@ class State(msgspec.Struct, eq=False):
 
     def remember(self, stored: Stored) -> None:
         """Note what is in the store from now on."""
-        if self.status is not Status.ENDED:  # as a task of this request has found since
+        if self.status is not LIVE and self.status is not _ENDED:  # as a task has found since
             self.status = LIVE
         self.stored = stored
         self.base = stored.data
@@ -367,7 +370,7 @@ class State(msgspec.Struct, eq=False):
 
     def gone(self) -> None:
         """Note that it ended, or was rotated, elsewhere since it was loaded."""
-        if self.status is not Status.ENDED:  # then it was this request that ended it
+        if self.status is not _ENDED:  # then it was this request that ended it
             self.status = Status.GONE
         self.touch_at = NEVER
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
 from redis.exceptions import RedisError, ResponseError
@@ -14,6 +16,7 @@ from redis_sessions.stores.protocols import CONFLICT, GONE, STORED, Commit, Writ
 __all__ = [
     "ABSENT",
     "COMMIT",
+    "COMMITS",
     "EARLIER",
     "END",
     "INDEX",
@@ -39,7 +42,8 @@ END: Final = b"*"
 EARLIER: Final = b"<"
 """In the place of an expected version: a record must be stored that was rotated earlier."""
 
-_COMMITS: Final = {written.result.value: written for written in (STORED, CONFLICT, GONE)}
+COMMITS: Final = {written.result.value: written for written in (STORED, CONFLICT, GONE)}
+"""What the commit script's answers mean, unless they are the text of an error."""
 
 
 def script(file: str) -> Script:
@@ -71,6 +75,9 @@ class IndexCommand(NamedTuple):
     weight: Weight = "read"
 
 
+_key: Final = itemgetter(0)
+_arguments: Final = itemgetter(slice(1, None))
+
 Item = str | Write | IndexCommand
 """What a queue holds: a key to read, or one of the others."""
 
@@ -84,8 +91,8 @@ def command_of(item: Item) -> Command:
 
 def commit_of(writes: Sequence[Write]) -> Command:
     """The command for several writes."""
-    items = [part for write in writes for part in write[1:]]
-    return COMMIT.call([write.key for write in writes], items)
+    arguments = chain.from_iterable(map(_arguments, writes))
+    return COMMIT.call([*map(_key, writes)], [*arguments])
 
 
 def answer_of(item: Item, reply: Any) -> Any:
@@ -108,5 +115,5 @@ def answer_of(item: Item, reply: Any) -> Any:
 def verdict(answer: int | bytes) -> Written[Commit] | ResponseError:
     """What the commit script's answer to one item means."""
     if isinstance(answer, int):
-        return _COMMITS[answer]
+        return COMMITS[answer]
     return ResponseError(answer.decode(errors="replace"))

@@ -83,11 +83,10 @@ class ItemQueue(Generic[Item, Reply]):
 
     def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
         """The future of this item's reply; never raises. `size`: its bytes, roughly."""
-        loop = self._loop
-        future: asyncio.Future[Reply] = loop.create_future()
-        waiting = len(self._items)
-        if waiting >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
-            future.set_exception(_full(f"{waiting} operations wait in this process already"))
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        items = self._items
+        if len(items) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
+            future.set_exception(_full(f"{len(items)} operations wait in this process already"))
             return future
         if self._health.away is not None and not self._may_probe():
             away = StoreUnavailableError(f"still away: {self._health.away}")
@@ -96,10 +95,11 @@ class ItemQueue(Generic[Item, Reply]):
             future.set_exception(away)
             return future
         self._bytes += size
-        self._items.append(item)
+        items.append(item)
         self._futures.append(future)
-        self._since.append(loop.time())
-        self._sender.wake()
+        self._since.append(self._loop.time())
+        if not self._sender.waking:
+            self._sender.wake()
         return future
 
     def _may_probe(self) -> bool:

@@ -9,7 +9,7 @@ from redis import exceptions as errors
 
 from redis_sessions.connect.failures import translate, unexpected_reply
 from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command
-from redis_sessions.stores.commands import Item, Write, answer_of, command_of, verdict
+from redis_sessions.stores.commands import COMMITS, Item, Write, answer_of, command_of, verdict
 from redis_sessions.stores.dialects import Dialect
 from redis_sessions.stores.durability import Durability
 from redis_sessions.stores.protocols import Commit, Written
@@ -91,14 +91,19 @@ class ReplyReader:
             self._note_writes(writes, [error] * len(writes))
             raise error from reply
         try:
-            verdicts = [verdict(answer) for _, answer in zip(writes, reply, strict=True)]
+            answers: list[Any] = [*map(COMMITS.get, reply)]
+            if None in answers:
+                answers = [*map(self._verdict, reply)]
         except UNEXPECTED_REPLY as exc:
             raise unexpected_reply(self._where) from exc
-        answers: list[Written[Commit] | Exception] = [
-            v if isinstance(v, Written) else translate(self._where, v) for v in verdicts
-        ]
+        if len(answers) != len(writes):
+            raise unexpected_reply(self._where)
         self._note_writes(writes, answers)
         return answers
+
+    def _verdict(self, answer: Any) -> Written[Commit] | Exception:
+        found = verdict(answer)
+        return found if isinstance(found, Written) else translate(self._where, found)
 
     def answers(self, items: Sequence[Item], replies: list[Any]) -> list[Any]:
         """The answer to each item, from the replies to a command for each."""
