@@ -36,7 +36,7 @@ from redis_sessions.http.options import (
 from redis_sessions.http.realms import warn_of_side_by_side
 from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
-from redis_sessions.http.transports import CookieTransport, SameSite, Transport
+from redis_sessions.http.transports import CookieTransport, SameSite, Transport, is_ambient
 from redis_sessions.lifecycle.copies import reads_replicas
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keywords import COOKIES, suggesting
@@ -162,7 +162,7 @@ class SessionMiddleware:
             copies = backend.copies if loads else None
             replicas = reads_replicas(backend)
             guard = checked_guard(cross_site, trusted_origins)
-            guards = guard.choice != "allow" and any(each.ambient for each in transports.all)
+            guards = guard.choice != "allow" and any(map(is_ambient, transports.all))
             self._setup = Setup(
                 manager=self.manager,
                 backend=backend,

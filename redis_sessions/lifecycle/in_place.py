@@ -208,7 +208,7 @@ def _amendments(change: _Change, record: Record) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if authenticated_at is not None:
         fields.update(authenticated_at=authenticated_at, expires_at=now + _length(pending, record))
-        fields.update(methods=pending.met.methods)
+        fields.update(methods=pending.methods)
     if change.aliases is not None:
         fields["aliases"] = change.aliases
     if pending.state.wanted.lifetime is not None:

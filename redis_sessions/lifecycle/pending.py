@@ -71,6 +71,12 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
         """Whether the browser's token changes. Then `save()` leaves the commit to the response."""
         return self.facts.cleared or self.outcome is Outcome.LOSE or self.outcome.needs_token
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """How the principal proved who they are. What another one has proved doesn't count."""
+        met = self.met
+        return met.methods if met.whose in (None, self.writer.principal) else ()
+
     def adopt(self, data: bytes, was: bytes = EMPTY, base: bytes = EMPTY) -> None:
         """Make the session's dict these data, as `merging.adopt` explains."""
         writer = self.writer

@@ -36,7 +36,6 @@ __all__ = [
     "State",
     "Status",
     "Wanted",
-    "in_words",
     "seconds",
 ]
 
@@ -119,6 +118,8 @@ class Wanted(msgspec.Struct, frozen=True):
     """By `expire_in()`."""
     methods: tuple[str, ...] = ()
     """How the principal proved who they are. They belong to `authenticated`."""
+    whose: str | None = None
+    """Who was signed in then. The methods are nobody else's. None: they are for who signs in."""
     aliases: tuple[str, ...] | None = None
     """By `sign_in()`: the text of each (`session/aliases.py`). None: those of the record stay."""
 
@@ -126,8 +127,9 @@ class Wanted(msgspec.Struct, frozen=True):
         """What is left when `met` was carried out. Other tasks may have asked for more since."""
         if self is met:
             return NOTHING_WANTED
-        proved = self.authenticated, self.methods, self.aliases
-        again = self.authenticated and proved != (met.authenticated, met.methods, met.aliases)
+        proved = self.methods, self.whose, self.aliases
+        known = met.authenticated and proved == (met.methods, met.whose, met.aliases)
+        again = self.authenticated and not known
         left = Wanted(
             cleared=self.cleared and not met.cleared,
             rotate=self.rotate and not met.rotate,
@@ -135,6 +137,7 @@ class Wanted(msgspec.Struct, frozen=True):
             modified=self.modified and not met.modified,
             lifetime=None if self.lifetime is met.lifetime else self.lifetime,
             methods=self.methods if again else (),
+            whose=self.whose if again else None,
             aliases=self.aliases if again else None,
         )
         return NOTHING_WANTED if left == NOTHING_WANTED else left
@@ -154,6 +157,7 @@ class Wanted(msgspec.Struct, frozen=True):
             modified=self.modified or other.modified,
             lifetime=other.lifetime if self.lifetime is None else self.lifetime,
             methods=proved.methods,
+            whose=proved.whose,
             aliases=other.aliases if self.aliases is None else self.aliases,
         )
 
@@ -382,14 +386,6 @@ class State(msgspec.Struct, eq=False):
         self.base = EMPTY
         if self.wanted.cleared:
             self.want(cleared=False)
-
-
-def in_words(seconds: int) -> str:
-    """Such as `14 days`, `90 minutes` or `1 second`."""
-    units = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
-    unit, size = next((unit, size) for unit, size in units if seconds % size == 0)
-    count = seconds // size
-    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def seconds(duration: Duration, name: str) -> int:
