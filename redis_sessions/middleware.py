@@ -232,22 +232,21 @@ class SessionMiddleware:
                 tokens, hint = setup.read_with_hint(scope)
                 connection = Connection(setup, scope, send, tokens, hint=hint)
             on_send: Send = connection.on_send
-            fail = response.fail
             method = scope.get("method")
             if kind == "websocket":
                 method = None  # some servers give the handshake's, a GET, which isn't safe here
                 connection.is_socket = True
                 connection.response_start = "websocket.http.response.start"
-                on_send, fail = partial(websocket.on_send, connection), websocket.fail
+                on_send = partial(websocket.on_send, connection)
                 receive = partial(websocket.on_receive, connection, receive)
-            guard = self._setup.guard
+            guard = setup.guard
             if guard is not None and method not in SAFE:
                 objection = guard.objection(scope)
                 if objection is not None:
                     app = shut_out(connection, objection, app)
-            if self._setup.lazy and connection.tokens:
+            if setup.lazy and connection.tokens:
                 connection.load_later()
-            elif self._setup.copies is None or not connection.load_near():
+            elif setup.copies is None or not connection.load_near():
                 await connection.load()
             session, before = connection.session, scope.get("session")
             connection.enter(outer, before)
@@ -266,6 +265,7 @@ class SessionMiddleware:
                 if connection.live is not None:
                     connection.live.returned()
                 try:
+                    fail = websocket.fail if connection.is_socket else response.fail
                     await fail(connection, exc)
                 finally:
                     scope["session"] = session  # error handlers around us may show a page with it

@@ -25,6 +25,7 @@ from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import NOTHING_WANTED, Status
+from redis_sessions.session.values import EMPTY
 from redis_sessions.tracebacks import strip
 
 __all__ = ["commit", "save"]
@@ -103,7 +104,8 @@ def _begin(pending: PendingCommit) -> Awaitable[Answer]:
     """Check what is to be stored, and begin the row of the table. It waits nowhere."""
     state, writer, outcome = pending.state, pending.writer, pending.outcome
     if pending.facts.http_status < 500 and outcome not in _STORES_NO_DATA:
-        pending.backend.values.check(writer.encoded, state.stored_data)
+        before = EMPTY if state.stored is None else state.stored.data
+        pending.backend.values.check(writer.encoded, before)
         if "principal" not in pending.backend.reporter.warned:
             pending.backend.warn_of_suspects(writer.session, writer.principal)
     return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)

@@ -32,15 +32,18 @@ _TOUCHED: Final = Answer(Outcome.TOUCH)
 
 async def change(pending: PendingCommit) -> Answer:
     """CHANGE: store the data under the same token."""
-    at, writer = pending.writer.at, pending.writer
+    writer = pending.writer
+    at = writer.at
     if pending.facts.touch_due:
         if await writer.renew_entry() is None:
             return pending.dropped("revoked", at.token.id)
         writer.check_time()
     change = _Change(pending, at, at, at)
     # Nearly always this is all: a coroutine of `compare_and_set` less waits for the store.
-    written = await writer.attempt(at, change)
-    if written is not STORED and await writer.compare_and_set(at, change, None, written) is None:
+    written = await writer.attempt(at, change.on_top_of(at))
+    if written is not STORED and (
+        await writer.compare_and_set(at, change.on_top_of, None, written) is None
+    ):
         pending.state.gone()
         return pending.dropped("ended elsewhere", at.token.id)
     change.adopt()
@@ -106,7 +109,7 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
     token = SessionToken.generate(at.token.id)
     rotated = max(writer.now, at.rotated_at + 1)  # each differs: a store may go by it
     change = _Change(pending, at, at, at, (token, rotated), authenticated_at, aliases)
-    if lives and await writer.compare_and_set(at, change) is not None:
+    if lives and await writer.compare_and_set(at, change.on_top_of) is not None:
         change.adopt()
         if principal is not None and authenticated_at is not None:
             record = change.new.record
@@ -157,7 +160,7 @@ class _Change(msgspec.Struct, eq=False, gc=False):
     aliases: tuple[Alias, ...] | None = None
     """What the session can be ended by from now on. None: what it could be before."""
 
-    def __call__(self, newest: Stored) -> Value:
+    def on_top_of(self, newest: Stored) -> Value:
         """The record, sealed, and for how long."""
         pending, at = self.pending, self.at
         backend = pending.backend

@@ -102,20 +102,22 @@ def pending_commit(
     # From 500 on no change of data is stored.
     encoded = state.base if http_status >= 500 else backend.values.encode(session)
     principal = _principal(backend, session, state, encoded, http_status)
-    writer = Writer(backend, session, state, encoded, principal, backend.now(), deadline(backend))
-    if _is_plain(writer):
-        facts, outcome = PLAIN, Outcome.CHANGE
+    now = backend.clock()
+    writer = Writer(backend, session, state, encoded, principal, int(now), deadline(backend))
+    if _is_plain(writer, now):
+        facts, outcome = PLAIN, _CHANGE
     else:
         facts = _gather(writer, http_status, may_create)
         outcome = decide(facts)
     return PendingCommit(backend, state, writer, facts, outcome, state.wanted, encoded)
 
 
+_CHANGE: Final = Outcome.CHANGE
 PLAIN: Final = Facts(status=LIVE, http_status=200, changed=True)
 """The facts if data changed, and nothing else."""
 
 
-def _is_plain(writer: Writer) -> bool:
+def _is_plain(writer: Writer, now: float) -> bool:
     """Whether data changed and nothing else, as in most commits.
 
     It is the second row of the table, as `is_unchanged` is the first.
@@ -128,7 +130,7 @@ def _is_plain(writer: Writer) -> bool:
         and writer.principal == state.principal
         and writer.encoded != state.base
         and not writer.backend.policy.rotate_on
-        and writer.backend.clock() <= stored.touch_at
+        and now <= stored.touch_at
     )
 
 
@@ -178,7 +180,8 @@ def _principal(
             return backend.principal.of(storable_data(backend, session))
         except ConfigurationError:
             return state.principal
-    if encoded == state.stored_data and not state.wanted.cleared:
+    stored = EMPTY if state.stored is None else state.stored.data
+    if encoded == stored and not state.wanted.cleared:
         return state.principal
     return backend.principal.of(encoded)
 

@@ -19,7 +19,14 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.loading import unseal
 from redis_sessions.session.context import Peer
-from redis_sessions.session.record import TOMBSTONE_TTL, Alias, Descriptor, Stored, tombstone
+from redis_sessions.session.record import (
+    TOMBSTONE_TTL,
+    Alias,
+    Descriptor,
+    Stored,
+    tombstone,
+    version,
+)
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import ANYWHERE, State
 from redis_sessions.stores.protocols import Commit, EntryStatus, Written
@@ -88,9 +95,9 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         """One attempt to store a record."""
         return await self.commit(new.token.id, version, new.sealed, self.backend.ttl(new))
 
-    def attempt(self, at: Stored, value: Callable[[Stored], Value]) -> Awaitable[Written[Commit]]:
-        """The first attempt of `compare_and_set`, for a caller that saves itself a coroutine."""
-        return self.backend.store.commit(at.token.id, at.version, *value(at))
+    def attempt(self, at: Stored, value: Value) -> Awaitable[Written[Commit]]:
+        """An attempt to replace what is stored by this value. It may be awaited directly."""
+        return self.backend.store.commit(at.token.id, version(at.sealed), *value)
 
     async def compare_and_set(
         self,
@@ -102,14 +109,14 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         """Replace what is stored by `value(newest)`. After a conflict it tries again.
 
         `at`: the newest version that is known. `merge(before, newest)`: is awaited after each
-        conflict. `written`: the answer to `attempt(at, value)`, if that was made already. Returns
+        conflict. `written`: the answer to the first `attempt`, if that was made already. Returns
         the version that was replaced; or None if the session ended or was rotated, so that the
         token opens it no more. At the deadline, raises `SessionConflictError`.
         """
         while True:
             if written is None:
                 self.check_time()
-                written = await self.attempt(at, value)
+                written = await self.attempt(at, value(at))
             if written.result is Commit.STORED:
                 self._note_shortfall(written)
                 return at

@@ -120,7 +120,7 @@ class _RecordedObjects:
     """The objects that a record holds. They are searched for at the first comparison."""
 
     def __init__(self, state: State, codec: Values) -> None:
-        self._stored = values.split(state.stored_data)
+        self._stored = {} if state.stored is None else values.split(state.stored.data)
         self._loaded, self._held = state.origins.loaded, state.origins.held
         self._codec = codec
 

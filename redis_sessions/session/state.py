@@ -325,11 +325,6 @@ class State(msgspec.Struct, eq=False):
 
     # -- changes
 
-    @property
-    def stored_data(self) -> bytes:
-        """The data that are stored, encoded."""
-        return EMPTY if self.stored is None else self.stored.data
-
     def before(self) -> dict[Any, bytes]:
         """What each key is compared with."""
         return {} if self.wanted.cleared else values.split(self.base)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from redis_sessions.connect.resp import Command, Script
@@ -56,7 +57,7 @@ INDEX: Final = script("index.lua")
 LOCK: Final = script("lock.lua")
 
 
-class Write(NamedTuple):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """One item of the commit script."""
 
     key: str
@@ -75,8 +76,8 @@ class IndexCommand(NamedTuple):
     weight: Weight = "read"
 
 
-_key: Final = itemgetter(0)
-_arguments: Final = itemgetter(slice(1, None))
+_key: Final = attrgetter("key")
+_arguments: Final = attrgetter("expected", "value", "ttl")
 
 Item = str | Write | IndexCommand
 """What a queue holds: a key to read, or one of the others."""
@@ -86,7 +87,7 @@ def command_of(item: Item) -> Command:
     """The command for this item alone."""
     if isinstance(item, str):
         return "GET", item
-    return item.command if isinstance(item, IndexCommand) else COMMIT.call([item.key], item[1:])
+    return item.command if isinstance(item, IndexCommand) else commit_of([item])
 
 
 def commit_of(writes: Sequence[Write]) -> Command:
