@@ -165,8 +165,9 @@ class _Change(msgspec.Struct, eq=False, gc=False):
         pending, at = self.pending, self.at
         backend = pending.backend
         data = pending.writer.encoded if newest is at else _merged(pending, newest, at)
-        fields = {} if pending.facts is PLAIN else _amendments(self, newest.record)
-        record = newest.record.amended(data, **fields)
+        record = newest.record.with_data(data)
+        if pending.facts is not PLAIN:
+            record = record.amended(**_amendments(self, record))
         if self.rotation is None:
             new = backend.sealer.seal_again(newest, record, data)
         else:

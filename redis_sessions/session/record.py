@@ -57,6 +57,8 @@ TOMBSTONE_TTL: Final = 30
 TOUCH_AFTER: Final = 300
 """A session is touched after so many seconds, or after a tenth of its idle timeout if shorter."""
 
+_LONG_IDLE: Final = 10 * TOUCH_AFTER
+
 REMEMBERED: Final = 4096
 """How many records that were opened are remembered."""
 
@@ -117,11 +119,13 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     # What comes after `data` has a default, since older records end there. Older servers ignore it,
     # and leave it out when they store the session.
 
+    def with_data(self, data: bytes) -> Record:
+        """A copy with other data."""
+        return msgspec.structs.replace(self, data=msgspec.Raw(data))
+
     def amended(self, data: bytes | None = None, **fields: Any) -> Record:
         """A copy with other values for these fields."""
-        if data is not None:
-            return msgspec.structs.replace(self, data=msgspec.Raw(data), **fields)
-        return msgspec.structs.replace(self, **fields)
+        return msgspec.structs.replace(self if data is None else self.with_data(data), **fields)
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -254,7 +258,7 @@ class Sealer:
         ends = seen + idle
         if ends > record.expires_at:  # noqa: PLR1730 - calling min() costs twice as much
             ends = record.expires_at
-        touch_at = seen + (TOUCH_AFTER if idle > 10 * TOUCH_AFTER else idle / 10)
+        touch_at = seen + (TOUCH_AFTER if idle > _LONG_IDLE else idle / 10)
         if len(sealed) <= self.small:
             if len(self._recent) >= REMEMBERED // 2:
                 self._before, self._recent = self._recent, {}
