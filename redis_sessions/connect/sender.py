@@ -28,8 +28,9 @@ _MAX_ATTEMPTS: Final = 2
 class PartQueue(Protocol):
     """Where items wait until they leave."""
 
-    def __len__(self) -> int:
-        """How many wait."""
+    @property
+    def items(self) -> Sequence[Any]:
+        """What waits."""
         ...
 
     def next_part(self, now: float) -> Part | None:
@@ -139,7 +140,7 @@ class Sender:
     @property
     def _waits(self) -> bool:
         """Whether something is to be sent."""
-        return bool(self._again) or any(self.queues)
+        return bool(self._again) or any(queue.items for queue in self.queues)
 
     # -- leaving
 
@@ -181,7 +182,7 @@ class Sender:
                 if now > part.until:
                     part.on_failure(late(self._dialer.where, self._seconds))
         for queue in self.queues:
-            while queue:
+            while queue.items:
                 if (leaving := queue.next_part(now)) is not None:
                     parts.append(leaving)
                     break
@@ -246,8 +247,7 @@ class Sender:
             raise
         finally:
             self.answering = None
-        if self._waits or self._closing:
-            self.wake()  # after the requests that go on now have asked for more
+        self.wake()  # behind the requests that go on now, so that what they ask leaves in this tick
 
     def _deliver(self, link: Link, part: Part, replies: list[Any]) -> None:
         demoted = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from redis import exceptions as errors
 
@@ -70,13 +70,13 @@ class ReplyReader:
 
     def values(self, keys: Sequence[str], replies: list[Any]) -> Sequence[bytes | None]:
         """What is stored under each key, from the reply to MGET."""
-        (values,) = replies
+        values: Any = replies[0]
         if isinstance(values, errors.RedisError):
             raise translate(self._where, values) from values
         if values.__class__ is not list or not _STORED.issuperset(map(type, values)):
             raise unexpected_reply(self._where)
         if len(values) == len(keys):
-            return cast("list[bytes | None]", values)
+            return values
         unique = dict.fromkeys(keys)  # as `Dialect.reads` has it
         if len(values) != len(unique):
             raise unexpected_reply(self._where)
