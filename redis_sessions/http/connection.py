@@ -36,7 +36,7 @@ from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound
+from redis_sessions.session.state import ANYWHERE, LIVE, UNAVAILABLE, Bound
 from redis_sessions.tracebacks import no_fields, silent_repr, strip
 
 __all__ = ["SCOPE_KEY", "Connection", "Connections"]
@@ -276,12 +276,15 @@ class Connection(msgspec.Struct, eq=False):
         """Commit the session, for a response with this status."""
         if self.failure is None and self.scope.get("session") is not self.session:
             carry_out_replacement(self.scope, self.session, self.setup.backend)
-        create = (
-            not self.refused
-            if self.is_socket
-            else is_same_site(self.scope) or self.transport.cross_site
-        )
+        state = state_of(self.session)
+        create = (state.status is LIVE and not state.wanted.cleared) or self._may_begin()
         return self.setup.manager.commit(self.session, status=status, may_create=create)
+
+    def _may_begin(self) -> bool:
+        """Whether an anonymous session may begin. It doesn't matter while another one lives."""
+        if self.is_socket:
+            return not self.refused
+        return is_same_site(self.scope) or self.transport.cross_site
 
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
