@@ -123,9 +123,7 @@ class Connection(msgspec.Struct, eq=False):
         try:
             if session is _NONE_YET:
                 bound = ANYWHERE if setup.binding is None else self._bound()
-                session = await load(self.tokens, bound=bound)
-                state_of(session).request.context = self
-                self.session = session
+                self.session = session = await load(self.tokens, bound=bound)
             else:
                 await loading.load_in_turn(session, load)
             if setup.hints:
@@ -154,7 +152,7 @@ class Connection(msgspec.Struct, eq=False):
         elif self.hint is not None and not is_as_new(copy, self.hint):
             return None
         bound = ANYWHERE if setup.binding is None else self._bound()
-        session = from_near_copy(setup.backend, copy, tokens[0], bound, self)
+        session = from_near_copy(setup.backend, copy, tokens[0], bound)
         if session is not None:
             self.near = True
             self.stored_before = state_of(session).stored
@@ -194,10 +192,10 @@ class Connection(msgspec.Struct, eq=False):
             self._stand_in(why)
             return
         empty = loading.anonymous(backend, why)
-        state_of(empty).request.context = self
         if self.session is _NONE_YET:
             self.session = empty
         else:
+            state_of(empty).request.context = self
             load_into(self.session, empty, state_of(empty))
 
     def _stand_in(self, why: SessionError) -> None:
@@ -205,8 +203,7 @@ class Connection(msgspec.Struct, eq=False):
         session = self.session
         if session is _NONE_YET:
             backend, bound = self.setup.backend, self._bound()
-            self.session = session = loading.unloaded(backend, self.tokens, why, bound)
-            state_of(session).request.context = self
+            self.session = loading.unloaded(backend, self.tokens, why, bound)
         else:
             state = state_of(session)
             state.why, state.status = why, UNAVAILABLE
@@ -246,17 +243,18 @@ class Connection(msgspec.Struct, eq=False):
     # -- the scope
 
     def enter(self, outer: Connections | None, before: Any) -> None:
-        """Put the session into the scope.
+        """Put the session into the scope, which serves this connection until `leave`.
 
         `outer` and `before` are what the middlewares around this one have put there: ours, and
         another library's.
         """
-        scope = self.scope
+        scope, session = self.scope, self.session
         if self.setup.touch is not None:
-            self.setup.judge(self.session, self.tokens, scope)
+            self.setup.judge(session, self.tokens, scope)
+        state_of(session).request.context = self
         if before is not None:
             self.send = send_outside(scope, before, self.send)
-        scope["session"] = self.session
+        scope["session"] = session
         scope[SCOPE_KEY] = (*outer, self) if outer else (self,)
 
     def leave(self) -> None:

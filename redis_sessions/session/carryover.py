@@ -92,7 +92,7 @@ def _kept(
     what is beside it and isn't of the record.
     """
     recorded = _recorded(state, codec)
-    assigned = codec.keyed(dict.fromkeys(state.origins.assigned or ()))
+    assigned = codec.keyed(state.origins.assigned or {})
     kept = dict[Any, Any]()
     for name, value in list(session.items()):
         key = _stored_key(name, codec)

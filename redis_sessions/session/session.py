@@ -339,9 +339,9 @@ class Session(dict[str, Any]):
         _set_item(self, key, value)
         origins = self._state.origins
         if origins.assigned is None:
-            origins.assigned = {key}
+            origins.assigned = {key: None}
         else:
-            origins.assigned.add(key)
+            origins.assigned[key] = None
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         missing = key not in self

@@ -166,11 +166,13 @@ NOTHING_WANTED: Final = Wanted()
 """What most requests want. It is always this one object, so that `is` compares it."""
 
 
-class Request(msgspec.Struct, eq=False):
+class Request(msgspec.Struct, eq=False, gc=False):
     """The request that a session serves, or the worker that loaded it."""
 
     __repr__ = silent_repr
     __rich_repr__ = no_fields
+
+    # Unknown to the collector: the connection is the only circle, and `Connection.leave` opens it.
 
     began: float
     """When it began, in seconds of `Backend.timer`. Only its age can be told from this."""
@@ -204,7 +206,7 @@ class Origins(msgspec.Struct, eq=False):
     """The objects that the record holds, by key."""
     held: tuple[Mapping[Any, Any], ...] = ()
     """Earlier `loaded`: the first one, and the latest ones. There are at most `MAX_HELD`."""
-    assigned: set[Any] | None = None
+    assigned: dict[Any, None] | None = None
     """The keys that this request assigned, and that aren't stored yet."""
     theirs: Any = None
     """A cache of `session/carryover.py`. Nobody else uses it."""
@@ -213,9 +215,7 @@ class Origins(msgspec.Struct, eq=False):
 
     def assign(self, keys: Iterable[Any]) -> None:
         """Note that this request assigned these keys."""
-        if self.assigned is None:
-            self.assigned = set()
-        self.assigned.update(keys)
+        self.assigned = {**(self.assigned or {}), **dict.fromkeys(keys)}
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects. Another user who signs in gets none of them."""
