@@ -36,7 +36,7 @@ from redis_sessions.http.options import (
 from redis_sessions.http.realms import warn_of_side_by_side
 from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
-from redis_sessions.http.transports import CookieTransport, SameSite, Transport
+from redis_sessions.http.transports import CookieTransport, SameSite, Transport, is_ambient
 from redis_sessions.lifecycle.copies import reads_replicas
 from redis_sessions.lifecycle.expiry import OnExpired
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
@@ -165,7 +165,7 @@ class SessionMiddleware:
             copies = backend.copies if loads else None
             replicas = reads_replicas(backend)
             guard = checked_guard(cross_site, trusted_origins)
-            guards = guard.choice != "allow" and any(each.ambient for each in transports.all)
+            guards = guard.choice != "allow" and any(map(is_ambient, transports.all))
             self._setup = Setup(
                 manager=self.manager,
                 backend=backend,
@@ -235,22 +235,21 @@ class SessionMiddleware:
                 tokens, hint = setup.read_with_hint(scope)
                 connection = Connection(setup, scope, send, tokens, hint=hint)
             on_send: Send = connection.on_send
-            fail = response.fail
             method = scope.get("method")
             if kind == "websocket":
                 method = None  # some servers give the handshake's, a GET, which isn't safe here
                 connection.is_socket = True
                 connection.response_start = "websocket.http.response.start"
-                on_send, fail = partial(websocket.on_send, connection), websocket.fail
+                on_send = partial(websocket.on_send, connection)
                 receive = partial(websocket.on_receive, connection, receive)
-            guard = self._setup.guard
+            guard = setup.guard
             if guard is not None and method not in SAFE:
                 objection = guard.objection(scope)
                 if objection is not None:
                     app = shut_out(connection, objection, app)
-            if self._setup.lazy and connection.tokens:
+            if setup.lazy and connection.tokens:
                 connection.load_later()
-            elif self._setup.copies is None or not connection.load_near():
+            elif setup.copies is None or not connection.load_near():
                 await connection.load()
             session, before = connection.session, scope.get("session")
             connection.enter(outer, before)
@@ -269,6 +268,7 @@ class SessionMiddleware:
                 if connection.live is not None:
                     connection.live.returned()
                 try:
+                    fail = websocket.fail if connection.is_socket else response.fail
                     await fail(connection, exc)
                 finally:
                     scope["session"] = session  # error handlers around us may show a page with it

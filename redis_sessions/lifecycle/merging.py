@@ -71,8 +71,8 @@ def adopt(
     for listener in backend.listening.get(state, ()):
         removed = (mine.keys() & here.keys()) - stored.keys()
         listener((came.keys() | removed).difference(own))
-    assigned = backend.values.keyed(dict.fromkeys(state.origins.assigned or ()))
-    state.origins.assigned = assigned.keys() - came.keys()
+    assigned = backend.values.keyed(state.origins.assigned or {})
+    state.origins.assigned = dict.fromkeys(assigned.keys() - came.keys())
     if not converted:
         return data
     # On top of what is stored now, and not of `data`, which may hold what isn't stored yet.

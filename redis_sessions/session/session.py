@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any, Final, Never, Self, TypeVar, overload
 from uuid import UUID
 
-from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
+from redis_sessions.errors import SessionError
 from redis_sessions.session import threads, values
 from redis_sessions.session.aliases import checked_aliases
 from redis_sessions.session.carryover import carry_over
@@ -128,6 +128,13 @@ class Session(dict[str, Any]):
         """Who is signed in, always as a str. None if nobody is."""
         return self._services.principal_of(self)
 
+    def _signed_in(self) -> str | None:
+        """As `principal`. None also for data that name no principal."""
+        try:
+            return self.principal
+        except Exception:  # noqa: BLE001 - the commit raises it
+            return None
+
     # -- what a handler wants of it; none of these does I/O
 
     @stripped
@@ -154,25 +161,20 @@ class Session(dict[str, Any]):
         there already. `ConfigurationError` if `principal=` is a callable.
         """
         services, state, proved = self._services, self._state, checked_methods(methods)
-        names = None if aliases is None else checked_aliases(aliases)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
-        is_anothers = state.is_anothers(str(value), services.keyring)
-        try:
-            is_present = self.principal == str(value)
-        except (ConfigurationError, SessionEncodeError):
-            is_present = False
+        is_present = self._signed_in() == str(value)
+        kept = state.wanted.aliases if is_present else None
+        names = kept if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
-        if is_anothers:
+        if state.is_anothers(str(value), services.keyring):
             set_data(self, carry_over(self, state, services.values, path))
         if not is_present:
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        if aliases is None and is_present:
-            names = state.wanted.aliases
-        state.want(authenticated=True, methods=proved, aliases=names)
+        state.want(authenticated=True, methods=proved, whose=str(value), aliases=names)
 
     @stripped
     def sign_out(self) -> None:
@@ -185,7 +187,7 @@ class Session(dict[str, Any]):
         state, services = self._state, self._services
         remove(self, services.principal.path_for("sign_out")[0], services.values)
         cleared = state.wanted.cleared or bool(state.opened)
-        state.want(authenticated=False, cleared=cleared, methods=(), aliases=None)
+        state.want(authenticated=False, cleared=cleared, methods=(), whose=None, aliases=None)
 
     def clear(self) -> None:
         """End the session. Data that are written afterwards begin a new session."""
@@ -206,7 +208,8 @@ class Session(dict[str, Any]):
 
         `methods`: how, this time, by the names of RFC 8176. They take the place of those of before.
         """
-        self._state.want(authenticated=True, methods=checked_methods(methods))
+        proved = checked_methods(methods)
+        self._state.want(authenticated=True, methods=proved, whose=self._signed_in())
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:
@@ -339,9 +342,9 @@ class Session(dict[str, Any]):
         _set_item(self, key, value)
         origins = self._state.origins
         if origins.assigned is None:
-            origins.assigned = {key}
+            origins.assigned = {key: None}
         else:
-            origins.assigned.add(key)
+            origins.assigned[key] = None
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         missing = key not in self
