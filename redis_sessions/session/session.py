@@ -25,7 +25,6 @@ from redis_sessions.session.listening import Listening
 from redis_sessions.session.methods import checked_methods
 from redis_sessions.session.principal import Principal, remove
 from redis_sessions.session.state import Duration, State, Wanted, seconds
-from redis_sessions.session.values import Values
 from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["Services", "Session", "new_session", "services_of", "serving", "set_data", "state_of"]
@@ -39,7 +38,7 @@ _set_item: Final = dict[Any, Any].__setitem__  # a call through super() takes tw
 class Services:
     """What a session asks for the manager that it came from."""
 
-    values: Values
+    values: values.Values
     principal: Principal
     keyring: Keyring
     save: Callable[[Session], Awaitable[None]]
@@ -301,10 +300,9 @@ class Session(dict[str, Any]):
 
     @stripped
     def messages(self) -> Listening:
-        """What is sent to this session, to its principal and to all, from now on: see `Listening`.
+        """What is sent to this session, its principal and all, until it ends or the client has gone.
 
-        It is over when the session has ended, or the client has gone. What is stored decides what
-        is heard: a sign-in of this request counts from the next one on.
+        What is stored decides what is heard: a sign-in of this request counts from the next one on.
         """
         return self._services.messages(self)
 

@@ -77,7 +77,8 @@ def test_drawings() -> None:
         text = drawing.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "<title" in text or "aria-label=" in text
         assert re.findall(r"https?:|//|href|<script|@import|<foreignObject", text) == []
-        assert "prefers-color-scheme: dark" in text or 'fill="#fff"' in text
+        has_dark = "prefers-color-scheme: dark" in text or 'fill="#fff"' in text
+        assert has_dark or drawing.name == "badges.svg"  # which are dark on each page
         assert any(f"images/{drawing.name})" in each for each in texts), drawing.name
 
 
