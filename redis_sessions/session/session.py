@@ -169,12 +169,13 @@ class Session(dict[str, Any]):
         services, state, proved = self._services, self._state, checked_methods(methods)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
+        is_anothers = state.is_anothers(str(value), services.keyring)
         is_present = self._signed_in() == str(value)
         kept = state.wanted.aliases if is_present else None
         names = kept if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
-        if state.is_anothers(str(value), services.keyring):
+        if is_anothers:
             replace_data(self, carry_over(self, state, services.values, path))
         if not is_present:
             for step in reversed(path[1:]):

@@ -43,7 +43,7 @@ class Copies:
         before = self._all.pop(key, None)
         if before is not None:
             self._bytes -= len(before.value)
-        if asked_at <= self._forgotten.get(key, self._since):  # which is at least `_since`
+        if asked_at <= self._since or asked_at <= self._forgotten.get(key, self._since):
             return
         self._all[key] = copy
         self._bytes += len(copy.value)
