@@ -162,12 +162,13 @@ class Session(dict[str, Any]):
         services, state, proved = self._services, self._state, checked_methods(methods)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
+        is_anothers = state.is_anothers(str(value), services.keyring)
         is_present = self._signed_in() == str(value)
-        kept = state.wanted.aliases if is_present else None
-        names = kept if aliases is None else checked_aliases(aliases)
+        names = state.wanted.aliases if is_present else None
+        names = names if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
-        if state.is_anothers(str(value), services.keyring):
+        if is_anothers:
             set_data(self, carry_over(self, state, services.values, path))
         if not is_present:
             for step in reversed(path[1:]):
@@ -367,8 +368,7 @@ class Session(dict[str, Any]):
     def __rich_repr__(self) -> Iterator[str]:
         yield repr(self)  # without this, rich and Sentry print the contents of a dict
 
-    def __sentry_repr__(self) -> str:
-        return repr(self)
+    __sentry_repr__ = __repr__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
