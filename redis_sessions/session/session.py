@@ -301,7 +301,7 @@ class Session(dict[str, Any]):
 
     @stripped
     def messages(self) -> Listening:
-        """What is sent to this session, its principal and all, until it ends or the client has gone.
+        """What is sent to this session, its principal and all, until it ends or the client left.
 
         What is stored decides what is heard: a sign-in of this request counts from the next one on.
         """
