@@ -49,6 +49,7 @@ class Event:
     The names:
 
     - `signed_in`, `signed_out`: somebody was, and it is stored
+    - `accepted`: another library's session became one of this one's, and the reason is its source
     - `created`, `rotated`, `touched`, `ended`: a session was
     - `revoked`: one session of a principal was ended, and the id is its; or all were, and the id
       is that of the one that was kept

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from redis_sessions.errors import ConfigurationError, check_event_loop
 from redis_sessions.events import EventHandler, logger
 from redis_sessions.http import response, websocket
+from redis_sessions.http.accepting import Source, accepting_of
 from redis_sessions.http.binding import BindingOption, bind_to
 from redis_sessions.http.connection import (
     SCOPE_KEY,
@@ -81,6 +82,8 @@ class SessionMiddleware:
     - `trusted_origins`: origins whose requests are as the application's own
     - `clear_site_data`: what browsers clear with the response that ends a session, such as
       `["cache", "storage"]` (`Clear-Site-Data`)
+    - `accept`: sources of other libraries' sessions (`redis_sessions.accept`). A browser that has
+      one of these, and none of ours, is known at its first request
     - `manager`: a `SessionManager`, instead of the store, the key and all of its options
 
     If the configuration can't work, the application doesn't start, and the server logs why. If
@@ -130,6 +133,7 @@ class SessionMiddleware:
         cross_site: CrossSite = "anonymous",
         trusted_origins: Collection[str] = (),
         clear_site_data: Collection[SiteData] = (),
+        accept: Sequence[Source] = (),
         manager: SessionManager | None = None,
     ) -> None:
         self.app: ASGIApp = app
@@ -163,6 +167,9 @@ class SessionMiddleware:
             # A manager with a load() of its own wants to be called for each session.
             loads = getattr(self.manager.load, "__func__", None) is SessionManager.load
             copies = backend.copies if loads else None
+            accepting = accepting_of(accept, transports.all, backend)
+            if accepting is not None and accepting.follows:
+                copies = None  # each request has to ask the source
             replicas = reads_replicas(backend)
             guard = checked_guard(cross_site, trusted_origins)
             guards = guard.choice != "allow" and any(map(is_ambient, transports.all))
@@ -189,11 +196,14 @@ class SessionMiddleware:
                 and any(isinstance(each, CookieTransport) for each in transports.all),
                 cross_site=guard,
                 guard=guard if guards else None,
+                accepting=accepting,
                 unguarded=None,
             )
             others = transports.unguarded() if guards else None
             if others is not None:
-                unguarded = replace(self._setup, transports=others, read=others.read)
+                unguarded = replace(
+                    self._setup, transports=others, read=others.read, accepting=None
+                )
                 self._setup = replace(self._setup, unguarded=unguarded)
         except ConfigurationError as exc:
             self._refuse(exc)
@@ -247,7 +257,9 @@ class SessionMiddleware:
                 objection = guard.objection(scope)
                 if objection is not None:
                     app = shut_out(connection, objection, app)
-            if setup.lazy and connection.tokens:
+            if setup.lazy and (
+                connection.tokens or (setup.accepting is not None and setup.accepting.brings(scope))
+            ):
                 connection.load_later()
             elif setup.copies is None or not connection.load_near():
                 await connection.load()

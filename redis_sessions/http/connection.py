@@ -42,9 +42,7 @@ from redis_sessions.tracebacks import no_fields, silent_repr, strip
 __all__ = ["SCOPE_KEY", "Connection", "Connections"]
 
 SCOPE_KEY: Final = "redis_sessions"
-
 _OVER: Final[Scope] = {"type": "over", "headers": []}
-
 
 # What a connection doesn't have yet: its session, until that is loaded for the first time, and the
 # headers of its response.
@@ -118,6 +116,8 @@ class Connection(msgspec.Struct, eq=False):
         load: loading.Load = setup.manager.load
         if setup.replicas:
             load = replica_loader(setup, self.scope, self.transport)
+        if setup.accepting is not None:
+            load = setup.accepting.loader(load, self.scope)
         if setup.personal:
             load = loading.telling(load, self.peer)
         try:
@@ -364,6 +364,7 @@ class Connection(msgspec.Struct, eq=False):
         return {**held, "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
+        headers += answer.headers
         if answer.token is not None:
             headers.append(self.transport.send(answer.token.value, answer.max_age))
             self.setup.warn_if_insecure(self.transport, self.scope)

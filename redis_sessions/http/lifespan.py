@@ -72,6 +72,8 @@ async def run_lifespan(
         if message["type"] in _OVER:
             await running.aclose()
             await setup.manager.close()
+            if setup.accepting is not None:
+                await setup.accepting.close()
         await send(message)
 
     try:

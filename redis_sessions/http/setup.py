@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.http.accepting import Accepting
 from redis_sessions.http.binding import Binding
 from redis_sessions.http.cross_site import BY_DEFAULT, Guard
 from redis_sessions.http.headers import RawHeader, clear_site_data
@@ -66,6 +67,8 @@ class Setup:
     """What `cross_site=` and `trusted_origins=` say."""
     guard: Guard | None
     """The same. None: it doesn't matter which origin caused a request."""
+    accepting: Accepting | None
+    """What `accept=` says. None: only this library's sessions count."""
     unguarded: Setup | None
     """The same without the transports that are guarded. None: there are no others."""
 
@@ -127,6 +130,7 @@ class Setup:
             for option, does, mine, its in (
                 ("binding", "bind", self.binding, outer.binding),
                 ("clear_site_data", "clear", self.clear_site_data, outer.clear_site_data),
+                ("accept", "accept", self.accepting, outer.accepting),
             ):
                 if mine is not None and its is None:
                     raise ConfigurationError(

@@ -10,6 +10,9 @@ from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
+from redis_sessions.session.accepted import Origin
+from redis_sessions.session.box import Box
+from redis_sessions.session.context import RequestContext
 from redis_sessions.session.keyring import Keyring, SecretKey
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.policy import Policy
@@ -27,6 +30,12 @@ _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token"
 
 Listener = Callable[[Iterable[Any]], None]
 """Is called with the names of keys."""
+
+
+EndFollowed = Callable[[Origin], Awaitable[None]]
+
+Accepting = Callable[[Callable[..., Awaitable[Session]], RequestContext | None], Any]
+"""Is given a `loading.Load` and the request, and gives a `Load`."""
 
 
 class Observer(Protocol):
@@ -56,6 +65,10 @@ class Backend:
     """What this manager's sessions call: the codec, the principal, `save`, `refresh` and others."""
 
     observer: Observer | None = None
+    end_followed: EndFollowed | None = None
+    """Ends a session at its source, when ours has ended that follows it. None: none is followed."""
+    accepting: Accepting | None = None
+    """What a session is loaded with if sources of other sessions are asked, too."""
     watched = 0
     """How many open connections, and calls of `changes()`, watch their session."""
 
@@ -78,6 +91,8 @@ class Backend:
         self.principal = policy.principal
         self.values = Values(max_size=policy.max_size, enc_hook=enc_hook, dec_hook=dec_hook)
         self.sealer = Sealer(keyring, store.prefix)
+        self.markers = Box(keyring, store.prefix, b"rs-accepted")
+        """Seals what says that another library's session was accepted."""
         self.reporter = Reporter(on_event, personal_events)
         self.report = self.reporter.report
         self.copies = copies_of(store)

@@ -17,7 +17,7 @@ from redis_sessions.errors import (
     raise_if_short,
 )
 from redis_sessions.events import logger
-from redis_sessions.lifecycle import ending, in_place, new_id
+from redis_sessions.lifecycle import accepting, ending, in_place, new_id
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.merging import rotating_keys
 from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged, pending_commit
@@ -108,7 +108,15 @@ def _begin(pending: PendingCommit) -> Awaitable[Answer]:
         pending.backend.values.check(writer.encoded, before)
         if "principal" not in pending.backend.reporter.warned:
             pending.backend.warn_of_suspects(writer.session, writer.principal)
-    return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
+    if state.accepted is not None:
+        return accepting.begin(pending, _cleared_or_carried_out)
+    if pending.backend.end_followed is not None:
+        return accepting.end_followed(pending, _cleared_or_carried_out)
+    return _cleared_or_carried_out(pending)
+
+
+def _cleared_or_carried_out(pending: PendingCommit) -> Awaitable[Answer]:
+    return _clear(pending) if pending.facts.cleared else _carry_out(pending, pending.outcome)
 
 
 def _conclude(pending: PendingCommit, answer: Answer) -> Answer:

@@ -135,7 +135,7 @@ def _authenticated_at(
     return max(
         int(clock - pending.backend.index.age(request.began)),
         int(max(own.values())) if own else 0,  # it spared this session; a later one doesn't
-        at.record.authenticated_at or 0,
+        (at.record.authenticated_at or 0) + (at.record.origin is not None),  # later than accepted
     )
 
 

@@ -148,6 +148,17 @@ class Index:
                 found = status
         return found
 
+    async def has_ended(self, principal: str, id: str, at: float) -> bool:
+        """Whether a session has a mark, or was revoked with all others.
+
+        `at`: when it signed in, in milliseconds on the server's clock.
+        """
+        for name in self._names(principal):
+            status = await self._store.ask(name, id, authenticated=int(at))
+            if status is EntryStatus.ENDED:
+                return True
+        return False
+
     async def revoke(self, principal: str, *, keep: str | None) -> Written[Revoked]:
         """End all sessions until now but `keep`. Returns the time in each index, by its name."""
         revoked: dict[str, float] = {}

@@ -6,11 +6,14 @@ no browser has the token of a session that the index doesn't know.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from redis_sessions.errors import SessionError, StoreUnavailableError
 from redis_sessions.lifecycle.aliases import enter_aliases
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.lifecycle.revocation import make_room
 from redis_sessions.session import values
+from redis_sessions.session.accepted import Origin
 from redis_sessions.session.carryover import carried_over
 from redis_sessions.session.outcome import Answer, Outcome
 from redis_sessions.session.record import Alias, Record, Stored
@@ -36,7 +39,7 @@ async def create(
     `owner`: whose data they are. `token`, `authenticated_at` and `aliases`: for a sign-in, what the
     indexes have.
     """
-    token = SessionToken.generate() if token is None else token
+    token = token or pending.token or SessionToken.generate()
     state, writer, backend = pending.state, pending.writer, pending.backend
     expires_at, idle, persistent = writer.lifetime(backend.policy.persistent)
     bound = state.request.bound
@@ -52,6 +55,7 @@ async def create(
         data=values.raw(data),
         methods=() if authenticated_at is None else pending.methods,
         aliases=aliases,
+        origin=_origin(pending, outcome, authenticated_at),
     )
     new = backend.sealer.seal(token, record, 0)
     if await writer.store(None, new) is not Commit.STORED:
@@ -65,6 +69,16 @@ async def create(
     return pending.answer(outcome)
 
 
+def _origin(pending: PendingCommit, outcome: Outcome, at: int | None) -> Origin | None:
+    """Where the data of a new session come from."""
+    accepted, old = pending.state.accepted, pending.state.stored
+    if accepted is not None:
+        return None if pending.token is None else accepted.origin(None if pending.proves else at)
+    if outcome is Outcome.GAIN and old is not None and old.record.origin is not None:
+        return replace(old.record.origin, at=0)
+    return None
+
+
 async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer:
     """Begin a new session of the principal, with these data.
 
@@ -72,7 +86,7 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
     sessions, others end.
     """
     backend, writer, request = pending.backend, pending.writer, pending.state.request
-    principal, token = writer.principal or "", SessionToken.generate()
+    principal, token = writer.principal or "", pending.token or SessionToken.generate()
     ttl = (writer.lifetime(True)[0] - writer.now) * 1000
     aliases = await enter_aliases(pending, token.id, ttl=ttl)
     writer.check_time()
@@ -141,11 +155,9 @@ async def switch(pending: PendingCommit) -> Answer:
     The old session ends.
     """
     state, writer, old, was = pending.state, pending.writer, pending.state.stored, pending.facts.was
-    if old is None:
-        return await enter(pending, Outcome.SWITCH, pending.carried)
     ends, written = state.live is not None or was is not None, assigned_data(pending)
     answer = await enter(pending, Outcome.SWITCH, written)
-    if ends:
+    if old is not None and ends:
         if await writer.end(old.token.id, "switched"):
             writer.signed_out("switched", old.token.id, was)
         await writer.mark(old, was)
@@ -166,7 +178,8 @@ def assigned_data(pending: PendingCommit) -> bytes:
     changed, kept = state.changes(writer.encoded), values.split(data)
     left = any(raw is not None and key not in kept for key, raw in changed.items())
     if left or state.origins.left_changes:
-        backend.report("dropped", "another's data", writer.at.token.id)
+        old = state.stored
+        backend.report("dropped", "another's data", None if old is None else old.token.id)
     return data
 
 

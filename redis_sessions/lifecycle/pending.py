@@ -15,6 +15,7 @@ from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import LIVE, NOTHING_WANTED, State, Status, Wanted
+from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY
 from redis_sessions.tracebacks import no_fields, silent_repr
 
@@ -65,6 +66,10 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
     """The data that go along to a new id, encoded."""
     owner: bytes | None = None
     """Whose data a new anonymous session holds (`Record.owner`). None is nobody's."""
+    token: SessionToken | None = None
+    """The token of the session that begins with another library's data."""
+    proves: bool = False
+    """Whether the user has signed in here, too, by the same request."""
 
     @property
     def needs_response(self) -> bool:

@@ -137,8 +137,11 @@ async def _end_all(
     """
     revoked, shortfall = await index.revoke(who, keep=keep)
     for session in _serving(backend):
-        request = state_of(session).request
+        state = state_of(session)
+        request, accepted = state.request, state.accepted
         request.revocations = {**request.revocations, index.name(who): revoked}
+        if accepted is not None and accepted.principal == who and index is backend.index:
+            session.clear()  # it isn't stored yet, and would count as a sign-in of afterwards
     mine = [id for id in own() if id != keep]  # also without an entry
     ended = await _end_ids(backend, mine)
     count, empty, shortfall = ended.result, not mine, shortfall or ended.shortfall

@@ -126,7 +126,8 @@ class _RecordedObjects:
     """The objects that a record holds. They are searched for at the first comparison."""
 
     def __init__(self, state: State, codec: Values) -> None:
-        self._stored = {} if state.stored is None else values.split(state.stored.data)
+        source = state.accepted or state.stored
+        self._stored = {} if source is None else values.split(source.data)
         self._loaded, self._held = state.origins.loaded, state.origins.held
         self._codec = codec
 

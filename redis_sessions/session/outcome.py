@@ -156,6 +156,8 @@ class Answer:
     """Whether the token is that of what began after a `clear()`, which had ended another session.
 
     It is False if nobody was signed in and somebody is now, or if it is the same user."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """What the response has besides: another library's cookie expires."""
 
     @property
     def ends_session(self) -> bool:

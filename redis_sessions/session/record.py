@@ -24,6 +24,7 @@ import msgspec.structs
 from nacl.bindings import crypto_secretbox, crypto_secretbox_open
 from nacl.exceptions import CryptoError
 
+from redis_sessions.session.accepted import Origin
 from redis_sessions.session.box import open_box, seal_box
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.token import SessionToken
@@ -116,6 +117,8 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     """How the principal proved who they are, at `authenticated_at` (RFC 8176)."""
     aliases: tuple[Alias, ...] = ()
     """Other names by which the session can be ended."""
+    origin: Origin | None = None
+    """Which source its data come from. None: from none."""
 
     # What comes after `data` has a default, since older records end there. Older servers ignore it,
     # and leave it out when they store the session.
@@ -123,6 +126,12 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     def with_data(self, data: bytes) -> Record:
         """A copy with other data."""
         return msgspec.structs.replace(self, data=msgspec.Raw(data))
+
+    @property
+    def proved_at(self) -> int | None:
+        """As `authenticated_at`. None if that is when another library's session was accepted."""
+        at, origin = self.authenticated_at, self.origin
+        return None if origin is not None and origin.at == at else at
 
     def amended(self, data: bytes | None = None, **fields: Any) -> Record:
         """A copy with other values for these fields."""

@@ -105,11 +105,13 @@ class Session(dict[str, Any]):
 
     @property
     def authenticated_at(self) -> datetime | None:
-        """When the principal last signed in (UTC). None if nobody is signed in."""
+        """When the principal last signed in (UTC). None if nobody is signed in.
+
+        None also if they did so elsewhere, and `accept=` has taken over their session.
+        """
         stored = self._state.live
-        if stored is None or stored.record.authenticated_at is None:
-            return None
-        return datetime.fromtimestamp(stored.record.authenticated_at / 1000, UTC)
+        at = None if stored is None else stored.record.proved_at
+        return None if at is None else datetime.fromtimestamp(at / 1000, UTC)
 
     @property
     def authentication_methods(self) -> tuple[str, ...]:

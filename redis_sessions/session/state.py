@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from redis_sessions.errors import ConfigurationError, SessionError, afresh
 from redis_sessions.session import values
+from redis_sessions.session.accepted import Accepted
 from redis_sessions.session.context import Peer, RequestContext
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.record import Stored
@@ -44,7 +45,6 @@ Duration = int | float | timedelta
 
 NEVER: Final = float("inf")
 """The time of what is never due."""
-
 LONGEST: Final = 400 * 24 * 3600
 """The longest time that browsers keep a cookie (RFC 6265bis), in seconds."""
 
@@ -100,7 +100,6 @@ There is one index for each secret key.
 
 _NO_REVOCATIONS: Final[Mapping[str, Revoked]] = MappingProxyType({})
 _NO_OBJECTS: Final[Mapping[Any, Any]] = MappingProxyType({})
-
 MAX_HELD: Final = 64
 """How many earlier `Origins.loaded` are kept. A worker may save one session for ever."""
 
@@ -259,6 +258,8 @@ class State(msgspec.Struct, eq=False):
     """Who waits for its end."""
     why: SessionError | None = None
     """The error for those who use it, if it isn't loaded."""
+    accepted: Accepted | None = None
+    """The session of another library whose data are in it, until they are stored."""
 
     def __repr__(self) -> str:
         # Without data, since reprs are logged.
@@ -335,22 +336,22 @@ class State(msgspec.Struct, eq=False):
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects, unless it is too late for a sign-in."""
-        request = self.request
-        if not (request.late or request.answering):
+        if not (self.request.late or self.request.answering):
             self.origins.hold(data)
 
     def is_anothers(self, principal: str | None, keyring: Keyring) -> bool:
         """Whether the stored data belong to another user than this principal.
 
-        There are four cases:
-
         1. Another user is signed in. The data are another's.
         2. The session ended elsewhere. They count as another's, since nobody knows why it ended.
         3. Nobody is signed in any more. The data belong to the record's owner.
         4. Nobody ever was. The data are nobody's.
+        5. They aren't stored yet, and come from elsewhere. They are whose they were there.
         """
-        if self.stored is None or principal is None or principal == self.principal:
+        if principal is None or principal == self.principal:
             return False
+        if self.stored is None:  # case 5
+            return self.accepted is not None and self.accepted.principal not in (None, principal)
         if self.principal is not None or (self.live is None and not self.wanted.cleared):
             return True
         owner = self.stored.record.owner

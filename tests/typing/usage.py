@@ -48,6 +48,7 @@ from redis_sessions import (
     readiness,
     safe_next,
 )
+from redis_sessions.accept import Found, RedisSdk, StarletteCookie, Starsessions
 from redis_sessions.fastapi import (
     CacheDep,
     MessagesDep,
@@ -86,6 +87,26 @@ class User(BaseModel):
     name: str
 
 
+class OwnSource:
+    cookie, path, domain = "sid", "/", None
+    once, follow = True, False
+
+    def map(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        return data
+
+    async def find(self, value: str) -> Found | str | None:
+        return Found({"user_id": value}, value, 60)
+
+    async def lives(self, id: str) -> bool:
+        return True
+
+    async def end(self, id: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
 NEW_KEY, OLD_KEY = generate_key(), generate_key()
 
 starlette_app = Starlette(
@@ -119,6 +140,12 @@ app.add_middleware(
     rotate_on=("role", "tenant"),
     on_conflict="error",
     clear_site_data={"cache", "storage"},
+    accept=[
+        StarletteCookie(["new", "old"], max_age=timedelta(days=14), map={"user_id": "user.id"}),
+        Starsessions("redis://localhost:6379/0", map=lambda data: data.get("user")),
+        RedisSdk("redis://localhost:6379/0", once=False, follow=True),
+        OwnSource(),
+    ],
     principal=lambda data: data.get("user", {}).get("sub"),
 )
 

@@ -74,6 +74,7 @@ def test_the_layout() -> None:
         {"n": 1},
         [],
         [],
+        None,
     ]
     assert rotated_at(sealed) == 0x01020304
 
@@ -151,11 +152,11 @@ def test_an_older_version_opens_a_record_of_this_one() -> None:
     assert (again.methods, again.aliases) == ((), ())
 
 
-def test_what_a_record_does_not_have_takes_two_bytes() -> None:
-    """Without methods and aliases it is hardly larger than an older version's."""
+def test_what_a_record_does_not_have_takes_three_bytes() -> None:
+    """Without methods, aliases and an origin it is hardly larger than an older version's."""
     now = make()
     older = Older(**{name: getattr(now, name) for name in Older.__struct_fields__})
-    assert len(msgspec.msgpack.encode(now)) - len(msgspec.msgpack.encode(older)) == 2
+    assert len(msgspec.msgpack.encode(now)) - len(msgspec.msgpack.encode(older)) == 3
 
 
 def test_it_opens_under_one_token_and_one_prefix_only() -> None:

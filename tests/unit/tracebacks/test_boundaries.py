@@ -19,6 +19,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
+from redis_sessions.accept import Found, RedisSdk, StarletteCookie, Starsessions
 from redis_sessions.leader import Leader, Term
 from redis_sessions.lifecycle.loading import foreign
 from redis_sessions.lifecycle.manager import backend_of
@@ -213,6 +214,23 @@ async def test_a_session_s_methods(name: str) -> None:
     exc = await caught_from(lambda: SESSIONS[name](session))
     assert not ours(exc)
     assert set(frames(exc)) <= {__name__, "contextlib"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: StarletteCookie(""), lambda: Starsessions("x://"), lambda: RedisSdk("x://")],
+    ids=["StarletteCookie", "Starsessions", "RedisSdk"],
+)
+async def test_a_source_of_other_sessions(make: Callable[[], object]) -> None:
+    """What is wrong with its options, such as a key, is raised to who makes it."""
+    exc = await caught_from(make)
+    assert not ours(exc)
+    assert {*frames(exc)} == {__name__}
+
+
+def test_what_a_source_has_found_is_not_shown() -> None:
+    """Its data and its id are as secret as ours."""
+    assert "secret" not in repr(Found({"a": "secret"}, "secret", 1))
 
 
 @pytest.mark.parametrize("name", ["sign_in", "update", "exclusive"])

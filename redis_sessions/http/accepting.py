@@ -1,0 +1,336 @@
+"""Sessions of other libraries: a browser that has one of theirs, and none of ours, is known here.
+
+A source finds the session that a cookie names, and says what of it becomes ours. Nothing is stored
+until the response, which is judged as any other: a sign-in, or a new session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+from starlette.types import Scope
+
+from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
+from redis_sessions.events import client, logger
+from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.transports import CookieTransport, Transport
+from redis_sessions.lifecycle import accepting, loading
+from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.session.accepted import Accepted, Origin
+from redis_sessions.session.context import RequestContext
+from redis_sessions.session.session import Session, state_of
+from redis_sessions.session.state import LIVE, LONGEST, Bound, Status
+from redis_sessions.session.token import SessionToken
+from redis_sessions.session.values import EMPTY, decode
+from redis_sessions.tracebacks import no_fields, silent_repr, strip
+
+__all__ = ["Accepting", "Found", "Source", "accept_for", "accepting_of"]
+
+LONGEST_COOKIE: Final = 8192
+"""The characters of a foreign cookie that is looked at. Browsers keep 4096 bytes."""
+MOST_COOKIES: Final = 3
+"""How many cookies of one name are looked at."""
+
+_NOBODYS: Final = (Status.NEW, Status.STALE)
+_CLOSED: Final = (Status.SUPERSEDED, Status.ROTATED)
+
+
+class Found(NamedTuple):
+    """A session that a source has found."""
+
+    data: dict[str, Any]
+    """What it holds: plain data, decoded."""
+    id: str
+    """What names it at its source. It is secret, and is never logged."""
+    ttl: int | None
+    """For how many seconds it can still live, however much it is used. None: nobody knows."""
+    since: float | None = None
+    """When it was the same session already, in seconds since the epoch. If all sessions of its user
+    were revoked since, it isn't accepted. None: nobody knows, and it counts as begun just now."""
+
+    def __repr__(self) -> str:
+        return silent_repr(self)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return no_fields(self)
+
+
+class Source(Protocol):
+    """Where sessions of another library are, and what becomes of them here.
+
+    `find`, `lives` and `end` raise nothing but `StoreError`, whatever the cookie or the stored
+    bytes hold. They build no object of any class by what they read.
+    """
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie whose value `find` is given."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """The path of that cookie, to have it expire."""
+        ...
+
+    @property
+    def domain(self) -> str | None:
+        """The domain of that cookie, to have it expire."""
+        ...
+
+    @property
+    def once(self) -> bool:
+        """Whether that cookie expires with the response that stores our session."""
+        ...
+
+    @property
+    def follow(self) -> bool:
+        """Whether its end ends our session, and ours ends it."""
+        ...
+
+    def map(self, data: dict[str, Any]) -> Mapping[str, Any] | None:
+        """What our session holds. None: this session isn't accepted."""
+        ...
+
+    async def find(self, value: str) -> Found | str | None:
+        """The session that a cookie's value names. None: there is none. A str: why it is rejected,
+        in few words, which are one of few sentences.
+        """
+        ...
+
+    async def lives(self, id: str) -> bool:
+        """Whether this session is still there. It is asked at each request (`follow`)."""
+        ...
+
+    async def end(self, id: str) -> None:
+        """End this session (`follow`)."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections of this event loop."""
+        ...
+
+
+class Accepting:
+    """The sources of one middleware."""
+
+    def __init__(self, sources: Sequence[Source], backend: Backend) -> None:
+        self._backend = backend
+        self._sources = [_Asked(source) for source in sources]
+        self._followed = {each.name: each.source for each in self._sources if each.source.follow}
+        self.follows = bool(self._followed)
+        backend.accepting = accept_for
+        if self.follows:
+            backend.end_followed = self._end
+
+    def brings(self, scope: Scope) -> bool:
+        """Whether a request brings the cookie of a source."""
+        return any(each.read(scope) for each in self._sources)
+
+    def loader(self, load: loading.Load, scope: Scope) -> loading.Load:
+        """`load`, and what the sources have if it finds no session."""
+        return partial(self._load, load, scope)
+
+    async def close(self) -> None:
+        """Close the sources' connections of this event loop."""
+        for each in self._sources:
+            await each.source.close()
+
+    async def _load(
+        self, load: loading.Load, scope: Scope, tokens: Sequence[str], *, bound: Bound
+    ) -> Session:
+        session = await load(tokens, bound=bound)
+        state = state_of(session)
+        if state.status is LIVE:
+            if not self._followed or await self._still_lives(session):
+                return session
+            session = loading.new(self._backend, bound, Status.STALE)
+            # It ends as by `clear()`, and the cookie expires.
+            state_of(session).opened = (state,)
+            state_of(session).want(cleared=True)
+        elif state.status in _CLOSED:
+            if self._followed:
+                await self._find(scope)  # it may have to end
+            return session
+        elif state.status not in _NOBODYS or state.opened:
+            return session
+        accepted = await self._find(scope)
+        if accepted is not None:
+            self._fill(session, accepted)
+        return session
+
+    async def _still_lives(self, session: Session) -> bool:
+        stored = state_of(session).stored
+        origin = None if stored is None else stored.record.origin
+        if stored is None or origin is None or not origin.id:
+            return True
+        source = self._followed.get(origin.source)
+        if source is None or await source.lives(origin.id):
+            return True
+        self._reject(origin.source, "ended at its source", stored.token.id)
+        return False
+
+    async def _end(self, origin: Origin) -> None:
+        source = self._followed.get(origin.source)
+        if source is not None:
+            await source.end(origin.id)
+
+    async def _find(self, scope: Scope) -> Accepted | None:
+        """The one session that the cookies name, if it is accepted."""
+        found = list[Accepted]()
+        for each in self._sources:
+            values = each.read(scope)
+            if len(values) > MOST_COOKIES or any(len(value) > LONGEST_COOKIE for value in values):
+                self._reject(each.name, "too much")
+                continue
+            for value in values:
+                accepted = await self._asked(each, value, scope)
+                if accepted is not None:
+                    found.append(accepted)
+        if len(found) > 1:
+            self._reject(found[0].source, "several sessions")
+            return None
+        return found[0] if found else None
+
+    async def _asked(self, each: _Asked, value: str, scope: Scope) -> Accepted | None:
+        backend, source = self._backend, each.source
+        try:
+            found = await source.find(value)
+            if not isinstance(found, Found):
+                if found is not None:
+                    self._reject(each.name, found)
+                return None
+            mapped = source.map(found.data)
+            data = None if mapped is None else backend.values.encode(dict(mapped))
+            if data is None or data == EMPTY:
+                return None
+            backend.values.check(data)
+            principal = backend.principal.of(data)
+        except StoreError:
+            raise
+        except (SessionEncodeError, ConfigurationError) as exc:
+            self._reject(each.name, "can't be stored")
+            backend.reporter.warn_once(f"accept {each.name}", "sessions: accept=: %s", exc)
+            return None
+        except Exception as exc:  # noqa: BLE001 - the application's map, or a source of its own
+            strip(exc)
+            logger.exception("sessions: accept=: %s failed", each.name)
+            self._reject(each.name, "failed")
+            return None
+        context = f"{backend.store.prefix} {source.cookie} {found.id}"
+        # Whose clock is behind may find a cookie valid for a while longer.
+        ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
+        accepted = Accepted(
+            source=each.name,
+            stays_open=_stays_open(scope),
+            context=context,
+            name=accepting.marker_name(context),
+            id=found.id if source.follow else "",
+            ttl=1000 * ttl,
+            principal=principal,
+            data=data,
+            headers=each.expiry,
+        )
+        return accepted if await self._may_be(accepted, found, source) else None
+
+    async def _may_be(self, accepted: Accepted, found: Found, source: Source) -> bool:
+        """Whether a session is accepted: not a second time, and not after it was revoked."""
+        backend, whose = self._backend, accepted.principal
+        before = await accepting.marker(backend, accepted)
+        if before is not None:
+            # An open connection without a session of ours wouldn't end with it.
+            if accepted.stays_open or not await accepting.is_under_way(backend, before, whose):
+                self._reject(accepted.source, "accepted before")
+                if source.follow and await accepting.has_ended(backend, before, whose):
+                    await source.end(found.id)
+                return False
+            accepted.taken = before.id
+        if found.since is not None and whose is not None:
+            nobodys = SessionToken.generate().id
+            if await backend.index.has_ended(whose, nobodys, found.since * 1000):
+                self._reject(accepted.source, "revoked")
+                return False
+        return True
+
+    def _fill(self, session: Session, accepted: Accepted) -> None:
+        """Put the data into the new session, as another user's would be there: not assigned."""
+        state = state_of(session)
+        data = decode(accepted.data)
+        dict.update(session, data)
+        state.origins.hold(data)
+        accepted.follows_end = state.wanted.cleared
+        state.accepted, state.base = accepted, accepted.data
+        state.request.accessed = True
+        if accepted.taken is not None:
+            state.status = Status.SUPERSEDED
+        state.want(modified=True)  # so that a sign-out isn't taken for no change
+
+    def _reject(self, name: str, why: str, id: str | None = None) -> None:
+        self._backend.report("rejected", f"{name}: {why}", id, by=client.get())
+
+
+def _stays_open(scope: Scope) -> bool:
+    headers: list[RawHeader] = scope["headers"]
+    return scope["type"] == "websocket" or any(
+        name == b"accept" and b"text/event-stream" in value for name, value in headers
+    )
+
+
+class _Asked:
+    """A source, and how its cookie is read and removed."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.name = type(source).__name__ + " " + source.cookie
+        secure = source.cookie.startswith("__")
+        transport = CookieTransport(
+            source.cookie, path=source.path, domain=source.domain, https_only=secure
+        )
+        self._read = transport.read
+        self.expiry: tuple[RawHeader, ...] = (transport.expire(),) if source.once else ()
+
+    def read(self, scope: Scope) -> list[str]:
+        """The values of the cookie, each one once."""
+        return list(dict.fromkeys(filter(None, self._read(scope))))
+
+
+def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Load:
+    """`load` for a request, by the middleware that serves it."""
+    serving = cast("Any", context)
+    accept: Accepting | None = None if context is None else serving.setup.accepting
+    return load if accept is None else accept.loader(load, serving.scope)
+
+
+def accepting_of(
+    option: Any, transports: Sequence[Transport], backend: Backend
+) -> Accepting | None:
+    """What `accept=` says. `ConfigurationError`."""
+    sources: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
+    if not sources:
+        return None
+    if any(isinstance(each, type) or not hasattr(each, "lives") for each in sources):
+        raise ConfigurationError(  # without what was given, which may be a key
+            "accept= takes a list of sources, such as [StarletteCookie(secret_key)]"
+        )
+    ours = [each.name for each in transports if isinstance(each, CookieTransport)]
+    if not ours:
+        raise ConfigurationError(
+            "accept= is for browsers, and they get the token in a cookie: remove it, or add a "
+            "CookieTransport"
+        )
+    for source in sources:
+        if source.cookie in ours:
+            raise ConfigurationError(
+                f"accept=: the cookie {source.cookie!r} is also the one of this middleware: give "
+                "this one another session_cookie="
+            )
+        if source.once and source.follow:
+            raise ConfigurationError(
+                "accept=: a session can't be followed if its cookie expires: write once=True or "
+                "follow=True"
+            )
+    asked = [f"{type(source).__name__} {source.cookie}" for source in sources]
+    if len({*asked}) < len(asked):
+        raise ConfigurationError("accept=: write each source once")
+    return Accepting(sources, backend)

@@ -1,0 +1,226 @@
+"""How the session of another library becomes one of ours: once, whatever comes of ours later.
+
+A marker says that it was accepted. Without it, a session that was signed out here would come back
+from the foreign cookie, which may live on. It is stored under `{prefix}accepted:{32 hex}`, before
+the session is: of several requests that come at once, the one that stores it goes on. It holds our
+session's id, sealed, and none if the foreign session was signed out of.
+
+Its name is a digest of the foreign session's id without a key, so that it is found also when the
+secret key has been replaced. That id is random, or is signed, so nobody guesses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from redis_sessions.errors import SessionGoneError, StoreUnavailableError
+from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.pending import PendingCommit
+from redis_sessions.session.accepted import Accepted, Origin
+from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, version
+from redis_sessions.session.state import Status
+from redis_sessions.session.token import SessionToken
+from redis_sessions.session.values import EMPTY
+from redis_sessions.stores.protocols import Commit
+
+__all__ = ["Marker", "begin", "end_followed", "has_ended", "is_under_way", "marker", "marker_name"]
+
+_PURPOSE: Final = b"rs-accepted"
+_CLAIM: Final = 60_000
+"""Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
+"""
+_ATTEMPTS: Final = 5
+
+_BEGINS: Final = (Outcome.GAIN, Outcome.CREATE, Outcome.SWITCH)
+
+CarryOut = Callable[[PendingCommit], Awaitable[Answer]]
+
+
+class Marker(NamedTuple):
+    """What is stored about a foreign session that was accepted."""
+
+    id: str
+    """Our session's. Empty: it was signed out of before there was one."""
+    at: int
+    """When, in seconds since the epoch."""
+
+
+def marker_name(context: str) -> str:
+    """The id under which the marker of this foreign session is stored."""
+    digest = blake2b(context.encode("utf-8", "surrogatepass"), digest_size=16, person=_PURPOSE)
+    return f"accepted:{digest.hexdigest()}"
+
+
+async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
+    """The marker, if there is one."""
+    stored = await backend.store.load(accepted.name)
+    return None if stored is None else _opened(backend, accepted, stored)
+
+
+async def has_ended(backend: Backend, found: Marker, whose: str | None) -> bool:
+    """Whether the session that was made of it was signed out, or revoked."""
+    return not found.id or (
+        whose is not None and await backend.index.has_ended(whose, found.id, found.at * 1000)
+    )
+
+
+async def is_under_way(backend: Backend, found: Marker, whose: str | None) -> bool:
+    """Whether another request has accepted it a moment ago, so that this one may read it, too.
+
+    A page's first requests come together, and only the response to one of them has our cookie.
+    """
+    if backend.clock() - found.at > TOMBSTONE_TTL or await has_ended(backend, found, whose):
+        return False
+    stored = await backend.store.load(found.id)
+    return stored is None or not is_tombstone(stored)  # None: it isn't stored yet
+
+
+async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
+    """Carry out the commit of a session whose data come from another library's.
+
+    There are five cases:
+
+    1. The data are still whose they were, and a session of ours begins with them. It is the only
+       one that ever does.
+    2. The same, but another request was faster. Nothing is stored.
+    3. The same, but the user has signed in here. That is a sign-in as any other.
+    4. The request signs out, or signs somebody else in. Nobody is signed in by the foreign session
+       from now on. What else the request does is carried out.
+    5. Nothing begins, since the response is a failure, or has started. The next request tries
+       again.
+    """
+    state, accepted, facts = pending.state, pending.state.accepted, pending.facts
+    if accepted is None:
+        raise RuntimeError("nothing is accepted")
+    whose = accepted.principal
+    signs_out = facts.now is None or (facts.now != whose and facts.http_status < 400)
+    if (whose is not None and signs_out) or (facts.cleared and not accepted.follows_end):
+        return await _part(pending, accepted, carry_out)
+    begins = pending.outcome in _BEGINS and not state.request.late
+    proves = pending.proves = _signs_in(pending)
+    if accepted.taken is None and not begins:
+        if state.request.late:  # the application's own changes are told that it is too late
+            tells = pending.writer.encoded != accepted.data
+        else:  # another site's unsafe request begins no anonymous session; or ours has ended
+            tells = pending.outcome is Outcome.DROP or facts.cleared
+        return await carry_out(pending) if tells else NOTHING
+    if accepted.taken is None:
+        pending.token = token = SessionToken.generate()
+        answer = await _accept(pending, accepted, token, carry_out)
+        if answer is not None:
+            state.accepted = None
+            pending.backend.report("accepted", accepted.source, token.id, whose, state.peer)
+            return replace(answer, headers=accepted.headers)
+        pending.token = None
+    if proves and begins:
+        answer = await carry_out(pending)
+        state.accepted = None
+        return answer
+    state.status = Status.SUPERSEDED
+    if accepted.stays_open:
+        raise SessionGoneError("another request has accepted this session: connect again")
+    if pending.writer.encoded == accepted.data or facts.http_status >= 500:
+        return NOTHING
+    return pending.dropped("accepted meanwhile")
+
+
+def _signs_in(pending: PendingCommit) -> bool:
+    """Whether the application has said itself who is signed in, and hasn't only found it."""
+    if pending.met.authenticated:
+        return True
+    assigned = pending.state.origins.assigned
+    return bool(assigned and pending.backend.principal.keys(assigned).intersection(assigned))
+
+
+async def _accept(
+    pending: PendingCommit, accepted: Accepted, token: SessionToken, carry_out: CarryOut
+) -> Answer | None:
+    """Store the marker, the session, and the marker again, for long. None: somebody was faster."""
+    writer, name = pending.writer, accepted.name
+    value = _sealed(pending, accepted, token.id)
+    if await writer.commit(name, None, value, _CLAIM) is not Commit.STORED:
+        found = await marker(pending.backend, accepted)
+        accepted.taken = "" if found is None else found.id
+        return None
+    answer = await carry_out(pending)
+    kept = Commit.CONFLICT
+    try:
+        kept = await writer.commit(name, version(value), value, accepted.ttl)
+    finally:
+        if kept is not Commit.STORED:  # it has ended, or its end couldn't be known later
+            await writer.end(token.id, "signed out")
+    if kept is not Commit.STORED:  # another request has signed out meanwhile
+        raise StoreUnavailableError("the new session was ended before it began")
+    return answer
+
+
+async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut) -> Answer:
+    """Note that the foreign session was signed out of, and carry out what the request does."""
+    writer, state, whose = pending.writer, pending.state, accepted.principal
+    taken = await _close(pending, accepted)
+    if taken:
+        if await writer.end(taken, "signed out"):
+            writer.signed_out("signed out", taken, whose)
+        if whose is not None:
+            marked = await pending.backend.index.mark(whose, taken)
+            writer.shortfall = writer.shortfall or marked.shortfall
+    if whose is not None and pending.outcome is Outcome.CREATE:
+        pending.owner = pending.backend.keyring.primary.owner(whose)
+    if state.request.late and pending.outcome.needs_token:
+        answer = pending.dropped("signed out late")
+    else:
+        answer = await carry_out(pending)
+    state.accepted = None
+    if state.stored is None:
+        state.base = EMPTY
+    if accepted.id:
+        await _end(pending.backend, accepted.origin(None))
+    return replace(answer, headers=accepted.headers)
+
+
+async def _close(pending: PendingCommit, accepted: Accepted) -> str:
+    """Have the marker say that it was signed out of. Returns the id of our session, or ""."""
+    name, value = accepted.name, _sealed(pending, accepted, "")
+    for _ in range(_ATTEMPTS):
+        pending.writer.check_time()
+        stored = await pending.backend.store.load(name)
+        expected = None if stored is None else version(stored)
+        written = await pending.writer.commit(name, expected, value, accepted.ttl)
+        if written is Commit.STORED:
+            found = None if stored is None else _opened(pending.backend, accepted, stored)
+            return (accepted.taken or "") if found is None else found.id
+    raise StoreUnavailableError("another request accepts this session again and again")
+
+
+def _sealed(pending: PendingCommit, accepted: Accepted, id: str) -> bytes:
+    plain = pending.writer.now.to_bytes(8, "big") + id.encode()
+    return pending.backend.markers.seal(accepted.context, plain)
+
+
+def _opened(backend: Backend, accepted: Accepted, stored: bytes) -> Marker:
+    plain = backend.markers.open(accepted.context, stored)
+    if plain is None:  # it says that it was accepted, and no more
+        return Marker("", 0)
+    return Marker(plain[8:].decode("ascii", "replace"), int.from_bytes(plain[:8], "big"))
+
+
+async def end_followed(pending: PendingCommit, carry_out: CarryOut) -> Answer:
+    """Carry out a commit. If a session ends that follows another one, that one ends, too."""
+    state = pending.state
+    stored = (state.stored, *(each.stored for each in state.opened))
+    followed = [each.record.origin for each in stored if each is not None]
+    answer = await carry_out(pending)
+    if pending.facts.cleared or pending.outcome in (Outcome.LOSE, Outcome.SWITCH):
+        for origin in followed:
+            if origin is not None and origin.id:
+                await _end(pending.backend, origin)
+    return answer
+
+
+async def _end(backend: Backend, origin: Origin) -> None:
+    if backend.end_followed is not None:
+        await backend.end_followed(origin)
