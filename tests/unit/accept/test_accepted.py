@@ -165,6 +165,18 @@ async def test_the_same_user_who_signs_in_keeps_the_data(how: str, late: bool) -
     assert at.reported("signed_in") == ["gain"] * (2 if late else 1)
 
 
+async def test_who_has_planted_the_foreign_cookie_learns_nothing() -> None:
+    """It became a session of ours, whose token only the visitor's browser has."""
+    at = Place(Elsewhere({"bait": {"cart": ["bait"]}}, once=False))
+    visitor = token_in(await at.visit(theirs="bait"))
+    alices = token_in(await at.visit(lambda s: s.sign_in("alice"), theirs="bait", ours=visitor))
+    await at.visit(lambda s: s.update(note="private"), theirs="bait", ours=alices)
+    for later in (0, 31):
+        at.clock.advance(later)
+        mallory = (await at.visit(theirs="bait")).checked()
+        assert (mallory.seen, mallory.cookies) == ({}, [])
+
+
 async def test_two_sessions_of_ours_come_first() -> None:
     """Nobody knows which one is meant, and it is none from elsewhere."""
     at = Place()
