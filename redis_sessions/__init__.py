@@ -20,6 +20,7 @@ from redis_sessions.http.login import safe_next
 from redis_sessions.http.readiness import readiness
 from redis_sessions.http.transports import CookieTransport, HeaderTransport, Transport
 from redis_sessions.lifecycle.enumeration import StoredSession
+from redis_sessions.lifecycle.expiry import Expired
 from redis_sessions.lifecycle.manager import Answer, SessionManager
 from redis_sessions.lifecycle.revocation import SessionInfo
 from redis_sessions.middleware import SessionMiddleware, get_session
@@ -44,6 +45,7 @@ __all__ = [
     "CookieTransport",
     "CrossSiteError",
     "Event",
+    "Expired",
     "HeaderTransport",
     "Keyring",
     "LeadershipLostError",

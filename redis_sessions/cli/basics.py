@@ -113,6 +113,12 @@ def add(commands: Commands) -> None:
     acl.add_argument(
         "--no-setinfo", dest="setinfo", action="store_false", help="for Redis 7.0 and 7.1"
     )
+    acl.add_argument(
+        "--no-sharded",
+        dest="sharded",
+        action="store_false",
+        help="with --cluster: for Redis 6.2",
+    )
 
     completion = commands.add(
         "completion",
@@ -169,6 +175,7 @@ def _acl(args: Namespace) -> int:
             cluster=args.cluster,
             replicas=args.replicas,
             setinfo=args.setinfo,
+            sharded=args.sharded,
         )
     )
     print(acl_line(args.user or args.role.value, password, allowed, file=args.file))

@@ -27,7 +27,7 @@ def find(facts: Facts) -> list[Finding]:
     found = _each(facts, _connection)
     if all(server.error is not None for server in facts.servers):
         return found  # there is nothing else to judge
-    found += [*_topology(facts), *_tls(facts), *_rights(facts)]
+    found += [*_topology(facts), *_tls(facts), *_rights(facts), _messages(facts)]
     checks = [_version, _access, _protected_mode, _eviction, _persistence, _replication]
     if facts.kind == "embedded":  # nothing of it is to be configured
         text = "a server for development, which only this user reaches: it keeps nothing on disk"
@@ -242,6 +242,13 @@ def _rights(facts: Facts) -> list[Finding]:
         return [Finding("rights", Level.WARN, text, advice, unread)]
     text = "a record, an index, a lock and a lease were written, read and ended"
     return [Finding("rights", Level.OK, text)]
+
+
+def _messages(facts: Facts) -> Finding:
+    if facts.messages is None:
+        return Finding("messages", Level.OK, "one was sent, and arrived")
+    advice = "if the application sends messages: redis-sessions acl prints what its user needs"
+    return Finding("messages", Level.WARN, facts.messages, advice)
 
 
 # -- what becomes of the sessions

@@ -158,8 +158,8 @@ class Accepting:
                 accepted = await self._find(scope, signed_in=True)
                 if accepted is None:
                     return session
-            if accepted is not None:
-                self._carry(session, accepted)
+            if accepted is not None and self._sharing is not None:
+                self._sharing.carry(session, accepted)
             session = self._after(state, bound)
         elif state.status in _CLOSED:
             if self._followed:
@@ -184,22 +184,6 @@ class Accepting:
         state_of(session).opened = (state,)
         state_of(session).want(cleared=True)
         return session
-
-    def _carry(self, session: Session, accepted: Accepted) -> None:
-        """Have the data of ours go along that was nobody's, or the same user's.
-
-        What is shared is as it is there.
-        """
-        sharing, state, whose = self._sharing, state_of(session), accepted.principal
-        if sharing is None or accepted.source not in self._shared or state.stored is None:
-            return
-        if whose is None:
-            goes = state.principal is None and state.stored.record.owner is None
-        else:
-            goes = not state.is_anothers(whose, self._backend.keyring)
-        if goes:
-            alone = {k: v for k, v in session.items() if not sharing.shares(accepted.source, k)}
-            accepted.data = self._backend.values.encode({**alone, **decode(accepted.data)})
 
     async def _still_lives(self, session: Session) -> bool:
         stored = state_of(session).stored

@@ -10,7 +10,7 @@ from redis_sessions.http.headers import RawHeader
 from redis_sessions.lifecycle import accepting
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session import values
-from redis_sessions.session.accepted import Origin
+from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.values import Changes
@@ -90,9 +90,22 @@ class Sharing:
             state.origins.hold(theirs)
         return True
 
-    def shares(self, name: str, key: str) -> bool:
-        """Whether a source shares this key."""
-        return name in self._sources and key in self._sources[name].shares
+    def carry(self, session: Session, accepted: Accepted) -> None:
+        """Have the data of ours go along that was nobody's, or the same user's.
+
+        What is shared is as it is there.
+        """
+        source, backend = self._sources.get(accepted.source), self._backend
+        state, whose = state_of(session), accepted.principal
+        if source is None or state.stored is None:
+            return
+        if whose is None:
+            goes = state.principal is None and state.stored.record.owner is None
+        else:
+            goes = not state.is_anothers(whose, backend.keyring)
+        if goes:
+            alone = {key: value for key, value in session.items() if key not in source.shares}
+            accepted.data = backend.values.encode({**alone, **values.decode(accepted.data)})
 
     def begun(self, name: str, data: bytes) -> bytes | None:
         """What of the data of a new session is shared, encoded. None: the source shares nothing."""

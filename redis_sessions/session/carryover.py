@@ -22,7 +22,7 @@ from redis_sessions.session import values
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
 
-__all__ = ["carried_over", "carry_over", "holds_recorded", "storable"]
+__all__ = ["carried_over", "carry_over", "holds_recorded", "set_data", "storable"]
 
 _IMMUTABLE: Final = (str, bytes, int, float, tuple, frozenset)
 _PLAIN: Final = frozenset({str, bytes, int, float})
@@ -33,6 +33,12 @@ _SHARED_KEY: Final = 32
 """msgspec gives equal keys of dicts the same str object if they have at most this length."""
 
 _ABSENT: Final = object()
+
+
+def set_data(session: dict[str, Any], data: Mapping[str, Any]) -> None:
+    """Set a session's data. Unlike its `clear()`, this doesn't end it."""
+    dict.clear(session)
+    dict.update(session, data)
 
 
 def carry_over(
@@ -92,7 +98,7 @@ def _kept(
     what is beside it and isn't of the record.
     """
     recorded = _recorded(state, codec)
-    assigned = codec.keyed(dict.fromkeys(state.origins.assigned or ()))
+    assigned = codec.keyed(state.origins.assigned or {})
     kept = dict[Any, Any]()
     for name, value in list(session.items()):
         key = _stored_key(name, codec)
@@ -120,8 +126,8 @@ class _RecordedObjects:
     """The objects that a record holds. They are searched for at the first comparison."""
 
     def __init__(self, state: State, codec: Values) -> None:
-        accepted = state.accepted
-        self._stored = values.split(state.stored_data if accepted is None else accepted.data)
+        source = state.accepted or state.stored
+        self._stored = {} if source is None else values.split(source.data)
         self._loaded, self._held = state.origins.loaded, state.origins.held
         self._codec = codec
 

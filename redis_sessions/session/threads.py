@@ -25,18 +25,16 @@ R = TypeVar("R")
 serving: Final[ContextVar[tuple[Any, ...]]] = ContextVar("redis_sessions_serving", default=())
 """What `session.serving` is, where the class `Session` isn't known."""
 
-_OWNERS: Final = {"Session": "session", "Cache": "cache"}
-
 
 def awaited(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates an async method of `Session`, `SessionManager` or `Cache`: `stripped`, and checked.
+    """Decorates an async method of a session, a manager or a part of it: `stripped`, and checked.
 
     Before Python 3.12 only a session's are checked. The others are given to frameworks, such as
     for background tasks, and most of these ask `inspect` whether a function is to be awaited; a
     checked one can't say so to that version of it.
     """
     run = stripped(function)
-    owner = _OWNERS.get(function.__qualname__.partition(".")[0], "manager")
+    owner = function.__qualname__.partition(".")[0].removeprefix("Session").lower() or "session"
     if owner != "session" and sys.version_info < (3, 12):
         return run
     call = f"{owner}.{function.__name__}"

@@ -50,12 +50,16 @@ class Copies:
 
     def put(self, key: str, copy: NearCopy, asked_at: float) -> None:
         """Keep a copy that was asked for at this time, unless `forget_at` says that it is older."""
-        self.forget(key)
+        before = self._all.pop(key, None)
+        if before is not None:
+            self._bytes -= len(before.value)
         if asked_at <= self._since or asked_at <= self._forgotten.get(key, self._since):
+            self._entries.pop(key, None)
             return
         self._all[key] = copy
         self._bytes += len(copy.value)
         if key[_KIND] == ENTRY:
+            self._entries.pop(key, None)
             self._entries[key] = None
         while len(self._all) > MAX_COPIES or self._bytes > MAX_BYTES:
             self.forget(next(iter(self._entries or self._all)))

@@ -27,6 +27,7 @@ from redis_sessions import (
     CookieTransport,
     CrossSiteError,
     Event,
+    Expired,
     HeaderTransport,
     Keyring,
     LeadershipLostError,
@@ -50,6 +51,7 @@ from redis_sessions import (
 from redis_sessions.accept import Found, RedisSdk, StarletteCookie, Starsessions
 from redis_sessions.fastapi import (
     CacheDep,
+    MessagesDep,
     OptionalPrincipalDep,
     PrincipalDep,
     SessionDep,
@@ -60,6 +62,7 @@ from redis_sessions.fastapi import (
     untouched,
 )
 from redis_sessions.leader import Leader, Term
+from redis_sessions.messages import Messages, Missed
 from redis_sessions.php import PhpSessions
 from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
@@ -184,12 +187,32 @@ async def socket(websocket: WebSocket) -> None:
     await session.refresh()
     async for keys in session.changes():
         assert_type(keys, frozenset[str])
+    async for message in session.messages():
+        assert_type(message, dict[str, Any] | Missed)
+        if isinstance(message, Missed):
+            assert_type(message.count, int | None)
+    async with session.messages() as messages:
+        assert_type(await anext(messages), dict[str, Any] | Missed)
     assert_type(get_session(websocket, watch=False), Session)
 
 
 @app.get("/poll", dependencies=[Depends(untouched)])
 async def poll(session: SessionDep) -> int:
     return len(session)
+
+
+@app.post("/exports")
+async def exports(messages: MessagesDep, user: PrincipalDep) -> None:
+    assert_type(messages, Messages)
+    await messages.to_principal(user, {"kind": "export"})
+    await messages.to_principal(uuid4(), {})
+    await messages.to_session("id", {})
+    await messages.to_all({})
+    alone = Messages("redis://localhost", [generate_key()], max_size=1000, on_event=print)
+    async with alone.listen(principal=7, session="id", all=True) as listener:
+        async for message in listener:
+            assert_type(message, dict[str, Any] | Missed)
+    await alone.close()
 
 
 @app.get("/me")
@@ -269,6 +292,19 @@ def log(event: Event) -> None:
     assert_type(event.reason, str | None)
     assert_type(event.principal, str | None)
     assert_type((event.address, event.user_agent), tuple[str | None, str | None])
+
+
+async def release(expired: Expired) -> None:
+    assert_type(expired.id, str)
+    assert_type(expired.principal, str | None)
+    assert_type(expired.when, datetime)
+
+
+async def told_of_expired(store: MemoryStore) -> None:
+    manager = SessionManager(store, NEW_KEY, on_expired=release)
+    SessionMiddleware(app, store=store, secret_key=NEW_KEY, on_expired=print)
+    async with manager.expiring():
+        pass
 
 
 async def without_a_request(client: Redis) -> None:

@@ -25,6 +25,7 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.fastapi import SessionDep, SessionManagerDep
+from redis_sessions.messages import Messages
 from redis_sessions.testing import read_session, store_session
 from tests.support.asgi import Reply, ask, cookie
 from tests.unit.setting import ALICE
@@ -42,11 +43,16 @@ CALLS: dict[str, Callable[[Session, SessionManager], Awaitable[object]]] = {
     "manager.revoke_all, …": lambda _, manager: manager.revoke_all("alice", keep="a" * 20),
     "manager.revoke_by, …": lambda _, manager: manager.revoke_by("sid", "1"),
     "manager.ready, …": lambda _, manager: manager.ready(),
+    "messages.to_principal, …": lambda _, manager: manager.messages.to_principal("alice", {}),
+    "messages.to_session, …": lambda _, manager: manager.messages.to_session("a" * 20, {}),
+    "messages.to_all, …": lambda _, manager: manager.messages.to_all({}),
     "manager.count": lambda _, manager: manager.count(),
     "cache.get_or_set, …": lambda _, manager: manager.cache.get_or_set("a", manager.ready, ttl=1),
     "cache.forget, …": lambda _, manager: manager.cache.forget("a"),
     "cache.forget_principal, …": lambda _, manager: manager.cache.forget_principal("alice"),
 }
+
+OWNERS = {"session": Session, "manager": SessionManager, "messages": Messages, "cache": Cache}
 
 
 def app_with(manager: SessionManager, endpoint: Callable[..., Any]) -> FastAPI:
@@ -95,13 +101,13 @@ def test_all_of_them_are_checked() -> None:
     """Others are called by frameworks (`connect`, `close`) or by each request (`load`)."""
     awaited = {
         f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager), ("cache", Cache))
+        for owner, kind in OWNERS.items()
         for name, method in vars(kind).items()
         if name[0] != "_" and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
     called = {call.partition(",")[0] for call in CALLS}
     assert awaited - called == {
-        *("manager.connect", "manager.close", "manager.load", "cache.close")
+        *("manager.connect", "manager.close", "manager.load", "messages.close", "cache.close"),
     }
 
 
@@ -207,7 +213,7 @@ def test_no_method_is_forgotten() -> None:
     """
     awaited = {
         f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager), ("cache", Cache))
+        for owner, kind in OWNERS.items()
         for name, method in vars(kind).items()
         if not name.startswith("_") and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
@@ -216,4 +222,5 @@ def test_no_method_is_forgotten() -> None:
         "manager.connect",
         "manager.close",
         "cache.close",
+        "messages.close",
     }

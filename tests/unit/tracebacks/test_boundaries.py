@@ -42,7 +42,7 @@ class Away(MemoryStore):
 
 
 METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"} | {
-    *("discard", "scan")
+    *("discard", "scan", "channels")
 }
 
 
@@ -53,6 +53,16 @@ async def exclusive(session: Session) -> None:
 
 async def managed(manager: SessionManager, session: Session) -> None:
     async with services_of(session).exclusive(session, 5):
+        pass
+
+
+async def listened(manager: SessionManager, session: Session) -> None:
+    async for _ in session.messages():
+        pass
+
+
+async def begun(manager: SessionManager, session: Session) -> None:
+    async with manager.messages.listen(all=True):
         pass
 
 
@@ -96,6 +106,12 @@ MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "update": lambda manager, session: manager.update(session, len),
     "exclusive": managed,
     "changes": changed,
+    "messages": lambda manager, _: manager.messages.to_all({"a": object}),
+    "messages, to whom": lambda manager, _: manager.messages.to_session("a", {}),
+    "session.messages": listened,
+    "listen": begun,
+    "listen, to what": lambda manager, _: manager.messages.listen().__aenter__(),
+    "close messages": lambda manager, _: manager.messages.close(),
     "sessions_of": lambda manager, _: manager.sessions_of("a"),
     "revoke": lambda manager, session: manager.revoke(str(session.id), principal="a"),
     "count": lambda manager, _: manager.count(),
