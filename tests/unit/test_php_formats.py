@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -217,6 +218,18 @@ def test_too_deep_to_read() -> None:
     ):
         with pytest.raises(PhpFormatError, match="nested deeper"):
             loads(payload)
+
+
+def test_a_deep_stack() -> None:
+    """Where the interpreter has too few frames left, that is the same error."""
+    payload = encode({"a": [[[[[[[[[[]]]]]]]]]]}, "php")
+
+    def decode_below(frames: int) -> Any:
+        return decode_below(frames - 1) if frames else decode(payload, "php")
+
+    with pytest.raises(PhpFormatError, match="nested too deeply"):
+        for frames in range(10, sys.getrecursionlimit(), 10):
+            decode_below(frames)
 
 
 @pytest.mark.parametrize(
