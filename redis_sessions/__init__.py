@@ -1,9 +1,11 @@
 """Sealed, revocable, server-side sessions in Redis for Starlette and FastAPI."""
 
 from redis_sessions.authentication import SessionAuthBackend
+from redis_sessions.cache import Cache
 from redis_sessions.errors import (
     ConfigurationError,
     CrossSiteError,
+    LeadershipLostError,
     ReplicationError,
     SessionConflictError,
     SessionEncodeError,
@@ -18,6 +20,7 @@ from redis_sessions.http.login import safe_next
 from redis_sessions.http.readiness import readiness
 from redis_sessions.http.transports import CookieTransport, HeaderTransport, Transport
 from redis_sessions.lifecycle.enumeration import StoredSession
+from redis_sessions.lifecycle.expiry import Expired
 from redis_sessions.lifecycle.manager import Answer, SessionManager
 from redis_sessions.lifecycle.revocation import SessionInfo
 from redis_sessions.middleware import SessionMiddleware, get_session
@@ -36,13 +39,16 @@ from redis_sessions.stores import (
 
 __all__ = [
     "Answer",
+    "Cache",
     "Commit",
     "ConfigurationError",
     "CookieTransport",
     "CrossSiteError",
     "Event",
+    "Expired",
     "HeaderTransport",
     "Keyring",
+    "LeadershipLostError",
     "MemoryStore",
     "RedisStore",
     "ReplicationError",

@@ -5,6 +5,7 @@
     ├── SessionEncodeError        a value can't be stored (500, since it is a bug)
     ├── SessionConflictError      others changed the session until the deadline passed (409)
     ├── SessionGoneError          another request ended or rotated the session
+    ├── LeadershipLostError       another process may lead by now
     ├── CrossSiteError            another origin caused the request, which may not write (403)
     └── StoreError                the store refused an operation
         ├── StoreUnavailableError the store didn't answer (503); nobody is signed out by it
@@ -20,6 +21,7 @@ import asyncio
 __all__ = [
     "ConfigurationError",
     "CrossSiteError",
+    "LeadershipLostError",
     "ReplicationError",
     "SessionConflictError",
     "SessionEncodeError",
@@ -56,6 +58,10 @@ class CrossSiteError(SessionError):
     It is raised where the session is written, or instead of the application with
     `cross_site="refuse"`. The message says what to write if the origin is trusted.
     """
+
+
+class LeadershipLostError(SessionError):
+    """The lease isn't known to hold any more, so another process may lead."""
 
 
 class StoreError(SessionError):

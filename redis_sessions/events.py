@@ -30,7 +30,7 @@ __all__ = [
 
 logger: Final = logging.getLogger("redis_sessions")
 
-_WARNINGS: Final = frozenset({"rejected", "dropped", "refused"})
+_WARNINGS: Final = frozenset({"rejected", "dropped", "refused", "message_rejected"})
 _PERSONAL: Final = {
     "session_principal": "principal",
     "session_address": "address",
@@ -52,11 +52,12 @@ class Event:
     - `created`, `rotated`, `touched`, `ended`: a session was
     - `revoked`: one session of a principal was ended, and the id is its; or all were, and the id
       is that of the one that was kept
-    - `rejected`: a token or a record is no session
+    - `rejected`: a token or a record is no session, or an entry of the cache doesn't open
     - `bound_elsewhere`: a session is bound to another place, and was let through all the same
     - `refused`: a sign-in was, since all sessions of the principal were revoked meanwhile
     - `merged`: two requests changed a session at once, and both changes were stored
     - `dropped`: a change wasn't stored
+    - `message_rejected`: what was published in a channel of messages isn't one for it
     - `disconnected`: an open WebSocket or event stream was ended, since its session has ended
     - `cache_control_replaced`: a response's `Cache-Control` would have let caches keep a token
     - `unavailable`: a request needed the store, which couldn't be used
@@ -139,10 +140,11 @@ class Reporter:
 def log_events(logger: logging.Logger | None = None) -> EventHandler:
     """A handler for `on_event=` that writes a log record for each event.
 
-    `logger`: by default the logger named `redis_sessions.events`. `rejected`, `dropped` and
-    `refused` are logged as WARNING, all others as INFO. For structured logs, the record has the
-    attributes `session_event`, `session_reason` and `session_id`; and, of events that tell them,
-    `session_principal`, `session_address` and `session_user_agent`, which the text doesn't have.
+    `logger`: by default the logger named `redis_sessions.events`. `rejected`, `dropped`, `refused`
+    and `message_rejected` are logged as WARNING, all others as INFO. For structured logs, the
+    record has the attributes `session_event`, `session_reason` and `session_id`; and, of events
+    that tell them, `session_principal`, `session_address` and `session_user_agent`, which the text
+    doesn't have.
     """
     target = logging.getLogger("redis_sessions.events") if logger is None else logger
 

@@ -16,16 +16,20 @@ from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
+from redis_sessions.cache import Cache
 from redis_sessions.errors import ConfigurationError, SessionGoneError
 from redis_sessions.http.login import checked_page, not_signed_in
 from redis_sessions.http.step_up import step_up
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
+from redis_sessions.messages import Messages
 from redis_sessions.middleware import active_session
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import Duration
 from redis_sessions.tracebacks import stripped
 
 __all__ = [
+    "CacheDep",
+    "MessagesDep",
     "OptionalPrincipalDep",
     "PrincipalDep",
     "SessionDep",
@@ -77,13 +81,17 @@ _CALLED: Final = Depends(_Forgotten())
 class SessionSecurity:
     """The dependencies for one cookie or header, made by `session_security()`.
 
-    Write `Depends(…)` with `session`, `manager`, `principal`, `optional_principal`,
-    `login_required("/login")`, `fresh(within=…)` or `untouched` in it.
+    Write `Depends(…)` with `session`, `manager`, `messages`, `cache`, `principal`,
+    `optional_principal`, `login_required("/login")`, `fresh(within=…)` or `untouched` in it.
     """
 
     session: Callable[..., Awaitable[Session]]
     """The session. It is loaded, also with `lazy=True`."""
     manager: Callable[..., Awaitable[SessionManager]]
+    cache: Callable[..., Awaitable[Cache]]
+    """The cache of that session's manager. It loads no session."""
+    messages: Callable[..., Awaitable[Messages]]
+    """The manager's `messages`."""
     principal: Callable[..., Awaitable[str]]
     """Who is signed in, as a str. The answer is 401 if nobody is."""
     untouched: Callable[..., Awaitable[None]]
@@ -108,6 +116,13 @@ class SessionSecurity:
         async def manager(connection: HTTPConnection) -> SessionManager:
             return active_session(connection, key).manager
 
+        async def cache(connection: HTTPConnection) -> Cache:
+            return active_session(connection, key).manager.cache
+
+        @stripped
+        async def messages(connection: HTTPConnection) -> Messages:
+            return active_session(connection, key).manager.messages
+
         @stripped
         async def untouched(connection: HTTPConnection) -> None:
             active_session(connection, key).session.untouched()
@@ -123,7 +138,7 @@ class SessionSecurity:
             return session.principal
 
         self.session, self.manager, self.principal = session, manager, principal
-        self.untouched = untouched
+        self.untouched, self.messages, self.cache = untouched, messages, cache
         self.optional_principal = optional_principal
         self._key = key
 
@@ -230,6 +245,12 @@ SessionDep = Annotated[Session, Depends(_default.session)]
 
 SessionManagerDep = Annotated[SessionManager, Depends(_default.manager)]
 """The manager of that session."""
+
+CacheDep = Annotated[Cache, Depends(_default.cache)]
+"""The cache of that manager."""
+
+MessagesDep = Annotated[Messages, Depends(_default.messages)]
+"""The messages of that manager."""
 
 PrincipalDep = Annotated[str, Depends(_default.principal)]
 """Who is signed in, as a str. The answer is 401 if nobody is."""

@@ -7,6 +7,8 @@ changed on the way, in build/docs/:
 - README.md and the other pages outside of docs/ come along as project/….md.
 - Several code blocks after comments of the form `<!-- tab: NAME -->` become tabs.
 
+The generator's pages are amended where a screen reader would stumble (`amended`).
+
 `--version 0.2 --into pages` adds a version beside those that are in pages/ already. The site's
 header then has a menu of them, and pages/ leads to the newest.
 """
@@ -37,6 +39,8 @@ OUTSIDE = {
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _TAB = re.compile(r"^<!-- tab: (.+?) -->\n+(^```.*?^```\n)", re.MULTILINE | re.DOTALL)
+_SUBMENU = re.compile(r'<nav class="md-nav"( data-md-level="\d")? aria-label[^>]*?(?=>)')
+_VERSION = re.compile(r'"version": ?\{[^}]*\}')
 
 
 def stage() -> None:
@@ -49,7 +53,7 @@ def stage() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_staged(path, name, pages))
     for path in (ROOT / "docs").rglob("*"):
-        if path.suffix in {".css", ".png", ".svg", ".gif", ".webp"}:
+        if path.suffix in {".css", ".js", ".png", ".svg", ".gif", ".webp"}:
             target = STAGED / path.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
@@ -90,16 +94,33 @@ def _tab(match: re.Match[str]) -> str:
     return f'=== "{match[1]}"\n\n{body}\n'
 
 
-def build() -> int:
-    """Run the generator. A broken link, or an anchor that isn't there, fails."""
+def build(*, versioned: bool = False) -> int:
+    """Run the generator. A broken link, or an anchor that isn't there, fails.
+
+    A site that isn't beside other versions doesn't look for them.
+    """
     # It adds to what is there, and remembers what it did.
     shutil.rmtree(SITE, ignore_errors=True)
     program = Path(sys.executable).with_name("zensical")
-    return subprocess.run(
+    failed = subprocess.run(
         [program, "build", "--strict", "--clean", "--config-file", ROOT / "mkdocs.yml"],
         cwd=ROOT,
         check=False,
     ).returncode
+    for page in SITE.rglob("*.html"):
+        html = amended(page.read_text())
+        page.write_text(html if versioned else _VERSION.sub('"version":null', html))
+    return failed
+
+
+def amended(html: str) -> str:
+    """A page of the theme, without what axe-core finds fault with.
+
+    A menu inside of a menu is no landmark of its own: several have the same name, or none. The
+    corner of a table is no header if it is empty.
+    """
+    html = _SUBMENU.sub(r'<nav class="md-nav" role="none"\1', html)
+    return html.replace("<th></th>", "<td></td>")
 
 
 def publish(version: str, pages: Path) -> None:
@@ -132,7 +153,7 @@ def main() -> int:
     if options.version is not None and not re.fullmatch(r"\d+(\.\d+)*", options.version):
         parser.error("--version is numbers with dots between them, such as 0.2")
     stage()
-    failed = build()
+    failed = build(versioned=options.version is not None)
     if not failed and options.version is not None:
         publish(options.version, options.into)
     return failed

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from redis.exceptions import AuthenticationError
 
-from redis_sessions.cli import basics, bench, demo, events, records, rotation, stats, users
+from redis_sessions.cli import basics, bench, demo, events, leaders, records, rotation, stats, users
 from redis_sessions.cli.output import complain
 from redis_sessions.cli.parser import Commands
 from redis_sessions.errors import SessionError
@@ -30,7 +30,7 @@ def main() -> None:
 def commands() -> Commands:
     """All commands, in the order of the help."""
     all_of_them = Commands()
-    for module in (basics, users, records, rotation, events, stats, bench, demo):
+    for module in (basics, users, records, rotation, leaders, events, stats, bench, demo):
         module.add(all_of_them)
     return all_of_them
 

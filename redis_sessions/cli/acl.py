@@ -1,7 +1,7 @@
 """The rules of Redis users: what each role may do, and no more.
 
-One form for Redis 6.2 to 8 and for Valkey: commands one by one, and one key pattern. Selectors and
-`%R~` came with Redis 7, and no role here would be narrower for them.
+One form for Redis 6.2 to 8 and for Valkey: commands one by one, one pattern of keys, and one of
+channels. Selectors and `%R~` came with Redis 7, and no role here would be narrower for them.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ _TRACKING: Final = ("client|tracking", "role")
 _SETINFO: Final = "client|setinfo"  # Redis 7.0 refuses a rule that names it
 _END: Final = ("script|load", "evalsha", "getrange", "set", "pexpire")
 _REVOKE: Final = ("time", "hget", "hmget", "hset", "hdel", "hscan", "hrandfield", "pttl")
+_END_SCHEDULED: Final = ("zadd", "zrange", "zrem")
 
 _COMMANDS: Final = {
     # In the order of docs/deployment.md: records, notices, the index, locks, the warning of
-    # eviction.
+    # eviction, the schedule for `on_expired=`.
     Role.APP: (
         *(*_CONNECT, "select", "mget", *_END, *_TRACKING, *_REVOKE),
-        *("hlen", "get", "del", "info"),
+        *("hlen", "get", "del", "info", *_END_SCHEDULED, "zscore"),
     ),
     # HLEN is missing: so it can't enter a session into an index, and sign somebody in.
     Role.ADMIN: (
         *(*_CONNECT, "select", "mget", *_END, *_REVOKE),
-        *("scan", "strlen", "info", "client|tracking"),
+        *("scan", "strlen", "info", "client|tracking", *_END_SCHEDULED),
     ),
     Role.MONITOR: (*_CONNECT, "select", "info", "dbsize"),
 }
@@ -54,6 +55,8 @@ _CLUSTER: Final = {
     Role.MONITOR: ("cluster|slots", "cluster|info"),
 }
 _REPLICAS: Final = {Role.APP: ("wait",), Role.ADMIN: ("wait",), Role.MONITOR: ()}
+_MESSAGES: Final = ("publish", "subscribe", "unsubscribe")
+_SHARDED: Final = ("spublish", "ssubscribe", "sunsubscribe")  # Redis 6.2 refuses these, too
 _SENTINEL: Final = ("sentinel|masters", "sentinel|slaves", "sentinel|sentinels")
 
 
@@ -64,8 +67,12 @@ def rules(
     cluster: bool = False,
     replicas: bool = False,
     setinfo: bool = True,
+    sharded: bool = True,
 ) -> list[str]:
-    """What a user of this role may do on a server that holds sessions."""
+    """What a user of this role may do on a server that holds sessions.
+
+    `sharded`: whether the nodes of a Cluster have channels that belong to slots.
+    """
     commands = [*_COMMANDS[role], *([_SETINFO] if setinfo else [])]
     if cluster:
         commands += _CLUSTER[role]
@@ -74,6 +81,9 @@ def rules(
         if cluster and role is Role.APP:
             commands.append("readonly")
     keys = [] if role is Role.MONITOR else [key_pattern(prefix)]
+    if role is Role.APP:
+        commands += _SHARDED if cluster and sharded else _MESSAGES
+        keys.append(channel_pattern(prefix))
     return ["resetchannels", "-@all", *keys, *_allowed(commands)]
 
 
@@ -87,7 +97,16 @@ def key_pattern(prefix: str) -> str:
     """`~session:*`; what a pattern would read otherwise is escaped."""
     if " " in checked_prefix(prefix):
         raise ConfigurationError(f"prefix={prefix!r}: an ACL rule can't name a space")
-    return "~" + re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+    return f"~{_escaped(prefix)}*"
+
+
+def channel_pattern(prefix: str) -> str:
+    """`&session:msg:*`: the channels of messages."""
+    return f"&{_escaped(prefix)}msg:*"
+
+
+def _escaped(prefix: str) -> str:
+    return re.sub(r"([*?\[\]\\])", r"\\\1", prefix)
 
 
 def password_rule(password: str) -> str:

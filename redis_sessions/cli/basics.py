@@ -54,8 +54,8 @@ def add(commands: Commands) -> None:
         _check,
         "Look whether a Redis is fit for sessions, and say what to do about what isn't.",
         """
-        It writes a record, an index and a lock under the prefix, which are gone
-        after a second. With the application's user in the URL it tells whether
+        It writes a record, an index, a lock and a lease under the prefix, which
+        are gone after a second. With the application's user in the URL it tells whether
         this user has its rights; with an administrator it finds out the most.
         What the user may not ask is shown as unknown, which is no fault.
 
@@ -113,6 +113,12 @@ def add(commands: Commands) -> None:
     acl.add_argument(
         "--no-setinfo", dest="setinfo", action="store_false", help="for Redis 7.0 and 7.1"
     )
+    acl.add_argument(
+        "--no-sharded",
+        dest="sharded",
+        action="store_false",
+        help="with --cluster: for Redis 6.2",
+    )
 
     completion = commands.add(
         "completion",
@@ -169,6 +175,7 @@ def _acl(args: Namespace) -> int:
             cluster=args.cluster,
             replicas=args.replicas,
             setinfo=args.setinfo,
+            sharded=args.sharded,
         )
     )
     print(acl_line(args.user or args.role.value, password, allowed, file=args.file))

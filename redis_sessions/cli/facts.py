@@ -76,5 +76,7 @@ class Facts:
     """In a Cluster: whether the prefix has a hash tag, and so puts all keys into one slot."""
     rights: str | None = None
     """Why the dry run failed; None if it went well."""
+    messages: str | None = None
+    """Why no message arrived that was sent; None if one did."""
     unreachable: str | None = None
     """Why nothing could be asked at all."""

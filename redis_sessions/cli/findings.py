@@ -27,7 +27,7 @@ def find(facts: Facts) -> list[Finding]:
     found = _each(facts, _connection)
     if all(server.error is not None for server in facts.servers):
         return found  # there is nothing else to judge
-    found += [*_topology(facts), *_tls(facts), *_rights(facts)]
+    found += [*_topology(facts), *_tls(facts), *_rights(facts), _messages(facts)]
     checks = [_version, _access, _protected_mode, _eviction, _persistence, _replication]
     if facts.kind == "embedded":  # nothing of it is to be configured
         text = "a server for development, which only this user reaches: it keeps nothing on disk"
@@ -240,8 +240,15 @@ def _rights(facts: Facts) -> list[Finding]:
         text = "replicas=read does nothing: the user lacks INFO, or READONLY in a Cluster"
         advice = "redis-sessions acl --replicas prints what it needs"
         return [Finding("rights", Level.WARN, text, advice, unread)]
-    text = "a record, an index and a lock were written, read and ended"
+    text = "a record, an index, a lock and a lease were written, read and ended"
     return [Finding("rights", Level.OK, text)]
+
+
+def _messages(facts: Facts) -> Finding:
+    if facts.messages is None:
+        return Finding("messages", Level.OK, "one was sent, and arrived")
+    advice = "if the application sends messages: redis-sessions acl prints what its user needs"
+    return Finding("messages", Level.WARN, facts.messages, advice)
 
 
 # -- what becomes of the sessions

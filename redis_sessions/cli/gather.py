@@ -25,6 +25,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
+from redis_sessions.cli.trials import send_to_itself
 from redis_sessions.connect.connector import Connector, deployment_of, safe_on_connect
 from redis_sessions.connect.deployment import Address, Deployment, shown
 from redis_sessions.connect.failures import NO_DATABASE
@@ -32,7 +33,9 @@ from redis_sessions.connect.nodes import SLOTS, slot_of, tags
 from redis_sessions.connect.tls import tls_class
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.session.record import tombstone
+from redis_sessions.stores.leases import try_out
 from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.schedule import schedule_of, try_schedule
 
 __all__ = ["gather"]
 
@@ -65,6 +68,7 @@ async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> F
         found = replace(found, servers=servers)
         if any(server.error is None for server in servers):
             found = replace(found, rights=await _dry_run(store, ranges))
+            found = replace(found, messages=await send_to_itself(store))
     except (RedisError, OSError, TimeoutError) as exc:
         found = replace(found, unreachable=asker.said(exc))
     finally:
@@ -361,7 +365,7 @@ def _pairs(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 
 async def _dry_run(store: RedisStore, ranges: Sequence[_RANGE]) -> str | None:
-    """On each primary, what a store does to a record, an index and a lock; why it failed."""
+    """On each primary, what is done to a record, an index and others; why it failed."""
     owners: list[Address | None] = [None] * SLOTS
     for first, last, (primary, *_) in ranges:
         owners[first : last + 1] = [primary] * (last - first + 1)
@@ -380,9 +384,11 @@ async def _try(store: RedisStore, id: str) -> str | None:
         await store.entries(id)
         await store.mark(id, id, ttl=_BRIEF)
         await store.end(id, tombstone(0), _BRIEF)
+        await try_out(store, id, _BRIEF)
         for _ in range(2):  # so that one finds that the other was released
             async with store.lock(id, wait=0.05, hold=1):
                 pass
+        await try_schedule(schedule_of(store), id)
     except SessionConflictError:
         return "a lock isn't released: the user lacks DEL"
     except StoreError as exc:

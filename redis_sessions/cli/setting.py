@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from redis_sessions.cli.parser import Parser
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.lifecycle.expiry import Expired
 from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.stores.redis import RedisStore
@@ -103,7 +104,16 @@ async def manager_of(args: Namespace, **options: Any) -> AsyncGenerator[SessionM
             f"this needs the application's secret key: set {KEY}, or write --key-file FILE"
         )
     async with store_of(args, **options) as store:
-        yield SessionManager(store, keyring)
+        # It tells nobody, but the schedule of an application learns what ends here.
+        manager = SessionManager(store, keyring, on_expired=_tell_nobody)
+        try:
+            yield manager
+        finally:
+            await manager.close()
+
+
+def _tell_nobody(_: Expired) -> None:
+    """Is never called, since nothing is swept here."""
 
 
 def keyring_of(args: Namespace) -> Keyring | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
+from asyncio import get_running_loop
 from collections.abc import Callable
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 __all__ = ["PerLoop", "call_later"]
 
 T = TypeVar("T")
+
+_NO_LOOP: Final = (None, 0, None)
 
 
 class PerLoop(Generic[T]):
@@ -20,19 +23,19 @@ class PerLoop(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._all: dict[asyncio.AbstractEventLoop, tuple[int, T]] = {}
-        self._last: tuple[asyncio.AbstractEventLoop, int, T] | None = None
+        self._last: tuple[asyncio.AbstractEventLoop | None, int, Any] = _NO_LOOP
 
     def get(self) -> T:
         """The running loop's object."""
-        loop, last = asyncio.get_running_loop(), self._last
-        if last is not None and last[0] is loop and last[1] == _forks:
-            return last[2]
-        return self._find(loop)
+        loop, forks, value = self._last
+        if loop is get_running_loop() and forks == _forks:
+            return value  # type: ignore[no-any-return]  # made by `_make` for this loop
+        return self._find(get_running_loop())
 
     def pop(self) -> T | None:
         """Remove the running loop's object; None if there is none, or a parent process made it."""
-        self._last = None
-        made, value = self._all.pop(asyncio.get_running_loop(), (0, None))
+        self._last = _NO_LOOP
+        made, value = self._all.pop(get_running_loop(), (0, None))
         if value is not None and made != _forks:
             _inherited.append(value)
             return None
@@ -63,7 +66,7 @@ def call_later(seconds: float, owner: T, method: Callable[[T], None]) -> asyncio
         if here is not None and made == _forks:
             method(here)
 
-    return asyncio.get_running_loop().call_later(seconds, call, context=Context())
+    return get_running_loop().call_later(seconds, call, context=Context())
 
 
 # A forked child must not touch its parent's sockets. What it inherited is kept here, since even

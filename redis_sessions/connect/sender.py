@@ -28,8 +28,9 @@ _MAX_ATTEMPTS: Final = 2
 class PartQueue(Protocol):
     """Where items wait until they leave."""
 
-    def __len__(self) -> int:
-        """How many wait."""
+    @property
+    def items(self) -> Sequence[Any]:
+        """What waits."""
         ...
 
     def next_part(self, now: float) -> Part | None:
@@ -106,7 +107,8 @@ class Sender:
         """The link whose replies are being delivered just now."""
         self.listener: LinkListener | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._waking = False
+        self.waking = False
+        """Whether what waits leaves at the end of this tick."""
         self._closing = False
         self._again: list[Part] = []
         self.errands = list(errands)
@@ -114,8 +116,8 @@ class Sender:
 
     def wake(self) -> None:
         """Let what waits leave at the end of this tick."""
-        if not self._waking:
-            self._waking = True
+        if not self.waking:
+            self.waking = True
             self._loop.call_soon(self._leave, context=self._context)
 
     async def close(self) -> None:
@@ -138,12 +140,12 @@ class Sender:
     @property
     def _waits(self) -> bool:
         """Whether something is to be sent."""
-        return bool(self._again) or any(self.queues)
+        return bool(self._again) or any(queue.items for queue in self.queues)
 
     # -- leaving
 
     def _leave(self) -> None:
-        self._waking = False
+        self.waking = False
         link = self.link
         if link is not None and self._dialer.asks_sentinels:
             self._dialer.check_primary()
@@ -180,7 +182,7 @@ class Sender:
                 if now > part.until:
                     part.on_failure(late(self._dialer.where, self._seconds))
         for queue in self.queues:
-            while queue:
+            while queue.items:
                 if (leaving := queue.next_part(now)) is not None:
                     parts.append(leaving)
                     break
@@ -245,8 +247,7 @@ class Sender:
             raise
         finally:
             self.answering = None
-        if self._waits or self._closing:
-            self.wake()  # after the requests that go on now have asked for more
+        self.wake()  # behind the requests that go on now, so that what they ask leaves in this tick
 
     def _deliver(self, link: Link, part: Part, replies: list[Any]) -> None:
         demoted = False

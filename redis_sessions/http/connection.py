@@ -36,7 +36,7 @@ from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import ANYWHERE, UNAVAILABLE, Bound
+from redis_sessions.session.state import ANYWHERE, LIVE, UNAVAILABLE, Bound
 from redis_sessions.tracebacks import no_fields, silent_repr, strip
 
 __all__ = ["SCOPE_KEY", "Connection", "Connections"]
@@ -123,9 +123,7 @@ class Connection(msgspec.Struct, eq=False):
         try:
             if session is _NONE_YET:
                 bound = ANYWHERE if setup.binding is None else self._bound()
-                session = await load(self.tokens, bound=bound)
-                state_of(session).request.context = self
-                self.session = session
+                self.session = session = await load(self.tokens, bound=bound)
             else:
                 await loading.load_in_turn(session, load)
             if setup.hints:
@@ -154,7 +152,7 @@ class Connection(msgspec.Struct, eq=False):
         elif self.hint is not None and not is_as_new(copy, self.hint):
             return None
         bound = ANYWHERE if setup.binding is None else self._bound()
-        session = from_near_copy(setup.backend, copy, tokens[0], bound, self)
+        session = from_near_copy(setup.backend, copy, tokens[0], bound)
         if session is not None:
             self.near = True
             self.stored_before = state_of(session).stored
@@ -194,10 +192,10 @@ class Connection(msgspec.Struct, eq=False):
             self._stand_in(why)
             return
         empty = loading.anonymous(backend, why)
-        state_of(empty).request.context = self
         if self.session is _NONE_YET:
             self.session = empty
         else:
+            state_of(empty).request.context = self
             load_into(self.session, empty, state_of(empty))
 
     def _stand_in(self, why: SessionError) -> None:
@@ -205,8 +203,7 @@ class Connection(msgspec.Struct, eq=False):
         session = self.session
         if session is _NONE_YET:
             backend, bound = self.setup.backend, self._bound()
-            self.session = session = loading.unloaded(backend, self.tokens, why, bound)
-            state_of(session).request.context = self
+            self.session = loading.unloaded(backend, self.tokens, why, bound)
         else:
             state = state_of(session)
             state.why, state.status = why, UNAVAILABLE
@@ -246,17 +243,18 @@ class Connection(msgspec.Struct, eq=False):
     # -- the scope
 
     def enter(self, outer: Connections | None, before: Any) -> None:
-        """Put the session into the scope.
+        """Put the session into the scope, which serves this connection until `leave`.
 
         `outer` and `before` are what the middlewares around this one have put there: ours, and
         another library's.
         """
-        scope = self.scope
+        scope, session = self.scope, self.session
         if self.setup.touch is not None:
-            self.setup.judge(self.session, self.tokens, scope)
+            self.setup.judge(session, self.tokens, scope)
+        state_of(session).request.context = self
         if before is not None:
             self.send = send_outside(scope, before, self.send)
-        scope["session"] = self.session
+        scope["session"] = session
         scope[SCOPE_KEY] = (*outer, self) if outer else (self,)
 
     def leave(self) -> None:
@@ -276,25 +274,24 @@ class Connection(msgspec.Struct, eq=False):
         """Commit the session, for a response with this status."""
         if self.failure is None and self.scope.get("session") is not self.session:
             carry_out_replacement(self.scope, self.session, self.setup.backend)
-        create = (
-            not self.refused
-            if self.is_socket
-            else is_same_site(self.scope) or self.transport.cross_site
-        )
+        state = state_of(self.session)
+        create = (state.status is LIVE and not state.wanted.cleared) or self._may_begin()
         return self.setup.manager.commit(self.session, status=status, may_create=create)
+
+    def _may_begin(self) -> bool:
+        """Whether an anonymous session may begin. It doesn't matter while another one lives."""
+        if self.is_socket:
+            return not self.refused
+        return is_same_site(self.scope) or self.transport.cross_site
 
     async def commit_before_start(self) -> Answer:
         """Commit before anything has gone out. A failure is the response's."""
         try:
-            return await self._begin_commit()
+            state_of(self.session).request.answering = True
+            return await self.commit(self.status)
         except BaseException as exc:
             self._note_failure(exc)
             raise
-
-    def _begin_commit(self) -> Awaitable[Answer]:
-        """Begin the response's own commit. If it fails, call `_note_failure`."""
-        state_of(self.session).request.answering = True
-        return self.commit(self.status)
 
     def _note_failure(self, exc: BaseException) -> None:
         # If it was cancelled, another response may follow.
@@ -324,9 +321,10 @@ class Connection(msgspec.Struct, eq=False):
                 if held is not None:
                     answer = NOTHING
                     if not self.is_settled():
-                        state_of(self.session).request.compared = True
+                        request = state_of(self.session).request
+                        request.compared = request.answering = True
                         try:  # as `commit_before_start`, which would be another coroutine
-                            answer = await self._begin_commit()
+                            answer = await self.commit(self.status)
                         except BaseException as exc:
                             self._note_failure(exc)
                             raise

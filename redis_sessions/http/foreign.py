@@ -32,7 +32,6 @@ def shut_out(connection: Connection, objection: str, app: ASGIApp) -> ASGIApp:
     brought, connection.tokens = connection.tokens, []
     connection.objection = objection
     connection.session = loading.foreign(setup.backend, CrossSiteError(objection))
-    state_of(connection.session).request.context = connection
     if setup.cross_site.choice == "refuse":
         return partial(_refuse, connection)
     if brought:

@@ -1,7 +1,11 @@
-"""The ASGI lifespan: the store connects at the start, and closes at the end."""
+"""The ASGI lifespan: the store connects at the start, and closes at the end.
+
+Between them `on_expired=` is called.
+"""
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any, Final, NoReturn
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,6 +14,7 @@ from redis_sessions.errors import ConfigurationError, SessionError, StoreUnavail
 from redis_sessions.events import logger
 from redis_sessions.http.connection import SCOPE_KEY
 from redis_sessions.http.setup import Setup
+from redis_sessions.lifecycle.sweep import running as running_sweep
 
 __all__ = ["fail_start", "run_lifespan"]
 
@@ -34,9 +39,11 @@ async def run_lifespan(
     wrong configuration do.
     """
     outer: tuple[Setup, ...] = scope.get(SCOPE_KEY, ())
+    expiry, running = setup.backend.expiry, AsyncExitStack()
     try:
         for other in outer:
-            setup.is_same_as(other)
+            if setup.is_same_as(other):
+                expiry = None  # that one runs it
     except ConfigurationError as exc:
         logger.error("sessions: %s", exc)
         await fail_start(exc, receive, send)
@@ -57,11 +64,17 @@ async def run_lifespan(
             except SessionError as exc:
                 await send({"type": "lifespan.startup.failed", "message": str(exc)})
                 raise
+            if expiry is not None:
+                await running.enter_async_context(running_sweep(expiry))
         return message
 
     async def on_send(message: Any) -> None:
         if message["type"] in _OVER:
+            await running.aclose()
             await setup.manager.close()
         await send(message)
 
-    await app({**scope, SCOPE_KEY: (*outer, setup)}, on_receive, on_send)
+    try:
+        await app({**scope, SCOPE_KEY: (*outer, setup)}, on_receive, on_send)
+    finally:
+        await running.aclose()

@@ -12,7 +12,14 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.headers import RawHeader
 
-__all__ = ["CookieTransport", "HeaderTransport", "SameSite", "Transport", "Transports"]
+__all__ = [
+    "CookieTransport",
+    "HeaderTransport",
+    "SameSite",
+    "Transport",
+    "Transports",
+    "is_ambient",
+]
 
 SameSite = Literal["lax", "strict", "none"]
 
@@ -47,7 +54,10 @@ class Transport(Protocol):
 
     @property
     def ambient(self) -> bool:
-        """Whether browsers send the token by themselves, whichever page causes the request."""
+        """Whether browsers send the token by themselves, whichever page causes the request.
+
+        A transport that doesn't have it is guarded as one for which it is True.
+        """
         ...
 
     @property
@@ -226,6 +236,11 @@ class HeaderTransport:
         return f"<HeaderTransport {self.name}>"
 
 
+def is_ambient(transport: Transport) -> bool:
+    """Whether requests of other origins don't get what this transport brings."""
+    return getattr(transport, "ambient", True)
+
+
 class Transports:
     """All transports of one middleware. Tokens are read from each, and one of them answers."""
 
@@ -241,7 +256,7 @@ class Transports:
     def unguarded(self) -> Transports | None:
         """Those whose token no browser sends by itself, under the names of all. None: all do."""
         others = copy(self)
-        others.all = tuple(transport for transport in self.all if not transport.ambient)
+        others.all = tuple(transport for transport in self.all if not is_ambient(transport))
         return others if others.all else None
 
     def are_used(self, scope: Scope) -> bool:

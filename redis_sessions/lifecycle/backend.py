@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from redis_sessions.events import EventHandler, Reporter
+from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
 from redis_sessions.session.keyring import Keyring, SecretKey
@@ -16,7 +17,8 @@ from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
-from redis_sessions.stores.protocols import NearCopies, Store, Timed, Watchable
+from redis_sessions.stores.caching import clock_of, copies_of
+from redis_sessions.stores.protocols import Store, Watchable
 
 __all__ = ["Backend", "Listener", "Observer"]
 
@@ -68,6 +70,7 @@ class Backend:
         enc_hook: Callable[[Any], Any] | None,
         dec_hook: Callable[[type, Any], Any] | None,
         clock: Callable[[], float] | None,
+        on_expired: OnExpired | None = None,
     ) -> None:
         self.store = store
         self.keyring = keyring
@@ -77,28 +80,47 @@ class Backend:
         self.sealer = Sealer(keyring, store.prefix)
         self.reporter = Reporter(on_event, personal_events)
         self.report = self.reporter.report
-        self.copies = store if isinstance(store, NearCopies) and store.client_cache > 0 else None
+        self.copies = copies_of(store)
         """The store, if it keeps near copies."""
         self.timer = time.monotonic if clock is None else clock
         """Seconds since some moment. It measures ages."""
-        self.clock = _clock_of(store) if clock is None else clock
+        self.clock = clock_of(store) if clock is None else clock
         """Seconds since the epoch. By the store's clock all processes agree."""
         self.index = Index(store, keyring, self.timer)
         # There is one for each sign-in at a provider. So its revocation isn't kept for 400 days,
         # but as long as a session can live that isn't in it any more.
         self.aliases = Index(store, keyring, self.timer, SecretKey.alias, policy.max_age * 1000)
         self.key_notes = KeyNotes(store, keyring, self.timer, self.reporter.warn_once)
+        self.afterwards: Callable[[], Awaitable[None]] = self.key_notes.renew
+        """Is awaited after each commit but plain changes. It never raises."""
         self.watchable = store if isinstance(store, Watchable) else None
         """The store, if it tells when stored bytes have changed."""
         self.listening: dict[State, list[Listener]] = {}
         """Who is told which keys of a session other requests have changed."""
+        self.ttl: Callable[[Stored], int] = self._ttl
+        """How long a record lives that is stored now, unless it is touched: in milliseconds."""
+        self.expiry = None if on_expired is None else self._expiry(on_expired)
+        """Who tells of sessions that ran out, if the application wants to know."""
+
+    def _expiry(self, on_expired: OnExpired) -> Expiry:
+        expiry = Expiry(
+            self.store,
+            self.keyring,
+            on_expired,
+            find=self.principal.of,
+            clock=self.clock,
+            within=self.policy.deadline,
+        )
+        # What requests call anyway, so that those without `on_expired=` have nothing to look at.
+        self.ttl, self.report = expiry.noting(self.ttl), expiry.hearing(self.report)
+        self.afterwards = expiry.finishing(self.afterwards)
+        return expiry
 
     def now(self) -> int:
         """Whole seconds since the epoch."""
         return int(self.clock())
 
-    def ttl(self, stored: Stored) -> int:
-        """How long a record lives unless it is touched, in milliseconds."""
+    def _ttl(self, stored: Stored) -> int:
         return max(1, int((stored.ends - self.clock()) * 1000))
 
     def touch_due(self, state: State) -> bool:
@@ -137,11 +159,3 @@ class Backend:
                 ", ".join(sorted(map(repr, suspects))),
                 self.principal.option,
             )
-
-
-def _clock_of(store: Store) -> Callable[[], float]:
-    """The time of the store's servers, or of this machine for a store without any."""
-    if not isinstance(store, Timed):
-        return time.time
-    monotonic, server = time.monotonic, store.server_clock
-    return lambda: monotonic() + server.offset

@@ -25,6 +25,7 @@ from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import NOTHING_WANTED, Status
+from redis_sessions.session.values import EMPTY
 from redis_sessions.tracebacks import strip
 
 __all__ = ["commit", "save"]
@@ -49,8 +50,9 @@ async def commit(backend: Backend, session: Session, http_status: int, may_creat
     """What `SessionManager.commit()` does."""
     try:
         state = state_of(session)
-        if state.request.compared:
-            state.request.compared = False
+        request = state.request
+        if request.compared:
+            request.compared = False
         elif is_unchanged(backend, session):
             return NOTHING
         if state.turn:
@@ -63,7 +65,7 @@ async def commit(backend: Backend, session: Session, http_status: int, may_creat
             state.end_turn()
         # Not after each change: others come as often as a touch is due.
         if http_status < 500 and (answer is not in_place.CHANGED or pending.facts.touch_due):
-            await backend.key_notes.renew()  # never raises
+            await backend.afterwards()
     except BaseException as exc:
         strip(exc)
         raise
@@ -102,8 +104,10 @@ def _begin(pending: PendingCommit) -> Awaitable[Answer]:
     """Check what is to be stored, and begin the row of the table. It waits nowhere."""
     state, writer, outcome = pending.state, pending.writer, pending.outcome
     if pending.facts.http_status < 500 and outcome not in _STORES_NO_DATA:
-        pending.backend.values.check(writer.encoded, state.stored_data)
-        pending.backend.warn_of_suspects(writer.session, writer.principal)
+        before = EMPTY if state.stored is None else state.stored.data
+        pending.backend.values.check(writer.encoded, before)
+        if "principal" not in pending.backend.reporter.warned:
+            pending.backend.warn_of_suspects(writer.session, writer.principal)
     return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
 
 
@@ -111,11 +115,11 @@ def _conclude(pending: PendingCommit, answer: Answer) -> Answer:
     """It is carried out; from now on the session is like one that was just loaded."""
     state, writer, met = pending.state, pending.writer, pending.met
     state.settled = writer.encoded
-    lifetime = state.wanted.lifetime
-    if state.wanted is not met or met is not NOTHING_WANTED:
+    if state.wanted is not NOTHING_WANTED or met is not NOTHING_WANTED:
+        lifetime = state.wanted.lifetime
         state.wanted = state.wanted.without(met)
-    if lifetime is not None and state.status in (Status.NEW, Status.STALE):
-        state.want(lifetime=lifetime)  # for the session that may begin later
+        if lifetime is not None and state.status in (Status.NEW, Status.STALE):
+            state.want(lifetime=lifetime)  # for the session that may begin later
     if writer.shortfall is not None:
         if pending.facts.cleared or pending.outcome not in _SENT_ALL_THE_SAME:
             raise_if_short(writer.shortfall)

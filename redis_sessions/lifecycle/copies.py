@@ -14,7 +14,6 @@ import msgspec
 from redis_sessions.errors import StoreError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import Load, belongs, live_session, opened, stored_principal
-from redis_sessions.session.context import RequestContext
 from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import Bound, Request
@@ -38,9 +37,7 @@ class _Opened(msgspec.Struct, frozen=True, gc=False):
     principal: str | None
 
 
-def from_near_copy(
-    backend: Backend, copy: NearCopy, text: str, bound: Bound, context: RequestContext
-) -> Session | None:
+def from_near_copy(backend: Backend, copy: NearCopy, text: str, bound: Bound) -> Session | None:
     """The live session that this token opens in a near copy, or None. It waits for nothing."""
     # A dict compares hashes first, which nobody outside can compute. So the time that this takes
     # tells nothing of the token by which the bytes were opened.
@@ -54,7 +51,7 @@ def from_near_copy(
         data = decode(known.stored.data)
     except ValueError:  # they could be decoded before, but not so deep in the stack
         return None
-    request = Request(backend.timer(), bound, (), context)
+    request = Request(backend.timer(), bound)
     return live_session(backend, known.stored, data, known.principal, request)
 
 

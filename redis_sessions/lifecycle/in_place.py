@@ -12,7 +12,7 @@ from redis_sessions.lifecycle.aliases import enter_aliases
 from redis_sessions.lifecycle.copies import keep_opened
 from redis_sessions.lifecycle.merging import CROSSING
 from redis_sessions.lifecycle.new_id import enter_again
-from redis_sessions.lifecycle.pending import PendingCommit
+from redis_sessions.lifecycle.pending import PLAIN, PendingCommit
 from redis_sessions.lifecycle.writer import Value, Writer
 from redis_sessions.session import values
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
@@ -32,15 +32,18 @@ _TOUCHED: Final = Answer(Outcome.TOUCH)
 
 async def change(pending: PendingCommit) -> Answer:
     """CHANGE: store the data under the same token."""
-    at, writer = pending.writer.at, pending.writer
+    writer = pending.writer
+    at = writer.at
     if pending.facts.touch_due:
         if await writer.renew_entry() is None:
             return pending.dropped("revoked", at.token.id)
         writer.check_time()
-    change = _Change(pending, at, at.token, at.rotated_at, at, at)
+    change = _Change(pending, at, at, at)
     # Nearly always this is all: a coroutine of `compare_and_set` less waits for the store.
-    written = await writer.attempt(at, change)
-    if written is not STORED and await writer.compare_and_set(at, change, None, written) is None:
+    written = await writer.attempt(at, change.on_top_of(at))
+    if written is not STORED and (
+        await writer.compare_and_set(at, change.on_top_of, None, written) is None
+    ):
         pending.state.gone()
         return pending.dropped("ended elsewhere", at.token.id)
     change.adopt()
@@ -105,8 +108,8 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
         lives = await writer.renew_entry(wish[0] if wish else None) is not None
     token = SessionToken.generate(at.token.id)
     rotated = max(writer.now, at.rotated_at + 1)  # each differs: a store may go by it
-    change = _Change(pending, at, token, rotated, at, at, authenticated_at, aliases)
-    if lives and await writer.compare_and_set(at, change) is not None:
+    change = _Change(pending, at, at, at, (token, rotated), authenticated_at, aliases)
+    if lives and await writer.compare_and_set(at, change.on_top_of) is not None:
         change.adopt()
         if principal is not None and authenticated_at is not None:
             record = change.new.record
@@ -147,40 +150,43 @@ class _Change(msgspec.Struct, eq=False, gc=False):
 
     pending: PendingCommit
     at: Stored
-    token: SessionToken
-    rotated: int
     newest: Stored
     """The version on top of which it was tried last."""
     new: Stored
     """What was sealed last."""
+    rotation: tuple[SessionToken, int] | None = None
+    """The new token, and when it takes the place of the other one. None: it stays."""
     authenticated_at: int | None = None
     aliases: tuple[Alias, ...] | None = None
     """What the session can be ended by from now on. None: what it could be before."""
 
-    def __call__(self, newest: Stored) -> Value:
+    def on_top_of(self, newest: Stored) -> Value:
         """The record, sealed, and for how long."""
-        pending = self.pending
-        data = pending.writer.encoded if newest is self.at else _merged(pending, newest, self.at)
-        fields = _amendments(pending, newest.record, self.authenticated_at)
-        if self.aliases is not None:
-            fields["aliases"] = self.aliases
-        record = newest.record.amended(data, **fields)
-        self.newest = newest
-        self.new = pending.backend.sealer.seal(self.token, record, self.rotated, data)
-        return self.new.sealed, pending.backend.ttl(self.new)
+        pending, at = self.pending, self.at
+        backend = pending.backend
+        data = pending.writer.encoded if newest is at else _merged(pending, newest, at)
+        record = newest.record.with_data(data)
+        if pending.facts is not PLAIN:
+            record = record.amended(**_amendments(self, record))
+        if self.rotation is None:
+            new = backend.sealer.seal_again(newest, record, data)
+        else:
+            new = backend.sealer.seal(self.rotation[0], record, self.rotation[1], data)
+        self.newest, self.new = newest, new
+        return new.sealed, backend.ttl(new)
 
     def adopt(self) -> None:
         """It is stored: the session is as if it was loaded just now."""
         pending, new = self.pending, self.new
-        state = pending.state
-        was, base = self.at.data, state.base
+        backend, state = pending.backend, pending.state
+        base = state.base
         state.remember(new)
-        if pending.backend.copies is not None:
-            keep_opened(pending.backend, pending.backend.copies, new, state.principal)
+        if backend.copies is not None:
+            keep_opened(backend, backend.copies, new, state.principal)
         if self.newest is not self.at:
-            pending.adopt(new.data, was, base)
-            pending.backend.report("merged", None, self.token.id)
-        pending.backend.hold_all(pending.writer.session)
+            pending.adopt(new.data, self.at.data, base)
+            backend.report("merged", None, new.token.id)
+        backend.hold_all(pending.writer.session)
 
 
 def _merged(pending: PendingCommit, newest: Stored, at: Stored) -> bytes:
@@ -199,15 +205,16 @@ def _merged(pending: PendingCommit, newest: Stored, at: Stored) -> bytes:
     return data
 
 
-def _amendments(
-    pending: PendingCommit, record: Record, authenticated_at: int | None
-) -> dict[str, Any]:
+def _amendments(change: _Change, record: Record) -> dict[str, Any]:
     """The fields of the record that change besides the data."""
+    pending, authenticated_at = change.pending, change.authenticated_at
     now = pending.writer.now
     fields: dict[str, Any] = {}
     if authenticated_at is not None:
         fields.update(authenticated_at=authenticated_at, expires_at=now + _length(pending, record))
-        fields.update(methods=pending.met.methods)
+        fields.update(methods=pending.methods)
+    if change.aliases is not None:
+        fields["aliases"] = change.aliases
     if pending.state.wanted.lifetime is not None:
         expires_at, idle, persistent = pending.writer.lifetime(record.persistent)
         fields.update(expires_at=expires_at, idle=idle, persistent=persistent)

@@ -5,17 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from functools import partial
+from contextlib import AbstractAsyncContextManager
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
-from redis_sessions.errors import SessionError, StoreError, check_event_loop
+from redis_sessions.cache import Cache
+from redis_sessions.errors import ConfigurationError, SessionError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler
-from redis_sessions.lifecycle import commit, enumeration, loading, merging, revocation, watching
+from redis_sessions.leader import Leader
+from redis_sessions.lifecycle import (
+    commit,
+    enumeration,
+    listening,
+    loading,
+    merging,
+    revocation,
+    sweep,
+    watching,
+)
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.enumeration import StoredSession
 from redis_sessions.lifecycle.exclusive import Exclusive
+from redis_sessions.lifecycle.expiry import OnExpired
 from redis_sessions.lifecycle.revocation import AnyPrincipal, SessionInfo
+from redis_sessions.messages import Messages, messages_of
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
 from redis_sessions.session.keywords import suggesting
 from redis_sessions.session.outcome import Answer
@@ -60,12 +74,17 @@ class SessionManager:
     - `on_event`: is called with each `Event`
     - `personal_events`: whether events of sign-ins and the like tell the principal, the client's
       address and its user agent, which may be personal data
+    - `on_expired`: is called with an `Expired` for each session that ran out unused. It may be
+      async. `expiring()`, or the middleware's lifespan, calls it
     - `enc_hook`, `dec_hook`: msgspec's
     - `clock`, for tests: gives seconds since the epoch. Ages are measured by it, too. Without it
       the time is the store's, and ages are measured by monotonic time, which nobody can set back
 
     Raises `ConfigurationError`.
     """
+
+    _cache: Cache | None = None
+    _messages: Messages | None = None
 
     @stripped
     @suggesting({"secret_key": "keyring", "url": "store", "redis_url": "store"})
@@ -85,6 +104,7 @@ class SessionManager:
         deadline: float = 5.0,
         on_event: EventHandler | None = None,
         personal_events: bool = False,
+        on_expired: OnExpired | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
         dec_hook: Callable[[type, Any], Any] | None = None,
         clock: Callable[[], float] | None = None,
@@ -110,6 +130,16 @@ class SessionManager:
             enc_hook=enc_hook,
             dec_hook=dec_hook,
             clock=clock,
+            on_expired=on_expired,
+        )
+        self._new_cache = partial(
+            Cache,
+            store,
+            backend.keyring,
+            on_event=on_event,
+            enc_hook=enc_hook,
+            dec_hook=dec_hook,
+            clock=clock,
         )
         backend.services = Services(
             backend.values,
@@ -120,7 +150,16 @@ class SessionManager:
             Exclusive(backend.store, self._refresh, self._save).hold,
             partial(watching.changes, backend, self._refresh),
             backend.idle_end,
+            partial(listening.messages, backend, lambda: self.messages),
         )
+
+    @property
+    @stripped
+    def cache(self) -> Cache:
+        """The cache on this manager's store, with its keys and hooks."""
+        if self._cache is None:
+            self._cache = self._new_cache()
+        return self._cache
 
     @property
     def policy(self) -> Policy:
@@ -131,6 +170,23 @@ class SessionManager:
     def store(self) -> Store:
         """Where the records are."""
         return self._backend.store
+
+    @cached_property
+    def leader(self) -> Leader:
+        """Elects one process of all that use this store: `async with manager.leader(name)`."""
+        return Leader(self.store)
+
+    @property
+    @stripped
+    def messages(self) -> Messages:
+        """Messages to users, to sessions and to all, over this store and under its keys.
+
+        `ConfigurationError` if the store has no channels.
+        """
+        if self._messages is None:
+            b = self._backend
+            self._messages = messages_of(b.store, b.keyring, b.principal, b.values, b.reporter)
+        return self._messages
 
     @property
     def counts(self) -> Counter[str]:
@@ -145,13 +201,30 @@ class SessionManager:
         `StoreUnavailableError`; and `ConfigurationError`, for example for wrong credentials.
         """
         check_event_loop()
-        await self._backend.store.connect()
-        await self._backend.key_notes.compare()
+        backend = self._backend
+        await backend.store.connect()
+        if backend.expiry is not None:
+            await backend.expiry.check()
+        await backend.key_notes.compare()
 
     @stripped
     async def close(self) -> None:
         """Close the store's connections of the running event loop."""
+        if self._backend.expiry is not None:
+            await self._backend.expiry.settle()
         await self._backend.store.close()
+
+    @stripped
+    def expiring(self) -> AbstractAsyncContextManager[None]:
+        """Call `on_expired` while the body runs: `async with manager.expiring():`.
+
+        One process of all that run it does so. The middleware runs it in its lifespan. The store
+        needn't be there at the start. Raises `ConfigurationError` without `on_expired=`.
+        """
+        expiry = self._backend.expiry
+        if expiry is None:
+            raise ConfigurationError("expiring() needs SessionManager(…, on_expired=…)")
+        return sweep.running(expiry)
 
     @awaited
     async def ready(self, *, timeout: float = 2.0) -> bool:

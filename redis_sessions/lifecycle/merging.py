@@ -21,7 +21,7 @@ from redis_sessions.session import values
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Reject, Stored
-from redis_sessions.session.session import Session, replace_data, state_of
+from redis_sessions.session.session import Session, set_data, state_of
 from redis_sessions.session.state import State, Status
 from redis_sessions.session.values import EMPTY
 
@@ -66,13 +66,13 @@ def adopt(
         else:
             adopted[key] = came[key] = values.decode_value(raw)
     since = {key: value for key, value in here.items() if key not in mine}
-    replace_data(session, {**adopted, **since})
+    set_data(session, {**adopted, **since})
     state.hold(came)
     for listener in backend.listening.get(state, ()):
         removed = (mine.keys() & here.keys()) - stored.keys()
         listener((came.keys() | removed).difference(own))
-    assigned = backend.values.keyed(dict.fromkeys(state.origins.assigned or ()))
-    state.origins.assigned = assigned.keys() - came.keys()
+    assigned = backend.values.keyed(state.origins.assigned or {})
+    state.origins.assigned = dict.fromkeys(assigned.keys() - came.keys())
     if not converted:
         return data
     # On top of what is stored now, and not of `data`, which may hold what isn't stored yet.

@@ -50,7 +50,7 @@ async def create(
         owner=owner,
         binding=backend.keyring.primary.binding(bound) if isinstance(bound, str) else None,
         data=values.raw(data),
-        methods=() if authenticated_at is None else pending.met.methods,
+        methods=() if authenticated_at is None else pending.methods,
         aliases=aliases,
     )
     new = backend.sealer.seal(token, record, 0)
@@ -82,7 +82,7 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
         began=request.began,
         own=request.revocations.get(backend.index.name(principal)),
         ttl=ttl,
-        descriptor=writer.descriptor(token.id, writer.now, pending.met.methods),
+        descriptor=writer.descriptor(token.id, writer.now, pending.methods),
     )
     if status is not EntryStatus.LIVE:
         backend.report("refused", "revoked meanwhile", token.id)

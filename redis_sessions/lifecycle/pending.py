@@ -18,7 +18,7 @@ from redis_sessions.session.state import LIVE, NOTHING_WANTED, State, Status, Wa
 from redis_sessions.session.values import EMPTY
 from redis_sessions.tracebacks import no_fields, silent_repr
 
-__all__ = ["PendingCommit", "is_unchanged", "pending_commit", "storable_data"]
+__all__ = ["PLAIN", "PendingCommit", "is_unchanged", "pending_commit", "storable_data"]
 
 
 def is_unchanged(backend: Backend, session: Session) -> bool:
@@ -71,6 +71,12 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
         """Whether the browser's token changes. Then `save()` leaves the commit to the response."""
         return self.facts.cleared or self.outcome is Outcome.LOSE or self.outcome.needs_token
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """How the principal proved who they are. What another one has proved doesn't count."""
+        met = self.met
+        return met.methods if met.whose in (None, self.writer.principal) else ()
+
     def adopt(self, data: bytes, was: bytes = EMPTY, base: bytes = EMPTY) -> None:
         """Make the session's dict these data, as `merging.adopt` explains."""
         writer = self.writer
@@ -95,32 +101,36 @@ def pending_commit(
     state = state_of(session)
     # From 500 on no change of data is stored.
     encoded = state.base if http_status >= 500 else backend.values.encode(session)
-    principal = _principal(backend, session, encoded, http_status)
-    writer = Writer(backend, session, state, encoded, principal, backend.now(), deadline(backend))
-    if _is_plain(writer):
-        facts, outcome = _PLAIN, Outcome.CHANGE
+    principal = _principal(backend, session, state, encoded, http_status)
+    now = backend.clock()
+    writer = Writer(backend, session, state, encoded, principal, int(now), deadline(backend))
+    if _is_plain(writer, now):
+        facts, outcome = PLAIN, _CHANGE
     else:
         facts = _gather(writer, http_status, may_create)
         outcome = decide(facts)
     return PendingCommit(backend, state, writer, facts, outcome, state.wanted, encoded)
 
 
-_PLAIN: Final = Facts(status=LIVE, http_status=200, changed=True)
+_CHANGE: Final = Outcome.CHANGE
+PLAIN: Final = Facts(status=LIVE, http_status=200, changed=True)
+"""The facts if data changed, and nothing else."""
 
 
-def _is_plain(writer: Writer) -> bool:
+def _is_plain(writer: Writer, now: float) -> bool:
     """Whether data changed and nothing else, as in most commits.
 
     It is the second row of the table, as `is_unchanged` is the first.
     """
-    state = writer.state
+    state, stored = writer.state, writer.state.stored
     return (
         state.wanted is NOTHING_WANTED
+        and stored is not None
         and state.status is LIVE
         and writer.principal == state.principal
         and writer.encoded != state.base
         and not writer.backend.policy.rotate_on
-        and not writer.backend.touch_due(state)
+        and now <= stored.touch_at
     )
 
 
@@ -157,19 +167,21 @@ def _gather(writer: Writer, http_status: int, may_create: bool) -> Facts:
     )
 
 
-def _principal(backend: Backend, session: Session, encoded: bytes, http_status: int) -> str | None:
+def _principal(
+    backend: Backend, session: Session, state: State, encoded: bytes, http_status: int
+) -> str | None:
     """Who is signed in by the data that are committed.
 
     From status 500 on no change is stored but a sign-out. So the data are asked as they are now,
     without the values that can't be encoded.
     """
-    state = state_of(session)
     if http_status >= 500:
         try:
             return backend.principal.of(storable_data(backend, session))
         except ConfigurationError:
             return state.principal
-    if encoded == state.stored_data and not state.wanted.cleared:
+    stored = EMPTY if state.stored is None else state.stored.data
+    if encoded == stored and not state.wanted.cleared:
         return state.principal
     return backend.principal.of(encoded)
 

@@ -269,6 +269,8 @@ async def _end_each(
                 backend.report("ended", how, id)
             if id in own:
                 _end_own(own[id], alive, how)
+        if backend.expiry is not None:  # so that ends don't come in faster than they are noted
+            await backend.expiry.settle()
     return Written(count, shortfall)
 
 

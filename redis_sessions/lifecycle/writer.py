@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,14 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.loading import unseal
 from redis_sessions.session.context import Peer
-from redis_sessions.session.record import TOMBSTONE_TTL, Alias, Descriptor, Stored, tombstone
+from redis_sessions.session.record import (
+    TOMBSTONE_TTL,
+    Alias,
+    Descriptor,
+    Stored,
+    tombstone,
+    version,
+)
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import ANYWHERE, State
 from redis_sessions.stores.protocols import Commit, EntryStatus, Written
@@ -34,8 +41,8 @@ Value = tuple[bytes, int]
 
 
 def deadline(backend: Backend) -> float:
-    """The deadline of writes that begin now, on the loop's clock."""
-    return asyncio.get_running_loop().time() + backend.policy.deadline
+    """The deadline of writes that begin now, on `time.monotonic`."""
+    return monotonic() + backend.policy.deadline
 
 
 class Writer(msgspec.Struct, eq=False, gc=False):
@@ -60,7 +67,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
     principal: str | None
     now: int
     ends: float
-    """When the deadline is, on the loop's clock."""
+    """When the deadline is, on `time.monotonic`."""
     shortfall: str | None = None
     contended: bool = False
     """Whether another request was faster at least once."""
@@ -88,9 +95,9 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         """One attempt to store a record."""
         return await self.commit(new.token.id, version, new.sealed, self.backend.ttl(new))
 
-    def attempt(self, at: Stored, value: Callable[[Stored], Value]) -> Awaitable[Written[Commit]]:
-        """The first attempt of `compare_and_set`, for a caller that saves itself a coroutine."""
-        return self.backend.store.commit(at.token.id, at.version, *value(at))
+    def attempt(self, at: Stored, value: Value) -> Awaitable[Written[Commit]]:
+        """An attempt to replace what is stored by this value. It may be awaited directly."""
+        return self.backend.store.commit(at.token.id, version(at.sealed), *value)
 
     async def compare_and_set(
         self,
@@ -102,14 +109,14 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         """Replace what is stored by `value(newest)`. After a conflict it tries again.
 
         `at`: the newest version that is known. `merge(before, newest)`: is awaited after each
-        conflict. `written`: the answer to `attempt(at, value)`, if that was made already. Returns
+        conflict. `written`: the answer to the first `attempt`, if that was made already. Returns
         the version that was replaced; or None if the session ended or was rotated, so that the
         token opens it no more. At the deadline, raises `SessionConflictError`.
         """
         while True:
             if written is None:
                 self.check_time()
-                written = await self.attempt(at, value)
+                written = await self.attempt(at, value(at))
             if written.result is Commit.STORED:
                 self._note_shortfall(written)
                 return at
@@ -135,7 +142,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
 
     def check_time(self) -> None:
         """Raise an error if the deadline has passed."""
-        if asyncio.get_running_loop().time() > self.ends:
+        if monotonic() > self.ends:
             if self.contended:
                 raise SessionConflictError("the session kept changing until the deadline")
             raise StoreUnavailableError("the deadline has passed", reason="timeout")
@@ -271,7 +278,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
 
     def seal(self, at: Stored, **fields: Any) -> Stored:
         """The record with other values for these fields, under the same token."""
-        return self.backend.sealer.seal(at.token, at.record.amended(**fields), at.rotated_at)
+        return self.backend.sealer.seal_again(at, at.record.amended(**fields))
 
     def lifetime(self, persistent: bool) -> tuple[int, int, bool]:
         """The fields `expires_at`, `idle` and `persistent`, by `expire_in()` or by the policy."""

@@ -92,7 +92,7 @@ def _kept(
     what is beside it and isn't of the record.
     """
     recorded = _recorded(state, codec)
-    assigned = codec.keyed(dict.fromkeys(state.origins.assigned or ()))
+    assigned = codec.keyed(state.origins.assigned or {})
     kept = dict[Any, Any]()
     for name, value in list(session.items()):
         key = _stored_key(name, codec)
@@ -120,7 +120,7 @@ class _RecordedObjects:
     """The objects that a record holds. They are searched for at the first comparison."""
 
     def __init__(self, state: State, codec: Values) -> None:
-        self._stored = values.split(state.stored_data)
+        self._stored = {} if state.stored is None else values.split(state.stored.data)
         self._loaded, self._held = state.origins.loaded, state.origins.held
         self._codec = codec
 

@@ -18,7 +18,9 @@ DecHook = Callable[[type, Any], Any]
 _PATH: Final = re.compile(r" - at `(\$[^`]*)`$")
 
 
-def convert(key: str, value: Any, type: type[T], dec_hook: DecHook | None) -> T:
+def convert(
+    key: str, value: Any, type: type[T], dec_hook: DecHook | None, where: str = "session"
+) -> T:
     """The value of a key, as it was loaded, as a `type`. ValueError if it doesn't fit.
 
     The error names the key, the place in the value and the type, but nothing of the value itself,
@@ -41,11 +43,11 @@ def convert(key: str, value: Any, type: type[T], dec_hook: DecHook | None) -> T:
         return msgspec.convert(value, type, dec_hook=restore)
     except msgspec.ValidationError as exc:
         # Neither its text nor the chain of its causes: pydantic quotes the value.
-        where = _PATH.search(str(exc))
-        at = f" at {where[1]}" if where else ""
+        path = _PATH.search(str(exc))
+        at = f" at {path[1]}" if path else ""
         fields = f": {exc.__cause__}" if isinstance(exc.__cause__, _MisfitError) else ""
         raise ValueError(
-            f"session[{key!r}], as it is stored, doesn't fit {name_of(type)}{at}{fields}"
+            f"{where}[{key!r}], as it is stored, doesn't fit {name_of(type)}{at}{fields}"
         ) from None
 
 

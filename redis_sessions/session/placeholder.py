@@ -53,6 +53,7 @@ class Unloaded(Session):
     # The methods and properties of Session.
     sign_in = sign_out = rotate = authenticated = expire_in = _refused
     mark_accessed = mark_modified = get_as = save = exclusive = changes = _refused
+    messages = _refused
     idle_expires_at = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - it is one
     id = is_new = created_at = expires_at = authenticated_at = principal = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - each is one
     authentication_methods = property(_refuse)  # pyright: ignore[reportIncompatibleMethodOverride] - it is one

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.session.keywords import listed
 from redis_sessions.session.principal import Principal, PrincipalOption
-from redis_sessions.session.state import Duration, in_words, seconds
+from redis_sessions.session.state import Duration, seconds
 
 __all__ = ["DEFAULT_MAX_AGE", "DEFAULT_MAX_SIZE", "Policy", "checked_policy"]
 
@@ -65,7 +65,7 @@ def checked_policy(
     )
     if idle > lifetime:
         raise ConfigurationError(
-            f"idle_timeout ({in_words(idle)}) is longer than max_age ({in_words(lifetime)}), at "
+            f"idle_timeout ({_in_words(idle)}) is longer than max_age ({_in_words(lifetime)}), at "
             "which a session ends however much it is used: lower idle_timeout=, or raise max_age="
         )
     if type(max_size) is not int or max_size < 1:
@@ -101,3 +101,11 @@ def _keys(rotate_on: Collection[str]) -> frozenset[str]:
                 "['role', 'tenant'], and no dotted paths: 'user' stands for all that is in it"
             )
     return frozenset(keys)
+
+
+def _in_words(seconds: int) -> str:
+    """Such as `14 days`, `90 minutes` or `1 second`."""
+    units = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
+    unit, size = next((unit, size) for unit, size in units if seconds % size == 0)
+    count = seconds // size
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"

@@ -54,19 +54,19 @@ class Principal:
     def find(self, data: Mapping[str, Any]) -> str | None:
         """Who is signed in, by data as they are loaded. Raises `ConfigurationError`."""
         value = data.get(self._key) if self._find is None else self._find(data)
-        if value is None or (type(value) is str and value):
-            return value
-        return int.__repr__(value) if type(value) is int else self.canonical(value)
+        return value if value is None or (type(value) is str and value) else self.canonical(value)
 
     def of(self, encoded: bytes) -> str | None:
         """Who is signed in, by encoded data. Whoever loads them finds the same."""
         try:
-            data = {self._key: self._read(encoded)} if self.path else decode(encoded)
+            value = self._read(encoded) if self.path else decode(encoded)
         except ValueError as exc:
             raise SessionEncodeError(
                 "the session was changed by another thread while it was encoded"
             ) from exc
-        return self.find(data)
+        if self._find is not None:
+            value = self._find({self._key: value} if self.path else value)
+        return value if value is None or (type(value) is str and value) else self.canonical(value)
 
     def shows(self, data: Mapping[Any, Any]) -> bool:
         """Whether `find` gives for these data, not encoded yet, what `of` gives once they are."""
@@ -114,6 +114,8 @@ class Principal:
 
     def canonical(self, value: Any) -> str:
         """The form in which principals are compared. Raises `ConfigurationError`."""
+        if type(value) is int:
+            return int.__repr__(value)
         if isinstance(value, str) and not value:
             raise ConfigurationError(
                 f"the principal (principal={self.option!r}) is an empty str, which names nobody: "

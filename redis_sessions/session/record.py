@@ -58,6 +58,8 @@ TOMBSTONE_TTL: Final = 30
 TOUCH_AFTER: Final = 300
 """A session is touched after so many seconds, or after a tenth of its idle timeout if shorter."""
 
+_LONG_IDLE: Final = 10 * TOUCH_AFTER
+
 REMEMBERED: Final = 4096
 """How many records that were opened are remembered."""
 
@@ -118,11 +120,13 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
     # What comes after `data` has a default, since older records end there. Older servers ignore it,
     # and leave it out when they store the session.
 
+    def with_data(self, data: bytes) -> Record:
+        """A copy with other data."""
+        return msgspec.structs.replace(self, data=msgspec.Raw(data))
+
     def amended(self, data: bytes | None = None, **fields: Any) -> Record:
         """A copy with other values for these fields."""
-        if data is not None:
-            return msgspec.structs.replace(self, data=msgspec.Raw(data), **fields)
-        return msgspec.structs.replace(self, **fields)
+        return msgspec.structs.replace(self if data is None else self.with_data(data), **fields)
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -137,6 +141,8 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     """When it ends unless it is touched: by its idle timeout or absolutely, whichever is first."""
     touch_at: float
     """From when on it is to be touched."""
+    key: bytes
+    """The key of its box. What takes its place under the same token has the same one."""
 
     @property
     def version(self) -> bytes:
@@ -201,7 +207,19 @@ class Sealer:
         context = self._primary + rotated_at.to_bytes(4, "big")
         derivation = self._sealing.copy()
         derivation.update(context + token.value.encode())
-        key, nonce = derivation.digest(), urandom(24)
+        return self._seal(derivation.digest(), context, token, record, data)
+
+    def seal_again(self, at: Stored, record: Record, data: bytes | None = None) -> Stored:
+        """Another record in the place of this one, under the same token. `data` as in `seal`."""
+        context = at.sealed[:9]
+        if context[:5] != self._primary:  # a retired key has sealed it
+            return self.seal(at.token, record, at.rotated_at, data)
+        return self._seal(at.key, context, at.token, record, data)
+
+    def _seal(
+        self, key: bytes, context: bytes, token: SessionToken, record: Record, data: bytes | None
+    ) -> Stored:
+        nonce = urandom(24)
         sealed = context + nonce + crypto_secretbox(_encode(record), nonce, key)
         return self._opened(key, token, record, sealed, data)
 
@@ -217,7 +235,7 @@ class Sealer:
         if known is not None and known[0] == sealed:
             # These bytes, not the new ones: the less many waiting requests hold, the faster.
             sealed, record, data, ends, touch_at = known
-            return Stored(token, record, sealed, data, ends, touch_at)
+            return Stored(token, record, sealed, data, ends, touch_at, key)
         try:
             record = _decode(crypto_secretbox_open(sealed[33:], sealed[9:33], key))
         except CryptoError:
@@ -241,13 +259,13 @@ class Sealer:
         ends = seen + idle
         if ends > record.expires_at:  # noqa: PLR1730 - calling min() costs twice as much
             ends = record.expires_at
-        touch_at = seen + (TOUCH_AFTER if idle > 10 * TOUCH_AFTER else idle / 10)
+        touch_at = seen + (TOUCH_AFTER if idle > _LONG_IDLE else idle / 10)
         if len(sealed) <= self.small:
             if len(self._recent) >= REMEMBERED // 2:
                 self._before, self._recent = self._recent, {}
             # The token isn't remembered, so that nothing here opens a session.
             self._recent[key] = sealed, record, data, ends, touch_at
-        return Stored(token, record, sealed, data, ends, touch_at)
+        return Stored(token, record, sealed, data, ends, touch_at, key)
 
     def seal_descriptor(self, index: str, id: str, descriptor: Descriptor) -> bytes:
         """Key id, nonce and box. The box opens only for this index and id, and by no token."""

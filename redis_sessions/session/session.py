@@ -16,26 +16,18 @@ from operator import attrgetter
 from typing import Any, Final, Never, Self, TypeVar, overload
 from uuid import UUID
 
-from redis_sessions.errors import ConfigurationError, SessionEncodeError, SessionError
+from redis_sessions.errors import SessionError
 from redis_sessions.session import threads, values
 from redis_sessions.session.aliases import checked_aliases
 from redis_sessions.session.carryover import carry_over
 from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.listening import Listening
 from redis_sessions.session.methods import checked_methods
 from redis_sessions.session.principal import Principal, remove
 from redis_sessions.session.state import Duration, State, Wanted, seconds
-from redis_sessions.session.values import Values
 from redis_sessions.tracebacks import strip, stripped
 
-__all__ = [
-    "Services",
-    "Session",
-    "new_session",
-    "replace_data",
-    "services_of",
-    "serving",
-    "state_of",
-]
+__all__ = ["Services", "Session", "new_session", "services_of", "serving", "set_data", "state_of"]
 
 T = TypeVar("T")
 
@@ -46,7 +38,7 @@ _set_item: Final = dict[Any, Any].__setitem__  # a call through super() takes tw
 class Services:
     """What a session asks for the manager that it came from."""
 
-    values: Values
+    values: values.Values
     principal: Principal
     keyring: Keyring
     save: Callable[[Session], Awaitable[None]]
@@ -54,6 +46,7 @@ class Services:
     exclusive: Callable[[Session, float], AbstractAsyncContextManager[None]]
     changes: Callable[[Session], AsyncGenerator[frozenset[str], None]]
     idle_end: Callable[[State], int | None]
+    messages: Callable[[Session], Listening]
 
     def principal_of(self, data: Mapping[Any, Any]) -> str | None:
         """Who is signed in by these data, as they would be stored."""
@@ -134,6 +127,13 @@ class Session(dict[str, Any]):
         """Who is signed in, always as a str. None if nobody is."""
         return self._services.principal_of(self)
 
+    def _signed_in(self) -> str | None:
+        """As `principal`. None also for data that name no principal."""
+        try:
+            return self.principal
+        except Exception:  # noqa: BLE001 - the commit raises it
+            return None
+
     # -- what a handler wants of it; none of these does I/O
 
     @stripped
@@ -160,25 +160,21 @@ class Session(dict[str, Any]):
         there already. `ConfigurationError` if `principal=` is a callable.
         """
         services, state, proved = self._services, self._state, checked_methods(methods)
-        names = None if aliases is None else checked_aliases(aliases)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
         is_anothers = state.is_anothers(str(value), services.keyring)
-        try:
-            is_present = self.principal == str(value)
-        except (ConfigurationError, SessionEncodeError):
-            is_present = False
+        is_present = self._signed_in() == str(value)
+        names = state.wanted.aliases if is_present else None
+        names = names if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
         if is_anothers:
-            replace_data(self, carry_over(self, state, services.values, path))
+            set_data(self, carry_over(self, state, services.values, path))
         if not is_present:
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        if aliases is None and is_present:
-            names = state.wanted.aliases
-        state.want(authenticated=True, methods=proved, aliases=names)
+        state.want(authenticated=True, methods=proved, whose=str(value), aliases=names)
 
     @stripped
     def sign_out(self) -> None:
@@ -191,7 +187,7 @@ class Session(dict[str, Any]):
         state, services = self._state, self._services
         remove(self, services.principal.path_for("sign_out")[0], services.values)
         cleared = state.wanted.cleared or bool(state.opened)
-        state.want(authenticated=False, cleared=cleared, methods=(), aliases=None)
+        state.want(authenticated=False, cleared=cleared, methods=(), whose=None, aliases=None)
 
     def clear(self) -> None:
         """End the session. Data that are written afterwards begin a new session."""
@@ -212,7 +208,8 @@ class Session(dict[str, Any]):
 
         `methods`: how, this time, by the names of RFC 8176. They take the place of those of before.
         """
-        self._state.want(authenticated=True, methods=checked_methods(methods))
+        proved = checked_methods(methods)
+        self._state.want(authenticated=True, methods=proved, whose=self._signed_in())
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:
@@ -302,6 +299,14 @@ class Session(dict[str, Any]):
         """
         return self._services.changes(self)
 
+    @stripped
+    def messages(self) -> Listening:
+        """What is sent to this session, its principal and all, until it ends or the client left.
+
+        What is stored decides what is heard: a sign-in of this request counts from the next one on.
+        """
+        return self._services.messages(self)
+
     @asynccontextmanager
     async def exclusive(self, *, timeout: float = 5) -> AsyncGenerator[None, None]:
         """Hold the session's lock during a block.
@@ -336,9 +341,9 @@ class Session(dict[str, Any]):
         _set_item(self, key, value)
         origins = self._state.origins
         if origins.assigned is None:
-            origins.assigned = {key}
+            origins.assigned = {key: None}
         else:
-            origins.assigned.add(key)
+            origins.assigned[key] = None
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
         missing = key not in self
@@ -363,8 +368,7 @@ class Session(dict[str, Any]):
     def __rich_repr__(self) -> Iterator[str]:
         yield repr(self)  # without this, rich and Sentry print the contents of a dict
 
-    def __sentry_repr__(self) -> str:
-        return repr(self)
+    __sentry_repr__ = __repr__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
@@ -383,7 +387,7 @@ def new_session(data: Mapping[str, Any], state: State, services: Services) -> Se
     return session
 
 
-def replace_data(session: Session, data: Mapping[str, Any]) -> None:
+def set_data(session: Session, data: Mapping[str, Any]) -> None:
     """Set the data. Unlike `clear()`, this doesn't end the session."""
     dict.clear(session)
     dict.update(session, data)

@@ -36,7 +36,6 @@ __all__ = [
     "State",
     "Status",
     "Wanted",
-    "in_words",
     "seconds",
 ]
 
@@ -70,6 +69,7 @@ class Status(Enum):
 
 # Looking a member up by its name costs ten times as much.
 LIVE: Final = Status.LIVE
+_ENDED: Final = Status.ENDED
 UNAVAILABLE: Final = Status.UNAVAILABLE
 
 
@@ -118,6 +118,8 @@ class Wanted(msgspec.Struct, frozen=True):
     """By `expire_in()`."""
     methods: tuple[str, ...] = ()
     """How the principal proved who they are. They belong to `authenticated`."""
+    whose: str | None = None
+    """Who was signed in then. The methods are nobody else's. None: they are for who signs in."""
     aliases: tuple[str, ...] | None = None
     """By `sign_in()`: the text of each (`session/aliases.py`). None: those of the record stay."""
 
@@ -125,8 +127,9 @@ class Wanted(msgspec.Struct, frozen=True):
         """What is left when `met` was carried out. Other tasks may have asked for more since."""
         if self is met:
             return NOTHING_WANTED
-        proved = self.authenticated, self.methods, self.aliases
-        again = self.authenticated and proved != (met.authenticated, met.methods, met.aliases)
+        proved = self.methods, self.whose, self.aliases
+        known = met.authenticated and proved == (met.methods, met.whose, met.aliases)
+        again = self.authenticated and not known
         left = Wanted(
             cleared=self.cleared and not met.cleared,
             rotate=self.rotate and not met.rotate,
@@ -134,6 +137,7 @@ class Wanted(msgspec.Struct, frozen=True):
             modified=self.modified and not met.modified,
             lifetime=None if self.lifetime is met.lifetime else self.lifetime,
             methods=self.methods if again else (),
+            whose=self.whose if again else None,
             aliases=self.aliases if again else None,
         )
         return NOTHING_WANTED if left == NOTHING_WANTED else left
@@ -153,6 +157,7 @@ class Wanted(msgspec.Struct, frozen=True):
             modified=self.modified or other.modified,
             lifetime=other.lifetime if self.lifetime is None else self.lifetime,
             methods=proved.methods,
+            whose=proved.whose,
             aliases=other.aliases if self.aliases is None else self.aliases,
         )
 
@@ -161,11 +166,13 @@ NOTHING_WANTED: Final = Wanted()
 """What most requests want. It is always this one object, so that `is` compares it."""
 
 
-class Request(msgspec.Struct, eq=False):
+class Request(msgspec.Struct, eq=False, gc=False):
     """The request that a session serves, or the worker that loaded it."""
 
     __repr__ = silent_repr
     __rich_repr__ = no_fields
+
+    # Unknown to the collector: the connection is the only circle, and `Connection.leave` opens it.
 
     began: float
     """When it began, in seconds of `Backend.timer`. Only its age can be told from this."""
@@ -199,7 +206,7 @@ class Origins(msgspec.Struct, eq=False):
     """The objects that the record holds, by key."""
     held: tuple[Mapping[Any, Any], ...] = ()
     """Earlier `loaded`: the first one, and the latest ones. There are at most `MAX_HELD`."""
-    assigned: set[Any] | None = None
+    assigned: dict[Any, None] | None = None
     """The keys that this request assigned, and that aren't stored yet."""
     theirs: Any = None
     """A cache of `session/carryover.py`. Nobody else uses it."""
@@ -208,9 +215,7 @@ class Origins(msgspec.Struct, eq=False):
 
     def assign(self, keys: Iterable[Any]) -> None:
         """Note that this request assigned these keys."""
-        if self.assigned is None:
-            self.assigned = set()
-        self.assigned.update(keys)
+        self.assigned = {**(self.assigned or {}), **dict.fromkeys(keys)}
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects. Another user who signs in gets none of them."""
@@ -311,17 +316,14 @@ class State(msgspec.Struct, eq=False):
 
     def end_turn(self) -> None:
         """Let the next one begin."""
-        waiting, self.waiting, self.turn = self.waiting or (), None, False
-        for over in waiting:
-            if not over.done():
-                over.set_result(None)
+        self.turn = False
+        if self.waiting is not None:
+            waiting, self.waiting = self.waiting, None
+            for over in waiting:
+                if not over.done():
+                    over.set_result(None)
 
     # -- changes
-
-    @property
-    def stored_data(self) -> bytes:
-        """The data that are stored, encoded."""
-        return EMPTY if self.stored is None else self.stored.data
 
     def before(self) -> dict[Any, bytes]:
         """What each key is compared with."""
@@ -358,7 +360,7 @@ class State(msgspec.Struct, eq=False):
 
     def remember(self, stored: Stored) -> None:
         """Note what is in the store from now on."""
-        if self.status is not Status.ENDED:  # as a task of this request has found since
+        if self.status is not LIVE and self.status is not _ENDED:  # as a task has found since
             self.status = LIVE
         self.stored = stored
         self.base = stored.data
@@ -367,7 +369,7 @@ class State(msgspec.Struct, eq=False):
 
     def gone(self) -> None:
         """Note that it ended, or was rotated, elsewhere since it was loaded."""
-        if self.status is not Status.ENDED:  # then it was this request that ended it
+        if self.status is not _ENDED:  # then it was this request that ended it
             self.status = Status.GONE
         self.touch_at = NEVER
 
@@ -379,14 +381,6 @@ class State(msgspec.Struct, eq=False):
         self.base = EMPTY
         if self.wanted.cleared:
             self.want(cleared=False)
-
-
-def in_words(seconds: int) -> str:
-    """Such as `14 days`, `90 minutes` or `1 second`."""
-    units = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
-    unit, size = next((unit, size) for unit, size in units if seconds % size == 0)
-    count = seconds // size
-    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def seconds(duration: Duration, name: str) -> int:

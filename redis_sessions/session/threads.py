@@ -27,15 +27,15 @@ serving: Final[ContextVar[tuple[Any, ...]]] = ContextVar("redis_sessions_serving
 
 
 def awaited(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates an async method of `Session` or `SessionManager`: `stripped`, and checked.
+    """Decorates an async method of a session, a manager or a part of it: `stripped`, and checked.
 
-    Before Python 3.12 nothing of a manager is checked. Its methods are given to frameworks, such
-    as for background tasks, and most of these ask `inspect` whether a function is to be awaited;
-    a checked one can't say so to that version of it.
+    Before Python 3.12 only a session's are checked. The others are given to frameworks, such as
+    for background tasks, and most of these ask `inspect` whether a function is to be awaited; a
+    checked one can't say so to that version of it.
     """
     run = stripped(function)
-    owner = "session" if function.__qualname__.startswith("Session.") else "manager"
-    if owner == "manager" and sys.version_info < (3, 12):
+    owner = function.__qualname__.partition(".")[0].removeprefix("Session").lower() or "session"
+    if owner != "session" and sys.version_info < (3, 12):
         return run
     call = f"{owner}.{function.__name__}"
     if len(inspect.signature(function).parameters) > 1:

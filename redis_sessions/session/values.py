@@ -42,6 +42,8 @@ _TORN: Final = "the session was changed by another thread while it was encoded"
 
 _ONLY_STR: Final = frozenset({str})
 
+_OF: Final = {"session": "manager", "cache": "cache"}
+
 _ATOMS: Final = (str, bytes, int, float, type(None), Enum)
 
 _split: Final = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
@@ -58,7 +60,7 @@ class Values:
     msgspec's hooks. pydantic's models and secrets need none. `max_size` is in encoded bytes.
     """
 
-    __slots__ = ("_dec_hook", "_enc_hook", "max_size", "pack")
+    __slots__ = ("_dec_hook", "_enc_hook", "_where", "max_size", "pack")
 
     def __init__(
         self,
@@ -66,8 +68,10 @@ class Values:
         max_size: int,
         enc_hook: Callable[[Any], Any] | None = None,
         dec_hook: Callable[[type, Any], Any] | None = None,
+        where: str = "session",
     ) -> None:
         self.max_size = max_size
+        self._where = where  # what errors say that the values are in
         self._enc_hook = enc_hook
         self._dec_hook = dec_hook
         self.pack = _pack
@@ -78,14 +82,15 @@ class Values:
         try:
             return self._encode(data)
         except RecursionError as exc:
-            raise _too_deep(k for k, v in list(data.items()) if not self._encodes(v)) from exc
+            deep = (k for k, v in list(data.items()) if not self._encodes(v))
+            raise _too_deep(deep, self._where) from exc
         except SessionEncodeError:
             raise
         except Exception as exc:
             path, kind = self._culprit(data)
             raise SessionEncodeError(
-                f"session{path} can't be stored: {kind} ({exc}). "
-                "Store plain data, or give the manager an enc_hook for this type"
+                f"{self._where}{path} can't be stored: {kind} ({exc}). "
+                f"Store plain data, or give the {_OF[self._where]} an enc_hook for this type"
             ) from exc
 
     def encode_value(self, key: Any, value: Any) -> bytes:
@@ -170,7 +175,7 @@ class Values:
 
     def convert(self, key: str, value: Any, type: type[T]) -> T:
         """The value of a key, as it was loaded, as a `type`. ValueError if it doesn't fit."""
-        return convert(key, value, type, self._dec_hook)
+        return convert(key, value, type, self._dec_hook, self._where)
 
     def _encode(self, value: Any) -> bytes:
         try:
@@ -237,8 +242,8 @@ class Values:
         return True
 
 
-def _too_deep(keys: Iterable[Any]) -> SessionEncodeError:
-    where = next((f"session[{key!r}]" for key in keys), "the session")
+def _too_deep(keys: Iterable[Any], where: str = "session") -> SessionEncodeError:
+    where = next((f"{where}[{key!r}]" for key in keys), f"the {where}")
     return SessionEncodeError(f"{where} is nested deeper than {MAX_DEPTH} levels")
 
 

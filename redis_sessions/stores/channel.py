@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
 from contextlib import suppress
 from functools import partial
 from secrets import token_hex
@@ -43,6 +43,8 @@ class Channel:
     3. Writes that wait for replicas have links of their own, since WAIT holds up everything after
        it. There is one for records, and one for indexes.
     """
+
+    on_moved: Callable[[Container[int]], None] | None = None
 
     def __init__(
         self,
@@ -158,6 +160,10 @@ class Channel:
     async def primaries(self) -> AsyncGenerator[tuple[Connector, frozenset[int]], None]:
         """Each primary, with slots that needn't be looked at; here there is one, and no slot."""
         yield self.connector, frozenset()
+
+    async def primary_of(self, key: str, *, fresh: bool = False) -> Connector:
+        """The primary that has a key; here there is one."""
+        return self.connector
 
     @property
     def node_health(self) -> NodeHealth:

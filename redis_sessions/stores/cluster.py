@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Container, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -60,6 +60,8 @@ class _ClusterQueue:
 
 class Cluster:
     """The nodes of one Cluster, as one event loop sees them."""
+
+    on_moved: Callable[[Container[int]], None] | None = None
 
     def __init__(
         self,
@@ -207,6 +209,13 @@ class Cluster:
             await self._map.renew()
             done |= {slot for slot in before if self._map.owners[slot] is node}
 
+    async def primary_of(self, key: str, *, fresh: bool = False) -> Connector:
+        """The primary that has a key, or a channel; `StoreError`."""
+        if fresh:
+            await self._map.refreshed_within(self._timeout)
+        node = await self._map.find(key_slot(key.encode()), self._loop.time() + self._timeout)
+        return node.connector
+
     def log_trouble(self, enabled: bool) -> None:
         """Has no effect: the trouble of a single node is logged in any case."""
 
@@ -239,6 +248,8 @@ class Cluster:
         for node in nodes:
             node.tracking.forget_copies()
         self.watching.read([key for key in self.watching if key_slot(key.encode()) in slots])
+        if self.on_moved is not None:
+            self.on_moved(slots)
 
     def _forget(self, node: Channel) -> None:
         self._clock.forget(node.connector.where)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from redis_sessions.connect.resp import Command, Script
@@ -14,10 +17,13 @@ from redis_sessions.stores.protocols import CONFLICT, GONE, STORED, Commit, Writ
 __all__ = [
     "ABSENT",
     "COMMIT",
+    "COMMITS",
     "EARLIER",
     "END",
     "INDEX",
+    "LEASE",
     "LOCK",
+    "SCHEDULE",
     "IndexCommand",
     "Item",
     "Weight",
@@ -29,8 +35,9 @@ __all__ = [
     "verdict",
 ]
 
-Weight = Literal["read", "touch", "lifecycle"]
-"""What a failover would lose with a command: nothing, a touch, or a sign-in or revocation."""
+Weight = Literal["read", "touch", "lifecycle", "entry"]
+"""What a failover would lose with a command: nothing, a touch, a sign-in or revocation; or an entry
+of the cache, of which there may be near copies."""
 
 ABSENT: Final = b""
 """In the place of an expected version: nothing must be stored."""
@@ -39,7 +46,8 @@ END: Final = b"*"
 EARLIER: Final = b"<"
 """In the place of an expected version: a record must be stored that was rotated earlier."""
 
-_COMMITS: Final = {written.result.value: written for written in (STORED, CONFLICT, GONE)}
+COMMITS: Final = {written.result.value: written for written in (STORED, CONFLICT, GONE)}
+"""What the commit script's answers mean, unless they are the text of an error."""
 
 
 def script(file: str) -> Script:
@@ -50,9 +58,11 @@ def script(file: str) -> Script:
 COMMIT: Final = script("commit.lua")
 INDEX: Final = script("index.lua")
 LOCK: Final = script("lock.lua")
+LEASE: Final = script("lease.lua")
+SCHEDULE: Final = script("schedule.lua")
 
 
-class Write(NamedTuple):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """One item of the commit script."""
 
     key: str
@@ -71,6 +81,9 @@ class IndexCommand(NamedTuple):
     weight: Weight = "read"
 
 
+_key: Final = attrgetter("key")
+_arguments: Final = attrgetter("expected", "value", "ttl")
+
 Item = str | Write | IndexCommand
 """What a queue holds: a key to read, or one of the others."""
 
@@ -79,13 +92,13 @@ def command_of(item: Item) -> Command:
     """The command for this item alone."""
     if isinstance(item, str):
         return "GET", item
-    return item.command if isinstance(item, IndexCommand) else COMMIT.call([item.key], item[1:])
+    return item.command if isinstance(item, IndexCommand) else commit_of([item])
 
 
 def commit_of(writes: Sequence[Write]) -> Command:
     """The command for several writes."""
-    items = [part for write in writes for part in write[1:]]
-    return COMMIT.call([write.key for write in writes], items)
+    arguments = chain.from_iterable(map(_arguments, writes))
+    return COMMIT.call([*map(_key, writes)], [*arguments])
 
 
 def answer_of(item: Item, reply: Any) -> Any:
@@ -108,5 +121,5 @@ def answer_of(item: Item, reply: Any) -> Any:
 def verdict(answer: int | bytes) -> Written[Commit] | ResponseError:
     """What the commit script's answer to one item means."""
     if isinstance(answer, int):
-        return _COMMITS[answer]
+        return COMMITS[answer]
     return ResponseError(answer.decode(errors="replace"))

@@ -7,23 +7,31 @@ from typing import Final
 
 from redis_sessions.stores.protocols import NearCopy
 
-__all__ = ["Copies"]
+__all__ = ["ENTRY", "Copies"]
+
+ENTRY: Final = "cache:"
+"""What the id of an entry of the cache begins with, before 32 hexadecimal digits."""
 
 MAX_COPIES: Final = 4096
 MAX_BYTES: Final = 16 * 1024 * 1024
 """The most bytes of all copies, as they are stored."""
 
+_KIND: Final = slice(-32 - len(ENTRY), -32)
+"""Where ENTRY is in a key."""
+
 
 class Copies:
-    """Copies by key. The least recently used go if there are too many.
+    """Copies by key. If there are too many, those of the cache's entries go before the sessions'.
 
-    All times are on one clock, and those of `put` never go back.
+    Of each kind the least recently used go first. All times are on one clock, and those of `put`
+    never go back.
     """
 
-    __slots__ = ("_all", "_bytes", "_forgotten", "_since")
+    __slots__ = ("_all", "_bytes", "_entries", "_forgotten", "_since")
 
     def __init__(self) -> None:
         self._all: dict[str, NearCopy] = {}  # the least recently used first
+        self._entries: dict[str, None] = {}  # those of them that are the cache's, in the same order
         self._bytes = 0
         self._forgotten: dict[str, float] = {}
         self._since = float("-inf")  # what was asked for earlier isn't kept, whatever its key
@@ -36,6 +44,8 @@ class Copies:
         copy = self._all.pop(key, None)
         if copy is not None:
             self._all[key] = copy
+            if key in self._entries:
+                self._entries[key] = self._entries.pop(key)
         return copy
 
     def put(self, key: str, copy: NearCopy, asked_at: float) -> None:
@@ -44,17 +54,22 @@ class Copies:
         if before is not None:
             self._bytes -= len(before.value)
         if asked_at <= self._since or asked_at <= self._forgotten.get(key, self._since):
+            self._entries.pop(key, None)
             return
         self._all[key] = copy
         self._bytes += len(copy.value)
+        if key[_KIND] == ENTRY:
+            self._entries.pop(key, None)
+            self._entries[key] = None
         while len(self._all) > MAX_COPIES or self._bytes > MAX_BYTES:
-            self.forget(next(iter(self._all)))
+            self.forget(next(iter(self._entries or self._all)))
 
     def forget(self, key: str) -> None:
         """Forget a copy."""
         copy = self._all.pop(key, None)
         if copy is not None:
             self._bytes -= len(copy.value)
+            self._entries.pop(key, None)
 
     def forget_at(self, key: str, now: float) -> None:
         """Forget a copy, and keep none that was asked for until now."""
@@ -74,6 +89,7 @@ class Copies:
         """Forget the copies of these keys; None: of all."""
         if keys is None:
             self._all.clear()
+            self._entries.clear()
             self._bytes = 0
         else:
             for key in keys:

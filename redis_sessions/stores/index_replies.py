@@ -13,7 +13,17 @@ from redis_sessions.errors import StoreUnavailableError
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.protocols import Entered, Entry, EntryStatus, Touched
 
-__all__ = ["entered", "entries", "fields", "flag", "moment", "nothing", "status", "touched"]
+__all__ = [
+    "checked",
+    "entered",
+    "entries",
+    "fields",
+    "flag",
+    "moment",
+    "nothing",
+    "status",
+    "touched",
+]
 
 T = TypeVar("T")
 
@@ -21,11 +31,11 @@ _LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}\.?\d{0,3}) (\d{1,15}) ")
 _STATUSES: Final = {status.value.encode(): status for status in EntryStatus}
 
 
-def _checked(read: Callable[[Any], T]) -> Callable[[Any], T]:
+def checked(read: Callable[[Any], T]) -> Callable[[Any], T]:
     """Decorate what reads a reply: `StoreUnavailableError` if no Redis gives such a reply."""
 
     @wraps(read)
-    def checked(reply: Any) -> T:
+    def read_reply(reply: Any) -> T:
         try:
             return read(reply)
         except UNEXPECTED_REPLY as exc:
@@ -35,17 +45,17 @@ def _checked(read: Callable[[Any], T]) -> Callable[[Any], T]:
                 reason="protocol",
             ) from exc
 
-    return checked
+    return read_reply
 
 
-@_checked
+@checked
 def fields(reply: Any) -> dict[bytes, bytes]:
     """What a page of HSCAN holds."""
     _, found = reply
     return {name + b"": value + b"" for name, value in zip(found[::2], found[1::2], strict=True)}
 
 
-@_checked
+@checked
 def flag(reply: Any) -> bool:
     """Whether the script says 1, of 0 and 1."""
     return {0: False, 1: True}[reply]
@@ -55,19 +65,19 @@ def nothing(_: Any) -> None:
     """The result of a write that only reports its errors."""
 
 
-@_checked
+@checked
 def moment(reply: Any) -> float:
     """A time in milliseconds."""
     return float(reply)
 
 
-@_checked
+@checked
 def status(reply: Any) -> EntryStatus:
     """What the index says of a session."""
     return _STATUSES[reply]
 
 
-@_checked
+@checked
 def entered(reply: Any) -> Entered:
     """What became of a sign-in."""
     status, at, size, since = reply
@@ -75,14 +85,14 @@ def entered(reply: Any) -> Entered:
     return Entered(_STATUSES[status], int(at), int(size), inf if ago < 0 else ago)
 
 
-@_checked
+@checked
 def touched(reply: Any) -> Touched:
     """What became of a touch."""
     status, clock = reply
     return Touched(_STATUSES[status], float(clock))
 
 
-@_checked
+@checked
 def entries(reply: Any) -> tuple[int, list[Entry]]:
     """The next cursor, and some entries."""
     after, fields = reply

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -29,6 +28,8 @@ from redis_sessions.stores.protocols import (
     Written,
     checked_prefix,
 )
+from redis_sessions.stores.pubsub import MemoryPubSub, PubSub
+from redis_sessions.stores.watcher import Watcher
 
 __all__ = ["MemoryStore"]
 
@@ -81,48 +82,6 @@ class _Index:
         return EntryStatus.LIVE
 
 
-class _Watcher:
-    """Who is told what is stored under one id, by the event loop in which they asked."""
-
-    __slots__ = ("_due", "_expiry", "_look", "_loop", "_notify", "_over")
-
-    def __init__(
-        self, look: Callable[[], tuple[bytes | None, float]], notify: Callable[[bytes | None], None]
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._look = look
-        self._notify = notify
-        self._due = False
-        self._over = False
-        self._expiry: asyncio.TimerHandle | None = None
-
-    def wake(self) -> bool:
-        """Have it look soon. Any thread may call this. False if nobody is there any more."""
-        if not self._due:
-            self._due = True
-            try:
-                self._loop.call_soon_threadsafe(self._tell)
-            except RuntimeError:  # the event loop is closed
-                return False
-        return not self._loop.is_closed()
-
-    def _tell(self) -> None:
-        self._due = False  # first, so that what changes from now on is told as well
-        if self._expiry is not None:
-            self._expiry.cancel()
-        if self._over:
-            return
-        value, seconds = self._look()
-        if value is not None:
-            self._expiry = self._loop.call_later(seconds, self._tell)
-        self._notify(value)
-
-    def stop(self) -> None:
-        self._over = True
-        if self._expiry is not None:
-            self._expiry.cancel()
-
-
 class MemoryStore:
     """A store in memory, shared by the threads and event loops of one process."""
 
@@ -133,8 +92,9 @@ class MemoryStore:
         self._records: dict[str, tuple[bytes, float]] = {}
         self._indexes: dict[str, _Index] = {}
         self._locks: dict[str, tuple[str, float]] = {}
-        self._watchers: dict[str, set[_Watcher]] = {}
+        self._watchers: dict[str, set[Watcher]] = {}
         self._waiting = PerLoop(lambda: Locks(self._set_lock))
+        self._channels = MemoryPubSub()
 
     # -- records
 
@@ -171,6 +131,13 @@ class MemoryStore:
             self._put(id, tombstone, ttl)
             return Written(True)
 
+    def discard(self, ids: Sequence[str]) -> None:
+        """Remove what is stored, and leave no tombstones: entries of the cache need none."""
+        with self._lock:
+            for id in ids:
+                if self._records.pop(id, None) is not None:
+                    self._changed(id)
+
     def lock(self, id: str, *, wait: float, hold: float) -> AbstractAsyncContextManager[None]:
         return self._waiting.get().lock(id, wait=wait, hold=hold)
 
@@ -189,13 +156,13 @@ class MemoryStore:
     # -- who is told of changes
 
     def watch(self, id: str, notify: Callable[[bytes | None], None]) -> Callable[[], None]:
-        watcher = _Watcher(partial(self._look, id), notify)
+        watcher = Watcher(partial(self._look, id), notify)
         with self._lock:
             self._watchers.setdefault(id, set()).add(watcher)
         watcher.wake()
         return partial(self._unwatch, id, watcher)
 
-    def _unwatch(self, id: str, watcher: _Watcher) -> None:
+    def _unwatch(self, id: str, watcher: Watcher) -> None:
         watcher.stop()
         with self._lock:
             watchers = self._watchers.get(id, set())
@@ -335,6 +302,9 @@ class MemoryStore:
             return None
         left = ceil((self._records[id][1] - self._clock()) * 1000)
         return Found(id, version(value), len(value), left)
+
+    def channels(self) -> PubSub:
+        return self._channels
 
     # -- the store
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
+import msgspec
+
 from redis_sessions.errors import ConfigurationError
+from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = [
     "CONFLICT",
@@ -161,15 +164,15 @@ class Watchable(Protocol):
         ...
 
 
-class NearCopy:
+class NearCopy(msgspec.Struct, eq=False, gc=False):
     """What is stored under one id, as this process has read or written it a moment ago."""
 
-    __slots__ = ("opened", "value")
+    __repr__ = silent_repr
+    __rich_repr__ = no_fields
 
-    def __init__(self, value: bytes) -> None:
-        self.value: bytes = value
-        self.opened: Any = None
-        """The manager keeps here what it has made of the bytes, with the token that opens them."""
+    value: bytes
+    opened: Any = None
+    """The manager keeps here what it has made of the bytes, with the token that opens them."""
 
 
 @runtime_checkable

@@ -46,8 +46,8 @@ class ItemQueue(Generic[Item, Reply]):
     """
 
     __slots__ = (
-        *("_bytes", "_commands", "_futures", "_health", "_items", "_loop", "_observation"),
-        *("_operation", "_patience", "_probes", "_read", "_sender", "_since", "reply_size"),
+        *("_bytes", "_commands", "_futures", "_health", "_loop", "_observation", "_operation"),
+        *("_patience", "_probes", "_read", "_sender", "_since", "items", "reply_size"),
     )
 
     def __init__(
@@ -68,8 +68,9 @@ class ItemQueue(Generic[Item, Reply]):
         self._observation = observation
         self._operation: Operation = operation
         self._loop = asyncio.get_running_loop()
-        # Of those that wait: the items, the futures of their replies, and since when.
-        self._items: list[Item] = []
+        self.items: list[Item] = []
+        """What waits."""
+        # Of each of them: the future of its reply, and since when it waits.
         self._futures: list[asyncio.Future[Reply]] = []
         self._since: list[float] = []
         self._bytes = 0
@@ -78,16 +79,12 @@ class ItemQueue(Generic[Item, Reply]):
         """Bytes of a reply, roughly. They count for the size of a batch, not of the queue."""
         sender.queues.append(self)
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     def submit(self, item: Item, size: int) -> asyncio.Future[Reply]:
         """The future of this item's reply; never raises. `size`: its bytes, roughly."""
-        loop = self._loop
-        future: asyncio.Future[Reply] = loop.create_future()
-        waiting = len(self._items)
-        if waiting >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
-            future.set_exception(_full(f"{waiting} operations wait in this process already"))
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        items = self.items
+        if len(items) >= CAPACITY_ITEMS or self._bytes + size > CAPACITY_BYTES:
+            future.set_exception(_full(f"{len(items)} operations wait in this process already"))
             return future
         if self._health.away is not None and not self._may_probe():
             away = StoreUnavailableError(f"still away: {self._health.away}")
@@ -96,10 +93,11 @@ class ItemQueue(Generic[Item, Reply]):
             future.set_exception(away)
             return future
         self._bytes += size
-        self._items.append(item)
+        items.append(item)
         self._futures.append(future)
-        self._since.append(loop.time())
-        self._sender.wake()
+        self._since.append(self._loop.time())
+        if not self._sender.waking:
+            self._sender.wake()
         return future
 
     def _may_probe(self) -> bool:
@@ -111,7 +109,7 @@ class ItemQueue(Generic[Item, Reply]):
     def next_part(self, now: float) -> Part | None:
         """The items that leave next; None if nobody waits for one of them any more."""
         count = self._fitting()
-        items, futures = self._items[:count], self._futures[:count]
+        items, futures = self.items[:count], self._futures[:count]
         until = self._since[0] + self._patience
         late = until < now
         since = self._since[:count] if late else ()
@@ -140,24 +138,24 @@ class ItemQueue(Generic[Item, Reply]):
 
     def _fitting(self) -> int:
         """How many of the items that wait fit into one batch, at least one."""
-        waiting = len(self._items)
+        waiting = len(self.items)
         total = self._bytes + waiting * self.reply_size
         count = waiting if total <= MAX_BYTES else max(1, waiting * MAX_BYTES // total)
         return min(count, MAX_ITEMS)
 
     def _remove(self, count: int) -> None:
-        waiting = len(self._items)
+        waiting = len(self.items)
         if count == waiting:
             self._bytes = 0
-            self._items, self._futures, self._since = [], [], []
+            self.items, self._futures, self._since = [], [], []
         else:
             self._bytes -= self._bytes * count // waiting  # roughly
-            for each in (self._items, self._futures, self._since):
+            for each in (self.items, self._futures, self._since):
                 del each[:count]
 
     def wait_from(self, now: float) -> None:
         """Have the time for which items may wait begin now."""
-        self._since = [now] * len(self._items)
+        self._since = [now] * len(self.items)
 
     def fail(self, error: BaseException) -> None:
         """Let all that wait fail."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
@@ -28,7 +27,9 @@ from redis_sessions.stores.commands import (
     ABSENT,
     END,
     INDEX,
+    LEASE,
     LOCK,
+    SCHEDULE,
     IndexCommand,
     Weight,
     Write,
@@ -39,7 +40,6 @@ from redis_sessions.stores.enumeration import Found
 from redis_sessions.stores.index_replies import (
     entered,
     entries,
-    fields,
     flag,
     moment,
     nothing,
@@ -47,6 +47,7 @@ from redis_sessions.stores.index_replies import (
     touched,
 )
 from redis_sessions.stores.inspection import info
+from redis_sessions.stores.key_ids import key_ids
 from redis_sessions.stores.locks import Locks
 from redis_sessions.stores.observing import Observation
 from redis_sessions.stores.protocols import (
@@ -59,23 +60,19 @@ from redis_sessions.stores.protocols import (
     Written,
     checked_prefix,
 )
+from redis_sessions.stores.pubsub import PubSub, RedisPubSub
 from redis_sessions.stores.scanning import Place, scan
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
 
-__all__ = ["RedisStore", "servers_of"]
+__all__ = ["RedisStore", "servers_of", "write_to"]
 
 T = TypeVar("T")
 
 
 _PAGE: Final = 500
 """The fields of an index that one HSCAN looks at, roughly."""
-_KEY_ID: Final = re.compile(rb"[0-9a-f]{8}\Z")
-_SECONDS: Final = re.compile(rb"\d{1,12}\Z")
-_MOST_KEYS: Final = 32
-"""The most secret keys that are noted."""
-_DAY: Final = 24 * 3600
 _MIN_CLIENT_CACHE: Final = 0.05
 _MAX_CLIENT_CACHE: Final = 10.0
 """Seconds: as long as the cookie lasts that says that a browser has changed its session."""
@@ -123,6 +120,8 @@ class RedisStore:
         self.observation: Observation = Observation()
         self._servers = PerLoop(self._new_servers)
         self._locks = PerLoop(self._new_locks)
+        kind = self._connector.deployment.kind
+        self._channels = PerLoop(lambda: RedisPubSub(self._servers.get(), self.timeout, kind))
         self._warned = False
 
     @property
@@ -245,24 +244,16 @@ class RedisStore:
     def scan(self, place: Place | None = None) -> AsyncGenerator[Sequence[Found], None]:
         return scan(self._servers.get(), self.prefix, self.timeout, place)
 
+    # -- what is published
+
+    def channels(self) -> PubSub:
+        """The channels of this store, for the running event loop."""
+        return self._channels.get()
+
     # -- the secret keys in use
 
     async def key_ids(self, note: str | None = None) -> Mapping[str, float]:
-        name, now = f"{self.prefix}keys", self.server_clock.now()
-        if note is not None:
-            await self._send(name, "HSET", note, int(now))
-            await self._send(name, "PEXPIRE", _DAY * 1000)
-        noted = fields(await self._send(name, "HSCAN", 0, "COUNT", 2 * _MOST_KEYS))
-        ages = {
-            id.decode(): max(0.0, now - int(at))
-            for id, at in noted.items()
-            if _KEY_ID.match(id) and _SECONDS.match(at)
-        }
-        newest = sorted(ages, key=ages.__getitem__)[:_MOST_KEYS]
-        kept = {id: ages[id] for id in newest if ages[id] <= _DAY}
-        if note is not None and len(kept) < len(ages):
-            await self._send(name, "HDEL", *(ages.keys() - kept.keys()))
-        return kept
+        return await key_ids(self._send, f"{self.prefix}keys", self.server_clock.now(), note)
 
     def _send(self, key: str, name: str, *arguments: Any) -> Awaitable[Any]:
         command = IndexCommand(key, (name, key, *arguments))
@@ -315,7 +306,9 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the running loop's connections. Who watches there isn't told anything any more."""
-        locks, servers = self._locks.pop(), self._servers.pop()
+        locks, servers, channels = self._locks.pop(), self._servers.pop(), self._channels.pop()
+        if channels is not None:
+            await channels.close()
         if locks is not None:
             locks.close_when_unused()
         if servers is not None:
@@ -331,7 +324,7 @@ class RedisStore:
         servers = kind(
             self._connector,
             self.timeout,
-            [INDEX, LOCK],
+            [INDEX, LOCK, LEASE, SCHEDULE],
             self.server_clock,
             watching,
             self._durability,
@@ -370,6 +363,11 @@ class RedisStore:
 def servers_of(store: RedisStore) -> Servers:
     """The running loop's servers of a store, for the functions of `stores.inspection`."""
     return store._servers.get()  # pyright: ignore[reportPrivateUsage] - this module's own
+
+
+def write_to(store: RedisStore, command: IndexCommand) -> Awaitable[Written[Any]]:
+    """The reply to a command on one key, which waits for replicas if its weight says so."""
+    return store._write(command, lambda reply: reply)  # pyright: ignore[reportPrivateUsage] - as above
 
 
 def _client_cache(given: float | None, of_url: float | None) -> float:

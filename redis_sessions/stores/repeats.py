@@ -7,6 +7,8 @@ from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from redis_sessions.connect.link import Part
 from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command, pack, read_reply
 from redis_sessions.session.record import (
@@ -44,7 +46,7 @@ class Repeat(NamedTuple):
         if self.expires == inf:
             return self.write
         left = int((self.expires - monotonic()) * 1000)
-        return self.write._replace(ttl=left) if left > 0 else self.without_record().write
+        return replace(self.write, ttl=left) if left > 0 else self.without_record().write
 
     def without_record(self) -> Repeat:
         """The same rotation, but one that ends the id.
@@ -86,18 +88,18 @@ class Repeats:
         for item, answer in zip(items, answers, strict=True):
             if not isinstance(item, Write):
                 continue
-            key, expected, value, ttl = item
+            key, expected, value = item.key, item.expected, item.value
             if not expected:  # a new session
                 continue
             if is_change(value, expected):
                 # It belongs to a rotation that is kept, and keeps that one's place in the order.
                 if kept and key in kept and answer is STORED:
-                    self._put_record(key, value, ttl, in_place=True)
+                    self._put_record(key, value, item.ttl, in_place=True)
             elif is_tombstone(value):
                 if answer is STORED or (expected == END and answer is GONE):
-                    self._put(Repeat(item._replace(expected=END)))
+                    self._put(Repeat(replace(item, expected=END)))
             elif answer is STORED:
-                self._put_record(key, value, ttl)
+                self._put_record(key, value, item.ttl)
 
     def _put_record(self, key: str, value: bytes, ttl: int, *, in_place: bool = False) -> None:
         expires = monotonic() + ttl / 1000

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from redis import exceptions as errors
 
 from redis_sessions.connect.failures import translate, unexpected_reply
 from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command
-from redis_sessions.stores.commands import Item, Write, answer_of, command_of, verdict
+from redis_sessions.stores.commands import COMMITS, Item, Write, answer_of, command_of, verdict
 from redis_sessions.stores.dialects import Dialect
 from redis_sessions.stores.durability import Durability
 from redis_sessions.stores.protocols import Commit, Written
@@ -70,13 +70,13 @@ class ReplyReader:
 
     def values(self, keys: Sequence[str], replies: list[Any]) -> Sequence[bytes | None]:
         """What is stored under each key, from the reply to MGET."""
-        (values,) = replies
+        values: Any = replies[0]
         if isinstance(values, errors.RedisError):
             raise translate(self._where, values) from values
         if values.__class__ is not list or not _STORED.issuperset(map(type, values)):
             raise unexpected_reply(self._where)
         if len(values) == len(keys):
-            return cast("list[bytes | None]", values)
+            return values
         unique = dict.fromkeys(keys)  # as `Dialect.reads` has it
         if len(values) != len(unique):
             raise unexpected_reply(self._where)
@@ -91,14 +91,19 @@ class ReplyReader:
             self._note_writes(writes, [error] * len(writes))
             raise error from reply
         try:
-            verdicts = [verdict(answer) for _, answer in zip(writes, reply, strict=True)]
+            answers: list[Any] = [*map(COMMITS.get, reply)]
+            if None in answers:
+                answers = [*map(self._verdict, reply)]
         except UNEXPECTED_REPLY as exc:
             raise unexpected_reply(self._where) from exc
-        answers: list[Written[Commit] | Exception] = [
-            v if isinstance(v, Written) else translate(self._where, v) for v in verdicts
-        ]
+        if len(answers) != len(writes):
+            raise unexpected_reply(self._where)
         self._note_writes(writes, answers)
         return answers
+
+    def _verdict(self, answer: Any) -> Written[Commit] | Exception:
+        found = verdict(answer)
+        return found if isinstance(found, Written) else translate(self._where, found)
 
     def answers(self, items: Sequence[Item], replies: list[Any]) -> list[Any]:
         """The answer to each item, from the replies to a command for each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container
 from typing import Any, Protocol, TypeVar
 
 from redis_sessions.connect.connector import Connector
@@ -45,6 +45,9 @@ class Servers(Protocol):
     @property
     def watching(self) -> Watching: ...
 
+    on_moved: Callable[[Container[int]], None] | None
+    """Is called with slots of a Cluster that another node has from now on."""
+
     def near_copy(self, key: str) -> NearCopy | None:
         """The copy of a key in this process, if it is known to be recent."""
         ...
@@ -66,6 +69,13 @@ class Servers(Protocol):
 
         Before it is asked for the next one, the caller looks at all keys that this one has, but
         for those in the slots beside it.
+        """
+        ...
+
+    async def primary_of(self, key: str, *, fresh: bool = False) -> Connector:
+        """The primary that has a key, or a channel; `StoreError`.
+
+        `fresh`: by a Cluster's map that is fetched first, since a node has contradicted it.
         """
         ...
 

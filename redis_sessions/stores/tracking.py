@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from redis import exceptions as errors
 
@@ -137,7 +137,7 @@ class Tracking:
         if copies is None and not self._watching:
             return
         if link is None or self._sender.answering is not link:
-            self.note_changes([item.key for item in items if isinstance(item, Write)])
+            self.note_changes([item.key for item in items if _changes_copy(item)])
             return
         if copies is not None:
             for item, answer in zip(items, answers, strict=True):
@@ -344,6 +344,11 @@ class Tracking:
         self._proven = sent
         if self.copies is not None:
             self.copies.answered(sent)
+
+
+def _changes_copy(item: Item) -> TypeGuard[Write | IndexCommand]:
+    """Whether this item writes what is read as records are."""
+    return isinstance(item, Write) or (isinstance(item, IndexCommand) and item.weight == "entry")
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

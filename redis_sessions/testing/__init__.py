@@ -1,5 +1,6 @@
 """For tests: of an application that has sessions, and of a store of your own."""
 
+from redis_sessions.testing.channels_conformance import ChannelsConformance
 from redis_sessions.testing.clients import (
     browser_cookie,
     get_session_data,
@@ -14,6 +15,7 @@ from redis_sessions.testing.index_conformance import IndexConformance
 from redis_sessions.testing.watch_conformance import WatchConformance
 
 __all__ = [
+    "ChannelsConformance",
     "Clock",
     "EnumerationConformance",
     "IndexConformance",

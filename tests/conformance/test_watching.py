@@ -1,4 +1,4 @@
-"""The conformance suite of stores that tell of changes."""
+"""The conformance suites of stores that tell of changes, and that have channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from redis_sessions import MemoryStore, RedisStore
-from redis_sessions.testing import WatchConformance
+from redis_sessions.testing import ChannelsConformance, WatchConformance
 from redis_sessions.testing.conformance import new_id, new_record
 from tests.support import LOOPS
 from tests.support.deployments import Deployment
@@ -63,5 +63,35 @@ class TestDeployments(WatchConformance):
     ) -> AsyncIterator[RedisStore]:
         options = deployment.options
         store = RedisStore(deployment.url, prefix=prefix, client_cache=client_cache, **options)
+        yield store
+        await store.close()
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS)
+class TestChannelsInMemory(ChannelsConformance):
+    """In this process, on both event loops."""
+
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS)
+class TestChannelsOfRedis(ChannelsConformance):
+    """Over Redis and Valkey, on both event loops. The user has rights for this prefix alone."""
+
+    @pytest.fixture
+    async def store(self, server: Server, anyio_backend: object) -> AsyncIterator[RedisStore]:
+        store = RedisStore(server.url)
+        yield store
+        await store.close()
+
+
+class TestChannelsOfDeployments(ChannelsConformance):
+    """Over Sentinel, Cluster, TLS, an ACL's user."""
+
+    @pytest.fixture
+    async def store(self, deployment: Deployment) -> AsyncIterator[RedisStore]:
+        store = RedisStore(deployment.url, **deployment.options)
         yield store
         await store.close()

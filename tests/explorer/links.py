@@ -200,6 +200,7 @@ class _Sender:
         self.errands: list[Any] = []
         self.queues: list[Any] = []
         self.again: list[Any] = []
+        self.waking = False
 
     def wake(self) -> None:
         """The explorer looks at the queues by itself."""
@@ -297,13 +298,13 @@ class Process:
     @property
     def beats(self) -> bool:
         """Whether a heartbeat waits to be sent."""
-        return bool(self._sender.again) or any(map(len, self._sender.queues))
+        return bool(self._sender.again) or any(each.items for each in self._sender.queues)
 
     def beat(self) -> None:
         """A heartbeat leaves, and the server answers it."""
         link, message = self.leaves()
         again, self._sender.again = self._sender.again, []
-        fresh = [q.next_part(self._time.time()) for q in self._sender.queues if q]
+        fresh = [q.next_part(self._time.time()) for q in self._sender.queues if q.items]
         for part in [*again, *(part for part in fresh if part is not None)]:
             part.attempts += 1
             role: list[Any] = [b"slave" if link.demoted else b"master", 0, []]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from redis_sessions.http.copies import hint, takes_near_copy
 from redis_sessions.http.transports import CookieTransport
@@ -68,7 +68,7 @@ class NearDoor:
         scope = {"headers": [] if self.hint is None else [(b"cookie", self.hint)]}
         if copy is None or not takes_near_copy(_TRANSPORT, scope, copy):
             return None
-        session = from_near_copy(backend, copy, text, None, cast("Any", None))
+        session = from_near_copy(backend, copy, text, None)
         if session is not None:
             self.served = True
             self._world.served(self._actor, session)

@@ -10,11 +10,14 @@ from redis.exceptions import ResponseError
 
 from redis_sessions import RedisStore, StoreError
 from redis_sessions.cli.notices import notices_of
+from redis_sessions.messages import Messages
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.inspection import info
 from redis_sessions.stores.redis import servers_of
+from redis_sessions.stores.schedule import schedule_of, try_schedule
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
 from redis_sessions.testing.index_conformance import new_key
+from tests.support.asgi import KEY
 
 PASSWORD = "correct-horse"
 
@@ -48,6 +51,11 @@ async def exercise(url: str, prefix: str) -> None:
         await store.remove(key, [id], until=2**51)
         for _ in range(257):
             await store.mark(key, new_id(), ttl=MINUTE)
+        async with Messages(store, KEY).listen(all=True) as listener:
+            await Messages(store, KEY).to_all({"n": 1})
+            assert await anext(listener) == {"n": 1}
+        await try_schedule(schedule := schedule_of(store), new_id())
+        assert await schedule.left(id) is not None
     finally:
         await store.close()
 
@@ -71,5 +79,8 @@ async def administer(url: str, prefix: str) -> None:
         assert await info(servers_of(store), "memory")
         async with notices_of(store):
             pass
+        schedule = schedule_of(store)
+        await schedule.note(id, -31 * 24 * 60 * MINUTE, b"x")  # so long ago that it is forgotten
+        await schedule.end(id)
     finally:
         await store.close()

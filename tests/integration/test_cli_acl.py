@@ -72,6 +72,9 @@ async def test_app_leads_a_whole_life(account: Account, server: Server, prefix: 
     assert len(listed) == 3
     assert await manager.revoke(tokens[1][:20], principal="ada")
     assert await manager.revoke_all("ada", keep=tokens[0][:20]) == 1
+    async with manager.messages.listen(principal="ada") as listener:
+        await manager.messages.to_principal("ada", {"n": 1})
+        assert await anext(listener) == {"n": 1}
     assert await manager.revoke_all("ada") == 1
     assert await read_session(manager, tokens[0]) == {}
     await manager.close()
@@ -93,7 +96,7 @@ def forget_scripts(server: Server) -> None:
 
 def of_use(role: Role) -> list[str]:
     """The commands of a role, but for those that are for what an exercise doesn't do."""
-    spare = {"ping", "select", "info", "client|setname", "client|setinfo"}
+    spare = {"ping", "select", "info", "client|setname", "client|setinfo", "unsubscribe"}
     commands = [rule[1:] for rule in rules(role, prefix="p:") if rule.startswith("+")]
     return [command for command in commands if command not in spare]
 
@@ -138,7 +141,15 @@ def test_app_has_no_other_commands(account: Account, prefix: str) -> None:
         for command in (
             *("KEYS *", "SCAN 0", "RANDOMKEY", "DBSIZE", "FLUSHALL", "FLUSHDB", "SHUTDOWN"),
             *("CONFIG GET dir", "ACL LIST", "CLIENT LIST", "CLIENT KILL ID 1", "SCRIPT FLUSH"),
-            *("MONITOR", "SUBSCRIBE x", "PUBLISH x y", "REPLICAOF NO ONE", "SAVE", "SYNC"),
+            *(
+                "MONITOR",
+                "SUBSCRIBE x",
+                "PUBLISH x y",
+                "PSUBSCRIBE *",
+                "REPLICAOF NO ONE",
+                "SAVE",
+                "SYNC",
+            ),
             *(f"DUMP {prefix}x", f"PERSIST {prefix}x", f"RENAME {prefix}x {prefix}y"),
             *("EVAL return 0", "SLOWLOG GET", "WAIT 0 1", "CLUSTER SLOTS"),
         ):

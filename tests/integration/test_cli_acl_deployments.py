@@ -79,7 +79,7 @@ async def test_app_in_a_cluster_has_nothing_to_spare(
     """Without a command that Cluster or WAIT need, something fails."""
     given = rules(Role.APP, prefix=prefix, cluster=True, replicas=True)
     hosts = ",".join(node.address for node in cluster_topology.nodes)
-    for missing in ("cluster|slots", "get", "wait"):
+    for missing in ("cluster|slots", "get", "wait", "spublish", "ssubscribe"):
         fewer = [rule for rule in given if rule != f"+{missing}"]
         url = f"redis+cluster://{user(cluster_topology.nodes, fewer)}@{hosts}"
         with pytest.raises((StoreError, ConfigurationError, SessionConflictError)):

@@ -115,6 +115,11 @@ def test_a_right_that_is_missing(start_server: StartServer, prefix: str) -> None
             found = levels(url, "--prefix", prefix, status=2)
             assert found["rights"]["level"] == "fail"
             assert named in found["rights"]["text"]
+        for missing in ("+subscribe", "+publish", f"&{prefix}msg:*"):
+            given = [rule for rule in rules(Role.APP, prefix=prefix) if rule != missing]
+            client.execute_command(*acl_line("few", f">{SECRET}", given).split())
+            found = levels(url, "--prefix", prefix)
+            assert (found["rights"]["level"], found["messages"]["level"]) == ("ok", "warn")
         client.execute_command(*acl_line("few", f">{SECRET}", rules(Role.APP, prefix="x:")).split())
         assert levels(url, "--prefix", prefix, status=2)["rights"]["level"] == "fail"
 

@@ -18,7 +18,9 @@ from redis import Redis
 
 from redis_sessions import RedisStore, generate_key
 from redis_sessions.cli.acl import Role, acl_line, rules
+from redis_sessions.leader import Leader
 from redis_sessions.stores.commands import IndexCommand
+from redis_sessions.stores.leases import leases_of
 from redis_sessions.stores.redis import servers_of
 from redis_sessions.testing import read_session
 from redis_sessions.testing.conformance import MINUTE, new_id, new_record
@@ -81,6 +83,32 @@ async def test_a_users_sessions(site: Site) -> None:
     assert (await site.run("revoke", "ada", "--all")).stdout == "1 session ended\n"
     assert (await site.run("sessions", "ada")).exit_code == 1
     assert await read_session(site.manager, other)
+
+
+async def test_who_leads(site: Site) -> None:
+    """Each name with its leader and its token; the status says if somebody leads this one now."""
+    assert await site.run("leader") == (0, "", "redis-sessions: nobody has led anything\n")
+    leader = Leader(site.manager.store)
+    async with leader("nightly") as term:
+        await leases_of(site.manager.store).names("nightly")
+        listed = await site.run("leader", "--json")
+        assert (listed.exit_code, listed.stderr) == (0, "")
+        (told,) = json.loads(listed.stdout)["leaders"]
+        assert (told["name"], told["leads"], told["token"]) == ("nightly", True, term.token)
+        assert told["process"].endswith(f":{os.getpid()}")
+        assert 0 < told["lease_ends_in"] <= 15
+        one = await site.run("leader", "nightly")
+        assert one.exit_code == 0
+        assert re.search(
+            rf"^nightly +\S+:{os.getpid()} +20\S+Z +in \d+ s +- +{term.token}$",
+            one[1],
+            re.MULTILINE,
+        )
+    gone = await site.run("leader", "nightly")
+    assert (gone.exit_code, gone.stderr) == (1, "")
+    assert "- (last: " in gone.stdout
+    never = await site.run("leader", "never")
+    assert never == (1, "", "redis-sessions: nobody has led 'never'\n")
 
 
 async def test_one_session_from_outside(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""examples/shop, chat, admin and proxy do what their pages promise."""
+"""examples/shop, cache, chat, messages, seats, admin and proxy do what their pages promise."""
 
 from __future__ import annotations
 
@@ -113,6 +113,27 @@ def test_shop_has_no_external_resources(example: Callable[[str], Any], browser: 
     htmx = EXAMPLES / "shop" / "htmx.min.js"
     assert ("<script" in text) == htmx.is_file()
     assert client.get("/htmx.min.js").status_code == (200 if htmx.is_file() else 404)
+
+
+def test_cache(example: Callable[[str], Any], browser: Browser) -> None:
+    """The database is asked once for many pages, and a changed role is there at once."""
+    app = example("cache")
+    ada, bob = browser(app), browser(app)
+    assert ada.get("/").url.path == "/login"
+    assert sign_in(ada, "ada", "builder") == "/login"
+    assert sign_in(ada, "ada", "engine") == sign_in(bob, "bob", "builder") == "/"
+    for _ in range(3):
+        page = bob.get("/").text
+        assert "Your role is reader" in page
+        assert "The database was asked 5 times" in page
+    change = {"name": "bob", "role": "writer"}
+    assert bob.post("/role", data=change).status_code == 403
+    assert ada.post("/role", data=change).url.path == "/"
+    for _ in range(3):
+        page = bob.get("/").text
+        assert "Your role is writer" in page
+        assert "The database was asked 7 times" in page
+    assert bob.post("/logout").url.path == "/login"
 
 
 def test_chat(example: Callable[[str], Any], browser: Browser) -> None:
@@ -235,13 +256,47 @@ def test_nginx_takes_its_configuration(nginx: Path, tmp_path: Path) -> None:
     assert "warn" not in run.stderr
 
 
+def test_seats(
+    example: Callable[[str], Any], browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seat is free again when its session has run out, and only then."""
+    monkeypatch.setenv("IDLE_TIMEOUT", "2")
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep.EVERY", 0.01)
+    app = example("seats")
+    ada, bob = browser(app), browser(app)
+    sign_in(ada, "ada", "engine")
+    sign_in(bob, "bob", "builder")
+    bob.post("/seats/B1")
+    ada.post("/seats/A1")
+    page = ada.post("/seats/B1").text
+    assert "A1: yours" in page
+    assert "B1: taken" in page
+    while "B1: taken" in page:
+        page = ada.get("/").text
+    assert "B1 <form" in page
+    assert "A1: yours" in page
+    ada.post("/logout")
+    assert sign_in(bob, "bob", "builder") == "/"
+    assert "A1 <form" in bob.get("/").text
+
+
+HERE, PORT = "main:app --host localhost", "--port 8123"
+
+
 @pytest.mark.parametrize(
     ("name", "started"),
     [
-        ("shop", "uvicorn main:app --port 8123 in shop, 1"),
-        ("chat", "uvicorn main:app --port 8123 in chat, 1"),
-        ("admin", "uvicorn main:app --port 8123 in admin, 1"),
-        ("tutorial", "uvicorn main:app --port 8123 in tutorial, 1"),
+        ("shop", f"uvicorn {HERE} {PORT} in shop, 1"),
+        ("chat", f"uvicorn {HERE} {PORT} in chat, 1"),
+        (
+            "messages",
+            f"uvicorn {HERE} --workers 2 --timeout-graceful-shutdown 3 {PORT} in messages, 1",
+        ),
+        ("seats", f"uvicorn {HERE} {PORT} in seats, 1"),
+        ("admin", f"uvicorn {HERE} {PORT} in admin, 1"),
+        ("leader", f"uvicorn {HERE} {PORT} in leader, "),
+        ("cache", f"uvicorn {HERE} {PORT} in cache, 1"),
+        ("tutorial", f"uvicorn {HERE} {PORT} in tutorial, 1"),
         ("proxy", "docker compose up --build --port 8123 in proxy, "),
     ],
 )
@@ -263,4 +318,4 @@ def test_each_runs_by_one_command(name: str, started: str, tmp_path: Path) -> No
     )
     assert done.stdout == f"{started}\n"
     readme = EXAMPLES / name / "README.md"
-    assert name == "tutorial" or "    ./run" in readme.read_text()
+    assert name == "tutorial" or f"    examples/{name}/run" in readme.read_text()

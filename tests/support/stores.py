@@ -67,6 +67,11 @@ class UnreliableStore(MemoryStore):
         await self._begin("end")
         return await super().end(id, tombstone, ttl)
 
+    def discard(self, ids: Sequence[str]) -> None:
+        if "discard" in self.failing:
+            raise StoreUnavailableError("discard fails, says the test", reason="server")
+        super().discard(ids)
+
     async def enter(self, *arguments: Any, **named: Any) -> Written[Entered]:
         await self._begin("enter")
         return await super().enter(*arguments, **named)

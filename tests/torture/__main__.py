@@ -1,6 +1,7 @@
 """Everything that takes minutes, one after the other, with what it found.
 
-python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [php] [--minutes 3]
+python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [leader]
+                        [messages] [expiry] [php] [--minutes 3]
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from hypothesis import settings
 from tests.chaos import faults, figures
 from tests.properties.state_machine import machine
 from tests.support import php_mutations
-from tests.support.servers import DEFAULT_SERVER, Server
-from tests.torture import cancellation, soak
+from tests.support.servers import DEFAULT_SERVER, SERVERS, Server
+from tests.torture import cancellation, expiry, leading, messages, soak
 from tests.torture.sockets import run as sockets
 
 MOST_GROWTH: Final = 6 << 20
@@ -72,6 +73,26 @@ def _sockets(_: str, arguments: argparse.Namespace) -> str:
     return f"\n\n{sockets.run(size, arguments.parts)}\n"
 
 
+def _expiry(url: str, arguments: argparse.Namespace) -> str:
+    results = [
+        asyncio.run(expiry.run(url, arguments.expiring, kill=kill)) for kill in (False, True)
+    ]
+    if any(each.untold or each.wrong for each in results):
+        raise AssertionError("\n    ".join(map(str, results)))
+    return "\n    ".join(map(str, results))
+
+
+def _leader(url: str, arguments: argparse.Namespace) -> str:
+    return leading.run(url, SERVERS[DEFAULT_SERVER], arguments.runs, arguments.lease)
+
+
+def _messages(_: str, arguments: argparse.Namespace) -> str:
+    result = asyncio.run(messages.run(arguments.messages))
+    if result.wrong:
+        raise AssertionError(f"messages\n    {result}")
+    return str(result)
+
+
 def _php(_: str, arguments: argparse.Namespace) -> str:
     count: int = arguments.mutations
     found = php_mutations.run(count, seed=1)
@@ -84,6 +105,9 @@ TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "soak": _soak,
     "chaos": _chaos,
     "sockets": _sockets,
+    "expiry": _expiry,
+    "leader": _leader,
+    "messages": _messages,
     "php": _php,
 }
 
@@ -100,7 +124,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2, help="of load around each fault")
     parser.add_argument("--trials", type=int, default=1000, help="of each end of a socket")
     parser.add_argument("--sockets", type=int, default=1000, help="of one user, or of one primary")
+    parser.add_argument("--messages", type=int, default=100_000, help="over nine failovers")
+    parser.add_argument("--expiring", type=int, default=100_000, help="sessions that run out")
     parser.add_argument("--parts", nargs="*", choices=sockets.PARTS, help="of the sockets")
+    parser.add_argument("--runs", type=int, default=50, help="of each fault of a leader")
+    parser.add_argument("--lease", type=int, default=1, help="seconds of a leader's lease")
     parser.add_argument("--mutations", type=int, default=1_000_000, help="of PHP's sessions")
     arguments = parser.parse_args()
     failed = False

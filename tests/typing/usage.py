@@ -23,11 +23,14 @@ from starlette.websockets import WebSocket
 
 from redis_sessions import (
     Answer,
+    Cache,
     CookieTransport,
     CrossSiteError,
     Event,
+    Expired,
     HeaderTransport,
     Keyring,
+    LeadershipLostError,
     MemoryStore,
     RedisStore,
     Session,
@@ -46,6 +49,8 @@ from redis_sessions import (
     safe_next,
 )
 from redis_sessions.fastapi import (
+    CacheDep,
+    MessagesDep,
     OptionalPrincipalDep,
     PrincipalDep,
     SessionDep,
@@ -55,6 +60,8 @@ from redis_sessions.fastapi import (
     session_security,
     untouched,
 )
+from redis_sessions.leader import Leader, Term
+from redis_sessions.messages import Messages, Missed
 from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
     Clock,
@@ -150,12 +157,32 @@ async def socket(websocket: WebSocket) -> None:
     await session.refresh()
     async for keys in session.changes():
         assert_type(keys, frozenset[str])
+    async for message in session.messages():
+        assert_type(message, dict[str, Any] | Missed)
+        if isinstance(message, Missed):
+            assert_type(message.count, int | None)
+    async with session.messages() as messages:
+        assert_type(await anext(messages), dict[str, Any] | Missed)
     assert_type(get_session(websocket, watch=False), Session)
 
 
 @app.get("/poll", dependencies=[Depends(untouched)])
 async def poll(session: SessionDep) -> int:
     return len(session)
+
+
+@app.post("/exports")
+async def exports(messages: MessagesDep, user: PrincipalDep) -> None:
+    assert_type(messages, Messages)
+    await messages.to_principal(user, {"kind": "export"})
+    await messages.to_principal(uuid4(), {})
+    await messages.to_session("id", {})
+    await messages.to_all({})
+    alone = Messages("redis://localhost", [generate_key()], max_size=1000, on_event=print)
+    async with alone.listen(principal=7, session="id", all=True) as listener:
+        async for message in listener:
+            assert_type(message, dict[str, Any] | Missed)
+    await alone.close()
 
 
 @app.get("/me")
@@ -237,6 +264,19 @@ def log(event: Event) -> None:
     assert_type((event.address, event.user_agent), tuple[str | None, str | None])
 
 
+async def release(expired: Expired) -> None:
+    assert_type(expired.id, str)
+    assert_type(expired.principal, str | None)
+    assert_type(expired.when, datetime)
+
+
+async def told_of_expired(store: MemoryStore) -> None:
+    manager = SessionManager(store, NEW_KEY, on_expired=release)
+    SessionMiddleware(app, store=store, secret_key=NEW_KEY, on_expired=print)
+    async with manager.expiring():
+        pass
+
+
 async def without_a_request(client: Redis) -> None:
     store = MemoryStore(clock=Clock())
     stores: list[SessionStore] = [
@@ -289,7 +329,7 @@ async def without_a_request(client: Redis) -> None:
         cross_site="refuse",
         trusted_origins={"https://app.example.com"},
     )
-    errors: list[type[SessionError]] = [CrossSiteError]
+    errors: list[type[SessionError]] = [CrossSiteError, LeadershipLostError]
     assert errors
     SessionMiddleware(
         Starlette(), manager=manager, transport=[CookieTransport(), HeaderTransport()]
@@ -314,6 +354,29 @@ def in_a_test(client: Any, manager: SessionManager) -> None:
             assert_type(session, Session)
 
 
+async def leading(manager: SessionManager, client: Redis) -> None:
+    leader = Leader("redis://localhost", prefix="app:", lease=timedelta(minutes=1))
+    Leader(client, lease=30)
+    assert_type(manager.leader, Leader)
+    async with leader("nightly", lease=60) as term:
+        assert_type(term, Term)
+        assert_type(term.token, int)
+        term.check()
+
+    @leader.every("5m")
+    async def clean(term: Term) -> int:
+        return term.token
+
+    @leader.every(timedelta(hours=1), name="count", lease=60)
+    async def count() -> None:
+        pass
+
+    async with leader.running():
+        assert_type(await clean(term), int)
+        await count()
+    await leader.close()
+
+
 class TestMine(StoreConformance):
     """A store of one's own."""
 
@@ -332,3 +395,20 @@ async def observability(manager: SessionManager, app: Starlette) -> None:
     app.add_route("/ready", readiness(manager, timeout=1.5))
     assert_type(hashed_id("an id"), str)
     assert_type(await manager.ready(timeout=1.5), bool)
+
+
+async def caching(session: Session, manager: SessionManager, cache: CacheDep) -> None:
+    async def load() -> dict[str, int]:
+        return {"id": 7}
+
+    assert_type(manager.cache, Cache)
+    assert_type(await cache.get_or_set("key", load, ttl=60), dict[str, int])
+    later = timedelta(minutes=1)
+    cart = await cache.get_or_set(
+        "key", load, ttl=later, as_=Cart, negative_ttl=1, stale_if_error=later, lock=2, beta=0
+    )
+    assert_type(cart, Cart | None)
+    assert_type(cache.of(session), Cache)
+    await cache.of_principal(uuid4()).forget("key")
+    await cache.forget_principal(7)
+    assert_type(Cache("redis://localhost", [NEW_KEY, OLD_KEY], max_size=1000).counts["hit"], int)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from redis_sessions.session.record import tombstone
 from redis_sessions.stores.commands import ABSENT, EARLIER, END, Write
@@ -64,7 +65,7 @@ def test_what_counts(writes: list[Write], expected: bytes, value: bytes | None) 
         (rotation(0, 9), CONFLICT),
         (rotation(0, 9), GONE),
         (rotation(0, 9), RuntimeError()),
-        (rotation(0, 9)._replace(expected=ABSENT), STORED),
+        (replace(rotation(0, 9), expected=ABSENT), STORED),
         (Write("k", ABSENT, tombstone(1), 1000), STORED),
     ],
 )
@@ -76,9 +77,9 @@ def test_what_is_not_kept(write: Write, answer: Any) -> None:
 def test_what_another_node_had_acknowledged() -> None:
     """It is due here, unless this node has acknowledged as much, or more, of the same id."""
     repeats = noted(rotation(0, 5, b"merged"))
-    repeats.add(Repeat(rotation(0, 5)._replace(expected=EARLIER)))
+    repeats.add(Repeat(replace(rotation(0, 5), expected=EARLIER)))
     assert not repeats.due
-    repeats.add(Repeat(rotation(0, 6)._replace(expected=EARLIER)))
+    repeats.add(Repeat(replace(rotation(0, 6), expected=EARLIER)))
     assert list(repeats.due) == ["k"]
     repeats.note([rotation(6, 6, b"changed")], [STORED])
     assert not repeats.due, "it took a change of that rotation, so it has it"

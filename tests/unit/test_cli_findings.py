@@ -58,8 +58,8 @@ def test_all_is_well() -> None:
     assert {finding.level for finding in findings} == {Level.OK}
     assert [finding.advice for finding in findings if finding.advice] == []
     assert [finding.check for finding in findings] == [
-        *("topology", "tls", "rights", "server", "default user", "protected mode", "memory"),
-        *("persistence", "replication", "clock", "latency"),
+        *("topology", "tls", "rights", "messages", "server", "default user", "protected mode"),
+        *("memory", "persistence", "replication", "clock", "latency"),
     ]
 
 
@@ -67,7 +67,7 @@ def test_what_the_user_may_not_ask_is_unknown() -> None:
     """No INFO, CONFIG, TIME, PING: unknown, and no warning."""
     blind = replace(WELL, hello=None, info=None, config=None, anonymous=None, clock=None, pings=())
     levels = {f.check: f.level for f in find(replace(FACTS, servers=[blind]))}
-    assert levels.pop("rights") is levels.pop("tls") is levels.pop("topology") is Level.OK
+    assert {levels.pop(name) for name in ("rights", "messages", "tls", "topology")} == {Level.OK}
     assert set(levels.values()) == {Level.UNKNOWN}
 
 
@@ -368,10 +368,10 @@ def test_a_server_that_is_away() -> None:
 
 
 def test_a_dry_run_that_failed() -> None:
-    """What the store said is shown, and where to read what it needs."""
-    finding = of(replace(FACTS, rights="refused: NOPERM"), "rights")
-    assert (finding.level, finding.text) == (Level.FAIL, "refused: NOPERM")
-    assert "redis-sessions acl" in finding.advice
+    """What the store said is shown, and what to read. An application needn't send messages."""
+    found = [of(replace(FACTS, rights="no", messages="no"), n) for n in ("rights", "messages")]
+    assert [(f.level, f.text) for f in found] == [(Level.FAIL, "no"), (Level.WARN, "no")]
+    assert all("redis-sessions acl" in finding.advice for finding in found)
 
 
 def test_the_same_of_several_is_one_line() -> None:

@@ -6,27 +6,17 @@ import ast
 import importlib
 import re
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from redis_sessions import generate_key
 from tests.support import ROOT
+from tests.support.documentation import builder
 
 _TUTORIAL = ROOT / "docs" / "tutorial"
 _EXAMPLE = ROOT / "examples" / "tutorial"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def _builder() -> ModuleType:
-    spec = spec_from_file_location("docs_builder", ROOT / "scripts" / "docs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -36,12 +26,12 @@ def test_every_page_is_in_the_navigation() -> None:
     )
     docs = ROOT / "docs"
     pages = [page.relative_to(docs).as_posix() for page in docs.rglob("*.md")]
-    assert sorted(named) == sorted([*pages, *_builder().OUTSIDE.values()])
+    assert sorted(named) == sorted([*pages, *builder().OUTSIDE.values()])
 
 
 def test_what_the_site_needs_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Links out of docs/ lead to the site's copies, and marked code blocks become tabs."""
-    builder = _builder()
+    docs = builder()
     page = tmp_path / "docs" / "how-to" / "page.md"
     page.parent.mkdir(parents=True)
     page.write_text(
@@ -49,13 +39,13 @@ def test_what_the_site_needs_otherwise(tmp_path: Path, monkeypatch: pytest.Monke
         "[d](#here) [e](https://example.com/x.md)\n\n"
         "<!-- tab: FastAPI -->\n\n```python\n[f](../../README.md)\n\nx = 1\n```\n"
     )
-    monkeypatch.setattr(builder, "ROOT", tmp_path)
-    monkeypatch.setattr(builder, "STAGED", tmp_path / "staged")
-    monkeypatch.setattr(builder, "OUTSIDE", {"README.md": "project/readme.md"})
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.setattr(docs, "STAGED", tmp_path / "staged")
+    monkeypatch.setattr(docs, "OUTSIDE", {"README.md": "project/readme.md"})
     (tmp_path / "README.md").write_text("[g](docs/how-to/page.md)\n")
     (tmp_path / "docs" / "concepts.md").write_text("# Words\n")
 
-    builder.stage()
+    docs.stage()
 
     assert (tmp_path / "staged" / "how-to" / "page.md").read_text() == (
         "[a](../concepts.md#words) [b](../project/readme.md#start) c (`redis_sessions/errors.py`)\n"
@@ -66,16 +56,42 @@ def test_what_the_site_needs_otherwise(tmp_path: Path, monkeypatch: pytest.Monke
     assert readme == "[g](../how-to/page.md)\n"
 
 
+def test_a_page_is_amended() -> None:
+    """A menu in a menu is no landmark, and an empty corner of a table no header."""
+    menu = '<nav class="md-nav" data-md-level="1" aria-labelledby="a" aria-expanded="true"><ul>'
+    contents = '<nav class="md-nav" aria-label="Errors"><ul>'
+    outermost = '<nav class="md-nav md-nav--primary" aria-label="Navigation" data-md-level="0">'
+    amended = builder().amended
+    assert amended(menu) == '<nav class="md-nav" role="none" data-md-level="1"><ul>'
+    assert amended(contents) == '<nav class="md-nav" role="none"><ul>'
+    assert amended(outermost) == outermost
+    assert amended("<th></th><th>one</th>") == "<td></td><th>one</th>"
+
+
+def test_drawings() -> None:
+    """Each has words for who can't see it, needs nothing from elsewhere, and is on a page."""
+    texts = [page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))]
+    drawings = sorted((ROOT / "docs" / "images").glob("*.svg"))
+    assert len(drawings) >= 6
+    for drawing in drawings:
+        text = drawing.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "<title" in text or "aria-label=" in text
+        assert re.findall(r"https?:|//|href|<script|@import|<foreignObject", text) == []
+        has_dark = "prefers-color-scheme: dark" in text or 'fill="#fff"' in text
+        assert has_dark or drawing.name == "badges.svg"  # which are dark on each page
+        assert any(f"images/{drawing.name})" in each for each in texts), drawing.name
+
+
 def test_versions_are_listed_newest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each version has a directory, and the start page leads to the newest, whichever came last."""
-    builder = _builder()
-    monkeypatch.setattr(builder, "SITE", tmp_path / "site")
+    docs = builder()
+    monkeypatch.setattr(docs, "SITE", tmp_path / "site")
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("the site")
     pages = tmp_path / "pages"
 
     for version in ("0.2", "0.10", "0.9"):
-        builder.publish(version, pages)
+        docs.publish(version, pages)
 
     assert re.findall(r'"version": "(.*?)"', (pages / "versions.json").read_text()) == [
         "0.10",

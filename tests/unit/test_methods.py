@@ -36,6 +36,26 @@ def cleared_then_in(session: Session) -> None:
     session.sign_in("bob", methods=["pwd"])
 
 
+def code_then_another(session: Session) -> None:
+    session.authenticated(methods=["otp"])
+    session["user_id"] = "bob"
+
+
+def another_then_code(session: Session) -> None:
+    session["user_id"] = "bob"
+    session.authenticated(methods=["otp"])
+
+
+def in_then_another(session: Session) -> None:
+    session.sign_in("bob", methods=["pwd"])
+    session["user_id"] = "carol"
+
+
+def code_of_another_then_back(session: Session) -> None:
+    another_then_code(session)
+    session["user_id"] = "alice"
+
+
 Act = Callable[[Session], object]
 
 PROOFS: Final[dict[str, tuple[Act, tuple[str, ...]]]] = {
@@ -50,6 +70,10 @@ PROOFS: Final[dict[str, tuple[Act, tuple[str, ...]]]] = {
     "another": (lambda s: s.sign_in("bob"), ()),
     "another by sms": (lambda s: s.sign_in("bob", methods=["sms"]), ("sms",)),
     "another by the key": (lambda s: s.update(user_id="bob"), ()),
+    "a code, then another": (code_then_another, ()),
+    "another, then a code": (another_then_code, ("otp",)),
+    "in, then another": (in_then_another, ()),
+    "another's code": (code_of_another_then_back, ()),
     "out": (lambda s: s.sign_out(), ()),
     "a code, then out": (code_then_out, ()),
     "cleared": (in_then_cleared, ()),
@@ -238,7 +262,10 @@ async def test_saving_before_the_response_keeps_the_wish(at: Setting) -> None:
 
 
 async def test_a_list_shows_them(at: Setting) -> None:
-    """`SessionInfo.methods`: from the sign-in on, after another proof, and after a touch."""
+    """`SessionInfo.methods`: from the sign-in on, after another proof, and after a touch.
+
+    Who takes the place of the user who proved something hasn't proved it.
+    """
     agent = [(b"user-agent", b"Firefox")]
     token = (await at.request(lambda s: s.sign_in("a", methods=["pwd"]), headers=agent)).token.value
     shown = [(await at.manager.sessions_of("a"))[0].methods]
@@ -249,6 +276,9 @@ async def test_a_list_shows_them(at: Setting) -> None:
     (info,) = await at.manager.sessions_of("a")
     assert [*shown, info.methods] == [("pwd",), ("otp",), ("otp",)]
     assert info.user_agent == "Firefox"
+    await at.request(code_then_another, again.token.value, headers=agent)
+    (info,) = await at.manager.sessions_of("bob")
+    assert info.methods == ()
 
 
 async def test_a_list_catches_up(at: Setting) -> None:

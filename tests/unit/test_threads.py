@@ -17,6 +17,7 @@ from fastapi import BackgroundTasks, FastAPI
 from starlette.requests import Request
 
 from redis_sessions import (
+    Cache,
     Session,
     SessionError,
     SessionManager,
@@ -24,6 +25,7 @@ from redis_sessions import (
     get_session,
 )
 from redis_sessions.fastapi import SessionDep, SessionManagerDep
+from redis_sessions.messages import Messages
 from redis_sessions.testing import read_session, store_session
 from tests.support.asgi import Reply, ask, cookie
 from tests.unit.setting import ALICE
@@ -41,8 +43,16 @@ CALLS: dict[str, Callable[[Session, SessionManager], Awaitable[object]]] = {
     "manager.revoke_all, …": lambda _, manager: manager.revoke_all("alice", keep="a" * 20),
     "manager.revoke_by, …": lambda _, manager: manager.revoke_by("sid", "1"),
     "manager.ready, …": lambda _, manager: manager.ready(),
+    "messages.to_principal, …": lambda _, manager: manager.messages.to_principal("alice", {}),
+    "messages.to_session, …": lambda _, manager: manager.messages.to_session("a" * 20, {}),
+    "messages.to_all, …": lambda _, manager: manager.messages.to_all({}),
     "manager.count": lambda _, manager: manager.count(),
+    "cache.get_or_set, …": lambda _, manager: manager.cache.get_or_set("a", manager.ready, ttl=1),
+    "cache.forget, …": lambda _, manager: manager.cache.forget("a"),
+    "cache.forget_principal, …": lambda _, manager: manager.cache.forget_principal("alice"),
 }
+
+OWNERS = {"session": Session, "manager": SessionManager, "messages": Messages, "cache": Cache}
 
 
 def app_with(manager: SessionManager, endpoint: Callable[..., Any]) -> FastAPI:
@@ -91,12 +101,14 @@ def test_all_of_them_are_checked() -> None:
     """Others are called by frameworks (`connect`, `close`) or by each request (`load`)."""
     awaited = {
         f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for owner, kind in OWNERS.items()
         for name, method in vars(kind).items()
         if name[0] != "_" and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
     called = {call.partition(",")[0] for call in CALLS}
-    assert awaited - called == {"manager.connect", "manager.close", "manager.load"}
+    assert awaited - called == {
+        *("manager.connect", "manager.close", "manager.load", "messages.close", "cache.close"),
+    }
 
 
 @pytest.mark.parametrize("call", [c for c in CALLS if CHECKED or c.startswith("session")])
@@ -195,13 +207,13 @@ async def test_what_isnt_awaited_works_in_a_thread(manager: SessionManager) -> N
 
 
 def test_no_method_is_forgotten() -> None:
-    """What is awaited of the two classes is in the list above.
+    """What is awaited of the three classes is in the list above.
 
-    load() is on each request's way, and frameworks call the other two at their start and end.
+    load() is on each request's way, and frameworks call the others at their start and end.
     """
     awaited = {
         f"{owner}.{name}"
-        for owner, kind in (("session", Session), ("manager", SessionManager))
+        for owner, kind in OWNERS.items()
         for name, method in vars(kind).items()
         if not name.startswith("_") and inspect.iscoroutinefunction(inspect.unwrap(method))
     }
@@ -209,4 +221,6 @@ def test_no_method_is_forgotten() -> None:
         "manager.load",
         "manager.connect",
         "manager.close",
+        "cache.close",
+        "messages.close",
     }

@@ -40,9 +40,10 @@ USERS: Final = """\
 user default off resetpass
 user health on nopass -@all +ping
 user app on #875b9380866e9d56e7110b0ee310962c16d9d4ae103f829d62bdffd2cbe7c61d resetchannels -@all \
-~session:* +ping +client|setname +select +mget +script|load +evalsha +getrange +set +pexpire \
-+client|tracking +role +time +hget +hmget +hset +hdel +hscan +hrandfield +pttl +hlen +get +del \
-+info +client|setinfo +wait
+~session:* &session:msg:* +ping +client|setname +select +mget +script|load +evalsha +getrange \
++set +pexpire +client|tracking +role +time +hget +hmget +hset +hdel +hscan +hrandfield +pttl \
++hlen +get +del +info +zadd +zrange +zrem +zscore +client|setinfo +wait +publish +subscribe \
++unsubscribe
 """
 """deploy/redis/users.acl: what the application may do; `app`'s password is "development"."""
 

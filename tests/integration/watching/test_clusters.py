@@ -12,12 +12,18 @@ from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
 import pytest
+from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from redis_sessions import RedisStore, StoreError
+from redis_sessions import Keyring, RedisStore, StoreError
+from redis_sessions.messages import Messages
+from redis_sessions.session.box import Box
 from redis_sessions.session.record import tombstone
+from redis_sessions.stores.redis import servers_of
 from redis_sessions.testing import topology
 from tests.integration.cluster_slots import MINUTE, id_in, slots_of
+from tests.support.asgi import KEY
+from tests.support.listening import said, until, until_heard
 from tests.support.near import Told, copy, kept, served_at_most, soon, store_on, stored
 from tests.support.servers import app_user, as_app, as_owner
 
@@ -207,3 +213,36 @@ async def test_a_node_dies(
     assert await kept(store, ids[0]) == value
     node.start()
     await asyncio.to_thread(running.wait_ready)
+
+
+@pytest.mark.parametrize("how", ["the map says so", "a slot moves", "a failover", "a node dies"])
+async def test_messages(running: topology.ClusterTopology, how: str) -> None:
+    """Who listens there is told of the gap, and hears what the node is sent that has it now."""
+    url = as_app(running.url)
+    channel = "session:msg:" + Box(Keyring(KEY), "session:", b"rs-message").names("all")[0]
+    source = running.slot_owner(channel)
+    async with store_on(url) as here, store_on(url) as there:
+        messages, other = Messages(here, KEY), Messages(there, KEY)
+        async with messages.listen(all=True) as heard:
+            assert await until(heard, n := await said(other)) == [n]
+            if how == "the map says so":  # of a node that is cut off, and doesn't know it
+                servers = servers_of(here)
+                assert servers.on_moved is not None
+                servers.on_moved({key_slot(channel.encode())})
+            elif how == "a slot moves":
+                target = next(node for node in running.primaries if node is not source)
+                slot = key_slot(channel.encode())
+                await asyncio.to_thread(running.move_slots, [slot], source, target)
+            elif how == "a failover":
+                await asyncio.to_thread(running.failover, running.replicas_of(source)[0])
+            else:
+                replica = running.replicas_of(source)[0]
+                source.kill()
+                with suppress(ResponseError):  # the others may have voted for it already
+                    replica.ask("CLUSTER", "FAILOVER", "TAKEOVER")
+            items = await until_heard(heard, other)
+            assert None in items
+            assert items[-1] is not None
+    if how == "a node dies":
+        source.start()
+        await asyncio.to_thread(running.wait_ready)

@@ -11,7 +11,11 @@ import pytest
 from redis.exceptions import RedisError
 
 from redis_sessions import RedisStore, StoreError
+from redis_sessions.messages import Messages
 from redis_sessions.testing import topology
+from tests.support.asgi import KEY
+from tests.support.leading import Candidates
+from tests.support.listening import said, until, until_heard
 from tests.support.near import Told, copy, kept, new_id, served_at_most, soon, store_on, stored
 from tests.support.servers import app_user, as_app
 
@@ -76,6 +80,17 @@ async def test_38_a_failover(
         assert await kept(store, id) == value
 
 
+def test_a_leader(running: topology.SentinelTopology, prefix: str) -> None:
+    """No token is given twice over a failover, and what a fence lets pass is in order."""
+    with Candidates(as_app(running.url), prefix) as candidates:
+
+        def fail_over() -> None:
+            running.failover()
+
+        candidates.without_a_leader(fail_over)
+        candidates.stopped_by_the_fence()
+
+
 async def test_38_a_primary_that_was_frozen(
     running: topology.SentinelTopology, store: RedisStore, other: RedisStore
 ) -> None:
@@ -99,3 +114,26 @@ async def test_38_a_primary_that_was_frozen(
     assert value not in seen
     await told.until(newer)
     assert await kept(store, id) == newer
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_messages_over_a_failover(running: topology.SentinelTopology, frozen: bool) -> None:
+    """Who listens is told of the gap, and hears what is sent to the new primary."""
+    url = as_app(running.url)
+    async with store_on(url, timeout=1) as here, store_on(url, timeout=1) as there:
+        messages, other = Messages(here, KEY), Messages(there, KEY)
+        async with messages.listen(all=True) as heard:
+            assert await until(heard, n := await said(other)) == [n]
+            before = running.primary
+            if frozen:
+                before.pause()
+                await asyncio.to_thread(running.wait_promoted, before)
+            else:
+                await asyncio.to_thread(running.failover)
+            assert None in await until_heard(heard, other)
+            if frozen:
+                before.resume()
+            n = await said(other)
+            items = await until(heard, n)
+            numbers = [item for item in items if item is not None]
+            assert len(numbers) == len(set(numbers))

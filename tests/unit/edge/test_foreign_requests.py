@@ -233,6 +233,30 @@ async def test_a_header_comes_by_nobody_itself(at: Edge) -> None:
         assert seen.pop() == {"user_id": "alice"}
 
 
+class Unsaid:
+    """A transport of one's own that doesn't say whether browsers send its token by themselves."""
+
+    secure = cross_site = False
+    vary, key = "X-Session-Token", ("own", "x-session-token")
+    read, send, expire = HeaderTransport().read, HeaderTransport().send, HeaderTransport().expire
+
+
+async def test_a_transport_that_says_nothing(at: Edge) -> None:
+    """It is guarded as a cookie is, alone and beside a header that isn't."""
+    alice = await at.begin({"user_id": "alice"})
+    unsaid: Any = Unsaid()
+    seen: list[Session] = []
+    for transport in (unsaid, [unsaid, HeaderTransport("X-Other")]):
+        for headers in (CROSS, caused()):
+            await at.serve(
+                responding(seen.append),
+                headers=[*headers, (NAME, alice.encode())],
+                scope=POST,
+                transport=transport,
+            )
+        assert [dict(session) for session in seen[-2:]] == [{}, {"user_id": "alice"}]
+
+
 @pytest.mark.parametrize("choice", ["anonymous", "refuse"])
 async def test_a_header_beside_a_cookie(at: Edge, choice: str) -> None:
     """The session of the header is served, and the cookie isn't looked at."""
@@ -354,7 +378,7 @@ def test_every_method_that_writes_is_refused() -> None:
         *("sign_out", "mark_accessed", "get_as", "save", "refresh", "changes", "untouched"),
         *("get", "keys", "values", "items", "copy", "fromkeys"),
         *("id", "is_new", "created_at", "expires_at", "authenticated_at", "principal"),
-        *("idle_expires_at", "authentication_methods"),
+        *("idle_expires_at", "authentication_methods", "messages"),
     }
     plain = {name for name in dir(Session) if not name.startswith("_")}
     assert plain - known - harmless == set()

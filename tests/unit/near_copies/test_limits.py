@@ -43,6 +43,26 @@ def test_the_least_recently_used_goes(few: Copies) -> None:
     assert len(few) == 3
 
 
+def test_entries_of_the_cache_go_first(few: Copies) -> None:
+    """However many there are, they take no room from sessions; of them the oldest go first."""
+    entries = ["session:cache:" + digit * 32 for digit in "0123"]
+    put(few, "a")
+    put(few, entries[0])
+    put(few, entries[1])
+    few.get(entries[0])
+    put(few, entries[2])
+    assert there(few, "a", *entries) == ["a", entries[0], entries[2]]
+    for key in "bcd":
+        put(few, key)
+    assert there(few, *"abcd", *entries) == [*"bcd"]
+    put(few, entries[3], 90)
+    assert there(few, *"bcd", *entries) == [*"bcd"]
+    few.forget_all(None)
+    put(few, entries[3])
+    few.forget_all([entries[3]])
+    assert (len(few), counted(few)) == (0, 0)
+
+
 def test_bytes_are_counted(few: Copies) -> None:
     """As many go as make room; what is replaced or forgotten counts no more."""
     put(few, "a", 40)

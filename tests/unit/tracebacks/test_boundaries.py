@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from redis_sessions import (
+    Cache,
     CrossSiteError,
     Keyring,
     MemoryStore,
     Session,
     SessionManager,
+    StoreError,
     StoreUnavailableError,
     generate_key,
 )
+from redis_sessions.leader import Leader, Term
 from redis_sessions.lifecycle.loading import foreign
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.session import services_of, state_of
@@ -36,7 +39,9 @@ class Away(MemoryStore):
         return super().__getattribute__(name)
 
 
-METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"} | {"scan"}
+METHODS = {name for name in dir(Store) if not name.startswith("_")} - {"prefix"} | {
+    *("discard", "scan", "channels")
+}
 
 
 async def exclusive(session: Session) -> None:
@@ -46,6 +51,16 @@ async def exclusive(session: Session) -> None:
 
 async def managed(manager: SessionManager, session: Session) -> None:
     async with services_of(session).exclusive(session, 5):
+        pass
+
+
+async def listened(manager: SessionManager, session: Session) -> None:
+    async for _ in session.messages():
+        pass
+
+
+async def begun(manager: SessionManager, session: Session) -> None:
+    async with manager.messages.listen(all=True):
         pass
 
 
@@ -67,6 +82,19 @@ def written(session: Session) -> Session:
     return session
 
 
+def emptied(session: Session) -> Session:
+    session["user_id"] = []
+    return session
+
+
+async def unreadable() -> object:
+    return object()
+
+
+async def given(cache: Cache) -> None:
+    """An awaitable for what isn't awaited."""
+
+
 MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "connect": lambda manager, _: manager.connect(),
     "close": lambda manager, _: manager.close(),
@@ -76,12 +104,24 @@ MANAGERS: dict[str, Callable[[SessionManager, Session], Awaitable[Any]]] = {
     "update": lambda manager, session: manager.update(session, len),
     "exclusive": managed,
     "changes": changed,
+    "messages": lambda manager, _: manager.messages.to_all({"a": object}),
+    "messages, to whom": lambda manager, _: manager.messages.to_session("a", {}),
+    "session.messages": listened,
+    "listen": begun,
+    "listen, to what": lambda manager, _: manager.messages.listen().__aenter__(),
+    "close messages": lambda manager, _: manager.messages.close(),
     "sessions_of": lambda manager, _: manager.sessions_of("a"),
     "revoke": lambda manager, session: manager.revoke(str(session.id), principal="a"),
     "count": lambda manager, _: manager.count(),
     "sessions": lambda manager, _: anext(manager.sessions()),
     "revoke_all": lambda manager, _: manager.revoke_all("a"),
     "revoke_by": lambda manager, _: manager.revoke_by("sid", "a"),
+    "cache.forget": lambda manager, _: manager.cache.forget("a"),
+    "cache.forget_principal": lambda manager, _: manager.cache.forget_principal("a"),
+    "cache.get_or_set": lambda manager, _: manager.cache.get_or_set("a", unreadable, ttl=60),
+    "cache.close": lambda manager, _: manager.cache.close(),
+    "cache.of": lambda manager, session: given(manager.cache.of(emptied(session))),
+    "cache.of_principal": lambda manager, _: given(manager.cache.of_principal("")),
 }
 
 SESSIONS: dict[str, Callable[[Session], Any]] = {
@@ -95,6 +135,43 @@ SESSIONS: dict[str, Callable[[Session], Any]] = {
     "expire_in": lambda session: session.expire_in(0),
     "get_as": lambda session: session.get_as("mark", int),
 }
+
+
+async def led(act: Callable[[Term], object] = Term.check, *, ends: bool = False) -> None:
+    """Lead, and have an error."""
+    async with Leader(MemoryStore())("nightly") as term:
+        if not ends:
+            act(term)
+    act(term)
+
+
+async def refused() -> None:
+    leader = Leader(MemoryStore())
+
+    async def refuse(*_: object) -> object:
+        raise StoreError("no")
+
+    leader._election.leases._call = refuse  # pyright: ignore[reportPrivateUsage] - as a server may
+    async with leader("nightly"):
+        pass
+
+
+LEADERS: dict[str, Callable[[], Any]] = {
+    "Leader": lambda: Leader(MemoryStore(), lease=0),
+    "call": lambda: Leader(MemoryStore())(""),
+    "every": lambda: Leader(MemoryStore()).every("often"),
+    "every, a function": lambda: Leader(MemoryStore()).every("5m")(led, 1),  # type: ignore[call-arg]
+    "check": lambda: led(ends=True),
+    "a refusal": refused,
+}
+
+
+@pytest.mark.parametrize("name", LEADERS)
+async def test_a_leader_s_methods(name: str) -> None:
+    """What a leader raises, and what `async with` does, shows none of our functions."""
+    exc = await caught_from(LEADERS[name])
+    assert not ours(exc)
+    assert set(frames(exc)) <= {__name__, "contextlib"}
 
 
 async def caught_from(act: Callable[[], Any]) -> BaseException:
@@ -113,6 +190,7 @@ async def test_a_manager_s_methods(name: str) -> None:
     store = Away()
     manager = SessionManager(store, Keyring(generate_key()))
     session = await manager.load(await store_session(manager, {"user_id": "a"}))
+    assert manager.cache.counts == {}  # it is made before the store is away
     store.away = True
     exc = await caught_from(lambda: MANAGERS[name](manager, session))
     assert not ours(exc)

@@ -1,0 +1,174 @@
+"""Notes when sessions end, for an application that wants to know which ran out (`on_expired=`).
+
+Redis tells nobody reliably that a key has expired. So each session that begins or is touched is
+noted in a schedule. `sweep` looks at what is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from redis_sessions.errors import ConfigurationError, StoreError, StoreUnavailableError
+from redis_sessions.events import logger
+from redis_sessions.session.box import Box
+from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.record import Stored
+from redis_sessions.stores.protocols import Store
+from redis_sessions.stores.schedule import Due, schedule_of, try_schedule
+
+__all__ = ["Expired", "Expiry", "OnExpired"]
+
+_PATIENCE: Final = 0.5
+"""The most seconds that a commit waits for its note."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A session that ran out because nobody used it."""
+
+    id: str
+    """The same as `session.id`. If one end is told twice, the id is the same."""
+    principal: str | None
+    """Who was signed in, in the canonical form that `sessions_of()` takes. None: nobody."""
+    when: datetime
+    """When it ended, in UTC, on the store's clock."""
+
+    def __repr__(self) -> str:
+        return f"<Expired {self.id}>"  # a principal may be personal data
+
+
+OnExpired = Callable[[Expired], Awaitable[object] | object]
+"""Is told of each session that ran out. It may be `async`."""
+
+
+class Expiry:
+    """What one manager notes in the schedule of its store, and who is told of what is due in it.
+
+    `find`: says who is signed in by encoded data. `clock`: seconds since the epoch. `within`: the
+    seconds within which a record is stored after its time was set.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keyring: Keyring,
+        on_expired: OnExpired,
+        *,
+        find: Callable[[bytes], str | None],
+        clock: Callable[[], float],
+        within: float,
+    ) -> None:
+        if not callable(on_expired):
+            raise ConfigurationError(
+                f"on_expired={on_expired!r}: write a callable, async or not, that takes one Expired"
+            )
+        self.store = store
+        self.schedule = schedule_of(store)
+        self._box = Box(keyring, store.prefix, b"rs-expiry")
+        self.on_expired = on_expired
+        self._find = find
+        self._clock = clock
+        self._within = within + 1  # whole seconds are compared
+        self._writing = set[asyncio.Future[Any]]()
+        self._failing = False
+        self._last: asyncio.Future[Any] | None = None
+
+    async def check(self) -> None:
+        """Raise `ConfigurationError` if the store doesn't do this."""
+        try:
+            await try_schedule(self.schedule, "connect")
+        except StoreError as exc:
+            if isinstance(exc, StoreUnavailableError) and exc.reason not in ("refused", "protocol"):
+                raise
+            raise ConfigurationError(
+                f"on_expired=: {exc}; it needs the rights that `redis-sessions acl` gives, and in "
+                "a Cluster a prefix= without {}"
+            ) from exc
+
+    # -- what requests write. None of it fails a request.
+
+    def noting(self, ttl: Callable[[Stored], int]) -> Callable[[Stored], int]:
+        """`Backend.ttl`, which is called for each record that is stored: it notes those, too."""
+
+        def noted(stored: Stored) -> int:
+            lasts = ttl(stored)
+            # A change that is no touch leaves the time as it is.
+            if self._clock() - stored.record.seen_at <= self._within:
+                id = stored.token.id
+                about = self.about(id, self._find(stored.data))
+                self.write(self.schedule.note(id, lasts, about))
+            return lasts
+
+        return noted
+
+    def hearing(self, report: Callable[..., None]) -> Callable[..., None]:
+        """`Backend.report`, which is told of each end of a session that was stored."""
+
+        def heard(name: str, reason: str | None = None, id: str | None = None, *more: Any) -> None:
+            report(name, reason, id, *more)
+            if name == "ended" and id is not None:
+                self.write(self.schedule.end(id))
+
+        return heard
+
+    def finishing(self, renew: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """`Backend.afterwards`: a commit waits until its note is written, but not for long.
+
+        Otherwise notes could come in faster than they leave. They are written in turn.
+        """
+
+        async def finished() -> None:
+            last = self._last
+            if (
+                last is not None
+                and not last.done()
+                and last.get_loop() is asyncio.get_running_loop()
+            ):
+                await asyncio.wait([last], timeout=_PATIENCE)
+            await renew()
+
+        return finished
+
+    def write(self, write: Awaitable[Any]) -> asyncio.Future[Any]:
+        """Write this also if who waits for it is cancelled. A failure is logged."""
+        self._last = future = asyncio.ensure_future(write)
+        self._writing.add(future)
+        future.add_done_callback(self._written)
+        return future
+
+    def _written(self, future: asyncio.Future[Any]) -> None:
+        self._writing.discard(future)
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not self._failing:
+            logger.warning("sessions: the schedule for on_expired= lacks changes: %s", error)
+        self._failing = error is not None
+
+    async def settle(self) -> None:
+        """Wait until all that was to be written in this event loop is."""
+        loop = asyncio.get_running_loop()
+        if waiting := [each for each in self._writing.copy() if each.get_loop() is loop]:
+            await asyncio.wait(waiting)
+
+    # -- what is noted beside the time
+
+    def about(self, id: str, *parts: str | int | None) -> bytes:
+        """The principal; and of an end that couldn't be told, when it was, and how often in vain.
+
+        It is sealed, since nobody who reads Redis learns who is signed in.
+        """
+        return self._box.seal(id, json.dumps(parts).encode())
+
+    def opened(self, due: Due) -> tuple[str | None, int, int]:
+        """The principal, when the session ended, and how often it was told in vain."""
+        plain = self._box.open(due.id, due.about)
+        try:
+            principal, *rest = (None,) if plain is None else json.loads(plain)
+            at, tries = rest or (due.at, 0)
+        except (ValueError, TypeError):  # sealed by another version
+            return None, due.at, 0
+        return principal, at, tries

@@ -1,0 +1,378 @@
+"""What is published in channels (Pub/Sub): over Redis, or within this process.
+
+Each message arrives at most once: Redis keeps none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from contextvars import Context
+from functools import partial
+from threading import Lock
+from typing import Any, Final, Protocol, runtime_checkable
+from weakref import WeakMethod
+
+from redis import exceptions as errors
+from redis.crc import key_slot
+
+from redis_sessions.connect.connector import Connector
+from redis_sessions.connect.deployment import Kind
+from redis_sessions.connect.failures import late, translate
+from redis_sessions.connect.loops import call_later
+from redis_sessions.connect.subscriber import Subscriber
+from redis_sessions.errors import StoreError
+from redis_sessions.events import logger
+from redis_sessions.stores.commands import IndexCommand
+from redis_sessions.stores.servers import Servers
+from redis_sessions.stores.watching import BOUND
+
+__all__ = ["MemoryPubSub", "PubSub", "Publishing", "RedisPubSub", "Told"]
+
+Told = Callable[[str, bytes | None], None]
+"""Is called with a channel and what was published in it; with None if something may be missing."""
+
+_UNKNOWN: Final = "unknown command"  # before Redis 7 a Cluster has no channels that belong to slots
+_PLAIN_FOR: Final = 1.0
+_LONGEST_PAUSE: Final = 0.5
+_IDLE: Final = 60.0
+_REDIRECTED: Final = (errors.AskError, errors.ClusterDownError, errors.TryAgainError)
+
+
+class PubSub(Protocol):
+    """The channels of a store, as one event loop sees them."""
+
+    def publish(self, channel: str, data: bytes) -> Awaitable[None]:
+        """Send this to all who listen now; `StoreError`. It may arrive twice."""
+        ...
+
+    async def subscribe(self, channels: Sequence[str], told: Told) -> Callable[[], None]:
+        """Have `told` called, by the event loop, with what is published from now on.
+
+        It returns once the server has confirmed it. What it returns ends it. `StoreError` if the
+        server can't be reached, or refuses. A later loss is told as None, once it is over.
+        """
+        ...
+
+
+@runtime_checkable
+class Publishing(Protocol):
+    """What a store adds that has channels."""
+
+    def channels(self) -> PubSub:
+        """The channels, for the running event loop."""
+        ...
+
+
+class _Channel:
+    """One channel that somebody listens to."""
+
+    __slots__ = ("at", "confirmed", "missed", "ready", "told")
+
+    def __init__(self, ready: asyncio.Future[None]) -> None:
+        self.told: dict[object, Told] = {}
+        self.at: Subscriber | None = None
+        self.ready = ready
+        """Is done when the server has confirmed it, or when that failed."""
+        self.confirmed = False
+        self.missed = False
+        """Whether it was confirmed before, so that something may be missing."""
+
+
+class RedisPubSub:
+    """The channels of one store, for one event loop. A channel is subscribed to once for all.
+
+    Each server that has channels to tell of has one connection (`Subscriber`). There are four
+    reasons to look for a channel's server:
+
+    1. Somebody listens to it, and nobody did before.
+    2. The connection was lost.
+    3. The server has ended the subscription, or has refused it, since another one has the slot; or
+       the Cluster's map says so.
+    4. An attempt has failed. There are pauses between attempts, of half a second at most.
+
+    In a Cluster, and behind Sentinels, another server may take one's place. Publishers notice that
+    some seconds later than listeners may. So after a loss these are told twice.
+    """
+
+    def __init__(self, servers: Servers, timeout: float, kind: Kind) -> None:
+        self._servers = servers
+        self._timeout = timeout
+        self._cluster = kind == "cluster"
+        self._several = kind in ("cluster", "sentinel")
+        self._loop = asyncio.get_running_loop()
+        self._channels: dict[str, _Channel] = {}
+        self._unplaced: dict[str, None] = {}
+        self._leaving: set[str] = set()  # at the end of this tick, unless somebody comes
+        self._nodes: dict[str, Subscriber] = {}
+        self._placing: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._failures = 0
+        self._stale = False  # whether the Cluster's map is
+        self._plain_until = float("-inf")
+        self._warned = False
+        self._resting: asyncio.TimerHandle | None = None
+        me = WeakMethod(self._note_moved)  # the servers mustn't hold what has them
+
+        def on_moved(slots: Container[int]) -> None:
+            if (note := me()) is not None:
+                note(slots)
+
+        servers.on_moved = on_moved
+
+    # -- publishing
+
+    async def publish(self, channel: str, data: bytes) -> None:
+        sharded = self._cluster and self._loop.time() >= self._plain_until
+        try:
+            await self._publish("SPUBLISH" if sharded else "PUBLISH", channel, data)
+        except StoreError as exc:
+            if not sharded or _UNKNOWN not in str(exc):
+                raise
+            self._plain_until = self._loop.time() + _PLAIN_FOR
+            await self._publish("PUBLISH", channel, data)
+
+    def _publish(self, verb: str, channel: str, data: bytes) -> Awaitable[Any]:
+        command = IndexCommand(channel, (verb, channel, data))
+        return self._servers.index_commands.submit(command, len(data) + 64)
+
+    # -- listening
+
+    async def subscribe(self, channels: Sequence[str], told: Told) -> Callable[[], None]:
+        token, ready = object(), list[asyncio.Future[None]]()
+        for name in channels:
+            channel = self._channels.get(name)
+            if channel is None:
+                channel = self._channels[name] = _Channel(self._loop.create_future())
+                self._place_soon([name])
+            channel.told[token] = told
+            ready.append(channel.ready)
+        stop = partial(self._stop, channels, token)
+        try:
+            # Not gather(), which would cancel what others wait for, too.
+            done, left = await asyncio.wait(
+                ready, timeout=self._timeout, return_when=asyncio.FIRST_EXCEPTION
+            )
+            for future in done:
+                future.result()
+            if left:
+                raise late("the server of a channel", self._timeout)
+        except BaseException:
+            stop()
+            raise
+        return stop
+
+    def _stop(self, channels: Iterable[str], token: object) -> None:
+        for name in channels:
+            channel = self._channels.get(name)
+            if channel is not None:
+                channel.told.pop(token, None)
+            if channel is not None and not channel.told:
+                if not self._leaving:
+                    self._loop.call_soon(self._leave, context=Context())
+                self._leaving.add(name)
+
+    def _leave(self) -> None:
+        ends = dict[Subscriber, list[str]]()
+        for name in self._leaving:
+            channel = self._channels.get(name)
+            if channel is not None and not channel.told:
+                del self._channels[name]
+                self._unplaced.pop(name, None)
+                if channel.at is not None:
+                    ends.setdefault(channel.at, []).append(name)
+        self._leaving.clear()
+        for subscriber, names in ends.items():
+            subscriber.unsubscribe(names)
+        if not self._channels and self._resting is None:
+            self._resting = call_later(_IDLE, self, RedisPubSub._rest)
+
+    def _rest(self) -> None:
+        self._resting = None
+        if not self._channels:
+            while self._nodes:
+                self._close(self._nodes.popitem()[1])
+
+    async def close(self) -> None:
+        """Close all connections. Nobody is told anything any more."""
+        self._channels.clear()
+        self._unplaced.clear()
+        if self._resting is not None:
+            self._resting.cancel()
+        if self._placing is not None:
+            self._placing.cancel()
+            await asyncio.wait([self._placing])
+        self._rest()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _close(self, subscriber: Subscriber) -> None:
+        closing = self._loop.create_task(subscriber.close(), context=Context())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    # -- which server has which channel
+
+    def _place_soon(self, names: Iterable[str]) -> None:
+        self._unplaced.update(dict.fromkeys(names))
+        if self._placing is None or self._placing.done():
+            self._placing = self._loop.create_task(self._place(), context=Context())
+
+    async def _place(self) -> None:
+        while self._unplaced:
+            if self._failures:
+                pause = min(0.02 * 2 ** min(self._failures, 9), _LONGEST_PAUSE)
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - to spread them
+            names = list(self._unplaced)
+            self._unplaced.clear()
+            groups = dict[str, tuple[Connector, list[str]]]()
+            try:
+                for name in names:
+                    connector = await self._servers.primary_of(name, fresh=self._stale)
+                    self._stale = False
+                    groups.setdefault(connector.where, (connector, []))[1].append(name)
+            except StoreError as exc:
+                self._fail(names, exc)
+                continue
+            # One that hangs doesn't hold the others up.
+            await asyncio.gather(*(self._place_at(*group) for group in groups.values()))
+
+    async def _place_at(self, connector: Connector, names: Sequence[str]) -> None:
+        subscriber = self._nodes.get(connector.where)
+        if subscriber is None:
+            subscriber = Subscriber(connector, BOUND, self)
+            try:
+                await subscriber.open()
+            except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
+                self._stale = True
+                self._fail(names, exc)
+                return
+            self._nodes[connector.where] = subscriber
+        known = [name for name in names if name in self._channels]  # others left meanwhile
+        for name in known:
+            self._channels[name].at = subscriber
+        if subscriber.lost:
+            self._unsettle(known)
+        else:
+            subscriber.subscribe(known)
+
+    def _fail(self, names: Sequence[str], error: Exception) -> None:
+        """Tell those who wait for these channels, and try again for those who go on."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("sessions: messages don't arrive: %s", error)
+        for name in names:
+            channel = self._channels.get(name)
+            if channel is not None and not channel.confirmed:
+                channel.ready.set_exception(error)
+                channel.ready.exception()  # so that asyncio doesn't log it
+                channel.ready = self._loop.create_future()
+        self._unsettle(names)
+
+    def _unsettle(self, names: Iterable[str]) -> None:
+        """Note that these channels have no server, and look for it."""
+        self._failures += 1
+        for name in list(names):
+            if (channel := self._channels.get(name)) is not None:
+                if channel.confirmed:
+                    channel.confirmed, channel.missed = False, True
+                    channel.ready = self._loop.create_future()
+                channel.at = None
+                self._place_soon([name])
+
+    def _note_moved(self, slots: Container[int]) -> None:
+        """Leave the nodes that had these slots: one that is cut off tells nothing of it."""
+        ends = dict[Subscriber, list[str]]()
+        for name, channel in self._channels.items():
+            here = channel.at
+            if here is not None and here.sharded and key_slot(name.encode()) in slots:
+                ends.setdefault(here, []).append(name)
+        for subscriber, names in ends.items():
+            subscriber.unsubscribe(names)
+            self._unsettle(names)
+
+    # -- what a subscriber tells
+
+    def on_message(self, channel: str, data: bytes) -> None:
+        self._tell(channel, data)
+
+    def on_subscribed(self, by: Subscriber, channel: str) -> None:
+        known = self._channels.get(channel)
+        if known is None or known.at is not by or known.confirmed:
+            return
+        self._failures, self._warned, known.confirmed = 0, False, True
+        known.ready.set_result(None)
+        if known.missed:
+            known.missed = False
+            self._tell(channel, None)
+            if self._several:
+                seconds = self._timeout + 1.0  # publishers ask the Sentinels once a second
+                call_later(seconds, self, lambda here: here._tell(channel, None))
+
+    def on_refused(self, by: Subscriber, channels: Sequence[str], error: Exception) -> None:
+        here = [name for name in channels if name in self._channels]
+        if by.sharded and _UNKNOWN in str(error):
+            by.sharded = False
+            by.subscribe(here)
+        elif isinstance(error, _REDIRECTED):
+            self._stale = True
+            self._unsettle(here)
+        else:
+            self._fail(here, translate(by.where, error))
+
+    def on_dropped(self, by: Subscriber, channel: str) -> None:
+        known = self._channels.get(channel)
+        if known is not None and known.at is by:
+            self._stale = True
+            self._unsettle([channel])
+
+    def on_lost(self, by: Subscriber, error: StoreError) -> None:
+        if self._nodes.get(by.where) is by:
+            del self._nodes[by.where]
+        self._stale = True
+        self._close(by)
+        self._unsettle([name for name, channel in self._channels.items() if channel.at is by])
+
+    def _tell(self, name: str, data: bytes | None) -> None:
+        channel = self._channels.get(name)
+        if channel is not None:
+            for token, told in list(channel.told.items()):
+                if token in channel.told:  # one that is told may stop others
+                    told(name, data)
+
+
+class MemoryPubSub:
+    """The channels of a store in memory, shared by the threads and event loops of one process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._told: dict[str, dict[object, tuple[asyncio.AbstractEventLoop, Told]]] = {}
+
+    async def publish(self, channel: str, data: bytes) -> None:
+        with self._lock:
+            here = list(self._told.get(channel, {}).items())
+        for token, (loop, told) in here:
+            try:
+                loop.call_soon_threadsafe(self._tell, channel, token, told, data)
+            except RuntimeError:  # the event loop is closed
+                self._stop([channel], token)
+
+    def _tell(self, channel: str, token: object, told: Told, data: bytes) -> None:
+        if token in self._told.get(channel, {}):
+            told(channel, data)
+
+    async def subscribe(self, channels: Sequence[str], told: Told) -> Callable[[], None]:
+        token, loop = object(), asyncio.get_running_loop()
+        with self._lock:
+            for channel in channels:
+                self._told.setdefault(channel, {})[token] = loop, told
+        return partial(self._stop, channels, token)
+
+    def _stop(self, channels: Iterable[str], token: object) -> None:
+        with self._lock:
+            for channel in channels:
+                here = self._told.get(channel, {})
+                here.pop(token, None)
+                if not here:
+                    self._told.pop(channel, None)
