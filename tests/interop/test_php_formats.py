@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_sessions.php.compression import Compression, compressor, decompressor
+from redis_sessions.php.data import PhpObject
 from redis_sessions.php.session_formats import SERIALIZERS, Serializer, decode, encode
 from tests.properties.strategies import examples
 from tests.support.php import Php, described
@@ -71,6 +72,24 @@ def test_what_php_writes_and_reads(sessions: Php, serializer: Serializer) -> Non
         again, said_of_ours = sessions.read(serializer, encode(data, serializer))
         assert said_of_ours == said, name
         assert described(decode(again, serializer)) == said, name
+
+
+NATIVE: Final = """$_SESSION = ['list' => new ArrayObject([1, 'k' => [2]]),
+    'old' => new Old("a\\xff"),
+    'date' => new DateTimeImmutable('2026-01-02 03:04:05 UTC'), 'more' => [new Old, 1.5]];"""
+
+
+@pytest.mark.parametrize("serializer", [name for name in SERIALIZERS if "json" not in name])
+def test_objects_that_their_class_serializes(sessions: Php, serializer: Serializer) -> None:
+    """Of what is written PHP makes the same objects as of its own payload."""
+    payload, _ = sessions.wrote(serializer, NATIVE)
+    _, said = sessions.read(serializer, payload)
+
+    data = decode(payload, serializer)
+    _, said_of_ours = sessions.read(serializer, encode(data, serializer))
+
+    assert data["old"] == PhpObject("Old", b"text=a\xff", "serializable")
+    assert said_of_ours == said
 
 
 texts: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

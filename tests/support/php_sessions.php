@@ -4,6 +4,14 @@
 enum Suit: string { case Hearts = 'H'; case Spades = 'S'; }
 class Money { public $amount = 5; protected $currency = 'EUR'; private $note = null; }
 
+// PHP warns of this interface when it compiles the class; old applications have it all the same.
+error_reporting(E_ALL & ~E_DEPRECATED);
+eval('class Old implements Serializable {
+    public function __construct(public string $text = "") {}
+    public function serialize() { return "text=" . $this->text; }
+    public function unserialize($data) { $this->text = substr($data, 5); }
+}');
+
 // A store of one session, in memory: what PHP's serializers read and write is all that counts.
 class OneSession implements SessionHandlerInterface {
     public string $payload = '';

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -67,6 +68,31 @@ def test_no_bytes_are_an_empty_session(serializer: Serializer) -> None:
     """PHP stores an empty session as nothing, and what is encoded of one is empty, too."""
     assert decode(b"", serializer) == {}
     assert decode(encode({}, serializer), serializer) == {}
+
+
+def test_references_of_msgpack() -> None:
+    """A reference to an array has no number of its own, but one to an object has."""
+    payload = "9582c001a16b0182c002000282c0a8737464436c617373a1780182c004000382c0040003"
+    record = PhpObject("stdClass", {"x": 1})
+
+    assert msgpack.loads(bytes.fromhex(payload)) == [{"k": 1}, {"k": 1}, record, record, record]
+
+
+def test_a_name_without_a_value() -> None:
+    """php_binary marks a variable that isn't set: old versions of PHP wrote such names."""
+    assert decode(b"\x81a\x01bi:1;", "php_binary") == {"b": 1}
+
+
+def test_keys_that_are_numbers() -> None:
+    """PHP's numbers have 64 bits and one spelling; all else is text."""
+    names = ["0", "-1", "01", "-0", "1.0", "", str(2**63 - 1), str(2**63), str(-(2**63)), "+1"]
+    numbers = {"0", "-1", str(2**63 - 1), str(-(2**63))}
+
+    written = serialize.dumps(dict.fromkeys(names))
+
+    assert [b"i:%s;" % name.encode() in written for name in names] == [
+        name in numbers for name in names
+    ]
 
 
 def test_a_property_by_its_name() -> None:
@@ -143,6 +169,7 @@ def test_a_property_by_its_name() -> None:
         (b"\x91\x82\xc0\6\1\2", "msgpack"),
         (b"\x91\x82\xc0\7\xa1a\xa1b", "msgpack"),
         (b"\x91\x81\xc0\4", "msgpack"),
+        (b"\x91\x83\xc0\xa1A\xc0\x90\xa1b\1", "msgpack"),
         (b"\xdd\xff\xff\xff\xff", "msgpack"),
     ],
 )
@@ -219,6 +246,18 @@ def test_too_deep_to_read() -> None:
             loads(payload)
 
 
+def test_a_deep_stack() -> None:
+    """Where the interpreter has too few frames left, that is the same error."""
+    payload = encode({"a": [[[[[[[[[[]]]]]]]]]]}, "php")
+
+    def decode_below(frames: int) -> Any:
+        return decode_below(frames - 1) if frames else decode(payload, "php")
+
+    with pytest.raises(PhpFormatError, match="nested too deeply"):
+        for frames in range(10, sys.getrecursionlimit(), 10):
+            decode_below(frames)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -271,6 +310,13 @@ def test_some_keys_are_replaced(serializer: Serializer) -> None:
         replace(PAYLOADS[serializer], serializer, {})
 
 
+def test_an_array_that_two_places_have() -> None:
+    """igbinary writes it once though PHP has no reference there: it can be written back."""
+    payload = b"\0\0\0\2\x14\2\x11\1c\x14\1\6\0\6\1\x11\1d\1\1"
+
+    assert decode(replace(payload, "igbinary", {}), "igbinary") == {"c": [1], "d": [1]}
+
+
 STORED: dict[Compression, str] = {
     "lzf": "0b636172747c613a303a7b7d63e0200a017b7d",
     "zstd": "28b52ffd20378d000058636172747c613a303a7b7d0100d92c5e",
@@ -301,6 +347,17 @@ def test_broken_compression(kind: Compression) -> None:
     for length in range(1, len(stored)):
         with contextlib.suppress(PhpFormatError):
             assert decompress(stored[:length], 1000) != b"cart|a:0:{}" * 5
+
+
+def test_what_phpredis_takes_for_uncompressed() -> None:
+    """LZF that is cut, and a header of lz4 with nothing behind it; but not an altered length."""
+    assert decompressor("lzf")(b"\x05abc", 100) == b"\x05abc"
+    assert decompressor("lzf")(b"\0a\x20\x05", 100) == b"\0a\x20\x05"
+    lz4, block = decompressor("lz4"), bytes.fromhex(STORED["lz4"])
+    none, more = bytes.fromhex("d700000000"), bytes.fromhex("8338000000")
+    assert lz4(none + b"x", 100) == none + b"x"
+    with pytest.raises(PhpFormatError, match="another length"):
+        lz4(more + block[5:], 100)
 
 
 def test_altered_sessions() -> None:
