@@ -144,6 +144,7 @@ async def test_it_isnt_alice_s_any_more(now: dict[str, Any] | None) -> None:
         source.sessions["s1"] = now
     seen = (await at.visit(ours=token)).seen
     assert seen == ({} if now is None or "broken" in now else now)
+    assert source.sessions == ({} if now is None else {"s1": now})  # nothing is ended there
 
 
 async def test_who_signs_in_there_is_known_here() -> None:
