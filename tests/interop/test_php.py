@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from redis import Redis
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from redis_sessions import get_session
+from redis_sessions import SessionConflictError, get_session
 from redis_sessions.accept import Found
 from redis_sessions.php import PhpSessions
 from redis_sessions.testing.topology import ClusterTopology
@@ -70,11 +71,14 @@ def place(request: pytest.FixtureRequest, prefix: str, redis_url: str) -> Place:
     if request.param == "predis":
         request.getfixturevalue("php_libraries")
         return Place(redis_url, theirs, {"predis": _tcp(redis_url), "prefix": theirs})
-    topology: ClusterTopology = request.getfixturevalue("cluster_topology")
+    return _cluster(request.getfixturevalue("cluster_topology"), theirs)
+
+
+def _cluster(topology: ClusterTopology, prefix: str) -> Place:
     seeds = "&".join(f"seed[]={node.address}" for node in topology.nodes)
-    path = f"{seeds}&prefix={theirs}"
+    path = f"{seeds}&prefix={prefix}"
     ini = {"session.save_handler": "rediscluster", "session.save_path": path}
-    return Place(topology.url, theirs, ini)
+    return Place(topology.url, prefix, ini)
 
 
 async def _do(request: Request) -> Response:
@@ -232,6 +236,42 @@ async def test_every_write_counts(redis_url: str, prefix: str, shop_url: str) ->
         writes = [write(names[first::5]) for first in range(5)]
         await asyncio.gather(*writes, *(count() for _ in range(5)))
         assert await at.php("/") == {"count": 51, **{name: name for name in names}}
+    await source.close()
+
+
+async def test_writes_in_a_cluster(
+    cluster_topology: ClusterTopology, prefix: str, shop_url: str
+) -> None:
+    """Where PHP has no lock, writes of ours that come at once are all there, too."""
+    place = _cluster(cluster_topology, prefix)
+    names = [f"key{number}" for number in range(10)]
+    source = place.source(map=None, write_back=names)
+    async with browser(Starlette(), shop_url, place.ini) as at:
+        await at.php("/count")
+        id = str(at.php_id)
+        assert all(await asyncio.gather(*(source.write(id, {name: name}) for name in names)))
+        assert await at.php("/") == {"count": 1, **{name: name for name in names}}
+    await source.close()
+
+
+async def test_php_holds_the_lock(
+    redis_url: str, prefix: str, shop_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write waits for PHP's lock, and then fails; an end happens all the same."""
+    monkeypatch.setattr("redis_sessions.php.sessions._WAIT", 0.05)
+    place = _phpredis(redis_url, prefix)
+    source = place.source()
+    async with browser(Starlette(), shop_url, place.ini) as at:
+        await at.php("/login?user=alice")
+        id = str(at.php_id)
+        with Redis.from_url(as_owner(redis_url)) as client:
+            client.set(f"{prefix}{id}_LOCK", "host|1")
+            with pytest.raises(SessionConflictError):
+                await source.write(id, {"cart": {}})
+            assert await source.lives(id)
+            await source.end(id)
+            assert not await source.lives(id)
+            assert client.get(f"{prefix}{id}_LOCK") == b"host|1"
     await source.close()
 
 
