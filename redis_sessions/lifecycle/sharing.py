@@ -7,9 +7,11 @@ principal's key is one of them, a sign-in here begins a session there, under a n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+from redis_sessions.errors import StoreError
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Origin
 from redis_sessions.session.outcome import Answer, Outcome
@@ -45,7 +47,12 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
         pass
     elif stored is not None and origin is not None and origin == pending.origin:
         anonymous = old if pending.outcome is Outcome.GAIN else None
-        headers = await sharing.begin(origin, stored, anonymous)
+        try:
+            headers = await sharing.begin(origin, stored, anonymous)
+        except BaseException:
+            with suppress(StoreError):  # nobody gets its token
+                await pending.writer.end(stored.token.id, "not shared")
+            raise
         answer = replace(answer, headers=(*answer.headers, *headers))
         if old is not None:
             await sharing.end(old)

@@ -9,6 +9,7 @@ import pytest
 
 from redis_sessions import Session
 from redis_sessions.accept import Found
+from redis_sessions.errors import StoreUnavailableError
 from tests.support.asgi import COOKIE
 from tests.unit.accept.elsewhere import THEIRS, Place, names_in, token_in
 
@@ -25,6 +26,7 @@ class Together:
 
     def __init__(self, **sessions: dict[str, Any]) -> None:
         self.sessions = sessions
+        self.full = False
         self.written: list[Mapping[str, Any]] = []
 
     def map(self, data: dict[str, Any]) -> Mapping[str, Any] | None:
@@ -54,6 +56,8 @@ class Together:
     async def begin(
         self, id: str, data: dict[str, Any], values: Mapping[str, Any]
     ) -> tuple[bytes, bytes]:
+        if self.full:
+            raise StoreUnavailableError("their store is full, says the test", reason="server")
         self.sessions[id] = {**data, **values}
         return b"set-cookie", f"{THEIRS}={id}".encode()
 
@@ -117,6 +121,16 @@ async def test_a_sign_in_begins_there() -> None:
     assert source.sessions == {"new1": {**ALICE, "theirs": 1}}
     after = token_in(reply)
     assert (await at.visit(ours=after, theirs="new1")).seen == {**ALICE, "theirs": 1}
+
+
+async def test_a_sign_in_that_fails_there_fails_here() -> None:
+    """If the session can't begin there, nobody is signed in, on neither side."""
+    at, source, token = await _visited(s1={"cart": ["tea"]})
+    source.full = True
+    reply = await at.visit(lambda session: session.sign_in("alice"), ours=token)
+    assert reply.status == 503
+    assert await at.manager.sessions_of("alice") == []
+    assert at.reported("ended")[-1] == "not shared"
 
 
 async def test_another_user_gets_nothing_of_the_first() -> None:
