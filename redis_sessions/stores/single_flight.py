@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from functools import partial
 from itertools import count
 from time import monotonic as clock
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.errors import ConfigurationError, StoreError
@@ -55,6 +55,8 @@ class _Flight:
     task: asyncio.Task[bytes]
     began: int | None = None
     """The tick at which the loader was called."""
+    looked = 0
+    """The tick at which it was asked for the last time what is stored."""
     claim: Claim | None = None
     """The claim that is known to have been stored."""
     sent: Claim | None = None
@@ -72,15 +74,21 @@ class _Flight:
         """Whether it can't end before the other one does."""
         return self is other or any(each.waits_for(other) for each in self.awaits)
 
-    def serves(self, arrived: int, sight: Sight | None) -> bool:
-        """Whether whoever came at this tick gets nothing that had been forgotten by then.
+    def may_serve(self, arrived: int, sight: Sight | None) -> bool:
+        """Whether whoever came at this tick may wait for it.
 
-        It is so if the loader was called later, or if its claim was still there to be seen. Without
-        a claim nobody knows: then one load for many counts for more.
+        It isn't so if the loader had been called by then, and its claim wasn't there to be seen
+        any more: the value was forgotten.
         """
         if self.began is None or arrived < self.began or sight is None or self.claim is None:
             return True
         return (self.claim.header, self.claim.generation) == (sight.header, sight.generation)
+
+    def serves(self, arrived: int, sight: Sight | None) -> bool:
+        """Whether what it has given hadn't been forgotten by then. Without a claim nobody knows."""
+        if self.began is None:
+            return self.looked > arrived
+        return arrived < self.began or (sight is not None and self.claim is not None)
 
 
 class SingleFlight:
@@ -116,9 +124,26 @@ class SingleFlight:
         The loader runs in a task of its own, which is cancelled when nobody waits for it any more.
         `sight` is what was seen; None if the store is away. Raises what the loader raises.
         """
+        while True:
+            flight = await self._join(place, sight, terms, load, arrived)
+            value = flight.task.result()
+            if flight.serves(arrived, sight):
+                return value
+            try:
+                sight = await self._entries.look(place)
+            except StoreError:
+                return value
+            entry = sight.entry
+            if self._is_fresh(entry):
+                return entry.value
+
+    async def _join(
+        self, place: Place, sight: Sight | None, terms: Terms, load: Load, arrived: int
+    ) -> _Flight:
+        """Wait for a flight, or for a new one."""
         flights = self._flights.get()
         flight = flights.get(place.id)
-        if flight is None or not flight.serves(arrived, sight):
+        if flight is None or not flight.may_serve(arrived, sight):
             flights[place.id] = flight = _Flight(place.group)
             flight.task = asyncio.create_task(self._fly(flight, place, sight, terms, load))
             flight.task.add_done_callback(partial(_land, flights, place.id, flight))
@@ -139,7 +164,7 @@ class SingleFlight:
             flight.waiters -= 1
             if not flight.waiters and flight.task.cancel():
                 _leave(flights, place.id, flight)
-        return flight.task.result()
+        return flight
 
     async def _fly(
         self, flight: _Flight, place: Place, sight: Sight | None, terms: Terms, load: Load
@@ -147,15 +172,10 @@ class SingleFlight:
         _loading.set(flight)
         try:
             return await self._value(flight, place, sight, terms, load)
-        except Exception:
-            raise
-        except BaseException:  # nobody waits any more: others needn't wait for the claim to lapse
-            if flight.sent is not None:
-                ending = asyncio.get_running_loop().create_task(
-                    self._end(place, flight, restore=True)
-                )
-                self._ending.add(ending)
-                ending.add_done_callback(self._ending.discard)
+        except asyncio.CancelledError:  # nobody waits here any more, and elsewhere nobody need
+            ending = asyncio.create_task(self._end(place, flight, restore=True))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
             raise
 
     async def _value(
@@ -213,11 +233,15 @@ class SingleFlight:
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
                 pause = min(pause * 1.5, _LONGEST_POLL)
             # What was seen before may have been forgotten, and others have come since.
+            flight.looked = next(_ticks)
             sight = await self._entries.look(place)
             entry = sight.entry
-            if entry is not None and entry.value and self._entries.now() < entry.fresh_until:
+            if self._is_fresh(entry):
                 self._counts["waited"] += 1
                 return entry.value
+
+    def _is_fresh(self, entry: Entry | None) -> TypeGuard[Entry]:
+        return entry is not None and bool(entry.value) and self._entries.now() < entry.fresh_until
 
     def _stand_in(self, before: Entry | None, terms: Terms) -> bytes | None:
         """The value of before, if it may be served although a load has failed."""

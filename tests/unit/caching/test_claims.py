@@ -171,3 +171,30 @@ async def test_beta(at: Kept, beta: Any) -> None:
     """What can't be a factor is an error that names it."""
     with pytest.raises(ConfigurationError, match=r"^beta="):
         await at.cache.get_or_set("key", Loads(), ttl=60, beta=beta)
+
+
+async def test_late_look(at: Kept) -> None:
+    """Who comes after `forget` isn't given what somebody else had been answered before."""
+    old, answered, go_on = paused("old"), asyncio.Event(), asyncio.Event()
+    loading = asyncio.create_task(at.another().get_or_set("key", old, ttl=60))
+    await old.began.wait()
+    looks = 0
+
+    async def held() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # of the one who waits
+            answered.set()
+            await go_on.wait()
+
+    at.store.loaded = held
+    waiting = asyncio.create_task(at.cache.get_or_set("key", Loads("new"), ttl=60))
+    await at.until(lambda: looks == 1)
+    old.go_on.set()
+    await loading
+    await answered.wait()
+    await at.another().forget("key")
+    after = asyncio.create_task(at.cache.get_or_set("key", Loads("new"), ttl=60))
+    await at.until(lambda: looks == 3)
+    go_on.set()
+    assert (await waiting, await after) == ("old", "new")
