@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from itertools import count
 from time import monotonic as clock
-from typing import Final, NamedTuple, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.errors import ConfigurationError, StoreError
@@ -173,9 +173,7 @@ class SingleFlight:
         try:
             return await self._value(flight, place, sight, terms, load)
         except asyncio.CancelledError:  # nobody waits here any more, and elsewhere nobody need
-            ending = asyncio.create_task(self._end(place, flight, restore=True))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            self._later(self._end(place, flight, restore=True))
             raise
 
     async def _value(
@@ -198,7 +196,7 @@ class SingleFlight:
             value = await load()
         except Exception as exc:
             stand_in = self._stand_in(before, terms)
-            await self._end(place, flight, restore=True)
+            await self._settled(flight, self._end(place, flight, restore=True))
             if stand_in is None:
                 raise
             self._counts["stale"] += 1
@@ -210,7 +208,7 @@ class SingleFlight:
                 )
             return stand_in
         took = int((clock() - started) * 1000)
-        await self._keep(place, flight, value, took, terms)
+        await self._settled(flight, self._keep(place, flight, value, took, terms))
         return value
 
     async def _claim(self, flight: _Flight, place: Place, sight: Sight, lock: int) -> bytes | None:
@@ -281,6 +279,18 @@ class SingleFlight:
         if flight.sent is not None:
             with suppress(StoreError):
                 await self._entries.release(place, flight.sent, restore=restore)
+
+    async def _settled(self, flight: _Flight, work: Coroutine[Any, Any, None]) -> None:
+        """Do it. Nobody waits for it if the claim had no answer: the next one may be as late."""
+        if flight.claim is None:
+            self._later(work)
+        else:
+            await work
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def _warn(self, message: str, *args: object) -> None:
         if not self._warned:

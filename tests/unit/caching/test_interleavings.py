@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import Cache, MemoryStore, generate_key
+from redis_sessions import Cache, Commit, MemoryStore, generate_key
+from redis_sessions.stores.protocols import Written
 from tests.support.virtual_time import VirtualLoop, run
 
 KEY = generate_key()
@@ -27,8 +28,13 @@ class Network(MemoryStore):
         found: bytes | None = await self._late(lambda: MemoryStore.load(self, id))
         return found
 
-    async def commit(self, *arguments: Any) -> Any:
-        return await self._late(lambda: MemoryStore.commit(self, *arguments))
+    async def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Written[Commit]:
+        written: Written[Commit] = await self._late(
+            lambda: MemoryStore.commit(self, id, expected, value, ttl)
+        )
+        return written
 
     async def _late(self, act: Callable[[], Awaitable[Any]]) -> Any:
         await asyncio.sleep(self._chance.choice([0, 0, 0.0005, 0.002, 0.05]))
