@@ -12,6 +12,7 @@ from functools import partial
 from itertools import count
 from time import monotonic as clock
 from typing import Any, Final, NamedTuple, TypeGuard
+from weakref import ref
 
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.errors import ConfigurationError, StoreError
@@ -29,8 +30,8 @@ _LONGEST_POLL: Final = 0.1
 _QUIET: Final = 60.0
 """Seconds between two warnings of loads that fail."""
 
-_loading: Final = ContextVar["_Flight | None"]("redis_sessions_loading", default=None)
-"""The load that this task is a part of."""
+_loading: Final = ContextVar["ref[_Flight]"]("redis_sessions_loading")
+"""The load that this task is a part of. What a loader opens may keep its context for long."""
 
 _ticks: Final = count(1)
 """The order in which callers come and loads begin, in this process."""
@@ -147,7 +148,8 @@ class SingleFlight:
             flights[place.id] = flight = _Flight(place.group)
             flight.task = asyncio.create_task(self._fly(flight, place, sight, terms, load))
             flight.task.add_done_callback(partial(_land, flights, place.id, flight))
-        inside = _loading.get()
+        loading = _loading.get(None)
+        inside = None if loading is None else loading()
         if inside is not None:
             if flight.waits_for(inside):
                 raise ConfigurationError(
@@ -169,7 +171,7 @@ class SingleFlight:
     async def _fly(
         self, flight: _Flight, place: Place, sight: Sight | None, terms: Terms, load: Load
     ) -> bytes:
-        _loading.set(flight)
+        _loading.set(ref(flight))
         try:
             return await self._value(flight, place, sight, terms, load)
         except asyncio.CancelledError:  # nobody waits here any more, and elsewhere nobody need
