@@ -198,3 +198,19 @@ async def test_late_look(at: Kept) -> None:
     await at.until(lambda: looks == 3)
     go_on.set()
     assert (await waiting, await after) == ("old", "new")
+
+
+@pytest.mark.parametrize("max_size", [0, -1, True, 1.5, "1"])
+async def test_max_size(at: Kept, max_size: Any) -> None:
+    """A size that can't be one is an error where the cache is made."""
+    with pytest.raises(ConfigurationError, match=r"^max_size=.*: write bytes, such as 262144"):
+        at.another(max_size=max_size)
+
+
+@pytest.mark.parametrize("key", [None, 7, b"key"])
+async def test_keys(at: Kept, key: Any) -> None:
+    """None, which a caller may have by mistake, is no key for the values of all."""
+    with pytest.raises(ConfigurationError, match=r"^key=.*: write a str"):
+        await at.cache.get_or_set(key, Loads(), ttl=60)
+    with pytest.raises(ConfigurationError, match=r"^key=.*: write a str"):
+        await at.cache.forget(key)
