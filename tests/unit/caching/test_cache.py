@@ -287,7 +287,7 @@ async def test_generation_lost(at: Kept) -> None:
 
 
 async def test_generation_lives(at: Kept) -> None:
-    """A generation lives as long as its entries, and a day after the last was stored."""
+    """A generation lives as long as the entry that was stored last, and a day at least."""
     alice, load = at.cache.of_principal("alice"), Loads()
     await alice.get_or_set("key", load, ttl=3 * DAY)
     at.clock.advance(2 * DAY)
