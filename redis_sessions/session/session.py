@@ -131,7 +131,7 @@ class Session(dict[str, Any]):
         """As `principal`. None also for data that name no principal."""
         try:
             return self.principal
-        except Exception:  # noqa: BLE001 - the commit raises it
+        except Exception:  # noqa: BLE001 - a callable may raise anything, and the commit raises it
             return None
 
     # -- what a handler wants of it; none of these does I/O
@@ -163,8 +163,7 @@ class Session(dict[str, Any]):
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
         is_present = self._signed_in() == str(value)
-        kept = state.wanted.aliases if is_present else None
-        names = kept if aliases is None else checked_aliases(aliases)
+        names = None if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
         if state.is_anothers(str(value), services.keyring):
@@ -173,7 +172,7 @@ class Session(dict[str, Any]):
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        state.want(authenticated=True, methods=proved, whose=str(value), aliases=names)
+        state.prove(str(value), proved, names)
 
     @stripped
     def sign_out(self) -> None:
@@ -207,8 +206,7 @@ class Session(dict[str, Any]):
 
         `methods`: how, this time, by the names of RFC 8176. They take the place of those of before.
         """
-        proved = checked_methods(methods)
-        self._state.want(authenticated=True, methods=proved, whose=self._signed_in())
+        self._state.prove(self._signed_in(), checked_methods(methods))
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:
@@ -300,7 +298,7 @@ class Session(dict[str, Any]):
 
     @stripped
     def messages(self) -> Listening:
-        """What is sent to this session, its principal and all, until it ends or the client has gone.
+        """What is sent to this session, its principal and all, until it ends or the client left.
 
         What is stored decides what is heard: a sign-in of this request counts from the next one on.
         """
