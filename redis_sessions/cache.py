@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from inspect import isawaitable
-from math import log
+from math import inf, log
 from typing import Any, Final, TypeVar, overload
 from uuid import UUID
 
@@ -159,25 +159,31 @@ class Cache:
             _NOTHING,
             self._values.max_size,
         )
+        if beta.__class__ not in (float, int) or not 0 <= beta < inf:
+            raise ConfigurationError(f"beta={beta!r}: write a number, from 0")
         encoded = partial(self._encoded, key, load)
         place = self._place(key)
         if place is None:
             return self._decoded(key, await encoded(), as_)
+        early = beta and beta * -log(1 - random.random())  # noqa: S311 - not a secret
         arrived = self._single.arrive()
-        entry, sight = self._fresh(self._entries.near(place), beta), None
+        entry, sight = self._fresh(self._entries.near(place), early), None
         if entry is None:
             sight = await self._look(place)
-            entry = self._fresh(sight, beta)
+            entry = self._fresh(sight, early)
         if entry is not None:
             try:
                 value = self._decoded(key, entry.value, as_)
             except ValueError:  # of another version of the application
-                self.counts["misfit"] += 1
-                sight = await self._look(place) if sight is None else sight
-                sight = None if sight is None else sight._replace(entry=None)
+                sight = await self._misfit(place, sight)
             else:
                 self.counts["hit"] += 1
                 return value
+        loaded = await self._single.value(place, sight, terms, encoded, arrived)
+        try:
+            return self._decoded(key, loaded, as_)
+        except ValueError:  # perhaps another process has loaded it, of another version
+            sight = await self._misfit(place, None)
         loaded = await self._single.value(place, sight, terms, encoded, arrived)
         return self._decoded(key, loaded, as_)
 
@@ -247,16 +253,20 @@ class Cache:
             self.counts["unavailable"] += 1
             return None
 
-    def _fresh(self, sight: Sight | None, beta: float) -> Entry | None:
-        """What was seen, if it needn't be loaded anew."""
+    async def _misfit(self, place: Place, sight: Sight | None) -> Sight | None:
+        """What is stored, without its value, which doesn't fit."""
+        self.counts["misfit"] += 1
+        sight = await self._look(place) if sight is None else sight
+        return None if sight is None else sight._replace(entry=None)
+
+    def _fresh(self, sight: Sight | None, early: float) -> Entry | None:
+        """What was seen, if it needn't be loaded anew: now, and `early` loads later."""
         entry = None if sight is None else sight.entry
         now = self._entries.now()
         if entry is None or not entry.value or now >= entry.fresh_until:
             return None
-        if beta and entry.busy_until <= now:
-            early = entry.took * beta * -log(1 - random.random())  # noqa: S311 - not a secret
-            if now + early >= entry.fresh_until:
-                return None
+        if entry.busy_until <= now and now + entry.took * early >= entry.fresh_until:
+            return None
         return entry
 
     def _decoded(self, key: str, encoded: bytes, as_: Any) -> Any:

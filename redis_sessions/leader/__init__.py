@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from inspect import iscoroutinefunction, signature
 from secrets import token_hex
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -80,7 +80,7 @@ class Leader:
         leads, and the statement raises `LeadershipLostError`. While the store is away, it waits.
         If the store refuses, it raises `StoreError`.
         """
-        return self._election.lead(_checked(name), token_hex(16), self._length(lease))
+        return self._election.lead(_checked(name), self._length(lease))
 
     @stripped
     def every(
@@ -95,12 +95,11 @@ class Leader:
         pause, length = _interval(interval), self._length(lease)
 
         def decorate(function: Function) -> Function:
-            if not iscoroutinefunction(cast("object", function)):
-                raise ConfigurationError(f"function={function!r}: write an `async def`")
+            takes_term = _takes_term(function)
             its = _checked(name or f"{function.__module__}.{function.__qualname__}")
             if its in self._jobs:
                 raise ConfigurationError(f"name={its!r}: another job of this leader has it")
-            self._jobs[its] = _Job(function, bool(signature(function).parameters), pause, length)
+            self._jobs[its] = _Job(function, takes_term, pause, length)
             return function
 
         return cast("Callable[[Function], Function]", stripped(decorate))
@@ -137,22 +136,22 @@ class Leader:
     # -- jobs
 
     async def _run(self, name: str, job: _Job) -> None:
-        while True:
+        task = asyncio.current_task()
+        while task is not None and not task.cancelling():  # a job may swallow its cancellation
             claim = token_hex(16)
             try:
-                async with self._election.lead(name, claim, job.lease) as term:
-                    await self._follow(job, term, claim)
+                async with self._election.lead(name, job.lease, claim) as term:
+                    await self._follow(job, term, claim, task)
             except LeadershipLostError as exc:
                 logger.info("leader %r: %s", name, exc)
             except Exception:  # noqa: BLE001 - it is logged
                 logger.exception("leader %r: this process tries again", name)
                 await asyncio.sleep(job.lease)
 
-    async def _follow(self, job: _Job, term: Term, claim: str) -> None:
+    async def _follow(self, job: _Job, term: Term, claim: str, task: asyncio.Task[Any]) -> None:
         """Run a job whenever it is due, as long as the term lasts."""
         run = token_hex(8)
-        while True:
-            term.check()  # a job may swallow its cancellation
+        while not task.cancelling():
             try:
                 due = await self._election.leases.begin(term.name, claim, run, job.interval)
             except AWAY:  # the lease isn't renewed either, if this lasts
@@ -163,10 +162,24 @@ class Leader:
                 run = token_hex(8)
                 try:
                     await (job.function(term) if job.takes_term else job.function())
-                except Exception:  # noqa: BLE001 - it is logged, and the schedule goes on
-                    term.check()
+                except LeadershipLostError:  # also that of a write which a later leader fenced off
+                    raise
+                except (Exception, asyncio.CancelledError) as exc:
+                    if isinstance(exc, asyncio.CancelledError) and task.cancelling():
+                        raise
                     logger.exception("leader %r: the job failed", term.name)
             await asyncio.sleep(due)
+
+
+def _takes_term(function: Callable[..., Awaitable[object]]) -> bool:
+    """Whether a job takes the term; `ConfigurationError` if it can't be one."""
+    if not iscoroutinefunction(cast("object", function)):
+        raise ConfigurationError(f"function={function!r}: write an `async def`")
+    for arguments in (["the term"], []):
+        with suppress(TypeError):
+            signature(function).bind(*arguments)
+            return bool(arguments)
+    raise ConfigurationError(f"function={function!r}: it may take the term, or nothing")
 
 
 def _checked(name: Any) -> str:

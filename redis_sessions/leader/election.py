@@ -8,6 +8,7 @@ import random
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from secrets import token_hex
 from typing import Any, Final
 
 from redis_sessions import errors
@@ -42,9 +43,12 @@ class Election:
         self._tasks = set[asyncio.Task[Any]]()
 
     @asynccontextmanager
-    async def lead(self, name: str, claim: str, lease: int) -> AsyncGenerator[Term, None]:
+    async def lead(
+        self, name: str, lease: int, claim: str | None = None
+    ) -> AsyncGenerator[Term, None]:
         """Lead in the body, by a `claim` that nobody else has. The lease is in seconds."""
         errors.check_event_loop()
+        claim = claim or token_hex(16)
         task = asyncio.current_task()
         assert task is not None
         before = task.cancelling()
@@ -75,7 +79,7 @@ class Election:
         complained = False
         try:
             while True:
-                pause, seen, sent = pause_of(lease), self._seen.get(name, 0), self._clock()
+                pause, sent, seen = pause_of(lease), self._clock(), self._seen.get(name, 0)
                 attempt = self._start(self.leases.acquire(name, claim, lease, about, seen))
                 try:
                     mine, token, left = await asyncio.shield(attempt)
@@ -86,7 +90,7 @@ class Election:
                         logger.warning("leader %r: %s; this process tries again", name, exc)
                     complained = True
                 else:
-                    self._seen[name] = max(token, seen)
+                    self._seen[name] = max(token, self._seen.get(name, 0))
                     ends = sent + lease * _SAFE
                     if mine and self._clock() < ends:  # else the answer came late
                         logger.info("leader %r: this process leads, token %d", name, token)

@@ -18,10 +18,11 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.loading import refuse, unseal
 from redis_sessions.lifecycle.writer import Value, Writer, deadline
 from redis_sessions.session import values
+from redis_sessions.session.carryover import set_data
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Reject, Stored
-from redis_sessions.session.session import Session, set_data, state_of
+from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import State, Status
 from redis_sessions.session.values import EMPTY
 

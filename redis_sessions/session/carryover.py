@@ -22,7 +22,7 @@ from redis_sessions.session import values
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Values
 
-__all__ = ["carried_over", "carry_over", "holds_recorded", "storable"]
+__all__ = ["carried_over", "carry_over", "holds_recorded", "set_data", "storable"]
 
 _IMMUTABLE: Final = (str, bytes, int, float, tuple, frozenset)
 _PLAIN: Final = frozenset({str, bytes, int, float})
@@ -33,6 +33,12 @@ _SHARED_KEY: Final = 32
 """msgspec gives equal keys of dicts the same str object if they have at most this length."""
 
 _ABSENT: Final = object()
+
+
+def set_data(session: dict[str, Any], data: Mapping[str, Any]) -> None:
+    """Set a session's data. Unlike its `clear()`, this doesn't end it."""
+    dict.clear(session)
+    dict.update(session, data)
 
 
 def carry_over(

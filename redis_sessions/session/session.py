@@ -19,7 +19,7 @@ from uuid import UUID
 from redis_sessions.errors import SessionError
 from redis_sessions.session import threads, values
 from redis_sessions.session.aliases import checked_aliases
-from redis_sessions.session.carryover import carry_over
+from redis_sessions.session.carryover import carry_over, set_data
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.listening import Listening
 from redis_sessions.session.methods import checked_methods
@@ -27,7 +27,7 @@ from redis_sessions.session.principal import Principal, remove
 from redis_sessions.session.state import Duration, State, Wanted, seconds
 from redis_sessions.tracebacks import strip, stripped
 
-__all__ = ["Services", "Session", "new_session", "services_of", "serving", "set_data", "state_of"]
+__all__ = ["Services", "Session", "new_session", "services_of", "serving", "state_of"]
 
 T = TypeVar("T")
 
@@ -162,11 +162,12 @@ class Session(dict[str, Any]):
         services, state, proved = self._services, self._state, checked_methods(methods)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
+        is_anothers = state.is_anothers(str(value), services.keyring)
         is_present = self._signed_in() == str(value)
         names = None if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
-        if state.is_anothers(str(value), services.keyring):
+        if is_anothers:
             set_data(self, carry_over(self, state, services.values, path))
         if not is_present:
             for step in reversed(path[1:]):
@@ -383,12 +384,6 @@ def new_session(data: Mapping[str, Any], state: State, services: Services) -> Se
     session._state = state  # pyright: ignore[reportPrivateUsage] - this module's own
     session._services = services  # pyright: ignore[reportPrivateUsage] - this module's own
     return session
-
-
-def set_data(session: Session, data: Mapping[str, Any]) -> None:
-    """Set the data. Unlike `clear()`, this doesn't end the session."""
-    dict.clear(session)
-    dict.update(session, data)
 
 
 state_of: Final[Callable[[Session], State]] = attrgetter("_state")

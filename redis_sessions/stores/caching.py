@@ -88,13 +88,21 @@ class Sight(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What this process has stored while it loads a value."""
+    """What this process stores while it loads a value."""
 
-    header: bytes
+    stored: bytes
+    """A header and a box."""
+    ttl: int
     generation: bytes
     before: Entry | None
     """The entry that was there before, which may have a value."""
-    group_header: bytes | None
+    group: bytes | None
+    """What the generation's stored bytes begin with; all of them if it is a new one."""
+
+    @property
+    def header(self) -> bytes:
+        """By which the claim is known."""
+        return self.stored[:HEADER_SIZE]
 
 
 class Entries:
@@ -169,35 +177,36 @@ class Entries:
     def _sight(
         self, place: Place, found: bytes | None, entry: Entry | None, group: bytes | None
     ) -> Sight:
-        if place.group is None:
-            return Sight(_header(found), entry, None, _SHARED)
-        generation = self._unsealed(place.group, group)
+        generation = _SHARED if place.group is None else self._unsealed(place.group, group)
         if entry is not None and entry.generation != generation:
             entry = None
         return Sight(_header(found), entry, _header(group), generation)
 
     # -- writing
 
-    async def claim(self, place: Place, sight: Sight, lock: int) -> Claim | None:
-        """Claim the entry for `lock` milliseconds; None if it isn't any more what was seen."""
-        generation, before, group_header = sight.generation, sight.entry, sight.group_header
-        if generation is None and place.group is not None and place.group_id is not None:
+    def new_claim(self, place: Place, sight: Sight, lock: int) -> Claim:
+        """A claim for `lock` milliseconds, which isn't stored yet."""
+        generation, before, group = sight.generation, sight.entry, sight.group_header
+        if generation is None:
+            assert place.group is not None
             generation = urandom(16)
-            stamped = self._stamped(place.group, generation)
-            if not await self._put(place.group_id, group_header, stamped, _DAY):
-                return None
-            group_header = stamped[:HEADER_SIZE]
-        assert generation is not None
+            group = self._stamped(place.group, generation)
         now = self.now()
         if before is None:
             entry = Entry(generation, 0, 0, now + lock, 0, b"")
         else:
             entry = before._replace(busy_until=now + lock)
-        stamped = self._stamped(place.context, entry.sealed())
-        ttl = max(lock, entry.kept_until - now)
-        if not await self._put(place.id, sight.header, stamped, ttl):
-            return None
-        return Claim(stamped[:HEADER_SIZE], generation, before, group_header)
+        stored = self._stamped(place.context, entry.sealed())
+        return Claim(stored, max(lock, entry.kept_until - now), generation, before, group)
+
+    async def claim(self, place: Place, sight: Sight, claim: Claim) -> bool:
+        """Store the claim. False if the entry isn't any more what was seen."""
+        id, group = place.group_id, claim.group
+        if sight.generation is None and id is not None and group is not None:
+            stored = await self._put(id, sight.group_header, group, _DAY)
+            if not stored:
+                return False
+        return await self._put(place.id, sight.header, claim.stored, claim.ttl)
 
     async def keep(
         self, place: Place, claim: Claim, value: bytes, *, took: int, ttl: int, stale: int
@@ -210,11 +219,12 @@ class Entries:
         put = self._put(
             place.id, claim.header, self._stamped(place.context, entry.sealed()), ttl + stale
         )
-        if place.group is None or place.group_id is None or claim.group_header is None:
+        if place.group is None or place.group_id is None or claim.group is None:
             return await put
         # With the header that is there it only renews the time, and with another it does nothing.
-        again = claim.group_header + self._box.seal(place.group, claim.generation)
-        renew = self._put(place.group_id, claim.group_header, again, max(_DAY, ttl + stale))
+        header = claim.group[:HEADER_SIZE]
+        again = header + self._box.seal(place.group, claim.generation)
+        renew = self._put(place.group_id, header, again, max(_DAY, ttl + stale))
         kept, _ = await asyncio.gather(put, renew)
         return kept
 

@@ -53,7 +53,7 @@ class Copies:
         before = self._all.pop(key, None)
         if before is not None:
             self._bytes -= len(before.value)
-        if asked_at <= self._forgotten.get(key, self._since):  # which is at least `_since`
+        if asked_at <= self._since or asked_at <= self._forgotten.get(key, self._since):
             self._entries.pop(key, None)
             return
         self._all[key] = copy

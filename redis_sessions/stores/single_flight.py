@@ -7,13 +7,14 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from itertools import count
 from time import monotonic as clock
 from typing import Final, NamedTuple
 
 from redis_sessions.connect.loops import PerLoop
-from redis_sessions.errors import StoreError
+from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.events import logger
 from redis_sessions.stores.caching import Claim, Entries, Entry, Place, Sight
 
@@ -27,6 +28,9 @@ _LONGEST_POLL: Final = 0.1
 
 _QUIET: Final = 60.0
 """Seconds between two warnings of loads that fail."""
+
+_loading: Final = ContextVar["_Flight | None"]("redis_sessions_loading", default=None)
+"""The load that this task is a part of."""
 
 _ticks: Final = count(1)
 """The order in which callers come and loads begin, in this process."""
@@ -52,12 +56,21 @@ class _Flight:
     began: int | None = None
     """The tick at which the loader was called."""
     claim: Claim | None = None
+    """The claim that is known to have been stored."""
+    sent: Claim | None = None
+    """The claim that may have been stored."""
     before: Entry | None = None
     """What was stored when it was looked for the last time."""
     waiters = 0
 
     def __init__(self, group: str | None) -> None:
         self.group = group
+        self.awaits: list[_Flight] = []
+        """The loads that its loader waits for."""
+
+    def waits_for(self, other: _Flight) -> bool:
+        """Whether it can't end before the other one does."""
+        return self is other or any(each.waits_for(other) for each in self.awaits)
 
     def serves(self, arrived: int, sight: Sight | None) -> bool:
         """Whether whoever came at this tick gets nothing that had been forgotten by then.
@@ -67,7 +80,7 @@ class _Flight:
         """
         if self.began is None or arrived < self.began or sight is None or self.claim is None:
             return True
-        return self.claim[:2] == (sight.header, sight.generation)
+        return (self.claim.header, self.claim.generation) == (sight.header, sight.generation)
 
 
 class SingleFlight:
@@ -109,16 +122,43 @@ class SingleFlight:
             flights[place.id] = flight = _Flight(place.group)
             flight.task = asyncio.create_task(self._fly(flight, place, sight, terms, load))
             flight.task.add_done_callback(partial(_land, flights, place.id, flight))
+        inside = _loading.get()
+        if inside is not None:
+            if flight.waits_for(inside):
+                raise ConfigurationError(
+                    "load= asks for its own key, or for one whose load asks for it, and would "
+                    "wait for itself"
+                )
+            inside.awaits.append(flight)
         flight.waiters += 1
         try:
             await asyncio.wait((flight.task,))
         finally:
+            if inside is not None:
+                inside.awaits.remove(flight)
             flight.waiters -= 1
             if not flight.waiters and flight.task.cancel():
                 _leave(flights, place.id, flight)
         return flight.task.result()
 
     async def _fly(
+        self, flight: _Flight, place: Place, sight: Sight | None, terms: Terms, load: Load
+    ) -> bytes:
+        _loading.set(flight)
+        try:
+            return await self._value(flight, place, sight, terms, load)
+        except Exception:
+            raise
+        except BaseException:  # nobody waits any more: others needn't wait for the claim to lapse
+            if flight.sent is not None:
+                ending = asyncio.get_running_loop().create_task(
+                    self._end(place, flight, restore=True)
+                )
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+            raise
+
+    async def _value(
         self, flight: _Flight, place: Place, sight: Sight | None, terms: Terms, load: Load
     ) -> bytes:
         if sight is not None:
@@ -129,7 +169,7 @@ class SingleFlight:
             else:
                 if found is not None:
                     return found
-        claim, before, loop = flight.claim, flight.before, asyncio.get_running_loop()
+        before = flight.before
         flight.began, started = next(_ticks), clock()
         self._counts["load"] += 1
         if before is not None and self._entries.now() < before.fresh_until:
@@ -138,7 +178,7 @@ class SingleFlight:
             value = await load()
         except Exception as exc:
             stand_in = self._stand_in(before, terms)
-            await self._end(place, claim, restore=True)
+            await self._end(place, flight, restore=True)
             if stand_in is None:
                 raise
             self._counts["stale"] += 1
@@ -149,14 +189,8 @@ class SingleFlight:
                     type(exc).__name__,
                 )
             return stand_in
-        except BaseException:  # nobody waits any more: others needn't wait for the claim to lapse
-            if claim is not None:
-                ending = loop.create_task(self._end(place, claim, restore=True))
-                self._ending.add(ending)
-                ending.add_done_callback(self._ending.discard)
-            raise
         took = int((clock() - started) * 1000)
-        await self._keep(place, claim, value, took, terms)
+        await self._keep(place, flight, value, took, terms)
         return value
 
     async def _claim(self, flight: _Flight, place: Place, sight: Sight, lock: int) -> bytes | None:
@@ -165,18 +199,19 @@ class SingleFlight:
         until = loop.time() + lock / 1000
         while True:
             flight.before = entry = sight.entry
+            waits = True
             if entry is None or entry.busy_until <= self._entries.now():
-                flight.claim = await self._entries.claim(place, sight, lock)
-                if flight.claim is not None:
+                flight.sent = claim = self._entries.new_claim(place, sight, lock)
+                if await self._entries.claim(place, sight, claim):
+                    flight.claim = claim
                     return None
+                flight.sent = None
                 waits, tried = tried, True
-            else:
-                waits = True
             if waits:
+                if loop.time() >= until:
+                    return None
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
                 pause = min(pause * 1.5, _LONGEST_POLL)
-            if loop.time() >= until:
-                return None
             # What was seen before may have been forgotten, and others have come since.
             sight = await self._entries.look(place)
             entry = sight.entry
@@ -192,35 +227,36 @@ class SingleFlight:
         return before.value if self._entries.now() < until else None
 
     async def _keep(
-        self, place: Place, claim: Claim | None, value: bytes, took: int, terms: Terms
+        self, place: Place, flight: _Flight, value: bytes, took: int, terms: Terms
     ) -> None:
-        if claim is None:
-            return
         ttl = terms.negative if value == terms.nothing else terms.ttl
+        if flight.sent is None:
+            return
         if len(value) > terms.max_size:
             ttl = 0
             self._counts["too large"] += 1
             self._warn("a value has %d bytes, over max_size=%d", len(value), terms.max_size)
         if not ttl:
-            await self._end(place, claim, restore=False)
+            await self._end(place, flight, restore=False)
             return
         try:
             kept = await self._entries.keep(
-                place, claim, value, took=took, ttl=ttl, stale=terms.stale
+                place, flight.sent, value, took=took, ttl=ttl, stale=terms.stale
             )
         except StoreError:
-            self._counts["unavailable"] += 1
+            if flight.claim is not None:  # else it was counted when the claim was sent
+                self._counts["unavailable"] += 1
             return
-        if not kept:
+        if not kept and flight.claim is not None:
             self._counts["not kept"] += 1
             if took >= terms.lock:
                 self._warn("a load took %d ms, longer than its lock=", took)
 
-    async def _end(self, place: Place, claim: Claim | None, *, restore: bool) -> None:
+    async def _end(self, place: Place, flight: _Flight, *, restore: bool) -> None:
         """Give up the claim, as far as the store answers. Else it lapses."""
-        if claim is not None:
+        if flight.sent is not None:
             with suppress(StoreError):
-                await self._entries.release(place, claim, restore=restore)
+                await self._entries.release(place, flight.sent, restore=restore)
 
     def _warn(self, message: str, *args: object) -> None:
         if not self._warned:

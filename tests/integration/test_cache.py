@@ -22,7 +22,7 @@ from tests.support.deployments import Deployment
 from tests.support.near import soon, store_on
 from tests.support.proxy import Proxy
 from tests.support.redis_wire import Monitor
-from tests.support.servers import as_owner
+from tests.support.servers import Server, as_owner
 from tests.unit.caching.setting import Loads, paused
 
 KEY = generate_key()
@@ -69,14 +69,14 @@ async def exercise(url: str, prefix: str, **options: Any) -> None:
         assert cache.counts["unavailable"] == other.counts["unavailable"] == 0
 
 
-async def test_one_server(redis_url: str, prefix: str) -> None:
-    """On one Redis, as the application's user; entries are no sessions and no indexes."""
-    await exercise(redis_url, prefix)
+async def test_servers(server: Server, prefix: str) -> None:
+    """On each kind of server, as the application's user; entries are no sessions and no indexes."""
+    await exercise(server.url, prefix)
 
 
-@pytest.mark.parametrize("deployment", ["cluster", "waiting"], indirect=True)
+@pytest.mark.parametrize("deployment", ["cluster", "waiting", "replicas"], indirect=True)
 async def test_deployments(deployment: Deployment, prefix: str) -> None:
-    """Also on each node of a Cluster, and where writes of sessions wait for replicas."""
+    """Also on each node of a Cluster, and where replicas are waited for or read."""
     await exercise(deployment.url, prefix, **deployment.options)
 
 

@@ -189,6 +189,24 @@ def test_a_new_key_rolls_out_without_a_gap() -> None:
     assert stages[0].open(token, stages[2].seal(token, record, 0).sealed) is Reject.KEY
 
 
+@pytest.mark.parametrize("by", [OLD, NEW], ids=["retired", "primary"])
+def test_what_takes_a_records_place(by: str) -> None:
+    """It is sealed by the primary key with another nonce, and opens under the same token."""
+    token, record = SessionToken.generate(), make_record()
+    sealed = Sealer(Keyring(by), "p:").seal(token, record, 7).sealed
+    opened = Sealer(Keyring(NEW, OLD), "p:").open(token, sealed)
+    assert isinstance(opened, Stored)
+
+    again = Sealer(Keyring(NEW, OLD), "p:").seal_again(opened, record.with_data(b"\x80"))
+
+    assert (again.sealed[1:5], again.rotated_at) == (SecretKey(NEW).id, 7)
+    assert again.version != opened.version
+    found = Sealer(Keyring(NEW), "p:").open(token, again.sealed)
+    assert isinstance(found, Stored)
+    assert (found.data, found.key) == (b"\x80", again.key)
+    assert Sealer(Keyring(NEW), "p:").open(SessionToken.generate(), again.sealed) is Reject.SEAL
+
+
 def test_an_owner_is_recognised_under_every_key() -> None:
     """Its digest is keyed, 12 bytes, and says nothing but whether two principals are the same."""
     digest = SecretKey(OLD).owner("ann")

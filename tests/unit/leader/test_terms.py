@@ -68,7 +68,7 @@ def test_a_lease_that_cannot_be_renewed(blocks: bool, caplog: pytest.LogCaptureF
 
         async def lead() -> None:
             try:
-                async with first.election.lead(NAME, "first", LEASE) as term:
+                async with first.election.lead(NAME, LEASE, "first") as term:
                     first.away = True
                     try:
                         if blocks:  # the event loop, so that nothing can cancel the task
@@ -86,7 +86,7 @@ def test_a_lease_that_cannot_be_renewed(blocks: bool, caplog: pytest.LogCaptureF
         began = loop.time()
         leading = asyncio.create_task(lead())
         await asyncio.sleep(0.1)
-        async with second.election.lead(NAME, "second", LEASE):
+        async with second.election.lead(NAME, LEASE, "second"):
             assert over[0] <= loop.time()
             assert began + LEASE <= loop.time() <= began + LEASE * 1.1 + 1
         with pytest.raises(LeadershipLostError, match="the lease wasn't renewed in time"):
@@ -106,7 +106,7 @@ def test_late_renewals_suffice(caplog: pytest.LogCaptureFixture) -> None:
 
     async def test(loop: VirtualLoop) -> None:
         process = Process(store_of(loop), loop.time)
-        async with process.election.lead(NAME, "first", LEASE) as term:
+        async with process.election.lead(NAME, LEASE, "first") as term:
             process.away = True
             await asyncio.sleep(LEASE * 0.7)
             process.away = False
@@ -128,7 +128,7 @@ def test_a_lease_that_the_store_has_lost() -> None:
         process, other = Process(store, loop.time), Process(store, loop.time)
         began = loop.time()
         with pytest.raises(LeadershipLostError, match="had ended in the store"):
-            async with process.election.lead(NAME, "first", LEASE):
+            async with process.election.lead(NAME, LEASE, "first"):
                 await other.election.leases.release(NAME, "first")
                 await asyncio.sleep(1000)
         assert loop.time() == pytest.approx(began + LEASE / 3)
@@ -145,7 +145,7 @@ def test_somebody_else_s_cancellation() -> None:
             process = Process(store, loop.time)
 
             async def lead(process: Process = process, lost: bool = lost) -> None:
-                async with process.election.lead(NAME, f"first {lost}", LEASE):
+                async with process.election.lead(NAME, LEASE, f"first {lost}"):
                     try:
                         await asyncio.sleep(1000)
                     finally:
@@ -171,15 +171,15 @@ def test_timeouts_around_and_within() -> None:
     async def test(loop: VirtualLoop) -> None:
         process = Process(store_of(loop), loop.time)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1), process.election.lead(NAME, "a", LEASE):
+            async with asyncio.timeout(1), process.election.lead(NAME, LEASE, "a"):
                 await asyncio.sleep(1000)
-        async with process.election.lead(NAME, "b", LEASE) as term:
+        async with process.election.lead(NAME, LEASE, "b") as term:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(1):
                     await asyncio.sleep(1000)
             term.check()
         with pytest.raises(LeadershipLostError):
-            async with asyncio.timeout(1000), process.election.lead(NAME, "c", LEASE):
+            async with asyncio.timeout(1000), process.election.lead(NAME, LEASE, "c"):
                 process.away = True
                 async with asyncio.timeout(1000), asyncio.TaskGroup() as group:
                     group.create_task(asyncio.sleep(1000))
@@ -188,9 +188,9 @@ def test_timeouts_around_and_within() -> None:
         assert task.cancelling() == 0
         process.away = False
         with pytest.raises(ZeroDivisionError):  # what the body raises
-            async with process.election.lead(NAME, "d", LEASE):
+            async with process.election.lead(NAME, LEASE, "d"):
                 raise ZeroDivisionError
-        async with process.election.lead(NAME, "e", LEASE):
+        async with process.election.lead(NAME, LEASE, "e"):
             process.away = True
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(1000)
@@ -205,7 +205,7 @@ def test_lost_replies() -> None:
     async def test(loop: VirtualLoop) -> None:
         process = Process(store_of(loop), loop.time)
         process.loses = 3
-        async with process.election.lead(NAME, "first", LEASE) as term:
+        async with process.election.lead(NAME, LEASE, "first") as term:
             assert process.asked == ["acquire"] * 4
             assert term.token < loop.time() * 1e6
             process.loses = 1
@@ -226,7 +226,7 @@ def test_cancelled_while_it_asks(moment: float) -> None:
         process.delay = 1
 
         async def lead() -> None:
-            async with process.election.lead(NAME, "first", LEASE):
+            async with process.election.lead(NAME, LEASE, "first"):
                 pytest.fail("it was cancelled before")
 
         task = asyncio.create_task(lead())
@@ -254,7 +254,7 @@ def test_a_reply_that_comes_too_late() -> None:
             process.delay = 0.1
 
         hurrying = asyncio.create_task(hurry())
-        async with process.election.lead(NAME, "first", LEASE) as term:
+        async with process.election.lead(NAME, LEASE, "first") as term:
             term.check()
             assert process.asked.count("acquire") > 1
         await hurrying
@@ -299,7 +299,7 @@ def test_tokens_grow_over_lost_data() -> None:
         loop.now -= 3600  # it is the clock of the next server, too, which is an hour behind
         behind = Process(store_of(loop), loop.time)
         behind.election._seen[NAME] = tokens[-1]  # pyright: ignore[reportPrivateUsage]
-        async with behind.election.lead(NAME, "it has waited", LEASE) as term:
+        async with behind.election.lead(NAME, LEASE, "it has waited") as term:
             assert term.token > tokens[-1]
 
     run(test)
@@ -315,7 +315,7 @@ def test_a_clock_that_was_set_back() -> None:
         await dead.election.leases.acquire(NAME, "dead", LEASE, "", 0)
         back = 24 * 3600
         began = loop.time()
-        async with heir.election.lead(NAME, "heir", LEASE) as term:
+        async with heir.election.lead(NAME, LEASE, "heir") as term:
             assert loop.time() < began + LEASE + 2
             assert term.token > began * 1e6
 
@@ -339,7 +339,7 @@ def test_interleavings(seed: int) -> None:
             while loop.time() < ends:
                 trouble = asyncio.create_task(be_unlucky(process))
                 try:
-                    async with process.election.lead(NAME, str(count := count + 1), LEASE) as term:
+                    async with process.election.lead(NAME, LEASE, str(count := count + 1)) as term:
                         terms.append(term)
                         await work(term)
                 except LeadershipLostError:
