@@ -280,7 +280,7 @@ class Connection(msgspec.Struct, eq=False):
         return self.setup.manager.commit(self.session, status=status, may_create=create)
 
     def _may_begin(self) -> bool:
-        """Whether an anonymous session may begin. Nobody asks while the one that was loaded lives."""
+        """Whether an anonymous session may begin. It plays no role while another one lives."""
         if self.is_socket:
             return not self.refused
         return is_same_site(self.scope) or self.transport.cross_site
