@@ -127,8 +127,9 @@ class Wanted(msgspec.Struct, frozen=True):
         """What is left when `met` was carried out. Other tasks may have asked for more since."""
         if self is met:
             return NOTHING_WANTED
-        proved = self.methods, self.whose, self.aliases
-        known = met.authenticated and proved == (met.methods, met.whose, met.aliases)
+        proved = self.methods, self.aliases
+        same = self.whose == met.whose or proved == ((), None)  # which are anybody's
+        known = met.authenticated and same and proved == (met.methods, met.aliases)
         again = self.authenticated and not known
         left = Wanted(
             cleared=self.cleared and not met.cleared,
@@ -343,8 +344,7 @@ class State(msgspec.Struct, eq=False):
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects, unless it is too late for a sign-in."""
-        request = self.request
-        if not (request.late or request.answering):
+        if not (self.request.late or self.request.answering):
             self.origins.hold(data)
 
     def is_anothers(self, principal: str | None, keyring: Keyring) -> bool:
