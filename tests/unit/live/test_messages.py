@@ -63,6 +63,18 @@ async def test_a_session_that_has_ended_before(at: Live) -> None:
     assert await all_of(session) == []
 
 
+async def test_a_watch_that_is_slow_to_answer(at: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose session had ended before hears nothing, even before the watch has told of the end."""
+    token = await at.alice()
+    session = await at.load(token)
+    await at.request(lambda other: other.clear(), token)
+    monkeypatch.setattr(at.store, "watch", lambda id, told: lambda: None)
+    async with asyncio.timeout(PATIENCE), session.messages() as heard:
+        await at.manager.messages.to_principal("alice", {"n": 1})
+        assert await anext(heard, None) is None
+    assert at.manager._backend.watched == 0  # pyright: ignore[reportPrivateUsage] - nothing else shows it
+
+
 async def test_nothing_is_stored(at: Live) -> None:
     """A new session has no id, and nobody is signed in: it is over at once."""
     assert await all_of(await at.load(None)) == []
