@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from threading import Lock
@@ -50,7 +50,8 @@ class PubSub(Protocol):
     async def subscribe(self, channels: Sequence[str], told: Told) -> Callable[[], None]:
         """Have `told` called, by the event loop, with what is published from now on.
 
-        It returns once the server has confirmed it. What it returns ends it. `StoreError` if the
+        All in this loop who listen to a channel are told of a message before the next one. It
+        returns once the server has confirmed it. What it returns ends it. `StoreError` if the
         server can't be reached, or refuses. A later loss is told as None, once it is over.
         """
         ...
@@ -350,17 +351,21 @@ class MemoryPubSub:
         self._told: dict[str, dict[object, tuple[asyncio.AbstractEventLoop, Told]]] = {}
 
     async def publish(self, channel: str, data: bytes) -> None:
+        loops = dict[asyncio.AbstractEventLoop, dict[object, Told]]()
         with self._lock:
-            here = list(self._told.get(channel, {}).items())
-        for token, (loop, told) in here:
+            for token, (loop, told) in self._told.get(channel, {}).items():
+                loops.setdefault(loop, {})[token] = told
+        for loop, here in loops.items():
             try:
-                loop.call_soon_threadsafe(self._tell, channel, token, told, data)
+                loop.call_soon_threadsafe(self._tell, channel, here, data)
             except RuntimeError:  # the event loop is closed
-                self._stop([channel], token)
+                for token in here:
+                    self._stop([channel], token)
 
-    def _tell(self, channel: str, token: object, told: Told, data: bytes) -> None:
-        if token in self._told.get(channel, {}):
-            told(channel, data)
+    def _tell(self, channel: str, here: Mapping[object, Told], data: bytes) -> None:
+        for token, told in here.items():
+            if token in self._told.get(channel, {}):
+                told(channel, data)
 
     async def subscribe(self, channels: Sequence[str], told: Told) -> Callable[[], None]:
         token, loop = object(), asyncio.get_running_loop()
