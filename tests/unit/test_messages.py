@@ -135,6 +135,26 @@ async def test_async_for(messages: Messages) -> None:
     assert seen == [{"list": [1]}, {"n": 2}]
 
 
+async def test_one_listening_for_several(messages: Messages) -> None:
+    """Who leaves a block ends what began there, and nobody else's."""
+    listening, left = messages.listen(all=True), asyncio.Event()
+
+    async def listen_briefly() -> None:
+        async with listening:
+            entered.set()
+            await left.wait()
+
+    entered = asyncio.Event()
+    async with asyncio.timeout(PATIENCE):
+        first = asyncio.create_task(listen_briefly())
+        await entered.wait()
+        async with listening as heard, listening as inner:
+            left.set()
+            await first
+            await messages.to_all({"n": 1})
+            assert await of(heard) == await of(inner) == [{"n": 1}]
+
+
 async def test_who_has_left_hears_nothing(store: Wire, messages: Messages) -> None:
     """Nothing is left of a listener in the store."""
     async with messages.listen(principal=1, session=SESSION, all=True):
