@@ -21,6 +21,7 @@ from redis_sessions.lifecycle.sweep import AT_ONCE, STEP, sweep
 from redis_sessions.stores.schedule import Due, schedule_of, shard_of
 from redis_sessions.testing import Clock
 from redis_sessions.testing.conformance import new_id
+from tests.support.open import PATIENCE
 from tests.unit.expiring import WEEK, Expiring, settle
 from tests.unit.setting import ALICE, KEY
 
@@ -67,6 +68,28 @@ async def test_a_commit_waits_for_its_note(monkeypatch: pytest.MonkeyPatch) -> N
     assert await at.data(await at.begin(ALICE)) == ALICE
     assert not notes[1].done()
     notes[1].set_result(None)
+
+
+async def test_a_schedule_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One commit finds out. The next ones, and revocations, don't wait until a while has passed."""
+    at, note = Expiring(), asyncio.get_running_loop().create_future()
+    token = await at.begin(ALICE)
+    for name in ("note", "end"):
+        monkeypatch.setattr(schedule_of(at.store), name, lambda *_: note)
+    monkeypatch.setattr("redis_sessions.lifecycle.expiry._PATIENCE", 0)
+    await at.begin({"cart": [3]})
+    monkeypatch.setattr("redis_sessions.lifecycle.expiry._PATIENCE", 3600)
+
+    async with asyncio.timeout(PATIENCE):
+        assert await at.data(await at.begin({"cart": [3]})) == {"cart": [3]}
+        assert await at.manager.revoke(token[:20], "alice")
+    monkeypatch.setattr(backend_of(at.manager).expiry, "_waits_from", 0)
+    waiting = asyncio.create_task(at.begin({"cart": [3]}))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    note.set_result(None)
+    await waiting
 
 
 async def test_a_revocation_waits_for_its_notes(monkeypatch: pytest.MonkeyPatch) -> None:
