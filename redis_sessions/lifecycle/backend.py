@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from redis_sessions.events import EventHandler, Reporter
-from redis_sessions.lifecycle.expiry import Expiry, OnExpired, StoreRecord
+from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
 from redis_sessions.session.keyring import Keyring, SecretKey
@@ -99,8 +99,8 @@ class Backend:
         """Who is told which keys of a session other requests have changed."""
         self.ttl: Callable[[Stored], int] = self._ttl
         """How long a record lives that is stored now, unless it is touched: in milliseconds."""
-        self.store_record: StoreRecord = store.commit
-        """Stores a record, or a tombstone, under an id."""
+        self.records: Store | Expiry = store
+        """What records are written to."""
         self.expiry = None if on_expired is None else self._expiry(on_expired)
         """Who tells of sessions that ran out, if the application wants to know."""
 
@@ -114,8 +114,8 @@ class Backend:
             within=self.policy.deadline,
         )
         # What requests call anyway, so that those without `on_expired=` have nothing to look at.
-        self.ttl, self.store_record = expiry.noting(self.ttl), expiry.storing(self.store_record)
-        self.report = expiry.hearing(self.report)
+        self.ttl, self.report = expiry.noting(self.ttl), expiry.hearing(self.report)
+        self.records = expiry
         self.afterwards = expiry.finishing(self.afterwards)
         return expiry
 

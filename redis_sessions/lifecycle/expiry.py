@@ -22,15 +22,12 @@ from redis_sessions.session.record import Stored
 from redis_sessions.stores.protocols import Commit, Store, Written
 from redis_sessions.stores.schedule import Due, schedule_of, try_schedule
 
-__all__ = ["Expired", "Expiry", "OnExpired", "StoreRecord"]
+__all__ = ["Expired", "Expiry", "OnExpired"]
 
 _PATIENCE: Final = 0.5
 """The most seconds that a commit waits for its note."""
 _PAUSE: Final = 10.0
 """Seconds in which none waits after one that did so in vain."""
-
-StoreRecord = Callable[[str, bytes | None, bytes, int], Awaitable[Written[Commit]]]
-"""`SessionStore.commit`."""
 
 
 class _Noted(int):
@@ -119,28 +116,24 @@ class Expiry:
 
         return note
 
-    def storing(self, commit: StoreRecord) -> StoreRecord:
-        """`Backend.store_record`. What isn't stored isn't noted: the session may be over."""
+    def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Awaitable[Written[Commit]]:
+        """`SessionStore.commit`. What isn't stored isn't noted: the session may be over."""
+        writing = self.store.commit(id, expected, value, int(ttl))
+        return self._noted(writing, id, ttl) if isinstance(ttl, _Noted) else writing
 
-        async def stored(
-            writing: Awaitable[Written[Commit]], id: str, ttl: _Noted
-        ) -> Written[Commit]:
-            result: Commit | None = None
-            try:
-                written = await writing
-                result = written.result
-            finally:
-                if result in (Commit.STORED, None):  # None: nobody knows
-                    self.write(self.schedule.note(id, int(ttl), self._about_data(id, ttl.data)))
-            return written
-
-        def store(
-            id: str, version: bytes | None, value: bytes, ttl: int
-        ) -> Awaitable[Written[Commit]]:
-            writing = commit(id, version, value, int(ttl))
-            return stored(writing, id, ttl) if isinstance(ttl, _Noted) else writing
-
-        return store
+    async def _noted(
+        self, writing: Awaitable[Written[Commit]], id: str, ttl: _Noted
+    ) -> Written[Commit]:
+        result: Commit | None = None
+        try:
+            written = await writing
+            result = written.result
+        finally:
+            if result in (Commit.STORED, None):  # None: nobody knows
+                self.write(self.schedule.note(id, int(ttl), self._about_data(id, ttl.data)))
+        return written
 
     def hearing(self, report: Callable[..., None]) -> Callable[..., None]:
         """`Backend.report`, which is told of each end of a session that was stored."""

@@ -77,7 +77,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
     async def commit(self, id: str, version: bytes | None, value: bytes, ttl: int) -> Commit:
         """One attempt to store a value, for `ttl` milliseconds."""
         self.check_time()
-        written = await self.backend.store_record(id, version, value, ttl)
+        written = await self.backend.records.commit(id, version, value, ttl)
         if written.shortfall is not None:
             if version is None:
                 raise_if_short(written.shortfall)  # a creation: the browser doesn't get its token
@@ -90,7 +90,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
 
     def attempt(self, at: Stored, value: Callable[[Stored], Value]) -> Awaitable[Written[Commit]]:
         """The first attempt of `compare_and_set`, for a caller that saves itself a coroutine."""
-        return self.backend.store_record(at.token.id, at.version, *value(at))
+        return self.backend.records.commit(at.token.id, at.version, *value(at))
 
     async def compare_and_set(
         self,

@@ -327,21 +327,20 @@ async def test_a_touch_that_comes_too_late(data: dict[str, Any], told_first: boo
 async def test_a_write_of_which_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the answer is lost, the session may be there: it is noted."""
     at = Expiring()
-    commit = backend_of(at.manager).store.commit
+    commit = at.store.commit
 
     async def lost(*arguments: Any) -> None:
         await commit(*arguments)
         raise StoreUnavailableError("the answer was lost, says the test")
 
     monkeypatch.setattr(at.store, "commit", lost)
-    at.manager = SessionManager(at.store, KEY, clock=at.clock, on_expired=at.told.append)
     with pytest.raises(StoreUnavailableError):
         await at.begin(ALICE)
 
     assert [each.principal for each in await at.after(WEEK)] == ["alice"]
 
 
-async def test_a_callable_principal_that_raises() -> None:
+async def test_a_callable_principal_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is stored is answered: the note is without a principal then."""
     raises = list[bool]()
 
@@ -351,14 +350,13 @@ async def test_a_callable_principal_that_raises() -> None:
         return data.get("user_id")
 
     at = Expiring(principal=find)
-    monitored = backend_of(at.manager)
-    commit = monitored.store_record
+    commit = at.store.commit
 
     def commit_and_fail(*arguments: Any) -> Any:
         raises.append(True)
         return commit(*arguments)
 
-    monitored.store_record = commit_and_fail
+    monkeypatch.setattr(at.store, "commit", commit_and_fail)
     session = await at.load(None)
     session["user_id"] = "alice"
     assert (await at.commit(session)).token is not None

@@ -16,8 +16,9 @@ from redis_sessions import (
     SessionMiddleware,
     StoreUnavailableError,
 )
+from redis_sessions.lifecycle.expiry import OnExpired
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.lifecycle.sweep import AT_ONCE, STEP, sweep
+from redis_sessions.lifecycle.sweep import AT_ONCE, LEADER, STEP, sweep
 from redis_sessions.stores.schedule import Due, schedule_of, shard_of
 from redis_sessions.testing import Clock
 from redis_sessions.testing.conformance import new_id
@@ -245,7 +246,7 @@ class Told:
         self.told.set()
 
 
-async def expired(told: Told) -> tuple[SessionManager, str]:
+async def expired(told: OnExpired) -> tuple[SessionManager, str]:
     """A manager, and the id of a session that has run out."""
     at = Expiring(on_expired=told)
     token = await at.begin(ALICE)
@@ -270,7 +271,7 @@ async def test_only_the_leader_tells() -> None:
     """Of several that run it one does so; when it ends, another one goes on."""
     told = Told()
     manager, id = await expired(told)
-    async with manager.leader("expiry"), manager.expiring():
+    async with manager.leader(LEADER), manager.expiring():
         for _ in range(20):
             await asyncio.sleep(0)
         assert told.ids == []
@@ -278,6 +279,38 @@ async def test_only_the_leader_tells() -> None:
         await told.told.wait()
 
     assert told.ids == [id]
+
+
+async def test_a_leader_of_the_application_has_its_name() -> None:
+    """An application's job that is called `expiry` holds nothing up."""
+    told = Told()
+    manager, id = await expired(told)
+    async with asyncio.timeout(PATIENCE), manager.leader("expiry"), manager.expiring():
+        await told.told.wait()
+
+    assert told.ids == [id]
+
+
+async def test_a_call_that_cancels_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep goes on, and it is called again."""
+    told = Told()
+
+    async def on_expired(expired: Expired) -> None:
+        if not told.ids:
+            told.ids.append(expired.id)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        await told(expired)
+
+    manager, id = await expired(on_expired)
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep.EVERY", 0)
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep._RETRY", 0)
+    async with asyncio.timeout(PATIENCE), manager.expiring():
+        await told.told.wait()
+
+    assert told.ids == [id, id]
 
 
 async def test_a_store_that_comes_back(

@@ -16,7 +16,6 @@ from redis_sessions import (
     Written,
     generate_key,
 )
-from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.testing import Clock, store_session
 from tests.unit.setting import ALICE, DUE, Setting
@@ -169,7 +168,7 @@ async def test_sign_ins_that_failed_cost_nobody_their_session(
         session = await at.load(None)
         session["user_id"] = "ada"
         with monkeypatch.context() as patched, pytest.raises(StoreUnavailableError):
-            patched.setattr(backend_of(at.manager), "store_record", fails)
+            patched.setattr(at.store, "commit", fails)
             await at.commit(session)
     newest = await store_session(at.manager, {"user_id": "ada"})
     assert [await at.data(token) for token in (*devices, newest)] == [{"user_id": "ada"}] * 3
