@@ -227,15 +227,21 @@ class RedisPubSub:
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - to spread them
             names = list(self._unplaced)
             self._unplaced.clear()
-            groups = dict[str, tuple[Connector, list[str]]]()
-            try:
-                for name in names:
-                    connector = await self._servers.primary_of(name, fresh=self._stale)
-                    self._stale = False
-                    groups.setdefault(connector.where, (connector, []))[1].append(name)
-            except StoreError as exc:
-                self._fail(names, exc)
-                continue
+            groups, trouble = dict[str, tuple[Connector, list[str]]](), None
+            lost, ends = list[str](), self._loop.time() + self._timeout
+            for name in names:
+                if trouble is None or self._loop.time() < ends:
+                    try:
+                        connector = await self._servers.primary_of(name, fresh=self._stale)
+                    except StoreError as exc:
+                        trouble = exc
+                    else:
+                        self._stale = False
+                        groups.setdefault(connector.where, (connector, []))[1].append(name)
+                        continue
+                lost.append(name)
+            if trouble is not None:
+                self._fail(lost, trouble)
             # One that hangs doesn't hold the others up.
             await asyncio.gather(*(self._place_at(*group) for group in groups.values()))
 

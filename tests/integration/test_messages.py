@@ -100,6 +100,31 @@ async def test_redis_is_away(store: RedisStore, proxy: Proxy) -> None:
         assert await until(heard, n) == [n]
 
 
+async def test_a_slot_that_no_node_has(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who listens to a channel there is told, and all others begin to listen."""
+    channels, nowhere, there = store.channels(), "session:msg:0", "session:msg:1"
+    servers: Any = store._servers.get()  # pyright: ignore[reportPrivateUsage] - a Cluster takes long to come to this
+    primary_of = servers.primary_of
+
+    async def of(name: str, **options: Any) -> Any:
+        if name == nowhere:
+            raise StoreUnavailableError("no node for slot 1")
+        return await primary_of(name, **options)
+
+    monkeypatch.setattr(servers, "primary_of", of)
+    heard = asyncio.Event()
+    first, second = await asyncio.gather(
+        channels.subscribe([nowhere], lambda *_: None),
+        channels.subscribe([there], lambda *_: heard.set()),
+        return_exceptions=True,
+    )
+    assert isinstance(first, StoreUnavailableError)
+    assert callable(second)
+    await channels.publish(there, b"x")
+    async with asyncio.timeout(20):
+        await heard.wait()
+
+
 async def test_redis_hangs(store: RedisStore, proxy: Proxy) -> None:
     """As above, after the store's time-out."""
     messages = Messages(store, KEY)
