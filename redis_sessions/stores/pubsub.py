@@ -108,6 +108,7 @@ class RedisPubSub:
         self._leaving: set[str] = set()  # at the end of this tick, unless somebody comes
         self._nodes: dict[str, Subscriber] = {}
         self._placing: asyncio.Task[None] | None = None
+        self._opening: dict[str, tuple[asyncio.Task[None], list[str]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._stale = False  # whether the Cluster's map is
@@ -177,8 +178,7 @@ class RedisPubSub:
     def _leave(self) -> None:
         ends = dict[Subscriber, list[str]]()
         for name in self._leaving:
-            channel = self._channels.get(name)
-            if channel is not None and not channel.told:
+            if (channel := self._channels.get(name)) is not None and not channel.told:
                 del self._channels[name]
                 self._unplaced.pop(name, None)
                 if channel.at is not None:
@@ -191,9 +191,8 @@ class RedisPubSub:
 
     def _rest(self) -> None:
         self._resting = None
-        if not self._channels:
-            while self._nodes:
-                self._close(self._nodes.popitem()[1])
+        while self._nodes and not self._channels:
+            self._close(self._nodes.popitem()[1])
 
     async def close(self) -> None:
         """Close all connections. Nobody is told anything any more."""
@@ -204,6 +203,9 @@ class RedisPubSub:
         if self._placing is not None:
             self._placing.cancel()
             await asyncio.wait([self._placing])
+        for task, _ in list(self._opening.values()):
+            task.cancel()
+            await asyncio.wait([task])
         self._rest()
         if self._closing:
             await asyncio.wait(self._closing)
@@ -242,20 +244,29 @@ class RedisPubSub:
                 lost.append(name)
             if trouble is not None:
                 self._fail(lost, trouble)
-            # One that hangs doesn't hold the others up.
-            await asyncio.gather(*(self._place_at(*group) for group in groups.values()))
+            for where, (connector, here) in groups.items():
+                if where in self._opening:
+                    self._opening[where][1].extend(here)
+                elif where in self._nodes:
+                    self._place_at(self._nodes[where], here)
+                else:  # a task of its own: one that hangs doesn't hold the others up
+                    opening = self._loop.create_task(self._open(connector, here), context=Context())
+                    self._opening[where] = opening, here
 
-    async def _place_at(self, connector: Connector, names: Sequence[str]) -> None:
-        subscriber = self._nodes.get(connector.where)
-        if subscriber is None:
-            subscriber = Subscriber(connector, BOUND, self)
-            try:
-                await subscriber.open()
-            except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
-                self._stale = True
-                self._fail(names, exc)
-                return
+    async def _open(self, connector: Connector, names: Sequence[str]) -> None:  # they may grow
+        subscriber = Subscriber(connector, BOUND, self)
+        try:
+            await subscriber.open()
+        except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
+            self._stale = True
+            self._fail(names, exc)
+        else:
             self._nodes[connector.where] = subscriber
+            self._place_at(subscriber, names)
+        finally:
+            self._opening.pop(connector.where, None)
+
+    def _place_at(self, subscriber: Subscriber, names: Sequence[str]) -> None:
         known = [name for name in names if name in self._channels]  # others left meanwhile
         for name in known:
             self._channels[name].at = subscriber

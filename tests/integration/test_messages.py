@@ -125,6 +125,39 @@ async def test_a_slot_that_no_node_has(store: RedisStore, monkeypatch: pytest.Mo
         await heard.wait()
 
 
+async def test_a_node_that_hangs(
+    proxy: Proxy, behind: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its connection is being opened, others begin to listen to the channels of others."""
+    proxy.freeze()
+    async with store_on(as_app(behind.url)) as store:
+        channels, hangs, there = store.channels(), "session:msg:0", "session:msg:1"
+        servers: Any = store._servers.get()  # pyright: ignore[reportPrivateUsage] - as in a Cluster
+        connector = await servers.primary_of(there)
+        hanging, asked = connector.to(("127.0.0.1", proxy.port)), asyncio.Event()
+        hanging.timeout = 60
+
+        async def of(name: str, **_: Any) -> Any:
+            return hanging if name == hangs else connector
+
+        async def open_pool() -> Any:
+            asked.set()
+            return await type(hanging).open(hanging)
+
+        monkeypatch.setattr(servers, "primary_of", of)
+        monkeypatch.setattr(hanging, "open", open_pool)
+        waiting = [
+            asyncio.create_task(channels.subscribe([hangs], lambda *_: None)) for _ in range(2)
+        ]
+        await asked.wait()
+        stop = await channels.subscribe([there], lambda *_: None)
+        assert not waiting[0].done()
+        stop()
+        proxy.heal()
+        for each in waiting:
+            (await each)()
+
+
 async def test_redis_hangs(store: RedisStore, proxy: Proxy) -> None:
     """As above, after the store's time-out."""
     messages = Messages(store, KEY)
