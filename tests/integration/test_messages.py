@@ -14,6 +14,7 @@ from redis import Redis
 
 from redis_sessions import RedisStore, StoreUnavailableError
 from redis_sessions.cli.acl import Role, acl_line, rules
+from redis_sessions.connect.connector import Connector
 from redis_sessions.messages import Messages, Missed
 from redis_sessions.stores import pubsub
 from redis_sessions.testing import topology
@@ -42,6 +43,10 @@ async def other(behind: Server) -> AsyncIterator[Messages]:
     """Another process, whose network is whole."""
     async with store_on(behind.url) as store:
         yield Messages(store, KEY)
+
+
+def nothing(*_: object) -> None:
+    """What is told to somebody who doesn't listen."""
 
 
 def subscribers(server: Server) -> list[Any]:
@@ -113,9 +118,13 @@ async def test_a_slot_that_no_node_has(store: RedisStore, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(servers, "primary_of", of)
     heard = asyncio.Event()
+
+    def told(*_: object) -> None:
+        heard.set()
+
     first, second = await asyncio.gather(
-        channels.subscribe([nowhere], lambda *_: None),
-        channels.subscribe([there], lambda *_: heard.set()),
+        channels.subscribe([nowhere], nothing),
+        channels.subscribe([there], told),
         return_exceptions=True,
     )
     assert isinstance(first, StoreUnavailableError)
@@ -133,7 +142,7 @@ async def test_a_node_that_hangs(
     async with store_on(as_app(behind.url)) as store:
         channels, hangs, there = store.channels(), "session:msg:0", "session:msg:1"
         servers: Any = store._servers.get()  # pyright: ignore[reportPrivateUsage] - as in a Cluster
-        connector = await servers.primary_of(there)
+        connector: Connector = await servers.primary_of(there)
         hanging, asked = connector.to(("127.0.0.1", proxy.port)), asyncio.Event()
         hanging.timeout = 60
 
@@ -142,15 +151,13 @@ async def test_a_node_that_hangs(
 
         async def open_pool() -> Any:
             asked.set()
-            return await type(hanging).open(hanging)
+            return await Connector.open(hanging)
 
         monkeypatch.setattr(servers, "primary_of", of)
         monkeypatch.setattr(hanging, "open", open_pool)
-        waiting = [
-            asyncio.create_task(channels.subscribe([hangs], lambda *_: None)) for _ in range(2)
-        ]
+        waiting = [asyncio.create_task(channels.subscribe([hangs], nothing)) for _ in range(2)]
         await asked.wait()
-        stop = await channels.subscribe([there], lambda *_: None)
+        stop = await channels.subscribe([there], nothing)
         assert not waiting[0].done()
         stop()
         proxy.heal()

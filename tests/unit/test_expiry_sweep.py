@@ -75,8 +75,12 @@ async def test_a_schedule_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """One commit finds out. The next ones, and revocations, don't wait until a while has passed."""
     at, note = Expiring(), asyncio.get_running_loop().create_future()
     token = await at.begin(ALICE)
+
+    def hang(*_: object) -> asyncio.Future[None]:
+        return note
+
     for name in ("note", "end"):
-        monkeypatch.setattr(schedule_of(at.store), name, lambda *_: note)
+        monkeypatch.setattr(schedule_of(at.store), name, hang)
     monkeypatch.setattr("redis_sessions.lifecycle.expiry._PATIENCE", 0)
     await at.begin({"cart": [3]})
     monkeypatch.setattr("redis_sessions.lifecycle.expiry._PATIENCE", 3600)
