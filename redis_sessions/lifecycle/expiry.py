@@ -28,6 +28,8 @@ _PATIENCE: Final = 0.5
 """The most seconds that a commit waits for its note."""
 _PAUSE: Final = 10.0
 """Seconds in which none waits after one that did so in vain."""
+_SILENCE: Final = 60.0
+"""Seconds between two warnings that notes weren't written."""
 
 
 class _Noted(int):
@@ -84,7 +86,7 @@ class Expiry:
         self._clock = clock
         self._within = within + 1  # whole seconds are compared
         self._writing = set[asyncio.Future[Any]]()
-        self._failing = False
+        self._logs_from = float("-inf")
         self._last: asyncio.Future[Any] | None = None
         self._waits_from = float("-inf")
 
@@ -178,9 +180,9 @@ class Expiry:
     def _written(self, future: asyncio.Future[Any]) -> None:
         self._writing.discard(future)
         error = None if future.cancelled() else future.exception()
-        if error is not None and not self._failing:
+        if error is not None and time.monotonic() >= self._logs_from:
+            self._logs_from = time.monotonic() + _SILENCE
             logger.warning("sessions: the schedule for on_expired= lacks changes: %s", error)
-        self._failing = error is not None
 
     async def settle(self) -> None:
         """Wait until all that was to be written in this event loop is."""
