@@ -37,6 +37,7 @@ _UNKNOWN: Final = "unknown command"  # before Redis 7 a Cluster has no channels 
 _PLAIN_FOR: Final = 1.0
 _LONGEST_PAUSE: Final = 0.5
 _IDLE: Final = 60.0
+_SILENCE: Final = 60.0
 _REDIRECTED: Final = (errors.AskError, errors.ClusterDownError, errors.TryAgainError)
 
 
@@ -113,7 +114,7 @@ class RedisPubSub:
         self._failures = 0
         self._stale = False  # whether the Cluster's map is
         self._plain_until = float("-inf")
-        self._warned = False
+        self._logs_from = float("-inf")
         self._resting: asyncio.TimerHandle | None = None
         me = WeakMethod(self._note_moved)  # the servers mustn't hold what has them
 
@@ -277,8 +278,8 @@ class RedisPubSub:
 
     def _fail(self, names: Sequence[str], error: Exception) -> None:
         """Tell those who wait for these channels, and try again for those who go on."""
-        if not self._warned:
-            self._warned = True
+        if self._loop.time() >= self._logs_from:
+            self._logs_from = self._loop.time() + _SILENCE
             logger.warning("sessions: messages don't arrive: %s", error)
         for name in names:
             channel = self._channels.get(name)
@@ -319,7 +320,7 @@ class RedisPubSub:
         known = self._channels.get(channel)
         if known is None or known.at is not by or known.confirmed:
             return
-        self._failures, self._warned, known.confirmed = 0, False, True
+        self._failures, known.confirmed = 0, True
         known.ready.set_result(None)
         if known.missed:
             known.missed = False
@@ -353,8 +354,7 @@ class RedisPubSub:
         self._unsettle([name for name, channel in self._channels.items() if channel.at is by])
 
     def _tell(self, name: str, data: bytes | None) -> None:
-        channel = self._channels.get(name)
-        if channel is not None:
+        if (channel := self._channels.get(name)) is not None:
             for token, told in list(channel.told.items()):
                 if token in channel.told:  # one that is told may stop others
                     told(name, data)
