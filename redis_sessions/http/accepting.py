@@ -15,13 +15,14 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
 from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.sharing import Sharing, contexts
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.context import RequestContext
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import LIVE, LONGEST, Bound, Status
+from redis_sessions.session.state import LIVE, LONGEST, Bound, State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY, decode
 from redis_sessions.tracebacks import no_fields, silent_repr, strip
@@ -123,6 +124,10 @@ class Accepting:
         backend.accepting = accept_for
         if self.follows:
             backend.end_followed = self._end
+        shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
+        self._sharing = Sharing(backend, shared) if shared else None
+        self._shared = shared.keys()
+        backend.sharing = self._sharing
 
     def brings(self, scope: Scope) -> bool:
         """Whether a request brings the cookie of a source."""
@@ -143,21 +148,41 @@ class Accepting:
         session = await load(tokens, bound=bound)
         state = state_of(session)
         if state.status is LIVE:
-            if not self._followed or await self._still_lives(session):
+            if not self._followed:
                 return session
-            session = loading.new(self._backend, bound, Status.STALE)
-            # It ends as by `clear()`, and the cookie expires.
-            state_of(session).opened = (state,)
-            state_of(session).want(cleared=True)
+            if not await self._still_lives(session):
+                accepted = await self._find(scope)
+            elif state.principal is not None or not self._shared:
+                return session
+            else:  # somebody may have signed in there
+                accepted = await self._find(scope, signed_in=True)
+                if accepted is None:
+                    return session
+            if accepted is not None and self._sharing is not None:
+                self._sharing.carry(session, accepted)
+            session = self._after(state, bound)
         elif state.status in _CLOSED:
             if self._followed:
                 await self._find(scope)  # it may have to end
             return session
         elif state.status not in _NOBODYS or state.opened:
             return session
-        accepted = await self._find(scope)
+        else:
+            accepted = await self._find(scope)
         if accepted is not None:
             self._fill(session, accepted)
+        return session
+
+    def _after(self, state: State, bound: Bound) -> Session:
+        """A new session in the place of this one, which ends as by `clear()`.
+
+        What it has followed doesn't: it was the source that ended it, or goes on with it.
+        """
+        session = loading.new(self._backend, bound, Status.STALE)
+        if state.stored is not None:
+            state.stored = state.stored.alone()
+        state_of(session).opened = (state,)
+        state_of(session).want(cleared=True)
         return session
 
     async def _still_lives(self, session: Session) -> bool:
@@ -166,26 +191,46 @@ class Accepting:
         if stored is None or origin is None or not origin.id:
             return True
         source = self._followed.get(origin.source)
-        if source is None or await source.lives(origin.id):
+        if source is None or await self._lives(session, source, origin):
             return True
         self._reject(origin.source, "ended at its source", stored.token.id)
+        # It may begin anew by the same id, which PHP for example uses again.
+        both = contexts(self._backend, source.cookie, origin.id)
+        await accepting.forget(self._backend, both)
         return False
+
+    async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
+        if self._sharing is None or origin.source not in self._shared:
+            return await source.lives(origin.id)
+        try:
+            return await self._sharing.read(session, origin)
+        except StoreError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - as in `_asked`
+            strip(exc)
+            logger.exception("sessions: accept=: %s failed", origin.source)
+            return False
 
     async def _end(self, origin: Origin) -> None:
         source = self._followed.get(origin.source)
         if source is not None:
             await source.end(origin.id)
 
-    async def _find(self, scope: Scope) -> Accepted | None:
-        """The one session that the cookies name, if it is accepted."""
+    async def _find(self, scope: Scope, *, signed_in: bool = False) -> Accepted | None:
+        """The one session that the cookies name, if it is accepted.
+
+        `signed_in`: of sources that share sessions, and only if somebody is signed in by it.
+        """
         found = list[Accepted]()
         for each in self._sources:
+            if signed_in and each.name not in self._shared:
+                continue
             values = each.read(scope)
             if len(values) > MOST_COOKIES or any(len(value) > LONGEST_COOKIE for value in values):
                 self._reject(each.name, "too much")
                 continue
             for value in values:
-                accepted = await self._asked(each, value, scope)
+                accepted = await self._asked(each, value, scope, signed_in)
                 if accepted is not None:
                     found.append(accepted)
         if len(found) > 1:
@@ -193,7 +238,9 @@ class Accepting:
             return None
         return found[0] if found else None
 
-    async def _asked(self, each: _Asked, value: str, scope: Scope) -> Accepted | None:
+    async def _asked(
+        self, each: _Asked, value: str, scope: Scope, signed_in: bool
+    ) -> Accepted | None:
         backend, source = self._backend, each.source
         try:
             found = await source.find(value)
@@ -203,10 +250,13 @@ class Accepting:
                 return None
             mapped = source.map(found.data)
             data = None if mapped is None else backend.values.encode(dict(mapped))
-            if data is None or data == EMPTY:
+            # One that is shared may be empty. What begins here is stored there, too.
+            if data is None or (data == EMPTY and each.name not in self._shared):
                 return None
             backend.values.check(data)
             principal = backend.principal.of(data)
+            if signed_in and principal is None:
+                return None
         except StoreError:
             raise
         except (SessionEncodeError, ConfigurationError) as exc:
@@ -218,7 +268,8 @@ class Accepting:
             logger.exception("sessions: accept=: %s failed", each.name)
             self._reject(each.name, "failed")
             return None
-        context = f"{backend.store.prefix} {source.cookie} {found.id}"
+        nobodys, somebodys = contexts(backend, source.cookie, found.id)
+        context = nobodys if principal is None or not source.follow else somebodys
         # Whose clock is behind may find a cookie valid for a while longer.
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
@@ -261,6 +312,8 @@ class Accepting:
         state.origins.hold(data)
         accepted.follows_end = state.wanted.cleared
         state.accepted, state.base = accepted, accepted.data
+        if self._sharing is not None:
+            state.shared = self._sharing.begun(accepted.source, accepted.data)
         state.request.accessed = True
         if accepted.taken is not None:
             state.status = Status.SUPERSEDED

@@ -238,15 +238,13 @@ class State(msgspec.Struct, eq=False):
     stored: Stored | None = None
     """The record as it was last loaded or stored here."""
     base: bytes = EMPTY
-    """The data of that record, encoded. A change is what differs from them.
-
-    A value that `get_as` has converted is in it as the converted object is stored."""
+    """The data of that record, encoded. A change is what differs from them. A value that `get_as`
+    has converted is in it as the converted object is stored."""
     principal: str | None = None
     """Who is signed in by the stored data. None is nobody."""
     touch_at: float = NEVER
-    """When its time is to be renewed, in seconds since the epoch.
-
-    `NEVER` if a touch has failed, or if this request doesn't count as use."""
+    """When its time is to be renewed, in seconds since the epoch. `NEVER` if a touch has failed, or
+    if this request doesn't count as use."""
     settled: bytes | None = None
     """The data that the last commit dealt with, encoded. They aren't committed once more."""
     tombstone_of: str | None = None
@@ -261,6 +259,8 @@ class State(msgspec.Struct, eq=False):
     """The error for those who use it, if it isn't loaded."""
     accepted: Accepted | None = None
     """The session of another library whose data are in it, until they are stored."""
+    shared: bytes | None = None
+    """What it shares with another library's, as it is there, encoded. None: it shares nothing."""
 
     def __repr__(self) -> str:
         # Without data, since reprs are logged.

@@ -63,6 +63,7 @@ from redis_sessions.fastapi import (
 )
 from redis_sessions.leader import Leader, Term
 from redis_sessions.messages import Messages, Missed
+from redis_sessions.php import PhpSessions
 from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
     Clock,
@@ -144,6 +145,8 @@ app.add_middleware(
         StarletteCookie(["new", "old"], max_age=timedelta(days=14), map={"user_id": "user.id"}),
         Starsessions("redis://localhost:6379/0", map=lambda data: data.get("user")),
         RedisSdk("redis://localhost:6379/0", once=False, follow=True),
+        PhpSessions("redis://localhost", map={"user_id": "user.id"}, write_back={"user_id"}),
+        PhpSessions("redis://localhost", serializer="igbinary", compression="lz4", once=True),
         OwnSource(),
     ],
     principal=lambda data: data.get("user", {}).get("sub"),
