@@ -166,13 +166,12 @@ NOTHING_WANTED: Final = Wanted()
 """What most requests want. It is always this one object, so that `is` compares it."""
 
 
+# Unknown to the collector: the connection is the only circle, and `Connection.leave` opens it.
 class Request(msgspec.Struct, eq=False, gc=False):
     """The request that a session serves, or the worker that loaded it."""
 
     __repr__ = silent_repr
     __rich_repr__ = no_fields
-
-    # Unknown to the collector: the connection is the only circle, and `Connection.leave` opens it.
 
     began: float
     """When it began, in seconds of `Backend.timer`. Only its age can be told from this."""
@@ -302,8 +301,7 @@ class State(msgspec.Struct, eq=False):
 
     def peer(self) -> Peer:
         """The client. It is empty outside of a request."""
-        context = self.request.context
-        return Peer() if context is None else context.peer()
+        return Peer() if self.request.context is None else self.request.context.peer()
 
     def missing(self) -> SessionError:
         """The error for whoever uses it unloaded. It is a new one, so that no traceback grows."""
