@@ -134,6 +134,8 @@ class Backend:
         """Who is told which keys of a session other requests have changed."""
         self.ttl: Callable[[Stored], int] = self._ttl
         """How long a record lives that is stored now, unless it is touched: in milliseconds."""
+        self.records: Store | Expiry = store
+        """What records are written to."""
         self.expiry = None if on_expired is None else self._expiry(on_expired)
         """Who tells of sessions that ran out, if the application wants to know."""
 
@@ -148,6 +150,7 @@ class Backend:
         )
         # What requests call anyway, so that those without `on_expired=` have nothing to look at.
         self.ttl, self.report = expiry.noting(self.ttl), expiry.hearing(self.report)
+        self.records = expiry
         self.afterwards = expiry.finishing(self.afterwards)
         return expiry
 

@@ -85,6 +85,12 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
         met = self.met
         return met.methods if met.whose in (None, self.writer.principal) else ()
 
+    @property
+    def aliases(self) -> tuple[str, ...] | None:
+        """What `sign_in()` named, unless another one has taken the principal's place since."""
+        met = self.met
+        return met.aliases if met.whose in (None, self.writer.principal) else None
+
     def adopt(self, data: bytes, was: bytes = EMPTY, base: bytes = EMPTY) -> None:
         """Make the session's dict these data, as `merging.adopt` explains."""
         writer = self.writer

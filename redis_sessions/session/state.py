@@ -118,7 +118,7 @@ class Wanted(msgspec.Struct, frozen=True):
     methods: tuple[str, ...] = ()
     """How the principal proved who they are. They belong to `authenticated`."""
     whose: str | None = None
-    """Who was signed in then. The methods are nobody else's. None: they are for who signs in."""
+    """Who was signed in then. Methods and aliases are nobody else's. None: of who signs in."""
     aliases: tuple[str, ...] | None = None
     """By `sign_in()`: the text of each (`session/aliases.py`). None: those of the record stay."""
 
@@ -126,8 +126,9 @@ class Wanted(msgspec.Struct, frozen=True):
         """What is left when `met` was carried out. Other tasks may have asked for more since."""
         if self is met:
             return NOTHING_WANTED
-        proved = self.methods, self.whose, self.aliases
-        known = met.authenticated and proved == (met.methods, met.whose, met.aliases)
+        proved = self.methods, self.aliases
+        same = self.whose == met.whose or proved == ((), None)  # which are anybody's
+        known = met.authenticated and same and proved == (met.methods, met.aliases)
         again = self.authenticated and not known
         left = Wanted(
             cleared=self.cleared and not met.cleared,
@@ -148,7 +149,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
     def besides(self, other: Wanted) -> Wanted:
         """All that one of the two asks for. Where both ask for the same, this one's counts."""
-        proved = self if self.authenticated else other
+        proved, named = (self if self.authenticated else other), self.aliases
         return Wanted(
             cleared=self.cleared or other.cleared,
             rotate=self.rotate or other.rotate,
@@ -157,7 +158,7 @@ class Wanted(msgspec.Struct, frozen=True):
             lifetime=other.lifetime if self.lifetime is None else self.lifetime,
             methods=proved.methods,
             whose=proved.whose,
-            aliases=other.aliases if self.aliases is None else self.aliases,
+            aliases=other.aliases if named is None and proved.whose == other.whose else named,
         )
 
 
@@ -165,13 +166,12 @@ NOTHING_WANTED: Final = Wanted()
 """What most requests want. It is always this one object, so that `is` compares it."""
 
 
+# Unknown to the collector: the connection is the only circle, and `Connection.leave` opens it.
 class Request(msgspec.Struct, eq=False, gc=False):
     """The request that a session serves, or the worker that loaded it."""
 
     __repr__ = silent_repr
     __rich_repr__ = no_fields
-
-    # Unknown to the collector: the connection is the only circle, and `Connection.leave` opens it.
 
     began: float
     """When it began, in seconds of `Backend.timer`. Only its age can be told from this."""
@@ -277,6 +277,14 @@ class State(msgspec.Struct, eq=False):
         """Note what the application asks for: fields of `Wanted`."""
         self._set_wanted(replace(self.wanted, **wishes))
 
+    def prove(
+        self, whose: str | None, methods: tuple[str, ...], aliases: tuple[str, ...] | None = None
+    ) -> None:
+        """Note that this principal has proved who they are, and any aliases that were named."""
+        if aliases is None and whose == self.wanted.whose:
+            aliases = self.wanted.aliases
+        self.want(authenticated=True, methods=methods, whose=whose, aliases=aliases)
+
     def want_again(self, deferred: Wanted) -> None:
         """Note once more what was put aside, besides what tasks asked for meanwhile."""
         self._set_wanted(self.wanted.besides(deferred))
@@ -293,8 +301,7 @@ class State(msgspec.Struct, eq=False):
 
     def peer(self) -> Peer:
         """The client. It is empty outside of a request."""
-        context = self.request.context
-        return Peer() if context is None else context.peer()
+        return Peer() if self.request.context is None else self.request.context.peer()
 
     def missing(self) -> SessionError:
         """The error for whoever uses it unloaded. It is a new one, so that no traceback grows."""
@@ -378,8 +385,7 @@ class State(msgspec.Struct, eq=False):
         """Note that nothing of it is in the store any more."""
         self.status = Status.NEW
         self.stored = self.principal = self.settled = None
-        self.touch_at = NEVER
-        self.base = EMPTY
+        self.touch_at, self.base = NEVER, EMPTY
         if self.wanted.cleared:
             self.want(cleared=False)
 

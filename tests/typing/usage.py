@@ -433,6 +433,12 @@ async def caching(session: Session, manager: SessionManager, cache: CacheDep) ->
 
     assert_type(manager.cache, Cache)
     assert_type(await cache.get_or_set("key", load, ttl=60), dict[str, int])
+
+    async def load_cart() -> Cart:
+        return Cart([])
+
+    # Without `as_` it would be a dict.
+    await cache.get_or_set("key", load_cart, ttl=60)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]
     later = timedelta(minutes=1)
     cart = await cache.get_or_set(
         "key", load, ttl=later, as_=Cart, negative_ttl=1, stale_if_error=later, lock=2, beta=0
