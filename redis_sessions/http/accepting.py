@@ -150,12 +150,12 @@ class Accepting:
         if state.status is LIVE:
             if not self._followed:
                 return session
-            if not await self._still_lives(session):
+            accepted = await self._moved(state, scope)
+            if accepted is None and not await self._still_lives(session):
                 accepted = await self._find(scope)
-            elif state.principal is not None or not self._shared:
-                return session
-            else:  # somebody may have signed in there
-                accepted = await self._find(scope, signed_in=True)
+            elif accepted is None:
+                if state.principal is None and self._shared:  # somebody may have signed in there
+                    accepted = await self._find(scope, signed_in=True)
                 if accepted is None:
                     return session
             if accepted is not None and self._sharing is not None:
@@ -184,6 +184,17 @@ class Accepting:
         state_of(session).opened = (state,)
         state_of(session).want(cleared=True)
         return session
+
+    async def _moved(self, state: State, scope: Scope) -> Accepted | None:
+        """The session that the browser has at the source in the place of the one that we follow."""
+        origin = None if state.stored is None else state.stored.record.origin
+        if self._sharing is None or origin is None or not origin.id:
+            return None
+        each = next((each for each in self._sources if each.name == origin.source), None)
+        if each is None or not self._sharing.moved(origin, each.read(scope)):
+            return None
+        accepted = await self._find(scope)
+        return accepted if accepted is not None and accepted.source == origin.source else None
 
     async def _still_lives(self, session: Session) -> bool:
         stored = state_of(session).stored

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from secrets import token_hex
 from typing import Any, Final, cast, get_args
+from urllib.parse import unquote
 
 from redis_sessions.errors import ConfigurationError, SessionConflictError, SessionEncodeError
 from redis_sessions.http.accepting import Found
@@ -138,16 +139,19 @@ class PhpSessions:
 
     async def find(self, value: str) -> Found | str | None:
         """The session that the cookie names. What isn't an id sends no command."""
-        id = value if self._laravel is None else self._laravel.open(value)
+        id = self.id_of(value)
         if id is None:
-            return "bad signature"
-        if _ID.match(id) is None:
-            return "malformed"
+            return "malformed" if self._laravel is None else "bad signature"
         stored = await self._load(id)
         if stored is None:
             return None
         data = self._decoded(stored)
         return "undecodable" if data is None else Found(data, id, None)
+
+    def id_of(self, value: str) -> str | None:
+        """The id in the cookie's value; None if it is none. PHP writes a comma as `%2C`."""
+        id = unquote(value) if self._laravel is None else self._laravel.open(value)
+        return None if id is None or _ID.match(id) is None else id
 
     async def lives(self, id: str) -> bool:
         """Whether the session is still there."""

@@ -152,6 +152,25 @@ async def test_one_login(place: Place, prefix: str, shop_url: str) -> None:
     assert events.named("accepted") == ["PhpSessions PHPSESSID"] * 4
 
 
+async def test_new_ids_beside_old_ones(redis_url: str, prefix: str, shop_url: str) -> None:
+    """By default PHP keeps a session under its old id, too; the one in the cookie is shared.
+
+    With 6 bits a character PHP's ids have commas, which it writes as %2C into the cookie.
+    """
+    place = _phpredis(redis_url, f"{prefix}php:")
+    place.ini |= {"session.sid_bits_per_character": "6", "session.sid_length": "256"}
+    async with visiting(place, prefix, shop_url) as at:
+        await at.php("/login?user=alice")
+        assert await at.ours("/do?add=tea") == {"user_id": "alice", "cart": {"tea": 1}}
+        await at.php("/regenerate?keep_old=1")
+        await at.ours("/do?add=tea")
+        assert (await at.php("/"))["cart"] == {"tea": 2}
+        await at.php("/login?user=bob&keep_old=1")
+        assert (await at.ours("/do"))["user_id"] == "bob"
+        await at.php("/forget?keep_old=1")
+        assert await at.ours("/do") == {"cart": {"tea": 2}}
+
+
 async def test_anonymous_carts(place: Place, prefix: str, shop_url: str) -> None:
     """A cart that began here is in the shop, too, and goes along at a sign-in on either side."""
     async with visiting(place, prefix, shop_url) as at:
