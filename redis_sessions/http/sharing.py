@@ -90,8 +90,9 @@ class Sharing:
         if backend.values.encode(mine) != state.shared:
             for key in mine.keys() - theirs.keys():
                 dict.pop(session, key)
-            dict.update(session, theirs)
-            state.origins.hold(theirs)
+            plain = values.decode(state.shared)  # as it is when it was stored
+            dict.update(session, plain)
+            state.origins.hold(plain)
         return True
 
     def moved(self, origin: Origin, cookies: Sequence[str]) -> bool:

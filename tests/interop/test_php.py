@@ -171,6 +171,18 @@ async def test_new_ids_beside_old_ones(redis_url: str, prefix: str, shop_url: st
         assert await at.ours("/do") == {"cart": {"tea": 2}}
 
 
+async def test_objects_stay_in_php(redis_url: str, prefix: str, shop_url: str) -> None:
+    """An object that PHP puts where the map leads is none here, and changes don't replace it."""
+    place = _phpredis(redis_url, f"{prefix}php:")
+    async with visiting(place, prefix, shop_url) as at:
+        await at.php("/login?user=alice")
+        await at.ours("/do?add=tea")
+        await at.php("/object?name=cart")
+        assert await at.ours("/do") == {"user_id": "alice"}
+        await at.ours("/do?login=alice")
+        assert (await at.php("/"))["cart"] == {"a": 1}
+
+
 async def test_anonymous_carts(place: Place, prefix: str, shop_url: str) -> None:
     """A cart that began here is in the shop, too, and goes along at a sign-in on either side."""
     async with visiting(place, prefix, shop_url) as at:

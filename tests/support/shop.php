@@ -56,7 +56,7 @@ switch ($page) {
         $_SESSION['count'] = $count + 1;
         break;
     case '/object':
-        $_SESSION['seen'] = new ArrayObject(['a' => 1]);
+        $_SESSION[$_GET['name'] ?? 'seen'] = new ArrayObject(['a' => 1]);
         break;
 }
 session_write_close();

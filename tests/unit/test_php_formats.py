@@ -310,6 +310,15 @@ def test_some_keys_are_replaced(serializer: Serializer) -> None:
         replace(PAYLOADS[serializer], serializer, {})
 
 
+def test_what_a_class_has_written_may_refer_to_what_came_before() -> None:
+    """`r:3;` would lead to another value when the cart has more elements than before."""
+    payload = b'cart|a:1:{s:1:"a";i:1;}o|O:1:"A":0:{}l|C:1:"L":4:{%s}'
+
+    assert replace(payload % b"r-3;", "php", {"cart": [1, 2]}).endswith(b'"L":4:{r-3;}')
+    with pytest.raises(PhpFormatError, match="references"):
+        replace(payload % b"r:3;", "php", {"cart": [1, 2]})
+
+
 def test_an_array_that_two_places_have() -> None:
     """igbinary writes it once though PHP has no reference there: it can be written back."""
     payload = b"\0\0\0\2\x14\2\x11\1c\x14\1\6\0\6\1\x11\1d\1\1"
