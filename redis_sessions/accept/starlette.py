@@ -84,7 +84,10 @@ class StarletteCookie:
         return self._map(data)
 
     async def find(self, value: str) -> Found | str | None:
-        """The data in the cookie. Its id is the whole of it, as a digest: it has no other."""
+        """The data in the cookie. It has no id but what is signed, as a digest.
+
+        The signature doesn't belong to it: one signature can be written in several ways.
+        """
         try:
             raw = value.encode("ascii")
         except UnicodeEncodeError:
@@ -101,7 +104,7 @@ class StarletteCookie:
             if data is None:
                 return "undecodable"
             left = int(at + self._max_age - time())
-            digest = blake2b(raw, digest_size=20).hexdigest()
+            digest = blake2b(raw.rpartition(b".")[0], digest_size=20).hexdigest()
             return Found(data, digest, max(1, left), at)
         return "bad signature"
 
