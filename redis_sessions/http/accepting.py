@@ -120,7 +120,7 @@ class Accepting:
         self._sources = [_Asked(source) for source in sources]
         self._followed = {each.name: each.source for each in self._sources if each.source.follow}
         self.follows = bool(self._followed)
-        backend.accepting = accept_for
+        backend.accepting, backend.brought = accept_for, _brought
         if self.follows:
             backend.end_followed = self._end
 
@@ -193,7 +193,19 @@ class Accepting:
             return None
         return found[0] if found else None
 
-    async def _asked(self, each: _Asked, value: str, scope: Scope) -> Accepted | None:
+    async def brought(self, scope: Scope) -> list[Accepted]:
+        """What the cookies name, whether it may be accepted or not."""
+        asked = [
+            await self._asked(each, value, scope, any_time=True)
+            for each in self._sources
+            for value in each.read(scope)[:MOST_COOKIES]
+            if len(value) <= LONGEST_COOKIE
+        ]
+        return [each for each in asked if each is not None]
+
+    async def _asked(
+        self, each: _Asked, value: str, scope: Scope, *, any_time: bool = False
+    ) -> Accepted | None:
         backend, source = self._backend, each.source
         try:
             found = await source.find(value)
@@ -232,7 +244,7 @@ class Accepting:
             data=data,
             headers=each.expiry,
         )
-        return accepted if await self._may_be(accepted, found, source) else None
+        return accepted if any_time or await self._may_be(accepted, found, source) else None
 
     async def _may_be(self, accepted: Accepted, found: Found, source: Source) -> bool:
         """Whether a session is accepted: not a second time, and not after it was revoked."""
@@ -300,6 +312,13 @@ def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Lo
     serving = cast("Any", context)
     accept: Accepting | None = None if context is None else serving.setup.accepting
     return load if accept is None else accept.loader(load, serving.scope)
+
+
+async def _brought(context: RequestContext | None) -> list[Accepted]:
+    """What the cookies of a request name, by the middleware that serves it."""
+    serving = cast("Any", context)
+    accept: Accepting | None = None if context is None else serving.setup.accepting
+    return [] if accept is None else await accept.brought(serving.scope)
 
 
 def accepting_of(

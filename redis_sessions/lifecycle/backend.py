@@ -10,7 +10,7 @@ from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
-from redis_sessions.session.accepted import Origin
+from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.box import Box
 from redis_sessions.session.context import RequestContext
 from redis_sessions.session.keyring import Keyring, SecretKey
@@ -36,6 +36,9 @@ EndFollowed = Callable[[Origin], Awaitable[None]]
 
 Accepting = Callable[[Callable[..., Awaitable[Session]], RequestContext | None], Any]
 """Is given a `loading.Load` and the request, and gives a `Load`."""
+
+
+Brought = Callable[[RequestContext | None], Awaitable[list[Accepted]]]
 
 
 class Observer(Protocol):
@@ -69,6 +72,9 @@ class Backend:
     """Ends a session at its source, when ours has ended that follows it. None: none is followed."""
     accepting: Accepting | None = None
     """What a session is loaded with if sources of other sessions are asked, too."""
+    brought: Brought | None = None
+    """What a request brings besides its session: sessions of other libraries. None: it isn't asked.
+    """
     watched = 0
     """How many open connections, and calls of `changes()`, watch their session."""
 

@@ -110,8 +110,8 @@ def _begin(pending: PendingCommit) -> Awaitable[Answer]:
             pending.backend.warn_of_suspects(writer.session, writer.principal)
     if state.accepted is not None:
         return accepting.begin(pending, _cleared_or_carried_out)
-    if pending.backend.end_followed is not None:
-        return accepting.end_followed(pending, _cleared_or_carried_out)
+    if pending.backend.brought is not None:
+        return accepting.end_others(pending, _cleared_or_carried_out)
     return _cleared_or_carried_out(pending)
 
 

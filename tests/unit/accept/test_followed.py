@@ -49,6 +49,16 @@ async def test_a_sign_out_here_ends_it_there(how: str, first: bool) -> None:
     assert source.ended == ["s1"]
 
 
+async def test_a_sign_out_here_ends_a_newer_session_there() -> None:
+    """She signed in there again, under another id, and the former one still lives."""
+    at, source = followed(s2=ALICES)
+    token = token_in(await at.visit())
+    await at.visit(lambda s: s.clear(), theirs="s2", ours=token)
+    assert source.ended == ["s1", "s2"]
+    at.clock.advance(31)
+    assert (await at.visit(theirs="s2")).seen == {}
+
+
 @pytest.mark.parametrize("name", ["revoke", "revoke_all"])
 async def test_a_revocation_elsewhere_ends_it_at_the_next_request(name: str) -> None:
     """A revocation knows no foreign ids. The marker leads to it when its cookie comes."""

@@ -128,6 +128,36 @@ async def test_a_sign_out_in_a_request_that_was_slower() -> None:
     assert (await at.visit()).seen == {}
 
 
+@pytest.mark.parametrize("how", ["sign_out", "clear", "pop", "switch"])
+@pytest.mark.parametrize("kind", ["once", "stays", "follow"])
+@pytest.mark.parametrize("whose", ["alice", "carol"])
+async def test_a_sign_out_of_another_session_holds(how: str, kind: str, whose: str) -> None:
+    """Who signed in here has the foreign cookie, too. It signs nobody in after the sign-out."""
+    source = Elsewhere(once=kind == "once", follow=kind == "follow")
+    at = Place(source)
+    token = await at.begin({"user_id": whose, "cart": ["here"]})
+
+    def act(session: Session) -> None:
+        if how == "pop":
+            session.pop("user_id")
+        else:
+            session.sign_in("bob") if how == "switch" else getattr(session, how)()
+
+    reply = (await at.visit(act, ours=token)).checked()
+    assert (THEIRS in names_in(reply)) is (kind == "once")
+    assert source.ended == (["s1"] if kind == "follow" else [])
+    assert (await at.visit()).seen == {}
+    assert await at.manager.sessions_of("alice") == []
+
+
+async def test_a_sign_in_here_as_the_foreign_user_ends_nothing_there() -> None:
+    """Alice takes the place of Carol here, and has signed in there before."""
+    at = Place(source := Elsewhere(follow=True))
+    token = await at.begin({"user_id": "carol"})
+    await at.visit(lambda s: s.sign_in("alice"), ours=token)
+    assert source.ended == []
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_open_connection_has_a_session_of_its_own(stream: bool) -> None:
     """A WebSocket or event stream ends with its session. So it has ours, or none."""
