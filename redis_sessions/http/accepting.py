@@ -43,7 +43,8 @@ class Found(NamedTuple):
     data: dict[str, Any]
     """What it holds: plain data, decoded."""
     id: str
-    """What names it at its source. It is secret, and is never logged."""
+    """What names it at its source. It is secret, and is never logged. `find` of a source that is
+    followed finds the session by it, too."""
     ttl: int | None
     """For how many seconds it can still live, however much it is used. None: nobody knows."""
     since: float | None = None
@@ -166,10 +167,28 @@ class Accepting:
         if stored is None or origin is None or not origin.id:
             return True
         source = self._followed.get(origin.source)
-        if source is None or await source.lives(origin.id):
+        if source is None or await self._lives(session, source, origin):
             return True
         self._reject(origin.source, "ended at its source", stored.token.id)
         return False
+
+    async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
+        """Whether it is still there, and the same user's. Some libraries keep the id for both."""
+        state = state_of(session)
+        if state.principal is None or session.authenticated_at is not None:
+            return await source.lives(origin.id)  # who is signed in here was signed in here
+        try:
+            found = await source.find(origin.id)
+            mapped = source.map(found.data) if isinstance(found, Found) else None
+            if mapped is None:
+                return False
+            return loading.stored_principal(self._backend, dict(mapped)) == state.principal
+        except StoreError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - as in `_asked`
+            strip(exc)
+            logger.exception("sessions: accept=: %s failed", origin.source)
+            return False
 
     async def _end(self, origin: Origin) -> None:
         source = self._followed.get(origin.source)

@@ -107,6 +107,25 @@ async def test_another_user_there_is_another_user_here() -> None:
     assert await at.manager.sessions_of("alice") == []
 
 
+@pytest.mark.parametrize("data", [{"cart": ["tea"]}, {"user_id": "bob"}, {"secret": 1}, {"n": 1}])
+async def test_the_same_session_of_another_user_there_is_not_ours(data: dict[str, Any]) -> None:
+    """Alice signs out there, and some libraries go on with the same id, for nobody or for Bob."""
+    at, source = followed()
+    token = token_in(await at.visit())
+    source.sessions["s1"] = data
+    assert (await at.visit(ours=token, theirs=None)).seen == {}
+    assert "user_id" not in ((await at.visit(ours=token)).seen or {})
+    assert await at.manager.sessions_of("alice") == []
+
+
+async def test_a_source_that_fails_in_its_map_later() -> None:
+    """Nobody knows whose the session is now, so it is nobody's."""
+    at, source = followed()
+    token = token_in(await at.visit())
+    source.sessions["s1"] = {"user_id": ["odd"]}
+    assert (await at.visit(ours=token)).seen == {}
+
+
 async def test_a_visitor_who_signs_in_here_is_still_followed() -> None:
     """The session goes on under a new id, and the foreign one goes on, too."""
     at, source = followed(v={"cart": ["tea"]})
