@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from inspect import isawaitable
@@ -35,6 +35,11 @@ from redis_sessions.tracebacks import stripped
 __all__ = ["Cache"]
 
 T = TypeVar("T")
+Plain = TypeVar(
+    "Plain",
+    bound=bool | int | float | str | bytes | list[Any] | Mapping[Any, Any] | None,
+)
+"""What looks the same after it was kept. Anything else needs `as_`."""
 
 MAX_SIZE: Final = 256 * 1024
 """The most bytes of an encoded value that is kept."""
@@ -78,6 +83,8 @@ class Cache:
         dec_hook: Callable[[type, Any], Any] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        if type(max_size) is not int or max_size < 1:
+            raise ConfigurationError(f"max_size={max_size!r}: write bytes, such as {MAX_SIZE}")
         opened = open_store(store)
         box = Box(keyring_of(keyring), opened.prefix, b"rs-cache")
         self._entries = Entries(opened, box, clock_of(opened) if clock is None else clock)
@@ -97,14 +104,14 @@ class Cache:
     async def get_or_set(
         self,
         key: str,
-        load: Callable[[], Awaitable[T]],
+        load: Callable[[], Awaitable[Plain]],
         *,
         ttl: Duration,
         negative_ttl: Duration | None = None,
         stale_if_error: Duration | None = None,
         lock: Duration = 10,
         beta: float = 1.0,
-    ) -> T: ...
+    ) -> Plain: ...
     @overload
     async def get_or_set(
         self,
@@ -237,7 +244,9 @@ class Cache:
         part._scope, part._group = scope, group
         return part
 
-    def _place(self, key: str) -> Place | None:
+    def _place(self, key: Any) -> Place | None:
+        if not isinstance(key, str):
+            raise ConfigurationError(f"key={key!r}: write a str")
         scope = self._scope
         if scope is None:
             return None

@@ -285,16 +285,18 @@ class SessionMiddleware:
                 finally:
                     scope["session"] = session  # error handlers around us may show a page with it
             finally:
-                if connection.live is not None:
-                    await connection.live.finish()
-                serving.set(around)
-                connection.leave()
-                # Otherwise the session stays there. A mounted application may have put one of its
-                # own there, which its event handlers read long after the response.
-                if before is not None:
-                    scope["session"] = before
-                if outer:
-                    scope[SCOPE_KEY] = outer
+                try:
+                    if connection.live is not None:
+                        await connection.live.finish()
+                finally:  # else the collector wouldn't find the circle that `leave` opens
+                    serving.set(around)
+                    connection.leave()
+                    # Otherwise the session stays there. A mounted application may have put one of
+                    # its own there, which its event handlers read long after the response.
+                    if before is not None:
+                        scope["session"] = before
+                    if outer:
+                        scope[SCOPE_KEY] = outer
         except BaseException as exc:
             strip(exc)
             raise

@@ -342,3 +342,29 @@ def docker_compose(request: pytest.FixtureRequest) -> Path:
 def nginx(request: pytest.FixtureRequest) -> Path:
     """The nginx command, for the configuration of examples/proxy."""
     return find_program("nginx") or _skip_without("nginx", request.config)
+
+
+@pytest.fixture(scope="session")
+def php(request: pytest.FixtureRequest) -> Path:
+    """PHP's command line, with the extensions that write sessions."""
+    found = find_program("php")
+    modules = subprocess.check_output([found, "-m"], text=True).split() if found else []
+    for name in ("redis", "igbinary", "msgpack"):
+        if name not in modules:
+            _skip_without(f"php-{name}" if found else "php-cli", request.config)
+    assert found
+    return found
+
+
+@pytest.fixture(scope="session")
+def php_libraries(request: pytest.FixtureRequest) -> Path:
+    """Where PHP finds Predis, and the parts of Symfony and Laravel that have sessions."""
+    folder = Path("/usr/share/php")
+    for package, part in (
+        ("php-predis", "Predis"),
+        ("php-symfony-http-foundation", "Symfony/Component/HttpFoundation"),
+        ("php-laravel-framework", "Illuminate/Session"),
+    ):
+        if not (folder / part).is_dir():
+            _skip_without(package, request.config)
+    return folder

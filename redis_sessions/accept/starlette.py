@@ -12,9 +12,9 @@ from typing import Any, Final, cast
 
 from starlette.datastructures import Secret
 
-from redis_sessions.accept.mapping import MapOption, mapped_by
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.http.accepting import Found
+from redis_sessions.http.mapping import MapOption, mapped_by
 from redis_sessions.session.state import Duration, seconds
 from redis_sessions.tracebacks import no_fields, silent_repr, stripped
 
@@ -108,9 +108,8 @@ class StarletteCookie:
             return Found(data, digest, max(1, left), at)
         return "bad signature"
 
-    async def lives(self, id: str) -> bool:
-        """A cookie can't be ended elsewhere."""
-        return True
+    async def read(self, id: str) -> None:
+        """A cookie isn't followed."""
 
     async def end(self, id: str) -> None:
         """A cookie can't be ended."""

@@ -15,13 +15,14 @@ from starlette.types import Scope
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
 from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.sharing import Sharing, contexts
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.context import RequestContext
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import LIVE, LONGEST, Bound, Status
+from redis_sessions.session.state import LIVE, LONGEST, Bound, State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY, decode
 from redis_sessions.tracebacks import no_fields, silent_repr, strip
@@ -43,8 +44,7 @@ class Found(NamedTuple):
     data: dict[str, Any]
     """What it holds: plain data, decoded."""
     id: str
-    """What names it at its source. It is secret, and is never logged. `find` of a source that is
-    followed finds the session by it, too."""
+    """What names it at its source. It is secret, and is never logged."""
     ttl: int | None
     """For how many seconds it can still live, however much it is used. None: nobody knows."""
     since: float | None = None
@@ -61,7 +61,7 @@ class Found(NamedTuple):
 class Source(Protocol):
     """Where sessions of another library are, and what becomes of them here.
 
-    `find`, `lives` and `end` raise nothing but `StoreError`, whatever the cookie or the stored
+    `find`, `read` and `end` raise nothing but `StoreError`, whatever the cookie or the stored
     bytes hold. They build no object of any class by what they read.
     """
 
@@ -100,8 +100,10 @@ class Source(Protocol):
         """
         ...
 
-    async def lives(self, id: str) -> bool:
-        """Whether this session is still there. It is asked at each request (`follow`)."""
+    async def read(self, id: str) -> dict[str, Any] | None:
+        """What this session holds now; None if it isn't there. It is asked at each request
+        (`follow`).
+        """
         ...
 
     async def end(self, id: str) -> None:
@@ -124,6 +126,10 @@ class Accepting:
         backend.accepting, backend.brought = accept_for, _brought
         if self.follows:
             backend.end_followed = self._end
+        shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
+        self._sharing = Sharing(backend, shared) if shared else None
+        self._shared = shared.keys()
+        backend.sharing = self._sharing
 
     def brings(self, scope: Scope) -> bool:
         """Whether a request brings the cookie of a source."""
@@ -144,21 +150,41 @@ class Accepting:
         session = await load(tokens, bound=bound)
         state = state_of(session)
         if state.status is LIVE:
-            if not self._followed or await self._still_lives(session):
+            if not self._followed:
                 return session
-            session = loading.new(self._backend, bound, Status.STALE)
-            # It ends as by `clear()`, and the cookie expires.
-            state_of(session).opened = (state,)
-            state_of(session).want(cleared=True)
+            if not await self._still_lives(session):
+                accepted = await self._find(scope)
+            elif state.principal is not None or not self._shared:
+                return session
+            else:  # somebody may have signed in there
+                accepted = await self._find(scope, signed_in=True)
+                if accepted is None:
+                    return session
+            if accepted is not None and self._sharing is not None:
+                self._sharing.carry(session, accepted)
+            session = self._after(state, bound)
         elif state.status in _CLOSED:
             if self._followed:
                 await self._find(scope)  # it may have to end
             return session
         elif state.status not in _NOBODYS or state.opened:
             return session
-        accepted = await self._find(scope)
+        else:
+            accepted = await self._find(scope)
         if accepted is not None:
             self._fill(session, accepted)
+        return session
+
+    def _after(self, state: State, bound: Bound) -> Session:
+        """A new session in the place of this one, which ends as by `clear()`.
+
+        What it has followed doesn't: it was the source that ended it, or goes on with it.
+        """
+        session = loading.new(self._backend, bound, Status.STALE)
+        if state.stored is not None:
+            state.stored = state.stored.alone()
+        state_of(session).opened = (state,)
+        state_of(session).want(cleared=True)
         return session
 
     async def _still_lives(self, session: Session) -> bool:
@@ -170,41 +196,49 @@ class Accepting:
         if source is None or await self._lives(session, source, origin):
             return True
         self._reject(origin.source, "ended at its source", stored.token.id)
+        # It may begin anew by the same id, which PHP for example uses again.
+        both = contexts(self._backend, source.cookie, origin.id)
+        await accepting.forget(self._backend, both)
         return False
 
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
         """Whether it is still there, and the same user's. Some libraries keep the id for both."""
-        state = state_of(session)
-        if state.principal is None or session.authenticated_at is not None:
-            return await source.lives(origin.id)  # who is signed in here was signed in here
+        backend, whose = self._backend, state_of(session).principal
         try:
-            found = await source.find(origin.id)
-            mapped = source.map(found.data) if isinstance(found, Found) else None
-            if mapped is None:
-                return False
-            return loading.stored_principal(self._backend, dict(mapped)) == state.principal
+            if self._sharing is not None and origin.source in self._shared:
+                return await self._sharing.read(session, origin)
+            data = await source.read(origin.id)
+            mapped = None if data is None else source.map(data)
+            theirs = None if mapped is None else loading.stored_principal(backend, dict(mapped))
         except StoreError:
             raise
         except Exception as exc:  # noqa: BLE001 - as in `_asked`
             strip(exc)
             logger.exception("sessions: accept=: %s failed", origin.source)
             return False
+        signed_in_here = theirs is None and not origin.at
+        return mapped is not None and (whose in (None, theirs) or signed_in_here)
 
     async def _end(self, origin: Origin) -> None:
         source = self._followed.get(origin.source)
         if source is not None:
             await source.end(origin.id)
 
-    async def _find(self, scope: Scope) -> Accepted | None:
-        """The one session that the cookies name, if it is accepted."""
+    async def _find(self, scope: Scope, *, signed_in: bool = False) -> Accepted | None:
+        """The one session that the cookies name, if it is accepted.
+
+        `signed_in`: of sources that share sessions, and only if somebody is signed in by it.
+        """
         found = list[Accepted]()
         for each in self._sources:
+            if signed_in and each.name not in self._shared:
+                continue
             values = each.read(scope)
             if len(values) > MOST_COOKIES or any(len(value) > LONGEST_COOKIE for value in values):
                 self._reject(each.name, "too much")
                 continue
             for value in values:
-                accepted = await self._asked(each, value, scope)
+                accepted = await self._asked(each, value, scope, signed_in)
                 if accepted is not None:
                     found.append(accepted)
         if len(found) > 1:
@@ -223,7 +257,12 @@ class Accepting:
         return [each for each in asked if each is not None]
 
     async def _asked(
-        self, each: _Asked, value: str, scope: Scope, *, any_time: bool = False
+        self,
+        each: _Asked,
+        value: str,
+        scope: Scope,
+        signed_in: bool = False,
+        any_time: bool = False,
     ) -> Accepted | None:
         backend, source = self._backend, each.source
         try:
@@ -234,10 +273,13 @@ class Accepting:
                 return None
             mapped = source.map(found.data)
             data = None if mapped is None else backend.values.encode(dict(mapped))
-            if data is None or data == EMPTY:
+            # One that is shared may be empty. What begins here is stored there, too.
+            if data is None or (data == EMPTY and each.name not in self._shared):
                 return None
             backend.values.check(data)
             principal = backend.principal.of(data)
+            if signed_in and principal is None:
+                return None
         except StoreError:
             raise
         except (SessionEncodeError, ConfigurationError) as exc:
@@ -249,7 +291,8 @@ class Accepting:
             logger.exception("sessions: accept=: %s failed", each.name)
             self._reject(each.name, "failed")
             return None
-        context = f"{backend.store.prefix} {source.cookie} {found.id}"
+        nobodys, somebodys = contexts(backend, source.cookie, found.id)
+        context = nobodys if principal is None or not source.follow else somebodys
         # Whose clock is behind may find a cookie valid for a while longer.
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
@@ -292,6 +335,8 @@ class Accepting:
         state.origins.hold(data)
         accepted.follows_end = state.wanted.cleared
         state.accepted, state.base = accepted, accepted.data
+        if self._sharing is not None:
+            state.shared = self._sharing.begun(accepted.source, accepted.data)
         state.request.accessed = True
         if accepted.taken is not None:
             state.status = Status.SUPERSEDED
@@ -347,7 +392,7 @@ def accepting_of(
     sources: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
     if not sources:
         return None
-    if any(isinstance(each, type) or not hasattr(each, "lives") for each in sources):
+    if any(isinstance(each, type) or not hasattr(each, "read") for each in sources):
         raise ConfigurationError(  # without what was given, which may be a key
             "accept= takes a list of sources, such as [StarletteCookie(secret_key)]"
         )

@@ -275,11 +275,12 @@ class Connection(msgspec.Struct, eq=False):
         if self.failure is None and self.scope.get("session") is not self.session:
             carry_out_replacement(self.scope, self.session, self.setup.backend)
         state = state_of(self.session)
-        create = (state.status is LIVE and not state.wanted.cleared) or self._may_begin()
+        lives = state.status is LIVE and not (state.wanted.cleared or state.turn)
+        create = lives or self._may_begin()
         return self.setup.manager.commit(self.session, status=status, may_create=create)
 
     def _may_begin(self) -> bool:
-        """Whether an anonymous session may begin. It doesn't matter while another one lives."""
+        """Whether an anonymous session may begin. It plays no role while another one lives."""
         if self.is_socket:
             return not self.refused
         return is_same_site(self.scope) or self.transport.cross_site

@@ -110,6 +110,8 @@ class Election:
         due, failed = self._clock() + lease * _RENEW, False
         while True:
             await asyncio.sleep(max(0.0, due - self._clock()))
+            if hold.is_lost:  # also if the body goes on, since it may have caught its cancellation
+                return
             sent = self._clock()
             try:
                 mine = await self.leases.renew(hold.name, claim, lease)
@@ -119,7 +121,8 @@ class Election:
                 due, failed = self._clock() + pause_of(lease), True
                 continue
             if not mine:
-                return hold.lose("the lease had ended in the store")
+                hold.lose("the lease had ended in the store")
+                return
             if failed:
                 logger.warning("leader %r: the lease was renewed late", hold.name)
             hold.ends = sent + lease * _SAFE

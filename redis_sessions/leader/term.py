@@ -39,6 +39,11 @@ class Hold:
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is known that the lease is lost, or that the body has ended."""
+        return bool(self._why)
+
     def check(self) -> None:
         """Raise `LeadershipLostError` unless the lease holds at this moment."""
         if self._why or self._clock() >= self.ends:

@@ -11,34 +11,45 @@ secret key has been replaced. That id is random, or is signed, so nobody guesses
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from redis_sessions.errors import SessionGoneError, StoreUnavailableError
-from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.backend import Backend, Headers
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, version
-from redis_sessions.session.state import Status
+from redis_sessions.session.state import LONGEST, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY
 from redis_sessions.stores.protocols import Commit
 
-__all__ = ["Marker", "begin", "end_others", "has_ended", "is_under_way", "marker", "marker_name"]
+__all__ = [
+    "Marker",
+    "begin",
+    "end_others",
+    "forget",
+    "has_ended",
+    "is_under_way",
+    "marker",
+    "marker_name",
+    "note",
+]
 
 _PURPOSE: Final = b"rs-accepted"
 _CLAIM: Final = 60_000
 """Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
 """
 _ATTEMPTS: Final = 5
+_FREE: Final = "-"
+"""In the place of our session's id: it may be accepted again."""
 
 _BEGINS: Final = (Outcome.GAIN, Outcome.CREATE, Outcome.SWITCH)
 
 CarryOut = Callable[[PendingCommit], Awaitable[Answer]]
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Marker(NamedTuple):
@@ -59,7 +70,10 @@ def marker_name(context: str) -> str:
 async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
     """The marker, if there is one."""
     stored = await backend.store.load(accepted.name)
-    return None if stored is None else _opened(backend, accepted, stored)
+    found = None if stored is None else _opened(backend, accepted, stored)
+    if found is not None and stored is not None and found.id == _FREE:
+        accepted.replaces, found = version(stored), None
+    return found
 
 
 async def has_ended(backend: Backend, found: Marker, whose: str | None) -> bool:
@@ -143,7 +157,7 @@ async def _accept(
     """Store the marker, the session, and the marker again, for long. None: somebody was faster."""
     writer, name = pending.writer, accepted.name
     value = _sealed(pending, accepted, token.id)
-    if await writer.commit(name, None, value, _CLAIM) is not Commit.STORED:
+    if await writer.commit(name, accepted.replaces, value, _CLAIM) is not Commit.STORED:
         found = await marker(pending.backend, accepted)
         accepted.taken = "" if found is None else found.id
         return None
@@ -193,13 +207,32 @@ async def _close(pending: PendingCommit, accepted: Accepted) -> str:
         written = await pending.writer.commit(name, expected, value, accepted.ttl)
         if written is Commit.STORED:
             found = None if stored is None else _opened(pending.backend, accepted, stored)
-            return (accepted.taken or "") if found is None else found.id
+            return (accepted.taken or "") if found is None or found.id == _FREE else found.id
     raise StoreUnavailableError("another request accepts this session again and again")
 
 
+async def note(backend: Backend, context: str, id: str) -> None:
+    """Note that a session which begins at its source is ours of this id already."""
+    value = backend.markers.seal(context, _plain(backend.now(), id))
+    await backend.store.commit(marker_name(context), None, value, LONGEST * 1000)
+
+
+async def forget(backend: Backend, contexts: Iterable[str]) -> None:
+    """Forget that sessions were accepted, since they have ended at their source."""
+    for context in contexts:
+        free = backend.markers.seal(context, _plain(backend.now(), _FREE))
+        name = marker_name(context)
+        stored = await backend.store.load(name)
+        if stored is not None:
+            await backend.store.commit(name, version(stored), free, _CLAIM)
+
+
 def _sealed(pending: PendingCommit, accepted: Accepted, id: str) -> bytes:
-    plain = pending.writer.now.to_bytes(8, "big") + id.encode()
-    return pending.backend.markers.seal(accepted.context, plain)
+    return pending.backend.markers.seal(accepted.context, _plain(pending.writer.now, id))
+
+
+def _plain(now: int, id: str) -> bytes:
+    return now.to_bytes(8, "big") + id.encode()
 
 
 def _opened(backend: Backend, accepted: Accepted, stored: bytes) -> Marker:

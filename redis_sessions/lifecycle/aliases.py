@@ -34,7 +34,7 @@ async def enter_aliases(
     that this id has already. They stay entered as they are. `StoreUnavailableError` if all
     sessions with one of them were ended since the request began.
     """
-    backend, request, wanted = pending.backend, pending.state.request, pending.met.aliases
+    backend, request, wanted = pending.backend, pending.state.request, pending.aliases
     texts = wanted if wanted is not None else [each.text for each in kept_aliases(pending)]
     entered = {each.text: each for each in here}
     for text in texts:

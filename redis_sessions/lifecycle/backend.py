@@ -19,7 +19,7 @@ from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
-from redis_sessions.session.values import Values
+from redis_sessions.session.values import Changes, Values
 from redis_sessions.stores.caching import clock_of, copies_of
 from redis_sessions.stores.protocols import Store, Watchable
 
@@ -34,11 +34,29 @@ Listener = Callable[[Iterable[Any]], None]
 
 EndFollowed = Callable[[Origin], Awaitable[None]]
 
+Headers = tuple[tuple[bytes, bytes], ...]
+
 Accepting = Callable[[Callable[..., Awaitable[Session]], RequestContext | None], Any]
 """Is given a `loading.Load` and the request, and gives a `Load`."""
 
 
 Brought = Callable[[RequestContext | None], Awaitable[list[Accepted]]]
+
+
+class Sharing(Protocol):
+    """What a commit tells sources whose sessions are shared with ours."""
+
+    def new(self, data: bytes, principal: str | None, /) -> Origin | None: ...
+
+    async def begin(self, origin: Origin, stored: Stored, old: Origin | None, /) -> Headers: ...
+
+    def begun(self, name: str, data: bytes, /) -> bytes | None: ...
+
+    async def write(self, origin: Origin, changed: Changes, /) -> None: ...
+
+    async def end(self, origin: Origin, /) -> None: ...
+
+    def expiry(self, origin: Origin, /) -> Headers: ...
 
 
 class Observer(Protocol):
@@ -70,6 +88,8 @@ class Backend:
     observer: Observer | None = None
     end_followed: EndFollowed | None = None
     """Ends a session at its source, when ours has ended that follows it. None: none is followed."""
+    sharing: Sharing | None = None
+    """Stores at a source what a session shares with one there. None: no source shares any."""
     accepting: Accepting | None = None
     """What a session is loaded with if sources of other sessions are asked, too."""
     brought: Brought | None = None
@@ -120,6 +140,8 @@ class Backend:
         """Who is told which keys of a session other requests have changed."""
         self.ttl: Callable[[Stored], int] = self._ttl
         """How long a record lives that is stored now, unless it is touched: in milliseconds."""
+        self.records: Store | Expiry = store
+        """What records are written to."""
         self.expiry = None if on_expired is None else self._expiry(on_expired)
         """Who tells of sessions that ran out, if the application wants to know."""
 
@@ -134,6 +156,7 @@ class Backend:
         )
         # What requests call anyway, so that those without `on_expired=` have nothing to look at.
         self.ttl, self.report = expiry.noting(self.ttl), expiry.hearing(self.report)
+        self.records = expiry
         self.afterwards = expiry.finishing(self.afterwards)
         return expiry
 

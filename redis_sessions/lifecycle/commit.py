@@ -21,6 +21,7 @@ from redis_sessions.lifecycle import accepting, ending, in_place, new_id
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.merging import rotating_keys
 from redis_sessions.lifecycle.pending import PendingCommit, is_unchanged, pending_commit
+from redis_sessions.lifecycle.sharing import carry_out_shared
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.session import Session, state_of
@@ -108,11 +109,18 @@ def _begin(pending: PendingCommit) -> Awaitable[Answer]:
         pending.backend.values.check(writer.encoded, before)
         if "principal" not in pending.backend.reporter.warned:
             pending.backend.warn_of_suspects(writer.session, writer.principal)
-    if state.accepted is not None:
+    if pending.backend.brought is None:  # no other libraries' sessions
+        return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
+    if pending.backend.sharing is not None:
+        return carry_out_shared(pending, _begin_alone)
+    return _begin_alone(pending)
+
+
+def _begin_alone(pending: PendingCommit) -> Awaitable[Answer]:
+    """Begin the row. Of other libraries' sessions it knows which are accepted, and which end."""
+    if pending.state.accepted is not None:
         return accepting.begin(pending, _cleared_or_carried_out)
-    if pending.backend.brought is not None:
-        return accepting.end_others(pending, _cleared_or_carried_out)
-    return _cleared_or_carried_out(pending)
+    return accepting.end_others(pending, _cleared_or_carried_out)
 
 
 def _cleared_or_carried_out(pending: PendingCommit) -> Awaitable[Answer]:

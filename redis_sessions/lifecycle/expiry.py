@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -18,13 +19,23 @@ from redis_sessions.events import logger
 from redis_sessions.session.box import Box
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.record import Stored
-from redis_sessions.stores.protocols import Store
+from redis_sessions.stores.protocols import Commit, Store, Written
 from redis_sessions.stores.schedule import Due, schedule_of, try_schedule
 
 __all__ = ["Expired", "Expiry", "OnExpired"]
 
 _PATIENCE: Final = 0.5
 """The most seconds that a commit waits for its note."""
+_PAUSE: Final = 10.0
+"""Seconds in which none waits after one that did so in vain."""
+_SILENCE: Final = 60.0
+"""Seconds between two warnings that notes weren't written."""
+
+
+class _Noted(int):
+    """How long a record lives, in milliseconds, and which data it has: to be noted if stored."""
+
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +86,9 @@ class Expiry:
         self._clock = clock
         self._within = within + 1  # whole seconds are compared
         self._writing = set[asyncio.Future[Any]]()
-        self._failing = False
+        self._logs_from = float("-inf")
         self._last: asyncio.Future[Any] | None = None
+        self._waits_from = float("-inf")
 
     async def check(self) -> None:
         """Raise `ConfigurationError` if the store doesn't do this."""
@@ -93,18 +105,37 @@ class Expiry:
     # -- what requests write. None of it fails a request.
 
     def noting(self, ttl: Callable[[Stored], int]) -> Callable[[Stored], int]:
-        """`Backend.ttl`, which is called for each record that is stored: it notes those, too."""
+        """`Backend.ttl`, which is called for each record before it is stored."""
 
-        def noted(stored: Stored) -> int:
+        def note(stored: Stored) -> int:
             lasts = ttl(stored)
             # A change that is no touch leaves the time as it is.
-            if self._clock() - stored.record.seen_at <= self._within:
-                id = stored.token.id
-                about = self.about(id, self._find(stored.data))
-                self.write(self.schedule.note(id, lasts, about))
-            return lasts
+            if self._clock() - stored.record.seen_at > self._within:
+                return lasts
+            noted = _Noted(lasts)
+            noted.data = stored.data
+            return noted
 
-        return noted
+        return note
+
+    def commit(
+        self, id: str, expected: bytes | None, value: bytes, ttl: int
+    ) -> Awaitable[Written[Commit]]:
+        """`SessionStore.commit`. What isn't stored isn't noted: the session may be over."""
+        writing = self.store.commit(id, expected, value, int(ttl))
+        return self._noted(writing, id, ttl) if isinstance(ttl, _Noted) else writing
+
+    async def _noted(
+        self, writing: Awaitable[Written[Commit]], id: str, ttl: _Noted
+    ) -> Written[Commit]:
+        result: Commit | None = None
+        try:
+            written = await writing
+            result = written.result
+        finally:
+            if result in (Commit.STORED, None):  # None: nobody knows
+                self.write(self.schedule.note(id, int(ttl), self._about_data(id, ttl.data)))
+        return written
 
     def hearing(self, report: Callable[..., None]) -> Callable[..., None]:
         """`Backend.report`, which is told of each end of a session that was stored."""
@@ -117,22 +148,27 @@ class Expiry:
         return heard
 
     def finishing(self, renew: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """`Backend.afterwards`: a commit waits until its note is written, but not for long.
-
-        Otherwise notes could come in faster than they leave. They are written in turn.
-        """
+        """`Backend.afterwards`: a commit waits for the last note. They are written in turn."""
 
         async def finished() -> None:
-            last = self._last
-            if (
-                last is not None
-                and not last.done()
-                and last.get_loop() is asyncio.get_running_loop()
-            ):
-                await asyncio.wait([last], timeout=_PATIENCE)
+            if self._last is not None:
+                await self.keep_pace([self._last])
             await renew()
 
         return finished
+
+    async def keep_pace(self, notes: Iterable[asyncio.Future[Any]] | None = None) -> None:
+        """Wait until these, or all, are written, so that none come in faster than they leave.
+
+        It doesn't wait for long; and if that was too long, then not again soon.
+        """
+        loop = asyncio.get_running_loop()
+        chosen = self._writing.copy() if notes is None else notes
+        waiting = [each for each in chosen if not each.done() and each.get_loop() is loop]
+        if waiting and time.monotonic() >= self._waits_from:
+            _, late = await asyncio.wait(waiting, timeout=_PATIENCE)
+            if late:
+                self._waits_from = time.monotonic() + _PAUSE
 
     def write(self, write: Awaitable[Any]) -> asyncio.Future[Any]:
         """Write this also if who waits for it is cancelled. A failure is logged."""
@@ -144,9 +180,9 @@ class Expiry:
     def _written(self, future: asyncio.Future[Any]) -> None:
         self._writing.discard(future)
         error = None if future.cancelled() else future.exception()
-        if error is not None and not self._failing:
+        if error is not None and time.monotonic() >= self._logs_from:
+            self._logs_from = time.monotonic() + _SILENCE
             logger.warning("sessions: the schedule for on_expired= lacks changes: %s", error)
-        self._failing = error is not None
 
     async def settle(self) -> None:
         """Wait until all that was to be written in this event loop is."""
@@ -155,6 +191,13 @@ class Expiry:
             await asyncio.wait(waiting)
 
     # -- what is noted beside the time
+
+    def _about_data(self, id: str, data: bytes) -> bytes:
+        try:
+            principal = self._find(data)
+        except Exception:  # noqa: BLE001 - the application's own, and the record is stored
+            principal = None
+        return self.about(id, principal)
 
     def about(self, id: str, *parts: str | int | None) -> bytes:
         """The principal; and of an end that couldn't be told, when it was, and how often in vain.

@@ -100,7 +100,7 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
         length = wish[0] if wish else _length(pending, at.record)
         clock = await writer.renew_entry(length)
         lives = clock is not None
-        if lives and pending.met.aliases is not None:
+        if lives and pending.aliases is not None:
             had = at.record.aliases
             aliases = await enter_aliases(pending, at.token.id, ttl=length * 1000, here=had)
         authenticated_at = _authenticated_at(pending, clock or 0, at, principal)

@@ -36,8 +36,8 @@ async def _listening(
 ) -> AsyncGenerator[AsyncGenerator[Message | Missed]]:
     """Listen as the session that is stored. An id has one principal for life.
 
-    So a listener that ends with its session never gets what is sent to another user. The session is
-    watched first: it may have ended since it was loaded.
+    So a listener that ends with its session never gets what is sent to another user. The session
+    may have ended since it was loaded. So it is looked at once more, when nothing can be missed.
     """
     state = state_of(session)
     stored = state.live
@@ -58,6 +58,7 @@ async def _listening(
     leave = None if connection is None else connection.until_over(feed.stop)
     try:
         async with feed, aclosing(feed.read()) as read:
+            await watch.look()
             yield read
     finally:
         watch.stop()

@@ -72,6 +72,8 @@ async def create(
 def _origin(pending: PendingCommit, outcome: Outcome, at: int | None) -> Origin | None:
     """Where the data of a new session come from."""
     accepted, old = pending.state.accepted, pending.state.stored
+    if pending.origin is not None:
+        return pending.origin
     if accepted is not None:
         return None if pending.token is None else accepted.origin(None if pending.proves else at)
     if outcome is Outcome.GAIN and old is not None and old.record.origin is not None:

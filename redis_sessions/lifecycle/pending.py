@@ -10,6 +10,7 @@ from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.merging import adopt, rotating_keys
 from redis_sessions.lifecycle.writer import Writer, deadline
+from redis_sessions.session.accepted import Origin
 from redis_sessions.session.carryover import storable
 from redis_sessions.session.outcome import Answer, Facts, Outcome, decide
 from redis_sessions.session.placeholder import Unloaded
@@ -68,6 +69,8 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
     """Whose data a new anonymous session holds (`Record.owner`). None is nobody's."""
     token: SessionToken | None = None
     """The token of the session that begins with another library's data."""
+    origin: Origin | None = None
+    """What the session follows that begins here and at a source at once."""
     proves: bool = False
     """Whether the user has signed in here, too, by the same request."""
 
@@ -81,6 +84,12 @@ class PendingCommit(msgspec.Struct, eq=False, gc=False):
         """How the principal proved who they are. What another one has proved doesn't count."""
         met = self.met
         return met.methods if met.whose in (None, self.writer.principal) else ()
+
+    @property
+    def aliases(self) -> tuple[str, ...] | None:
+        """What `sign_in()` named, unless another one has taken the principal's place since."""
+        met = self.met
+        return met.aliases if met.whose in (None, self.writer.principal) else None
 
     def adopt(self, data: bytes, was: bytes = EMPTY, base: bytes = EMPTY) -> None:
         """Make the session's dict these data, as `merging.adopt` explains."""

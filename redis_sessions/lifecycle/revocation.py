@@ -273,7 +273,7 @@ async def _end_each(
             if id in own:
                 _end_own(own[id], alive, how)
         if backend.expiry is not None:  # so that ends don't come in faster than they are noted
-            await backend.expiry.settle()
+            await backend.expiry.keep_pace()
     return Written(count, shortfall)
 
 

@@ -23,8 +23,10 @@ from redis_sessions.session.token import is_id
 from redis_sessions.stores.schedule import SHARDS, Due
 from redis_sessions.tracebacks import strip
 
-__all__ = ["AT_ONCE", "STEP", "running", "sweep"]
+__all__ = ["AT_ONCE", "LEADER", "STEP", "running", "sweep"]
 
+LEADER: Final = "redis_sessions.expiry"
+"""What the leader is called. No job of an application is called so."""
 EVERY: Final = 2.0
 """Seconds between two sweeps. As a rule, an application is told of an end so much later."""
 STEP: Final = 500
@@ -57,7 +59,7 @@ async def _run(expiry: Expiry) -> None:
     lead = Leader(expiry.store)
     while True:
         try:
-            async with lead("expiry") as term:
+            async with lead(LEADER) as term:
                 await _sweep_always(expiry, term)
         except LeadershipLostError:
             continue  # it has been logged
@@ -155,7 +157,7 @@ async def _tell(expiry: Expiry, due: Due) -> bool:
     try:
         told = expiry.on_expired(Expired(due.id, principal, when))
         if isawaitable(told):
-            await told
+            await asyncio.ensure_future(told)  # a task of its own: it may cancel that
     except (Exception, asyncio.CancelledError) as exc:  # whatever it is, the others are told
         task = asyncio.current_task()
         if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():

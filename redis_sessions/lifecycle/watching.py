@@ -60,6 +60,10 @@ class Watch:
             self._due.cancel()
             self._due = None
 
+    async def look(self) -> None:
+        """Ask the store now, and not only when it answers the watch; `StoreError`."""
+        self._told(await self._backend.store.load(self._at[0].id))
+
     def _told(self, sealed: bytes | None) -> None:
         """What the store calls."""
         token, known = self._at

@@ -84,7 +84,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
     async def commit(self, id: str, version: bytes | None, value: bytes, ttl: int) -> Commit:
         """One attempt to store a value, for `ttl` milliseconds."""
         self.check_time()
-        written = await self.backend.store.commit(id, version, value, ttl)
+        written = await self.backend.records.commit(id, version, value, ttl)
         if written.shortfall is not None:
             if version is None:
                 raise_if_short(written.shortfall)  # a creation: the browser doesn't get its token
@@ -97,7 +97,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
 
     def attempt(self, at: Stored, value: Value) -> Awaitable[Written[Commit]]:
         """An attempt to replace what is stored by this value. It may be awaited directly."""
-        return self.backend.store.commit(at.token.id, version(at.sealed), *value)
+        return self.backend.records.commit(at.token.id, version(at.sealed), *value)
 
     async def compare_and_set(
         self,

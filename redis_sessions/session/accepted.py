@@ -14,7 +14,7 @@ class Origin(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     `source`: the name of the source. `id`: what names the session there, if it is followed; else
     "". `at`: the record's `authenticated_at` as it was accepted, and 0 from then on when the user
-    has proved here who they are.
+    has proved here who they are. -1: the session began on both sides at once.
     """
 
     __repr__ = silent_repr
@@ -49,6 +49,8 @@ class Accepted(msgspec.Struct, eq=False):
     """What the response has when they are stored: the foreign cookie expires."""
     taken: str | None = None
     """The id of the session that another request has made of them. This one stores none."""
+    replaces: bytes | None = None
+    """The version of the marker that is stored and doesn't count. None: there is none."""
     stays_open: bool = False
     """Whether it is a WebSocket or event stream, which has to end with its session."""
     follows_end: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -44,18 +45,24 @@ class Listening:
         self, begin: Callable[[], AbstractAsyncContextManager[AsyncGenerator[Message | Missed]]]
     ) -> None:
         self._begin = begin
-        self._begun: list[AbstractAsyncContextManager[object]] = []
+        # By which task, since several may share this object.
+        self._begun: dict[object, list[AbstractAsyncContextManager[object]]] = {}
 
     @stripped
     async def __aenter__(self) -> AsyncGenerator[Message | Missed]:
         opening = self._begin()
         messages = await opening.__aenter__()
-        self._begun.append(opening)
+        self._begun.setdefault(asyncio.current_task(), []).append(opening)
         return messages
 
     async def __aexit__(self, *exc: object) -> None:
         how: Any = exc
-        await self._begun.pop().__aexit__(*how)
+        task = asyncio.current_task()
+        by = task if task in self._begun else next(reversed(self._begun))
+        *others, opening = self._begun.pop(by)
+        if others:
+            self._begun[by] = others
+        await opening.__aexit__(*how)
 
     async def __aiter__(self) -> AsyncGenerator[Message | Missed]:
         try:

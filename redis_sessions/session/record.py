@@ -161,6 +161,10 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     def rotated_at(self) -> int:
         return rotated_at(self.sealed)
 
+    def alone(self) -> Stored:
+        """The same, as if it followed no other library's session."""
+        return msgspec.structs.replace(self, record=self.record.amended(origin=None))
+
     def __repr__(self) -> str:
         return f"<Stored {self.token.id}>"
 

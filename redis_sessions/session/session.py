@@ -133,7 +133,7 @@ class Session(dict[str, Any]):
         """As `principal`. None also for data that name no principal."""
         try:
             return self.principal
-        except Exception:  # noqa: BLE001 - the commit raises it
+        except Exception:  # noqa: BLE001 - a callable may raise anything, and the commit raises it
             return None
 
     # -- what a handler wants of it; none of these does I/O
@@ -166,8 +166,7 @@ class Session(dict[str, Any]):
         value: Any = services.principal.as_stored(principal)
         is_anothers = state.is_anothers(str(value), services.keyring)
         is_present = self._signed_in() == str(value)
-        names = state.wanted.aliases if is_present else None
-        names = names if aliases is None else checked_aliases(aliases)
+        names = None if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
         if is_anothers:
@@ -176,7 +175,7 @@ class Session(dict[str, Any]):
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        state.want(authenticated=True, methods=proved, whose=str(value), aliases=names)
+        state.prove(str(value), proved, names)
 
     @stripped
     def sign_out(self) -> None:
@@ -210,8 +209,7 @@ class Session(dict[str, Any]):
 
         `methods`: how, this time, by the names of RFC 8176. They take the place of those of before.
         """
-        proved = checked_methods(methods)
-        self._state.want(authenticated=True, methods=proved, whose=self._signed_in())
+        self._state.prove(self._signed_in(), checked_methods(methods))
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:

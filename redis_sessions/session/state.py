@@ -118,7 +118,7 @@ class Wanted(msgspec.Struct, frozen=True):
     methods: tuple[str, ...] = ()
     """How the principal proved who they are. They belong to `authenticated`."""
     whose: str | None = None
-    """Who was signed in then. The methods are nobody else's. None: they are for who signs in."""
+    """Who was signed in then. Methods and aliases are nobody else's. None: of who signs in."""
     aliases: tuple[str, ...] | None = None
     """By `sign_in()`: the text of each (`session/aliases.py`). None: those of the record stay."""
 
@@ -126,8 +126,9 @@ class Wanted(msgspec.Struct, frozen=True):
         """What is left when `met` was carried out. Other tasks may have asked for more since."""
         if self is met:
             return NOTHING_WANTED
-        proved = self.methods, self.whose, self.aliases
-        known = met.authenticated and proved == (met.methods, met.whose, met.aliases)
+        proved = self.methods, self.aliases
+        same = self.whose == met.whose or proved == ((), None)  # which are anybody's
+        known = met.authenticated and same and proved == (met.methods, met.aliases)
         again = self.authenticated and not known
         left = Wanted(
             cleared=self.cleared and not met.cleared,
@@ -148,7 +149,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
     def besides(self, other: Wanted) -> Wanted:
         """All that one of the two asks for. Where both ask for the same, this one's counts."""
-        proved = self if self.authenticated else other
+        proved, named = (self if self.authenticated else other), self.aliases
         return Wanted(
             cleared=self.cleared or other.cleared,
             rotate=self.rotate or other.rotate,
@@ -157,7 +158,7 @@ class Wanted(msgspec.Struct, frozen=True):
             lifetime=other.lifetime if self.lifetime is None else self.lifetime,
             methods=proved.methods,
             whose=proved.whose,
-            aliases=other.aliases if self.aliases is None else self.aliases,
+            aliases=other.aliases if named is None and proved.whose == other.whose else named,
         )
 
 
@@ -237,15 +238,13 @@ class State(msgspec.Struct, eq=False):
     stored: Stored | None = None
     """The record as it was last loaded or stored here."""
     base: bytes = EMPTY
-    """The data of that record, encoded. A change is what differs from them.
-
-    A value that `get_as` has converted is in it as the converted object is stored."""
+    """The data of that record, encoded. A change is what differs from them. A value that `get_as`
+    has converted is in it as the converted object is stored."""
     principal: str | None = None
     """Who is signed in by the stored data. None is nobody."""
     touch_at: float = NEVER
-    """When its time is to be renewed, in seconds since the epoch.
-
-    `NEVER` if a touch has failed, or if this request doesn't count as use."""
+    """When its time is to be renewed, in seconds since the epoch. `NEVER` if a touch has failed, or
+    if this request doesn't count as use."""
     settled: bytes | None = None
     """The data that the last commit dealt with, encoded. They aren't committed once more."""
     tombstone_of: str | None = None
@@ -260,6 +259,8 @@ class State(msgspec.Struct, eq=False):
     """The error for those who use it, if it isn't loaded."""
     accepted: Accepted | None = None
     """The session of another library whose data are in it, until they are stored."""
+    shared: bytes | None = None
+    """What it shares with another library's, as it is there, encoded. None: it shares nothing."""
 
     def __repr__(self) -> str:
         # Without data, since reprs are logged.
@@ -276,6 +277,14 @@ class State(msgspec.Struct, eq=False):
     def want(self, **wishes: Any) -> None:
         """Note what the application asks for: fields of `Wanted`."""
         self._set_wanted(replace(self.wanted, **wishes))
+
+    def prove(
+        self, whose: str | None, methods: tuple[str, ...], aliases: tuple[str, ...] | None = None
+    ) -> None:
+        """Note that this principal has proved who they are, and any aliases that were named."""
+        if aliases is None and whose == self.wanted.whose:
+            aliases = self.wanted.aliases
+        self.want(authenticated=True, methods=methods, whose=whose, aliases=aliases)
 
     def want_again(self, deferred: Wanted) -> None:
         """Note once more what was put aside, besides what tasks asked for meanwhile."""
@@ -378,8 +387,7 @@ class State(msgspec.Struct, eq=False):
         """Note that nothing of it is in the store any more."""
         self.status = Status.NEW
         self.stored = self.principal = self.settled = None
-        self.touch_at = NEVER
-        self.base = EMPTY
+        self.touch_at, self.base = NEVER, EMPTY
         if self.wanted.cleared:
             self.want(cleared=False)
 

@@ -24,6 +24,7 @@ __all__ = [
     "LEASE",
     "LOCK",
     "SCHEDULE",
+    "SWAP",
     "IndexCommand",
     "Item",
     "Weight",
@@ -60,6 +61,7 @@ INDEX: Final = script("index.lua")
 LOCK: Final = script("lock.lua")
 LEASE: Final = script("lease.lua")
 SCHEDULE: Final = script("schedule.lua")
+SWAP: Final = script("swap.lua")
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):

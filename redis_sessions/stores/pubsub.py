@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from threading import Lock
@@ -37,6 +37,7 @@ _UNKNOWN: Final = "unknown command"  # before Redis 7 a Cluster has no channels 
 _PLAIN_FOR: Final = 1.0
 _LONGEST_PAUSE: Final = 0.5
 _IDLE: Final = 60.0
+_SILENCE: Final = 60.0
 _REDIRECTED: Final = (errors.AskError, errors.ClusterDownError, errors.TryAgainError)
 
 
@@ -50,7 +51,8 @@ class PubSub(Protocol):
     async def subscribe(self, channels: Sequence[str], told: Told) -> Callable[[], None]:
         """Have `told` called, by the event loop, with what is published from now on.
 
-        It returns once the server has confirmed it. What it returns ends it. `StoreError` if the
+        All in this loop who listen to a channel are told of a message before the next one. It
+        returns once the server has confirmed it. What it returns ends it. `StoreError` if the
         server can't be reached, or refuses. A later loss is told as None, once it is over.
         """
         ...
@@ -107,11 +109,12 @@ class RedisPubSub:
         self._leaving: set[str] = set()  # at the end of this tick, unless somebody comes
         self._nodes: dict[str, Subscriber] = {}
         self._placing: asyncio.Task[None] | None = None
+        self._opening: dict[str, tuple[asyncio.Task[None], list[str]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._stale = False  # whether the Cluster's map is
         self._plain_until = float("-inf")
-        self._warned = False
+        self._logs_from = float("-inf")
         self._resting: asyncio.TimerHandle | None = None
         me = WeakMethod(self._note_moved)  # the servers mustn't hold what has them
 
@@ -176,8 +179,7 @@ class RedisPubSub:
     def _leave(self) -> None:
         ends = dict[Subscriber, list[str]]()
         for name in self._leaving:
-            channel = self._channels.get(name)
-            if channel is not None and not channel.told:
+            if (channel := self._channels.get(name)) is not None and not channel.told:
                 del self._channels[name]
                 self._unplaced.pop(name, None)
                 if channel.at is not None:
@@ -190,9 +192,8 @@ class RedisPubSub:
 
     def _rest(self) -> None:
         self._resting = None
-        if not self._channels:
-            while self._nodes:
-                self._close(self._nodes.popitem()[1])
+        while self._nodes and not self._channels:
+            self._close(self._nodes.popitem()[1])
 
     async def close(self) -> None:
         """Close all connections. Nobody is told anything any more."""
@@ -203,6 +204,9 @@ class RedisPubSub:
         if self._placing is not None:
             self._placing.cancel()
             await asyncio.wait([self._placing])
+        for task, _ in list(self._opening.values()):
+            task.cancel()
+            await asyncio.wait([task])
         self._rest()
         if self._closing:
             await asyncio.wait(self._closing)
@@ -226,29 +230,44 @@ class RedisPubSub:
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - to spread them
             names = list(self._unplaced)
             self._unplaced.clear()
-            groups = dict[str, tuple[Connector, list[str]]]()
-            try:
-                for name in names:
-                    connector = await self._servers.primary_of(name, fresh=self._stale)
-                    self._stale = False
-                    groups.setdefault(connector.where, (connector, []))[1].append(name)
-            except StoreError as exc:
-                self._fail(names, exc)
-                continue
-            # One that hangs doesn't hold the others up.
-            await asyncio.gather(*(self._place_at(*group) for group in groups.values()))
+            groups, trouble = dict[str, tuple[Connector, list[str]]](), None
+            lost, ends = list[str](), self._loop.time() + self._timeout
+            for name in names:
+                if trouble is None or self._loop.time() < ends:
+                    try:
+                        connector = await self._servers.primary_of(name, fresh=self._stale)
+                    except StoreError as exc:
+                        trouble = exc
+                    else:
+                        self._stale = False
+                        groups.setdefault(connector.where, (connector, []))[1].append(name)
+                        continue
+                lost.append(name)
+            if trouble is not None:
+                self._fail(lost, trouble)
+            for where, (connector, here) in groups.items():
+                if where in self._opening:
+                    self._opening[where][1].extend(here)
+                elif where in self._nodes:
+                    self._place_at(self._nodes[where], here)
+                else:  # a task of its own: one that hangs doesn't hold the others up
+                    opening = self._loop.create_task(self._open(connector, here), context=Context())
+                    self._opening[where] = opening, here
 
-    async def _place_at(self, connector: Connector, names: Sequence[str]) -> None:
-        subscriber = self._nodes.get(connector.where)
-        if subscriber is None:
-            subscriber = Subscriber(connector, BOUND, self)
-            try:
-                await subscriber.open()
-            except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
-                self._stale = True
-                self._fail(names, exc)
-                return
+    async def _open(self, connector: Connector, names: Sequence[str]) -> None:  # they may grow
+        subscriber = Subscriber(connector, BOUND, self)
+        try:
+            await subscriber.open()
+        except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
+            self._stale = True
+            self._fail(names, exc)
+        else:
             self._nodes[connector.where] = subscriber
+            self._place_at(subscriber, names)
+        finally:
+            self._opening.pop(connector.where, None)
+
+    def _place_at(self, subscriber: Subscriber, names: Sequence[str]) -> None:
         known = [name for name in names if name in self._channels]  # others left meanwhile
         for name in known:
             self._channels[name].at = subscriber
@@ -259,8 +278,8 @@ class RedisPubSub:
 
     def _fail(self, names: Sequence[str], error: Exception) -> None:
         """Tell those who wait for these channels, and try again for those who go on."""
-        if not self._warned:
-            self._warned = True
+        if self._loop.time() >= self._logs_from:
+            self._logs_from = self._loop.time() + _SILENCE
             logger.warning("sessions: messages don't arrive: %s", error)
         for name in names:
             channel = self._channels.get(name)
@@ -301,7 +320,7 @@ class RedisPubSub:
         known = self._channels.get(channel)
         if known is None or known.at is not by or known.confirmed:
             return
-        self._failures, self._warned, known.confirmed = 0, False, True
+        self._failures, known.confirmed = 0, True
         known.ready.set_result(None)
         if known.missed:
             known.missed = False
@@ -335,8 +354,7 @@ class RedisPubSub:
         self._unsettle([name for name, channel in self._channels.items() if channel.at is by])
 
     def _tell(self, name: str, data: bytes | None) -> None:
-        channel = self._channels.get(name)
-        if channel is not None:
+        if (channel := self._channels.get(name)) is not None:
             for token, told in list(channel.told.items()):
                 if token in channel.told:  # one that is told may stop others
                     told(name, data)
@@ -350,17 +368,21 @@ class MemoryPubSub:
         self._told: dict[str, dict[object, tuple[asyncio.AbstractEventLoop, Told]]] = {}
 
     async def publish(self, channel: str, data: bytes) -> None:
+        loops = dict[asyncio.AbstractEventLoop, dict[object, Told]]()
         with self._lock:
-            here = list(self._told.get(channel, {}).items())
-        for token, (loop, told) in here:
+            for token, (loop, told) in self._told.get(channel, {}).items():
+                loops.setdefault(loop, {})[token] = told
+        for loop, here in loops.items():
             try:
-                loop.call_soon_threadsafe(self._tell, channel, token, told, data)
+                loop.call_soon_threadsafe(self._tell, channel, here, data)
             except RuntimeError:  # the event loop is closed
-                self._stop([channel], token)
+                for token in here:
+                    self._stop([channel], token)
 
-    def _tell(self, channel: str, token: object, told: Told, data: bytes) -> None:
-        if token in self._told.get(channel, {}):
-            told(channel, data)
+    def _tell(self, channel: str, here: Mapping[object, Told], data: bytes) -> None:
+        for token, told in here.items():
+            if token in self._told.get(channel, {}):
+                told(channel, data)
 
     async def subscribe(self, channels: Sequence[str], told: Told) -> Callable[[], None]:
         token, loop = object(), asyncio.get_running_loop()

@@ -30,6 +30,7 @@ from redis_sessions.stores.commands import (
     LEASE,
     LOCK,
     SCHEDULE,
+    SWAP,
     IndexCommand,
     Weight,
     Write,
@@ -66,7 +67,7 @@ from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import Notify, Watching
 from redis_sessions.tracebacks import stripped
 
-__all__ = ["RedisStore", "servers_of", "write_to"]
+__all__ = ["RedisStore", "is_cluster", "lock_by_name", "servers_of", "write_to"]
 
 T = TypeVar("T")
 
@@ -324,7 +325,7 @@ class RedisStore:
         servers = kind(
             self._connector,
             self.timeout,
-            [INDEX, LOCK, LEASE, SCHEDULE],
+            [INDEX, LOCK, LEASE, SCHEDULE, SWAP],
             self.server_clock,
             watching,
             self._durability,
@@ -368,6 +369,19 @@ def servers_of(store: RedisStore) -> Servers:
 def write_to(store: RedisStore, command: IndexCommand) -> Awaitable[Written[Any]]:
     """The reply to a command on one key, which waits for replicas if its weight says so."""
     return store._write(command, lambda reply: reply)  # pyright: ignore[reportPrivateUsage] - as above
+
+
+def lock_by_name(
+    store: RedisStore, name: str, *, wait: float, hold: float
+) -> AbstractAsyncContextManager[None]:
+    """As `store.lock()`, for a lock that others than this library take, too: its whole name."""
+    locks = store._locks.get()  # pyright: ignore[reportPrivateUsage] - as above
+    return locks.lock(name, wait=wait, hold=hold)
+
+
+def is_cluster(store: RedisStore) -> bool:
+    """Whether the store's deployment is a Cluster."""
+    return store._connector.deployment.kind == "cluster"  # pyright: ignore[reportPrivateUsage] - as above
 
 
 def _client_cache(given: float | None, of_url: float | None) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from itertools import count
 from time import monotonic as clock
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
+from weakref import ref
 
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.errors import ConfigurationError, StoreError
@@ -29,8 +30,8 @@ _LONGEST_POLL: Final = 0.1
 _QUIET: Final = 60.0
 """Seconds between two warnings of loads that fail."""
 
-_loading: Final = ContextVar["_Flight | None"]("redis_sessions_loading", default=None)
-"""The load that this task is a part of."""
+_loading: Final = ContextVar["ref[_Flight]"]("redis_sessions_loading")
+"""The load that this task is a part of. What a loader opens may keep its context for long."""
 
 _ticks: Final = count(1)
 """The order in which callers come and loads begin, in this process."""
@@ -55,6 +56,8 @@ class _Flight:
     task: asyncio.Task[bytes]
     began: int | None = None
     """The tick at which the loader was called."""
+    looked = 0
+    """The tick at which it was asked for the last time what is stored."""
     claim: Claim | None = None
     """The claim that is known to have been stored."""
     sent: Claim | None = None
@@ -72,15 +75,21 @@ class _Flight:
         """Whether it can't end before the other one does."""
         return self is other or any(each.waits_for(other) for each in self.awaits)
 
-    def serves(self, arrived: int, sight: Sight | None) -> bool:
-        """Whether whoever came at this tick gets nothing that had been forgotten by then.
+    def may_serve(self, arrived: int, sight: Sight | None) -> bool:
+        """Whether whoever came at this tick may wait for it.
 
-        It is so if the loader was called later, or if its claim was still there to be seen. Without
-        a claim nobody knows: then one load for many counts for more.
+        It isn't so if the loader had been called by then, and its claim wasn't there to be seen
+        any more: the value was forgotten.
         """
         if self.began is None or arrived < self.began or sight is None or self.claim is None:
             return True
         return (self.claim.header, self.claim.generation) == (sight.header, sight.generation)
+
+    def serves(self, arrived: int, sight: Sight | None) -> bool:
+        """Whether what it has given hadn't been forgotten by then. Without a claim nobody knows."""
+        if self.began is None:
+            return self.looked > arrived
+        return arrived < self.began or (sight is not None and self.claim is not None)
 
 
 class SingleFlight:
@@ -116,13 +125,31 @@ class SingleFlight:
         The loader runs in a task of its own, which is cancelled when nobody waits for it any more.
         `sight` is what was seen; None if the store is away. Raises what the loader raises.
         """
+        while True:
+            flight = await self._join(place, sight, terms, load, arrived)
+            value = flight.task.result()
+            if flight.serves(arrived, sight):
+                return value
+            try:
+                sight = await self._entries.look(place)
+            except StoreError:
+                return value
+            entry = sight.entry
+            if self._is_fresh(entry):
+                return entry.value
+
+    async def _join(
+        self, place: Place, sight: Sight | None, terms: Terms, load: Load, arrived: int
+    ) -> _Flight:
+        """Wait for a flight, or for a new one."""
         flights = self._flights.get()
         flight = flights.get(place.id)
-        if flight is None or not flight.serves(arrived, sight):
+        if flight is None or not flight.may_serve(arrived, sight):
             flights[place.id] = flight = _Flight(place.group)
             flight.task = asyncio.create_task(self._fly(flight, place, sight, terms, load))
             flight.task.add_done_callback(partial(_land, flights, place.id, flight))
-        inside = _loading.get()
+        loading = _loading.get(None)
+        inside = None if loading is None else loading()
         if inside is not None:
             if flight.waits_for(inside):
                 raise ConfigurationError(
@@ -139,23 +166,16 @@ class SingleFlight:
             flight.waiters -= 1
             if not flight.waiters and flight.task.cancel():
                 _leave(flights, place.id, flight)
-        return flight.task.result()
+        return flight
 
     async def _fly(
         self, flight: _Flight, place: Place, sight: Sight | None, terms: Terms, load: Load
     ) -> bytes:
-        _loading.set(flight)
+        _loading.set(ref(flight))
         try:
             return await self._value(flight, place, sight, terms, load)
-        except Exception:
-            raise
-        except BaseException:  # nobody waits any more: others needn't wait for the claim to lapse
-            if flight.sent is not None:
-                ending = asyncio.get_running_loop().create_task(
-                    self._end(place, flight, restore=True)
-                )
-                self._ending.add(ending)
-                ending.add_done_callback(self._ending.discard)
+        except asyncio.CancelledError:  # nobody waits here any more, and elsewhere nobody need
+            self._later(self._end(place, flight, restore=True))
             raise
 
     async def _value(
@@ -178,7 +198,7 @@ class SingleFlight:
             value = await load()
         except Exception as exc:
             stand_in = self._stand_in(before, terms)
-            await self._end(place, flight, restore=True)
+            await self._settled(flight, self._end(place, flight, restore=True))
             if stand_in is None:
                 raise
             self._counts["stale"] += 1
@@ -190,7 +210,7 @@ class SingleFlight:
                 )
             return stand_in
         took = int((clock() - started) * 1000)
-        await self._keep(place, flight, value, took, terms)
+        await self._settled(flight, self._keep(place, flight, value, took, terms))
         return value
 
     async def _claim(self, flight: _Flight, place: Place, sight: Sight, lock: int) -> bytes | None:
@@ -213,11 +233,15 @@ class SingleFlight:
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
                 pause = min(pause * 1.5, _LONGEST_POLL)
             # What was seen before may have been forgotten, and others have come since.
+            flight.looked = next(_ticks)
             sight = await self._entries.look(place)
             entry = sight.entry
-            if entry is not None and entry.value and self._entries.now() < entry.fresh_until:
+            if self._is_fresh(entry):
                 self._counts["waited"] += 1
                 return entry.value
+
+    def _is_fresh(self, entry: Entry | None) -> TypeGuard[Entry]:
+        return entry is not None and bool(entry.value) and self._entries.now() < entry.fresh_until
 
     def _stand_in(self, before: Entry | None, terms: Terms) -> bytes | None:
         """The value of before, if it may be served although a load has failed."""
@@ -257,6 +281,18 @@ class SingleFlight:
         if flight.sent is not None:
             with suppress(StoreError):
                 await self._entries.release(place, flight.sent, restore=restore)
+
+    async def _settled(self, flight: _Flight, work: Coroutine[Any, Any, None]) -> None:
+        """Do it. Nobody waits for it if the claim had no answer: the next one may be as late."""
+        if flight.claim is None:
+            self._later(work)
+        else:
+            await work
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def _warn(self, message: str, *args: object) -> None:
         if not self._warned:

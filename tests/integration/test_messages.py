@@ -14,6 +14,7 @@ from redis import Redis
 
 from redis_sessions import RedisStore, StoreUnavailableError
 from redis_sessions.cli.acl import Role, acl_line, rules
+from redis_sessions.connect.connector import Connector
 from redis_sessions.messages import Messages, Missed
 from redis_sessions.stores import pubsub
 from redis_sessions.testing import topology
@@ -42,6 +43,10 @@ async def other(behind: Server) -> AsyncIterator[Messages]:
     """Another process, whose network is whole."""
     async with store_on(behind.url) as store:
         yield Messages(store, KEY)
+
+
+def nothing(*_: object) -> None:
+    """What is told to somebody who doesn't listen."""
 
 
 def subscribers(server: Server) -> list[Any]:
@@ -98,6 +103,70 @@ async def test_redis_is_away(store: RedisStore, proxy: Proxy) -> None:
     async with messages.listen(all=True) as heard:
         n = await said(messages)
         assert await until(heard, n) == [n]
+
+
+async def test_a_slot_that_no_node_has(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who listens to a channel there is told, others begin to listen, and the log isn't flooded."""
+    channels, nowhere, there = store.channels(), "session:msg:0", "session:msg:1"
+    servers: Any = store._servers.get()  # pyright: ignore[reportPrivateUsage] - a Cluster takes long to come to this
+    primary_of = servers.primary_of
+
+    async def of(name: str, **options: Any) -> Any:
+        if name == nowhere:
+            raise StoreUnavailableError("no node for slot 1")
+        return await primary_of(name, **options)
+
+    monkeypatch.setattr(servers, "primary_of", of)
+    heard = asyncio.Event()
+
+    def told(*_: object) -> None:
+        heard.set()
+
+    for _ in range(3):
+        first, second = await asyncio.gather(
+            channels.subscribe([nowhere], nothing),
+            channels.subscribe([there], told),
+            return_exceptions=True,
+        )
+        assert isinstance(first, StoreUnavailableError)
+        assert callable(second)
+    assert caplog.text.count("messages don't arrive") == 1
+    await channels.publish(there, b"x")
+    async with asyncio.timeout(20):
+        await heard.wait()
+
+
+async def test_a_node_that_hangs(
+    proxy: Proxy, behind: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its connection is being opened, others begin to listen to the channels of others."""
+    proxy.freeze()
+    async with store_on(as_app(behind.url)) as store:
+        channels, hangs, there = store.channels(), "session:msg:0", "session:msg:1"
+        servers: Any = store._servers.get()  # pyright: ignore[reportPrivateUsage] - as in a Cluster
+        connector: Connector = await servers.primary_of(there)
+        hanging, asked = connector.to(("127.0.0.1", proxy.port)), asyncio.Event()
+        hanging.timeout = 60
+
+        async def of(name: str, **_: Any) -> Any:
+            return hanging if name == hangs else connector
+
+        async def open_pool() -> Any:
+            asked.set()
+            return await Connector.open(hanging)
+
+        monkeypatch.setattr(servers, "primary_of", of)
+        monkeypatch.setattr(hanging, "open", open_pool)
+        waiting = [asyncio.create_task(channels.subscribe([hangs], nothing)) for _ in range(2)]
+        await asked.wait()
+        stop = await channels.subscribe([there], nothing)
+        assert not waiting[0].done()
+        stop()
+        proxy.heal()
+        for each in waiting:
+            (await each)()
 
 
 async def test_redis_hangs(store: RedisStore, proxy: Proxy) -> None:

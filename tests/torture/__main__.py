@@ -1,7 +1,7 @@
 """Everything that takes minutes, one after the other, with what it found.
 
 python -m tests.torture [state-machine] [cancellation] [soak] [chaos] [sockets] [leader]
-                        [messages] [expiry] [--minutes 3]
+                        [messages] [expiry] [php] [--minutes 3]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from tests.chaos import faults, figures
 from tests.properties.state_machine import machine
+from tests.support import php_mutations
 from tests.support.servers import DEFAULT_SERVER, SERVERS, Server
 from tests.torture import cancellation, expiry, leading, messages, soak
 from tests.torture.sockets import run as sockets
@@ -92,6 +93,12 @@ def _messages(_: str, arguments: argparse.Namespace) -> str:
     return str(result)
 
 
+def _php(_: str, arguments: argparse.Namespace) -> str:
+    count: int = arguments.mutations
+    found = php_mutations.run(count, seed=1)
+    return f"{count} altered sessions of PHP: {found['read']} read, {found['refused']} refused"
+
+
 TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "state-machine": _state_machine,
     "cancellation": _cancellation,
@@ -101,6 +108,7 @@ TASKS: Final[dict[str, Callable[[str, argparse.Namespace], str]]] = {
     "expiry": _expiry,
     "leader": _leader,
     "messages": _messages,
+    "php": _php,
 }
 
 
@@ -121,6 +129,7 @@ def main() -> int:
     parser.add_argument("--parts", nargs="*", choices=sockets.PARTS, help="of the sockets")
     parser.add_argument("--runs", type=int, default=50, help="of each fault of a leader")
     parser.add_argument("--lease", type=int, default=1, help="seconds of a leader's lease")
+    parser.add_argument("--mutations", type=int, default=1_000_000, help="of PHP's sessions")
     arguments = parser.parse_args()
     failed = False
     for name in arguments.tasks or TASKS:

@@ -63,6 +63,7 @@ from redis_sessions.fastapi import (
 )
 from redis_sessions.leader import Leader, Term
 from redis_sessions.messages import Messages, Missed
+from redis_sessions.php import PhpSessions
 from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
     Clock,
@@ -97,8 +98,8 @@ class OwnSource:
     async def find(self, value: str) -> Found | str | None:
         return Found({"user_id": value}, value, 60)
 
-    async def lives(self, id: str) -> bool:
-        return True
+    async def read(self, id: str) -> dict[str, Any] | None:
+        return {"user_id": id}
 
     async def end(self, id: str) -> None:
         pass
@@ -144,6 +145,8 @@ app.add_middleware(
         StarletteCookie(["new", "old"], max_age=timedelta(days=14), map={"user_id": "user.id"}),
         Starsessions("redis://localhost:6379/0", map=lambda data: data.get("user")),
         RedisSdk("redis://localhost:6379/0", once=False, follow=True),
+        PhpSessions("redis://localhost", map={"user_id": "user.id"}, write_back={"user_id"}),
+        PhpSessions("redis://localhost", serializer="igbinary", compression="lz4", once=True),
         OwnSource(),
     ],
     principal=lambda data: data.get("user", {}).get("sub"),
@@ -430,6 +433,12 @@ async def caching(session: Session, manager: SessionManager, cache: CacheDep) ->
 
     assert_type(manager.cache, Cache)
     assert_type(await cache.get_or_set("key", load, ttl=60), dict[str, int])
+
+    async def load_cart() -> Cart:
+        return Cart([])
+
+    # Without `as_` it would be a dict.
+    await cache.get_or_set("key", load_cart, ttl=60)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]
     later = timedelta(minutes=1)
     cart = await cache.get_or_set(
         "key", load, ttl=later, as_=Cart, negative_ttl=1, stale_if_error=later, lock=2, beta=0

@@ -14,6 +14,7 @@ from redis_sessions import (
     MemoryStore,
     Session,
     SessionManager,
+    StoreUnavailableError,
     generate_key,
 )
 from redis_sessions.lifecycle.expiry import Expired
@@ -288,6 +289,79 @@ async def test_an_end_in_time() -> None:
     assert await at.after(1) == []
     assert await at.after(61) == []
     assert await at.scheduled() == []
+
+
+@pytest.mark.parametrize("data", [{"cart": [3]}, ALICE])
+async def test_a_touch_of_a_session_that_was_ended(data: dict[str, Any]) -> None:
+    """A request that goes on for long after another one has ended its session notes nothing."""
+    at = Expiring()
+    token = await at.begin(data)
+    at.clock.advance(DUE)
+    session = await at.load(token)
+    await at.request(lambda other: other.clear(), token)
+    assert await at.after(61) == []
+    await at.commit(session)
+
+    assert await at.after(WEEK) == []
+
+
+@pytest.mark.parametrize("told_first", [False, True])
+@pytest.mark.parametrize("data", [{"cart": [3]}, ALICE])
+async def test_a_touch_that_comes_too_late(data: dict[str, Any], told_first: bool) -> None:
+    """If a session runs out during a request, it is told once, with the end that it had."""
+    at = Expiring()
+    token = await at.begin(data)
+    end = datetime.fromtimestamp(at.clock.now + WEEK, UTC)
+    at.clock.advance(WEEK - 1)
+    session = await at.load(token)
+    at.clock.advance(2)
+    if told_first:
+        await at.sweep()
+    await at.commit(session)
+    await at.sweep()
+
+    assert [(each.id, each.when) for each in at.told] == [(token[:20], end)]
+    assert await at.after(WEEK) == []
+
+
+async def test_a_write_of_which_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the answer is lost, the session may be there: it is noted."""
+    at = Expiring()
+    commit = at.store.commit
+
+    async def lost(*arguments: Any) -> None:
+        await commit(*arguments)
+        raise StoreUnavailableError("the answer was lost, says the test")
+
+    monkeypatch.setattr(at.store, "commit", lost)
+    with pytest.raises(StoreUnavailableError):
+        await at.begin(ALICE)
+
+    assert [each.principal for each in await at.after(WEEK)] == ["alice"]
+
+
+async def test_a_callable_principal_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored is answered: the note is without a principal then."""
+    raises = list[bool]()
+
+    def find(data: dict[str, Any]) -> str | None:
+        if raises:
+            raise LookupError
+        return data.get("user_id")
+
+    at = Expiring(principal=find)
+    commit = at.store.commit
+
+    def commit_and_fail(*arguments: Any) -> Any:
+        raises.append(True)
+        return commit(*arguments)
+
+    monkeypatch.setattr(at.store, "commit", commit_and_fail)
+    session = await at.load(None)
+    session["user_id"] = "alice"
+    assert (await at.commit(session)).token is not None
+
+    assert [each.principal for each in await at.after(WEEK)] == [None]
 
 
 def test_what_is_no_callable() -> None:

@@ -16,11 +16,13 @@ from redis_sessions import (
     SessionMiddleware,
     StoreUnavailableError,
 )
+from redis_sessions.lifecycle.expiry import OnExpired
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.lifecycle.sweep import AT_ONCE, STEP, sweep
+from redis_sessions.lifecycle.sweep import AT_ONCE, LEADER, STEP, sweep
 from redis_sessions.stores.schedule import Due, schedule_of, shard_of
 from redis_sessions.testing import Clock
 from redis_sessions.testing.conformance import new_id
+from tests.support.open import PATIENCE
 from tests.unit.expiring import WEEK, Expiring, settle
 from tests.unit.setting import ALICE, KEY
 
@@ -42,46 +44,6 @@ async def test_a_crash_before_it_is_noted_that_it_was_told(monkeypatch: pytest.M
     assert len(told) == 1
     assert await at.sweep() == told
     assert await at.sweep() == []
-
-
-async def test_a_commit_waits_for_its_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So notes don't come in faster than they leave. It doesn't wait for long, and fails never."""
-    at = Expiring()
-    notes, noted = list[asyncio.Future[None]](), asyncio.Event()
-
-    def note(*_: object) -> asyncio.Future[None]:
-        notes.append(asyncio.get_running_loop().create_future())
-        noted.set()
-        return notes[-1]
-
-    monkeypatch.setattr(schedule_of(at.store), "note", note)
-    commit = asyncio.create_task(at.begin(ALICE))
-    await noted.wait()
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert not commit.done()
-    notes[0].set_exception(StoreUnavailableError("away, says the test"))
-    assert await at.data(await commit) == ALICE
-
-    monkeypatch.setattr("redis_sessions.lifecycle.expiry._PATIENCE", 0)
-    assert await at.data(await at.begin(ALICE)) == ALICE
-    assert not notes[1].done()
-    notes[1].set_result(None)
-
-
-async def test_a_revocation_waits_for_its_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When `revoke_all()` returns, the schedule knows of all ends."""
-    at, ended = Expiring(), list[str]()
-    ids = [(await at.begin(ALICE))[:20] for _ in range(3)]
-
-    async def end(id: str) -> None:
-        await asyncio.sleep(0)
-        ended.append(id)
-
-    at.clock.advance(1)
-    monkeypatch.setattr(schedule_of(at.store), "end", end)
-    assert await at.manager.revoke_all("alice") == 3
-    assert sorted(ended) == sorted(ids)
 
 
 async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
@@ -222,7 +184,7 @@ class Told:
         self.told.set()
 
 
-async def expired(told: Told) -> tuple[SessionManager, str]:
+async def expired(told: OnExpired) -> tuple[SessionManager, str]:
     """A manager, and the id of a session that has run out."""
     at = Expiring(on_expired=told)
     token = await at.begin(ALICE)
@@ -247,7 +209,7 @@ async def test_only_the_leader_tells() -> None:
     """Of several that run it one does so; when it ends, another one goes on."""
     told = Told()
     manager, id = await expired(told)
-    async with manager.leader("expiry"), manager.expiring():
+    async with manager.leader(LEADER), manager.expiring():
         for _ in range(20):
             await asyncio.sleep(0)
         assert told.ids == []
@@ -255,6 +217,38 @@ async def test_only_the_leader_tells() -> None:
         await told.told.wait()
 
     assert told.ids == [id]
+
+
+async def test_a_leader_of_the_application_has_its_name() -> None:
+    """An application's job that is called `expiry` holds nothing up."""
+    told = Told()
+    manager, id = await expired(told)
+    async with asyncio.timeout(PATIENCE), manager.leader("expiry"), manager.expiring():
+        await told.told.wait()
+
+    assert told.ids == [id]
+
+
+async def test_a_call_that_cancels_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep goes on, and it is called again."""
+    told = Told()
+
+    async def on_expired(expired: Expired) -> None:
+        if not told.ids:
+            told.ids.append(expired.id)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        await told(expired)
+
+    manager, id = await expired(on_expired)
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep.EVERY", 0)
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep._RETRY", 0)
+    async with asyncio.timeout(PATIENCE), manager.expiring():
+        await told.told.wait()
+
+    assert told.ids == [id, id]
 
 
 async def test_a_store_that_comes_back(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -134,6 +135,26 @@ async def test_async_for(messages: Messages) -> None:
     assert seen == [{"list": [1]}, {"n": 2}]
 
 
+async def test_one_listening_for_several(messages: Messages) -> None:
+    """Who leaves a block ends what began there, and nobody else's."""
+    listening, left = messages.listen(all=True), asyncio.Event()
+
+    async def listen_briefly() -> None:
+        async with listening:
+            entered.set()
+            await left.wait()
+
+    entered = asyncio.Event()
+    async with asyncio.timeout(PATIENCE):
+        first = asyncio.create_task(listen_briefly())
+        await entered.wait()
+        async with listening as heard, listening as inner:
+            left.set()
+            await first
+            await messages.to_all({"n": 1})
+            assert await of(heard) == await of(inner) == [{"n": 1}]
+
+
 async def test_who_has_left_hears_nothing(store: Wire, messages: Messages) -> None:
     """Nothing is left of a listener in the store."""
     async with messages.listen(principal=1, session=SESSION, all=True):
@@ -213,6 +234,31 @@ async def test_one_that_comes_twice(store: Wire, messages: Messages) -> None:
         await messages.to_all({"n": 3})
         for each in (heard, another):
             assert await of(each, 3) == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+class Meanwhile:
+    """A loop, and another thread that sends a message as soon as the first listener has one."""
+
+    def __init__(self, send: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sends = [send]
+
+    def call_soon_threadsafe(self, *args: Any) -> None:
+        self._loop.call_soon(*args)
+        while self._sends:
+            with suppress(StopIteration):
+                self._sends.pop()().send(None)
+
+
+async def test_two_threads_send_at_once(store: Wire, messages: Messages) -> None:
+    """Each listener gets both, and no message counts as one that has come before."""
+    async with messages.listen(all=True) as heard, messages.listen(all=True) as another:
+        loop: Any = Meanwhile(lambda: messages.to_all({"n": 2}))
+        (here,) = store._channels._told.values()  # pyright: ignore[reportPrivateUsage] - no thread is that punctual
+        here.update({token: (loop, told) for token, (_, told) in here.items()})
+        await messages.to_all({"n": 1})
+        for each in (heard, another):
+            assert await of(each, 2) == [{"n": 1}, {"n": 2}]
 
 
 async def test_a_slow_listener(messages: Messages) -> None:

@@ -258,6 +258,23 @@ async def test_saving_before_the_response_keeps_the_wish(at: Setting) -> None:
     assert (await at.load(token_of(answer))).authentication_methods == ("otp",)
 
 
+@pytest.mark.parametrize(("methods", "is_met"), [([], True), (["otp"], False)])
+async def test_a_proof_while_another_signs_in(
+    at: Setting, methods: list[str], is_met: bool
+) -> None:
+    """The sign-in that is under way meets it, unless it says how, which that one doesn't store."""
+    session = await at.load(None)
+    session.sign_in("bob", methods=methods)
+    session["user_id"] = "carol"
+
+    async def meanwhile() -> None:
+        session.authenticated(methods=methods)
+
+    at.store.meanwhile = meanwhile
+    await at.commit(session)
+    assert (state_of(session).wanted is NOTHING_WANTED) is is_met
+
+
 # -- lists of devices
 
 

@@ -11,6 +11,7 @@ from redis_sessions import StoreUnavailableError
 from redis_sessions.stores import watching
 from redis_sessions.stores.watching import Watching
 from tests.support.near import soon, timers
+from tests.support.virtual_time import VirtualLoop, run
 
 pytestmark = pytest.mark.anyio
 
@@ -148,22 +149,25 @@ async def test_who_stopped_is_not_tried_again(some: Watching, server: Server) ->
     assert await server.questions() == []
 
 
-async def test_polling_ends_by_itself(
-    some: Watching, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Unless a server says again that it can't tell what changes."""
-    monkeypatch.setattr(watching, "POLL", 0.01)
-    some.watch("a", lambda _: None)
-    some.poll(0.05)
-    some.poll(0.001)
-    asked = 0
-    async with asyncio.timeout(20):
+@pytest.mark.parametrize(("again", "asked"), [((), 3), ((1,), 3), ((15,), 4)])
+def test_polling_ends_by_itself(again: tuple[int, ...], asked: int) -> None:
+    """Unless a server says again, a second later, that it can't tell what changes."""
+
+    async def polling(loop: VirtualLoop) -> int:
+        server, questions = Server(), list[str]()
+        some = Watching(server.load, 0.03)
+        some.watch("a", lambda _: None)
+        some.poll(12)
+        for seconds in again:
+            loop.call_later(1, some.poll, seconds)
         while timers():
             for key in await server.questions():
-                asked += 1
+                questions.append(key)
                 await server.answer(key, b"1")
-            await asyncio.sleep(0.002)
-    assert asked >= 2
+            await asyncio.sleep(0.5)
+        return len(questions)
+
+    assert run(polling) == asked
 
 
 async def test_who_stops_another(some: Watching, server: Server) -> None:

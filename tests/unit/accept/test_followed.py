@@ -137,7 +137,7 @@ async def test_a_visitor_who_signs_in_here_is_still_followed() -> None:
     assert (await at.visit(theirs="v", ours=alices)).seen == {}
 
 
-@pytest.mark.parametrize("how", ["find", "lives", "end"])
+@pytest.mark.parametrize("how", ["find", "read", "end"])
 async def test_a_source_that_is_away_is_as_our_own_store(how: str) -> None:
     """The answer is 503, and the next request tries again."""
     at, source = followed()

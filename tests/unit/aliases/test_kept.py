@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from redis_sessions import ConfigurationError, StoreUnavailableError
+from redis_sessions import ConfigurationError, Session, StoreUnavailableError
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.keyring import SecretKey
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.record import is_record
+from redis_sessions.session.state import NOTHING_WANTED, Wanted
 from tests.unit.aliases.aliased import SID, names, signed_in
 from tests.unit.setting import DUE, KEY, Setting, token_of
 from tests.unit.visits import alive, visit
@@ -138,6 +140,70 @@ async def test_the_last_sign_in_of_a_request_counts(at: Setting) -> None:
                 session.sign_in("alice")  # it says nothing of aliases
         token = token_of(await at.commit(session))
         assert await names(at, token) == (["sid=s-1"] if act == "again" else [])
+
+
+def in_then_another(session: Session) -> None:
+    session.sign_in("bob", aliases=SID)
+    session["user_id"] = "carol"
+
+
+def in_then_another_proves(session: Session) -> None:
+    in_then_another(session)
+    session.authenticated()
+
+
+def in_then_another_signs_in(session: Session) -> None:
+    in_then_another(session)
+    session.sign_in("carol")
+
+
+def in_then_the_first_again(session: Session) -> None:
+    session.sign_in("bob", aliases=SID)
+    session["user_id"] = "alice"
+
+
+def in_then_another_and_back(session: Session) -> None:
+    in_then_another(session)
+    session["user_id"] = "bob"
+
+
+def in_then_proved(session: Session) -> None:
+    session.sign_in("bob", aliases=SID)
+    session.authenticated(methods=["otp"])
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(
+    ("act", "left"),
+    [
+        (in_then_another, []),
+        (in_then_another_proves, []),
+        (in_then_another_signs_in, []),
+        (in_then_the_first_again, ["device=d-1"]),
+        (in_then_another_and_back, ["sid=s-1"]),
+        (in_then_proved, ["sid=s-1"]),
+    ],
+)
+async def test_they_are_of_whom_they_were_named_for(
+    at: Setting, act: Callable[[Session], None], left: list[str], saved: bool
+) -> None:
+    """Whoever takes the place of the user who signed in can't be ended by that user's aliases."""
+    session = await at.load(await signed_in(at, {"device": "d-1"}))
+    act(session)
+    if saved:
+        await session.save()
+    assert await names(at, token_of(await at.commit(session))) == left
+    assert await at.manager.revoke_by("sid", "s-1") == left.count("sid=s-1")
+
+
+def test_what_was_put_aside_is_still_its_users() -> None:
+    """A task of the request signs in another user while `save()` has put a sign-in aside."""
+    aside = Wanted(authenticated=True, whose="bob", aliases=("sid\0s-1",))
+    since = Wanted(authenticated=True, whose="carol")
+    assert since.besides(aside).aliases is None
+    assert NOTHING_WANTED.besides(aside) == aside
+    again = Wanted(authenticated=True, whose="bob", methods=("otp",))
+    assert again.besides(aside).aliases == aside.aliases
 
 
 async def test_saved_before_the_response(at: Setting) -> None:

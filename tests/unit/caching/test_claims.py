@@ -171,3 +171,46 @@ async def test_beta(at: Kept, beta: Any) -> None:
     """What can't be a factor is an error that names it."""
     with pytest.raises(ConfigurationError, match=r"^beta="):
         await at.cache.get_or_set("key", Loads(), ttl=60, beta=beta)
+
+
+async def test_late_look(at: Kept) -> None:
+    """Who comes after `forget` isn't given what somebody else had been answered before."""
+    old, answered, go_on = paused("old"), asyncio.Event(), asyncio.Event()
+    loading = asyncio.create_task(at.another().get_or_set("key", old, ttl=60))
+    await old.began.wait()
+    looks = 0
+
+    async def held() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # of the one who waits
+            answered.set()
+            await go_on.wait()
+
+    at.store.loaded = held
+    waiting = asyncio.create_task(at.cache.get_or_set("key", Loads("new"), ttl=60))
+    await at.until(lambda: looks == 1)
+    old.go_on.set()
+    await loading
+    await answered.wait()
+    await at.another().forget("key")
+    after = asyncio.create_task(at.cache.get_or_set("key", Loads("new"), ttl=60))
+    await at.until(lambda: looks == 3)
+    go_on.set()
+    assert (await waiting, await after) == ("old", "new")
+
+
+@pytest.mark.parametrize("max_size", [0, -1, True, 1.5, "1"])
+async def test_max_size(at: Kept, max_size: Any) -> None:
+    """A size that can't be one is an error where the cache is made."""
+    with pytest.raises(ConfigurationError, match=r"^max_size=.*: write bytes, such as 262144"):
+        at.another(max_size=max_size)
+
+
+@pytest.mark.parametrize("key", [None, 7, b"key"])
+async def test_keys(at: Kept, key: Any) -> None:
+    """None, which a caller may have by mistake, is no key for the values of all."""
+    with pytest.raises(ConfigurationError, match=r"^key=.*: write a str"):
+        await at.cache.get_or_set(key, Loads(), ttl=60)
+    with pytest.raises(ConfigurationError, match=r"^key=.*: write a str"):
+        await at.cache.forget(key)

@@ -105,7 +105,7 @@ async def test_slow_to_end(at: Kept) -> None:
     """Who comes while a cancelled load comes to its end begins another one."""
     load, cancelled = Loads(), asyncio.Event()
 
-    async def stubborn() -> object:
+    async def stubborn() -> Any:
         try:
             return await paused("value")()
         finally:

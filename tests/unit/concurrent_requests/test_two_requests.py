@@ -134,7 +134,8 @@ async def test_sign_in_crossing_a_change(at: Setting) -> None:
             return await super().commit(id, expected, value, ttl)
 
     at = Setting()
-    at.store = backend_of(at.manager).store = Late(clock=at.clock)
+    backend = backend_of(at.manager)
+    at.store = backend.store = backend.records = Late(clock=at.clock)
     changing: list[Session] = []
     token = await at.begin({"cart": [1], "x": 1})
     signing, other = await at.load(token), await at.load(token)
@@ -196,7 +197,8 @@ async def test_endless_conflict() -> None:
             )
 
     at = Setting(deadline=0.02)
-    at.store = backend_of(at.manager).store = Contended(clock=at.clock)
+    backend = backend_of(at.manager)
+    at.store = backend.store = backend.records = Contended(clock=at.clock)
     busy = False
     session = await at.load(await at.begin({"x": 1}))
     busy = True

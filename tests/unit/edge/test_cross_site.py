@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from redis_sessions import CookieTransport, HeaderTransport
+from redis_sessions.session.session import state_of
 from tests.unit.edge.edge import Edge, responding, setting
 
 CROSS = (b"sec-fetch-site", b"cross-site")
@@ -58,6 +61,37 @@ async def test_a_session_that_is_there(at: Edge) -> None:
     token = await at.begin({"x": 1})
     await serve(at, responding(setting(x=2)), token, headers=[CROSS], scope=POST)
     assert (at.token, await at.data(token)) == (None, {"x": 2})
+
+
+async def test_a_session_that_ends_while_the_response_waits_for_a_save(at: Edge) -> None:
+    """Another one doesn't begin in its place, though it lived when the response was sent."""
+    token, saving, cleared = await at.begin({"x": 1}), asyncio.Event(), asyncio.Event()
+
+    async def committed(*_: Any) -> None:
+        saving.set()
+        await cleared.wait()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = scope["session"]
+
+        async def clear_later() -> None:
+            while not state_of(session).waiting:  # noqa: ASYNC110 - the response, of this very loop
+                await asyncio.sleep(0)
+            session.clear()
+            session["x"] = 3
+            cleared.set()
+
+        session["x"], at.away.committed = 2, committed
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(session.save())
+            await saving.wait()
+            at.away.committed = None
+            tasks.create_task(clear_later())
+            await responding()(scope, receive, send)
+
+    await serve(at, app, token, headers=[CROSS], scope=POST)
+    assert at.token == "null"
+    assert at.reported("dropped") == ["no session begins here"]
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,28 @@ def test_a_lost_term_and_a_timeout_at_once() -> None:
         assert task.cancelling() == 0
 
     run(test)
+
+
+def test_a_lost_term_is_not_renewed() -> None:
+    """Another process leads, although the body of the one that lost its lease doesn't end."""
+
+    async def test(loop: VirtualLoop) -> None:
+        store = store_of(loop)
+        stubborn, heir = Process(store, loop.time), Process(store, loop.time)
+        over = asyncio.Event()
+
+        async def lead() -> None:
+            async with stubborn.election.lead(NAME, LEASE):
+                stubborn.away = True
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1000)
+                stubborn.away = False  # right after 0.9 of the lease
+                await over.wait()
+
+        leading = asyncio.create_task(lead())
+        await asyncio.sleep(1)
+        async with asyncio.timeout(3 * LEASE), heir.election.lead(NAME, LEASE):
+            over.set()
+        await leading
+
+    run(test)

@@ -6,11 +6,13 @@ import asyncio
 
 import pytest
 from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from redis_sessions import Event, Keyring, SessionManager, SessionMiddleware, get_session
+from redis_sessions import Event, Keyring, Session, SessionManager, SessionMiddleware, get_session
+from redis_sessions.session.session import state_of
 from tests.support import LOOPS
-from tests.support.open import opened
+from tests.support.asgi import cookie, scope_of
+from tests.support.open import PATIENCE, opened
 from tests.unit.live.live import ACCEPT, CLOSED, GONE, LAST, START, Live, part, sign_out
 from tests.unit.setting import KEY
 
@@ -221,3 +223,42 @@ async def test_a_client_that_has_gone(at: Live) -> None:
         await stream.next()
         await sign_out(at, token)
         await stream.end()
+
+
+async def test_a_server_that_gives_up_on_the_last_message(at: Live) -> None:
+    """The request is over all the same: nothing holds its connection, and the scope is as before.
+
+    The collector wouldn't find the circle of a session and its connection.
+    """
+    token, sessions, stuck = await at.alice(), list[Session](), asyncio.Event()
+    before = {"another": "library's"}
+    scope = {**scope_of("/", [(b"cookie", cookie(token))]), "session": before}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        sessions.append(get_session(HTTPConnection(scope)))
+        await send(START)
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        if message == LAST:
+            stuck.set()
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def serve() -> None:
+        await at.app(app)(scope, receive, send)
+
+    task = asyncio.create_task(serve())
+    while not at.watchers():  # noqa: ASYNC110 - of this very loop
+        await asyncio.sleep(0)
+    await sign_out(at, token)
+    async with asyncio.timeout(PATIENCE):
+        await stuck.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert state_of(sessions[0]).request.context is None
+    assert scope["session"] == before

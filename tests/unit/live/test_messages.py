@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from starlette.requests import HTTPConnection
@@ -61,6 +62,22 @@ async def test_a_session_that_has_ended_before(at: Live) -> None:
     session = await at.load(token)
     await at.request(lambda other: other.clear(), token)
     assert await all_of(session) == []
+
+
+async def test_a_watch_that_is_slow_to_answer(at: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose session had ended before hears nothing, even before the watch has told of the end."""
+    token = await at.alice()
+    session = await at.load(token)
+    await at.request(lambda other: other.clear(), token)
+
+    def watch(*_: object) -> Callable[[], None]:
+        return list[object]().clear  # which does nothing
+
+    monkeypatch.setattr(at.store, "watch", watch)
+    async with asyncio.timeout(PATIENCE), session.messages() as heard:
+        await at.manager.messages.to_principal("alice", {"n": 1})
+        assert await anext(heard, None) is None
+    assert at.manager._backend.watched == 0  # pyright: ignore[reportPrivateUsage] - nothing else shows it
 
 
 async def test_nothing_is_stored(at: Live) -> None:

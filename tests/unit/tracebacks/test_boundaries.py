@@ -23,6 +23,7 @@ from redis_sessions.accept import Found, RedisSdk, StarletteCookie, Starsessions
 from redis_sessions.leader import Leader, Term
 from redis_sessions.lifecycle.loading import foreign
 from redis_sessions.lifecycle.manager import backend_of
+from redis_sessions.php import PhpSessions
 from redis_sessions.session.session import services_of, state_of
 from redis_sessions.stores.protocols import Store
 from redis_sessions.testing import store_session
@@ -218,8 +219,13 @@ async def test_a_session_s_methods(name: str) -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: StarletteCookie(""), lambda: Starsessions("x://"), lambda: RedisSdk("x://")],
-    ids=["StarletteCookie", "Starsessions", "RedisSdk"],
+    [
+        lambda: StarletteCookie(""),
+        lambda: Starsessions("x://"),
+        lambda: RedisSdk("x://"),
+        lambda: PhpSessions("x://"),
+    ],
+    ids=["StarletteCookie", "Starsessions", "RedisSdk", "PhpSessions"],
 )
 async def test_a_source_of_other_sessions(make: Callable[[], object]) -> None:
     """What is wrong with its options, such as a key, is raised to who makes it."""

@@ -1,0 +1,180 @@
+"""Sources whose sessions are shared with ours: both sides read and write the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, cast
+
+from redis_sessions.errors import SessionEncodeError
+from redis_sessions.http.headers import RawHeader
+from redis_sessions.lifecycle import accepting
+from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.session import values
+from redis_sessions.session.accepted import Accepted, Origin
+from redis_sessions.session.record import Stored
+from redis_sessions.session.session import Session, state_of
+from redis_sessions.session.values import Changes
+
+__all__ = ["BOTH_SIDES", "Shared", "Sharing", "contexts"]
+
+BOTH_SIDES: Final = -1
+"""`Origin.at` of a session that began here, and there with it."""
+
+
+class Shared(Protocol):
+    """What a `Source` has besides if its sessions are shared. It has `follow`, too."""
+
+    @property
+    def cookie(self) -> str: ...
+
+    @property
+    def shares(self) -> frozenset[str]:
+        """The keys of ours that are the same on both sides."""
+        ...
+
+    def map(self, data: dict[str, Any]) -> Mapping[str, Any] | None: ...
+
+    async def read(self, id: str) -> dict[str, Any] | None:
+        """What a session holds now. None: it isn't there any more."""
+        ...
+
+    async def write(self, id: str, values: Mapping[str, Any]) -> bool:
+        """Store these keys of ours; None in the place of a value removes it. False: it isn't there.
+
+        `SessionConflictError`, `SessionEncodeError`, `StoreError`.
+        """
+        ...
+
+    def new_id(self) -> str:
+        """What names a session that is to begin."""
+        ...
+
+    async def begin(self, id: str, data: dict[str, Any], values: Mapping[str, Any]) -> RawHeader:
+        """Begin a session with what another one held, and with these keys of ours.
+
+        Returns the header that gives the browser its cookie.
+        """
+        ...
+
+    async def end(self, id: str) -> None: ...
+
+    def expire(self) -> RawHeader:
+        """The header that removes the cookie from the browser."""
+        ...
+
+
+class Sharing:
+    """The shared sources of one middleware."""
+
+    def __init__(self, backend: Backend, sources: Mapping[str, Any]) -> None:
+        self._backend = backend
+        self._sources = cast("Mapping[str, Shared]", sources)
+
+    async def read(self, session: Session, origin: Origin) -> bool:
+        """Give the session what it shares. False if it has ended there, or is another user's."""
+        source, backend, state = self._sources[origin.source], self._backend, state_of(session)
+        data = await source.read(origin.id)
+        mapped = None if data is None else source.map(data)
+        if mapped is None:
+            return False
+        whose = backend.principal.of(backend.values.encode(dict(mapped)))
+        if whose != state.principal and (whose is not None or origin.at):
+            return False
+        theirs = {key: mapped[key] for key in source.shares if key in mapped}
+        state.shared = backend.values.encode(theirs)
+        mine = {key: session[key] for key in source.shares if key in session}
+        if backend.values.encode(mine) != state.shared:
+            for key in mine.keys() - theirs.keys():
+                dict.pop(session, key)
+            dict.update(session, theirs)
+            state.origins.hold(theirs)
+        return True
+
+    def carry(self, session: Session, accepted: Accepted) -> None:
+        """Have the data of ours go along that was nobody's, or the same user's.
+
+        What is shared is as it is there.
+        """
+        source, backend = self._sources.get(accepted.source), self._backend
+        state, whose = state_of(session), accepted.principal
+        if source is None or state.stored is None:
+            return
+        if whose is None:
+            goes = state.principal is None and state.stored.record.owner is None
+        else:
+            goes = not state.is_anothers(whose, backend.keyring)
+        if goes:
+            alone = {key: value for key, value in session.items() if key not in source.shares}
+            accepted.data = backend.values.encode({**alone, **values.decode(accepted.data)})
+
+    def begun(self, name: str, data: bytes) -> bytes | None:
+        """What of the data of a new session is shared, encoded. None: the source shares nothing."""
+        source = self._sources.get(name)
+        return None if source is None else values.join(_some(source, values.split(data)))
+
+    def new(self, data: bytes, principal: str | None) -> Origin | None:
+        """What a session follows that begins here. None: no source shares any of it.
+
+        If somebody is signed in, a source has to share who it is.
+        """
+        for name, source in self._sources.items():
+            parts = _some(source, values.split(data))
+            if source.shares and self._backend.principal.of(values.join(parts)) == principal:
+                return Origin(name, source.new_id(), BOTH_SIDES)
+        return None
+
+    async def begin(
+        self, origin: Origin, stored: Stored, old: Origin | None
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """Begin a session there. What `old` holds goes along, if nobody was signed in by it.
+
+        It counts as accepted: when ours has ended, it doesn't bring somebody back.
+        """
+        source, held = self._sources[origin.source], None
+        if old is not None and old.source == origin.source:
+            held = await source.read(old.id)
+            mapped = None if held is None else source.map(held)
+            if mapped is None or self._principal(mapped) is not None:
+                held = None
+        shared = values.decode(values.join(_some(source, values.split(stored.data))))
+        nobodys, somebodys = contexts(self._backend, source.cookie, origin.id)
+        context = nobodys if self._backend.principal.of(stored.data) is None else somebodys
+        await accepting.note(self._backend, context, stored.token.id)
+        return (await source.begin(origin.id, held or {}, shared),)
+
+    async def write(self, origin: Origin, changed: Changes) -> None:
+        """Store there what has changed of what is shared."""
+        source = self._sources.get(origin.source)
+        shared = {} if source is None else _some(source, changed)
+        if source is not None and shared:
+            await source.write(
+                origin.id,
+                {k: None if raw is None else values.decode_value(raw) for k, raw in shared.items()},
+            )
+
+    async def end(self, origin: Origin) -> None:
+        """End a session there."""
+        source = self._sources.get(origin.source)
+        if source is not None and origin.id:
+            await source.end(origin.id)
+
+    def expiry(self, origin: Origin) -> tuple[tuple[bytes, bytes], ...]:
+        """What removes the cookie of a session that has ended there."""
+        source = self._sources.get(origin.source)
+        return () if source is None else (source.expire(),)
+
+    def _principal(self, mapped: Mapping[str, Any]) -> str | None:
+        try:
+            return self._backend.principal.of(self._backend.values.encode(dict(mapped)))
+        except SessionEncodeError:
+            return ""
+
+
+def contexts(backend: Backend, cookie: str, id: str) -> tuple[str, str]:
+    """For what a marker is sealed: for an id as nobody's, and when somebody has signed in by it."""
+    context = f"{backend.store.prefix} {cookie} {id}"
+    return context, f"{context} "
+
+
+def _some(source: Shared, parts: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: raw for key, raw in parts.items() if key in source.shares}

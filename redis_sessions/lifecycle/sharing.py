@@ -1,0 +1,81 @@
+"""Sessions that are shared with another library's: what changes here is stored there, too.
+
+A source says which keys are shared (`State.shared` has their values as they are there). If the
+principal's key is one of them, a sign-in here begins a session there, under a new id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from redis_sessions.errors import StoreError
+from redis_sessions.lifecycle.pending import PendingCommit
+from redis_sessions.session.accepted import Origin
+from redis_sessions.session.outcome import Answer, Outcome
+from redis_sessions.session.values import changes, split
+
+__all__ = ["carry_out_shared"]
+
+_SIGN_INS: Final = (Outcome.GAIN, Outcome.SWITCH)
+_STORE_NOTHING: Final = (Outcome.NOTHING, Outcome.DROP, Outcome.REFUSE, Outcome.CLEAR)
+
+CarryOut = Callable[[PendingCommit], Awaitable[Answer]]
+
+
+async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answer:
+    """Carry out a commit, and then store there what the request has changed of what is shared.
+
+    If that fails, the error is raised: the request fails, although its session is stored here. The
+    next request reads what is there.
+    """
+    sharing, state, facts = pending.backend.sharing, pending.state, pending.facts
+    assert sharing is not None
+    old = _followed(pending)
+    before, mine = state.shared, pending.writer.encoded
+    accepted = None if state.accepted is None else state.accepted.principal
+    signs_in = facts.now is not None and facts.now not in (facts.was, accepted)
+    begins = pending.outcome in _SIGN_INS if signs_in else _begins_alone(pending)
+    if begins and not state.request.late:
+        pending.origin = sharing.new(mine, facts.now)
+    answer = await carry_out(pending)
+    stored = state.live
+    origin = None if stored is None else stored.record.origin
+    if answer.outcome in _STORE_NOTHING or facts.http_status >= 500:
+        pass
+    elif stored is not None and origin is not None and origin == pending.origin:
+        anonymous = old if pending.outcome is Outcome.GAIN else None
+        try:
+            headers = await sharing.begin(origin, stored, anonymous)
+        except BaseException:
+            with suppress(StoreError):  # nobody gets its token
+                await pending.writer.end(stored.token.id, "not shared")
+            raise
+        answer = replace(answer, headers=(*answer.headers, *headers))
+        if old is not None:
+            await sharing.end(old)
+        return answer
+    elif origin is not None and origin.id and before is not None:
+        await sharing.write(origin, changes(split(before), split(mine)))
+        state.shared = sharing.begun(origin.source, mine)
+    if old is not None and (origin is None or origin.id != old.id):
+        answer = replace(answer, headers=(*answer.headers, *sharing.expiry(old)))
+    return answer
+
+
+def _begins_alone(pending: PendingCommit) -> bool:
+    """Whether a session begins that is nobody's, and doesn't come from elsewhere."""
+    return pending.outcome is Outcome.CREATE and pending.state.accepted is None
+
+
+def _followed(pending: PendingCommit) -> Origin | None:
+    """What the session follows that was loaded, or whose data are in it."""
+    state = pending.state
+    if state.accepted is not None:
+        return state.accepted.origin(None)
+    for each in (state, *state.opened):
+        if each.stored is not None and each.stored.record.origin is not None:
+            return each.stored.record.origin
+    return None
