@@ -58,7 +58,7 @@ class Marker(NamedTuple):
     id: str
     """Our session's. Empty: it was signed out of before there was one."""
     at: int
-    """When, in seconds since the epoch."""
+    """When, in seconds since the epoch. 0: it was sealed with a key that was removed."""
 
 
 def marker_name(context: str) -> str:
@@ -78,6 +78,8 @@ async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
 
 async def has_ended(backend: Backend, found: Marker, whose: str | None) -> bool:
     """Whether the session that was made of it was signed out, or revoked."""
+    if not found.at:  # nobody can read it
+        return False
     return not found.id or (
         whose is not None and await backend.index.has_ended(whose, found.id, found.at * 1000)
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import Session, SessionManager
+from redis_sessions import Session, SessionManager, generate_key
 from tests.support.asgi import COOKIE
 from tests.support.stores import NearStore
 from tests.unit.accept.elsewhere import Elsewhere, Place, names_in, token_in
@@ -70,6 +70,16 @@ async def test_a_revocation_elsewhere_ends_it_at_the_next_request(name: str) -> 
         await at.manager.revoke_all("alice")
     assert (await at.visit(ours=token)).seen == {}
     assert source.ended == ["s1"]
+
+
+async def test_a_secret_key_that_was_removed_ends_nothing_there() -> None:
+    """The marker can't be read any more. That says nothing of a sign-out."""
+    at, source = followed()
+    token = token_in(await at.visit())
+    at.manager = SessionManager(at.store, generate_key(), clock=at.clock)
+    assert (await at.visit(ours=token)).seen == {}
+    assert (await at.visit()).seen == {}
+    assert source.ended == []
 
 
 async def test_an_expired_session_of_ours_ends_nothing_there() -> None:
