@@ -40,8 +40,9 @@ __all__ = [
 ]
 
 _PURPOSE: Final = b"rs-accepted"
-_CLAIM: Final = 60_000
-"""Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
+_CLAIM: Final = 1000 * (TOMBSTONE_TTL - 1)
+"""Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then:
+no later than others may read it (`is_under_way`), so that nobody is signed out meanwhile.
 """
 _ATTEMPTS: Final = 5
 _FREE: Final = "-"
