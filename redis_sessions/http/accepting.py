@@ -61,7 +61,7 @@ class Found(NamedTuple):
 class Source(Protocol):
     """Where sessions of another library are, and what becomes of them here.
 
-    `find`, `lives` and `end` raise nothing but `StoreError`, whatever the cookie or the stored
+    `find`, `read` and `end` raise nothing but `StoreError`, whatever the cookie or the stored
     bytes hold. They build no object of any class by what they read.
     """
 
@@ -100,8 +100,10 @@ class Source(Protocol):
         """
         ...
 
-    async def lives(self, id: str) -> bool:
-        """Whether this session is still there. It is asked at each request (`follow`)."""
+    async def read(self, id: str) -> dict[str, Any] | None:
+        """What this session holds now; None if it isn't there. It is asked at each request
+        (`follow`).
+        """
         ...
 
     async def end(self, id: str) -> None:
@@ -121,7 +123,7 @@ class Accepting:
         self._sources = [_Asked(source) for source in sources]
         self._followed = {each.name: each.source for each in self._sources if each.source.follow}
         self.follows = bool(self._followed)
-        backend.accepting = accept_for
+        backend.accepting, backend.brought = accept_for, _brought
         if self.follows:
             backend.end_followed = self._end
         shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
@@ -200,16 +202,22 @@ class Accepting:
         return False
 
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
-        if self._sharing is None or origin.source not in self._shared:
-            return await source.lives(origin.id)
+        """Whether it is still there, and the same user's. Some libraries keep the id for both."""
+        backend, whose = self._backend, state_of(session).principal
         try:
-            return await self._sharing.read(session, origin)
+            if self._sharing is not None and origin.source in self._shared:
+                return await self._sharing.read(session, origin)
+            data = await source.read(origin.id)
+            mapped = None if data is None else source.map(data)
+            theirs = None if mapped is None else loading.stored_principal(backend, dict(mapped))
         except StoreError:
             raise
         except Exception as exc:  # noqa: BLE001 - as in `_asked`
             strip(exc)
             logger.exception("sessions: accept=: %s failed", origin.source)
             return False
+        signed_in_here = theirs is None and not origin.at
+        return mapped is not None and (whose in (None, theirs) or signed_in_here)
 
     async def _end(self, origin: Origin) -> None:
         source = self._followed.get(origin.source)
@@ -238,8 +246,23 @@ class Accepting:
             return None
         return found[0] if found else None
 
+    async def brought(self, scope: Scope) -> list[Accepted]:
+        """What the cookies name, whether it may be accepted or not."""
+        asked = [
+            await self._asked(each, value, scope, any_time=True)
+            for each in self._sources
+            for value in each.read(scope)[:MOST_COOKIES]
+            if len(value) <= LONGEST_COOKIE
+        ]
+        return [each for each in asked if each is not None]
+
     async def _asked(
-        self, each: _Asked, value: str, scope: Scope, signed_in: bool
+        self,
+        each: _Asked,
+        value: str,
+        scope: Scope,
+        signed_in: bool = False,
+        any_time: bool = False,
     ) -> Accepted | None:
         backend, source = self._backend, each.source
         try:
@@ -283,7 +306,7 @@ class Accepting:
             data=data,
             headers=each.expiry,
         )
-        return accepted if await self._may_be(accepted, found, source) else None
+        return accepted if any_time or await self._may_be(accepted, found, source) else None
 
     async def _may_be(self, accepted: Accepted, found: Found, source: Source) -> bool:
         """Whether a session is accepted: not a second time, and not after it was revoked."""
@@ -355,6 +378,13 @@ def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Lo
     return load if accept is None else accept.loader(load, serving.scope)
 
 
+async def _brought(context: RequestContext | None) -> list[Accepted]:
+    """What the cookies of a request name, by the middleware that serves it."""
+    serving = cast("Any", context)
+    accept: Accepting | None = None if context is None else serving.setup.accepting
+    return [] if accept is None else await accept.brought(serving.scope)
+
+
 def accepting_of(
     option: Any, transports: Sequence[Transport], backend: Backend
 ) -> Accepting | None:
@@ -362,7 +392,7 @@ def accepting_of(
     sources: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
     if not sources:
         return None
-    if any(isinstance(each, type) or not hasattr(each, "lives") for each in sources):
+    if any(isinstance(each, type) or not hasattr(each, "read") for each in sources):
         raise ConfigurationError(  # without what was given, which may be a key
             "accept= takes a list of sources, such as [StarletteCookie(secret_key)]"
         )

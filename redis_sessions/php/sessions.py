@@ -149,10 +149,6 @@ class PhpSessions:
         data = self._decoded(stored)
         return "undecodable" if data is None else Found(data, id, None)
 
-    async def lives(self, id: str) -> bool:
-        """Whether the session is still there."""
-        return await self._load(id) is not None
-
     async def read(self, id: str) -> dict[str, Any] | None:
         """What the session holds now; None if it isn't there. It waits for no lock.
 

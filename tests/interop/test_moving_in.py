@@ -267,9 +267,9 @@ async def test_records_in_a_cluster(deployment: Deployment, prefix: str) -> None
             found = await source.find(id)
             assert isinstance(found, Found)
             assert found.data == ALICE
-            assert await source.lives(id)
+            assert await source.read(id) is not None
             await source.end(id)
-            assert not await source.lives(id)
+            assert await source.read(id) is None
             assert await source.find(id) is None
     finally:
         for each in own:

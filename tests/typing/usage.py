@@ -93,8 +93,8 @@ class OwnSource:
     async def find(self, value: str) -> Found | str | None:
         return Found({"user_id": value}, value, 60)
 
-    async def lives(self, id: str) -> bool:
-        return True
+    async def read(self, id: str) -> dict[str, Any] | None:
+        return {"user_id": id}
 
     async def end(self, id: str) -> None:
         pass

@@ -38,9 +38,6 @@ class Together:
         found = self.sessions.get(value)
         return None if found is None else Found(dict(found), value, None)
 
-    async def lives(self, id: str) -> bool:
-        return id in self.sessions
-
     async def read(self, id: str) -> dict[str, Any] | None:
         found = self.sessions.get(id)
         return None if found is None else dict(found)
