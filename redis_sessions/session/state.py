@@ -166,13 +166,12 @@ NOTHING_WANTED: Final = Wanted()
 """What most requests want. It is always this one object, so that `is` compares it."""
 
 
+# Unknown to the collector: the connection is the only circle, and `Connection.leave` opens it.
 class Request(msgspec.Struct, eq=False, gc=False):
     """The request that a session serves, or the worker that loaded it."""
 
     __repr__ = silent_repr
     __rich_repr__ = no_fields
-
-    # Unknown to the collector: the connection is the only circle, and `Connection.leave` opens it.
 
     began: float
     """When it began, in seconds of `Backend.timer`. Only its age can be told from this."""
@@ -215,7 +214,8 @@ class Origins(msgspec.Struct, eq=False):
 
     def assign(self, keys: Iterable[Any]) -> None:
         """Note that this request assigned these keys."""
-        self.assigned = {**(self.assigned or {}), **dict.fromkeys(keys)}
+        self.assigned = self.assigned or {}
+        self.assigned.update(dict.fromkeys(keys))
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects. Another user who signs in gets none of them."""
@@ -297,13 +297,11 @@ class State(msgspec.Struct, eq=False):
 
     def leave_untouched(self) -> None:
         """Note that this request doesn't count as use of the session."""
-        self.request.untouched = True
-        self.touch_at = NEVER
+        self.request.untouched, self.touch_at = True, NEVER
 
     def peer(self) -> Peer:
         """The client. It is empty outside of a request."""
-        context = self.request.context
-        return Peer() if context is None else context.peer()
+        return Peer() if self.request.context is None else self.request.context.peer()
 
     def missing(self) -> SessionError:
         """The error for whoever uses it unloaded. It is a new one, so that no traceback grows."""
