@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, cast
 from redis.asyncio import Redis, RedisCluster
 
 from redis_sessions.errors import ConfigurationError, StoreError
-from redis_sessions.http.accepting import Found
 from redis_sessions.http.mapping import MapOption, mapped_by
+from redis_sessions.http.sources import Found
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.redis import RedisStore, servers_of
 from redis_sessions.tracebacks import no_fields, silent_repr, stripped

@@ -13,8 +13,8 @@ from typing import Any, Final, cast
 from starlette.datastructures import Secret
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.http.accepting import Found
 from redis_sessions.http.mapping import MapOption, mapped_by
+from redis_sessions.http.sources import Found
 from redis_sessions.session.state import Duration, seconds
 from redis_sessions.tracebacks import no_fields, silent_repr, stripped
 

@@ -6,16 +6,17 @@ until the response, which is judged as any other: a sign-in, or a new session.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, cast
 
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
 from redis_sessions.http.headers import RawHeader
-from redis_sessions.http.sharing import Sharing, contexts
+from redis_sessions.http.sharing import Sharing, carry, contexts
+from redis_sessions.http.sources import Found, Source
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
@@ -25,9 +26,9 @@ from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import LIVE, LONGEST, Bound, State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY, decode
-from redis_sessions.tracebacks import no_fields, silent_repr, strip
+from redis_sessions.tracebacks import strip
 
-__all__ = ["Accepting", "Found", "Source", "accept_for", "accepting_of"]
+__all__ = ["Accepting", "accept_for", "accepting_of"]
 
 LONGEST_COOKIE: Final = 8192
 """The characters of a foreign cookie that is looked at. Browsers keep 4096 bytes."""
@@ -36,83 +37,6 @@ MOST_COOKIES: Final = 3
 
 _NOBODYS: Final = (Status.NEW, Status.STALE)
 _CLOSED: Final = (Status.SUPERSEDED, Status.ROTATED)
-
-
-class Found(NamedTuple):
-    """A session that a source has found."""
-
-    data: dict[str, Any]
-    """What it holds: plain data, decoded."""
-    id: str
-    """What names it at its source. It is secret, and is never logged."""
-    ttl: int | None
-    """For how many seconds it can still live, however much it is used. None: nobody knows."""
-    since: float | None = None
-    """When it was the same session already, in seconds since the epoch. If all sessions of its user
-    were revoked since, it isn't accepted. None: nobody knows, and it counts as begun just now."""
-
-    def __repr__(self) -> str:
-        return silent_repr(self)
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return no_fields(self)
-
-
-class Source(Protocol):
-    """Where sessions of another library are, and what becomes of them here.
-
-    `find`, `read` and `end` raise nothing but `StoreError`, whatever the cookie or the stored
-    bytes hold. They build no object of any class by what they read.
-    """
-
-    @property
-    def cookie(self) -> str:
-        """The name of the cookie whose value `find` is given."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """The path of that cookie, to have it expire."""
-        ...
-
-    @property
-    def domain(self) -> str | None:
-        """The domain of that cookie, to have it expire."""
-        ...
-
-    @property
-    def once(self) -> bool:
-        """Whether that cookie expires with the response that stores our session."""
-        ...
-
-    @property
-    def follow(self) -> bool:
-        """Whether its end ends our session, and ours ends it."""
-        ...
-
-    def map(self, data: dict[str, Any]) -> Mapping[str, Any] | None:
-        """What our session holds. None: this session isn't accepted."""
-        ...
-
-    async def find(self, value: str) -> Found | str | None:
-        """The session that a cookie's value names. None: there is none. A str: why it is rejected,
-        in few words, which are one of few sentences.
-        """
-        ...
-
-    async def read(self, id: str) -> dict[str, Any] | None:
-        """What this session holds now; None if it isn't there. It is asked at each request
-        (`follow`).
-        """
-        ...
-
-    async def end(self, id: str) -> None:
-        """End this session (`follow`)."""
-        ...
-
-    async def close(self) -> None:
-        """Close the connections of this event loop."""
-        ...
 
 
 class Accepting:
@@ -160,8 +84,9 @@ class Accepting:
                 accepted = await self._find(scope, signed_in=True)
                 if accepted is None:
                     return session
-            if accepted is not None and self._sharing is not None:
-                self._sharing.carry(session, accepted)
+            source = None if accepted is None else self._followed.get(accepted.source)
+            if accepted is not None and source is not None:
+                carry(self._backend, session, accepted, getattr(source, "shares", frozenset()))
             session = self._after(state, bound)
         elif state.status in _CLOSED:
             if self._followed:
@@ -217,7 +142,7 @@ class Accepting:
             logger.exception("sessions: accept=: %s failed", origin.source)
             return False
         signed_in_here = theirs is None and not origin.at
-        return mapped is not None and (whose in (None, theirs) or signed_in_here)
+        return mapped is not None and (theirs == whose or signed_in_here)
 
     async def _end(self, origin: Origin) -> None:
         source = self._followed.get(origin.source)

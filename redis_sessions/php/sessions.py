@@ -10,9 +10,9 @@ from secrets import token_hex
 from typing import Any, Final, cast, get_args
 
 from redis_sessions.errors import ConfigurationError, SessionConflictError, SessionEncodeError
-from redis_sessions.http.accepting import Found
 from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.mapping import MapOption, mapped_by
+from redis_sessions.http.sources import Found
 from redis_sessions.http.transports import CookieTransport, SameSite
 from redis_sessions.php.compression import Compression, compressor, decompressor
 from redis_sessions.php.data import PhpFormatError, PhpObject

@@ -128,6 +128,21 @@ async def test_the_same_session_of_another_user_there_is_not_ours(data: dict[str
     assert await at.manager.sessions_of("alice") == []
 
 
+async def test_a_visitor_who_signs_in_there_is_signed_in_here() -> None:
+    """Also if the id stays, and what the visitor had here goes along, once."""
+    at, source = followed(v={"cart": ["tea"]})
+    visitor = token_in(await at.visit(lambda s: s.update(n=1), theirs="v"))
+    source.sessions["v"] = {**ALICES, "cart": ["tea", "cup"]}
+    reply = await at.visit(theirs="v", ours=visitor)
+    alices = token_in(reply)
+    assert reply.seen == await at.data(alices) == {**ALICES, "cart": ["tea", "cup"], "n": 1}
+    assert await at.data(visitor) == {}
+    assert at.reported("signed_in") == ["gain"]
+    source.sessions["v"] = {"user_id": "bob"}
+    bobs = token_in(await at.visit(theirs="v", ours=alices))
+    assert await at.data(bobs) == {"user_id": "bob"}
+
+
 async def test_a_source_that_fails_in_its_map_later() -> None:
     """Nobody knows whose the session is now, so it is nobody's."""
     at, source = followed()
