@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from redis_sessions.errors import ConfigurationError, check_event_loop
 from redis_sessions.events import EventHandler, logger
 from redis_sessions.http import response, websocket
-from redis_sessions.http.accepting import Source, accepting_of
+from redis_sessions.http.accepting import accepting_of
 from redis_sessions.http.binding import BindingOption, bind_to
 from redis_sessions.http.connection import (
     SCOPE_KEY,
@@ -37,6 +37,7 @@ from redis_sessions.http.options import (
 from redis_sessions.http.realms import warn_of_side_by_side
 from redis_sessions.http.replaced import restore, send_outside
 from redis_sessions.http.setup import OnUnavailable, Setup
+from redis_sessions.http.sources import Source
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport, is_ambient
 from redis_sessions.lifecycle.copies import reads_replicas
 from redis_sessions.lifecycle.expiry import OnExpired

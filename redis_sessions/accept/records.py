@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, cast
 from redis.asyncio import Redis, RedisCluster
 
 from redis_sessions.errors import ConfigurationError, StoreError
-from redis_sessions.http.accepting import Found
 from redis_sessions.http.mapping import MapOption, mapped_by
+from redis_sessions.http.sources import Found
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.redis import RedisStore, servers_of
 from redis_sessions.tracebacks import no_fields, silent_repr, stripped
@@ -90,8 +90,8 @@ class Starsessions:
         metadata = data.pop("__metadata__", None)
         return Found(data, value, None, _created(metadata))  # `rolling` may prolong its life
 
-    async def lives(self, id: str) -> bool:
-        return await self._store.load(id) is not None
+    async def read(self, id: str) -> dict[str, Any] | None:
+        return _data(await self.find(id))
 
     async def end(self, id: str) -> None:
         await _delete(self._store, id)
@@ -178,8 +178,8 @@ class RedisSdk:
         alive = isinstance(stored, bytes) and isinstance(left, int) and left > 0
         return (stored, left // 1000) if alive else (None, 0)
 
-    async def lives(self, id: str) -> bool:
-        return (await self._read(id))[0] is not None
+    async def read(self, id: str) -> dict[str, Any] | None:
+        return _data(await self.find(id))
 
     async def end(self, id: str) -> None:
         await _delete(self._store, id)
@@ -215,6 +215,10 @@ def _decoded(stored: bytes, loads: Callable[[bytes], Any]) -> dict[str, Any] | N
     except (Base64Error, ValueError, RecursionError):
         return None
     return cast("dict[str, Any]", data) if isinstance(data, dict) else None
+
+
+def _data(found: Found | str | None) -> dict[str, Any] | None:
+    return found.data if isinstance(found, Found) else None
 
 
 def _created(metadata: Any) -> float | None:

@@ -13,8 +13,8 @@ from typing import Any, Final, cast
 from starlette.datastructures import Secret
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.http.accepting import Found
 from redis_sessions.http.mapping import MapOption, mapped_by
+from redis_sessions.http.sources import Found
 from redis_sessions.session.state import Duration, seconds
 from redis_sessions.tracebacks import no_fields, silent_repr, stripped
 
@@ -84,7 +84,10 @@ class StarletteCookie:
         return self._map(data)
 
     async def find(self, value: str) -> Found | str | None:
-        """The data in the cookie. Its id is the whole of it, as a digest: it has no other."""
+        """The data in the cookie. It has no id but what is signed, as a digest.
+
+        The signature doesn't belong to it: one signature can be written in several ways.
+        """
         try:
             raw = value.encode("ascii")
         except UnicodeEncodeError:
@@ -101,13 +104,12 @@ class StarletteCookie:
             if data is None:
                 return "undecodable"
             left = int(at + self._max_age - time())
-            digest = blake2b(raw, digest_size=20).hexdigest()
+            digest = blake2b(raw.rpartition(b".")[0], digest_size=20).hexdigest()
             return Found(data, digest, max(1, left), at)
         return "bad signature"
 
-    async def lives(self, id: str) -> bool:
-        """A cookie can't be ended elsewhere."""
-        return True
+    async def read(self, id: str) -> None:
+        """A cookie isn't followed."""
 
     async def end(self, id: str) -> None:
         """A cookie can't be ended."""

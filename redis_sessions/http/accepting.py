@@ -6,16 +6,17 @@ until the response, which is judged as any other: a sign-in, or a new session.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, cast
 
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
 from redis_sessions.http.headers import RawHeader
-from redis_sessions.http.sharing import Sharing, contexts
+from redis_sessions.http.sharing import Sharing, carry, contexts
+from redis_sessions.http.sources import Found, Source
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
@@ -25,9 +26,9 @@ from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import LIVE, LONGEST, Bound, State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY, decode
-from redis_sessions.tracebacks import no_fields, silent_repr, strip
+from redis_sessions.tracebacks import strip
 
-__all__ = ["Accepting", "Found", "Source", "accept_for", "accepting_of"]
+__all__ = ["Accepting", "accept_for", "accepting_of"]
 
 LONGEST_COOKIE: Final = 8192
 """The characters of a foreign cookie that is looked at. Browsers keep 4096 bytes."""
@@ -38,81 +39,6 @@ _NOBODYS: Final = (Status.NEW, Status.STALE)
 _CLOSED: Final = (Status.SUPERSEDED, Status.ROTATED)
 
 
-class Found(NamedTuple):
-    """A session that a source has found."""
-
-    data: dict[str, Any]
-    """What it holds: plain data, decoded."""
-    id: str
-    """What names it at its source. It is secret, and is never logged."""
-    ttl: int | None
-    """For how many seconds it can still live, however much it is used. None: nobody knows."""
-    since: float | None = None
-    """When it was the same session already, in seconds since the epoch. If all sessions of its user
-    were revoked since, it isn't accepted. None: nobody knows, and it counts as begun just now."""
-
-    def __repr__(self) -> str:
-        return silent_repr(self)
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return no_fields(self)
-
-
-class Source(Protocol):
-    """Where sessions of another library are, and what becomes of them here.
-
-    `find`, `lives` and `end` raise nothing but `StoreError`, whatever the cookie or the stored
-    bytes hold. They build no object of any class by what they read.
-    """
-
-    @property
-    def cookie(self) -> str:
-        """The name of the cookie whose value `find` is given."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """The path of that cookie, to have it expire."""
-        ...
-
-    @property
-    def domain(self) -> str | None:
-        """The domain of that cookie, to have it expire."""
-        ...
-
-    @property
-    def once(self) -> bool:
-        """Whether that cookie expires with the response that stores our session."""
-        ...
-
-    @property
-    def follow(self) -> bool:
-        """Whether its end ends our session, and ours ends it."""
-        ...
-
-    def map(self, data: dict[str, Any]) -> Mapping[str, Any] | None:
-        """What our session holds. None: this session isn't accepted."""
-        ...
-
-    async def find(self, value: str) -> Found | str | None:
-        """The session that a cookie's value names. None: there is none. A str: why it is rejected,
-        in few words, which are one of few sentences.
-        """
-        ...
-
-    async def lives(self, id: str) -> bool:
-        """Whether this session is still there. It is asked at each request (`follow`)."""
-        ...
-
-    async def end(self, id: str) -> None:
-        """End this session (`follow`)."""
-        ...
-
-    async def close(self) -> None:
-        """Close the connections of this event loop."""
-        ...
-
-
 class Accepting:
     """The sources of one middleware."""
 
@@ -121,7 +47,7 @@ class Accepting:
         self._sources = [_Asked(source) for source in sources]
         self._followed = {each.name: each.source for each in self._sources if each.source.follow}
         self.follows = bool(self._followed)
-        backend.accepting = accept_for
+        backend.accepting, backend.brought = accept_for, _brought
         if self.follows:
             backend.end_followed = self._end
         shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
@@ -158,8 +84,9 @@ class Accepting:
                     accepted = await self._find(scope, signed_in=True)
                 if accepted is None:
                     return session
-            if accepted is not None and self._sharing is not None:
-                self._sharing.carry(session, accepted)
+            source = None if accepted is None else self._followed.get(accepted.source)
+            if accepted is not None and source is not None:
+                carry(self._backend, session, accepted, getattr(source, "shares", frozenset()))
             session = self._after(state, bound)
         elif state.status in _CLOSED:
             if self._followed:
@@ -211,16 +138,22 @@ class Accepting:
         return False
 
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
-        if self._sharing is None or origin.source not in self._shared:
-            return await source.lives(origin.id)
+        """Whether it is still there, and the same user's. Some libraries keep the id for both."""
+        backend, whose = self._backend, state_of(session).principal
         try:
-            return await self._sharing.read(session, origin)
+            if self._sharing is not None and origin.source in self._shared:
+                return await self._sharing.read(session, origin)
+            data = await source.read(origin.id)
+            mapped = None if data is None else source.map(data)
+            theirs = None if mapped is None else loading.stored_principal(backend, dict(mapped))
         except StoreError:
             raise
         except Exception as exc:  # noqa: BLE001 - as in `_asked`
             strip(exc)
             logger.exception("sessions: accept=: %s failed", origin.source)
             return False
+        signed_in_here = theirs is None and not origin.at
+        return mapped is not None and (theirs == whose or signed_in_here)
 
     async def _end(self, origin: Origin) -> None:
         source = self._followed.get(origin.source)
@@ -249,8 +182,23 @@ class Accepting:
             return None
         return found[0] if found else None
 
+    async def brought(self, scope: Scope) -> list[Accepted]:
+        """What the cookies name, whether it may be accepted or not."""
+        asked = [
+            await self._asked(each, value, scope, any_time=True)
+            for each in self._sources
+            for value in each.read(scope)[:MOST_COOKIES]
+            if len(value) <= LONGEST_COOKIE
+        ]
+        return [each for each in asked if each is not None]
+
     async def _asked(
-        self, each: _Asked, value: str, scope: Scope, signed_in: bool
+        self,
+        each: _Asked,
+        value: str,
+        scope: Scope,
+        signed_in: bool = False,
+        any_time: bool = False,
     ) -> Accepted | None:
         backend, source = self._backend, each.source
         try:
@@ -294,7 +242,7 @@ class Accepting:
             data=data,
             headers=each.expiry,
         )
-        return accepted if await self._may_be(accepted, found, source) else None
+        return accepted if any_time or await self._may_be(accepted, found, source) else None
 
     async def _may_be(self, accepted: Accepted, found: Found, source: Source) -> bool:
         """Whether a session is accepted: not a second time, and not after it was revoked."""
@@ -366,6 +314,13 @@ def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Lo
     return load if accept is None else accept.loader(load, serving.scope)
 
 
+async def _brought(context: RequestContext | None) -> list[Accepted]:
+    """What the cookies of a request name, by the middleware that serves it."""
+    serving = cast("Any", context)
+    accept: Accepting | None = None if context is None else serving.setup.accepting
+    return [] if accept is None else await accept.brought(serving.scope)
+
+
 def accepting_of(
     option: Any, transports: Sequence[Transport], backend: Backend
 ) -> Accepting | None:
@@ -373,7 +328,7 @@ def accepting_of(
     sources: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
     if not sources:
         return None
-    if any(isinstance(each, type) or not hasattr(each, "lives") for each in sources):
+    if any(isinstance(each, type) or not hasattr(each, "read") for each in sources):
         raise ConfigurationError(  # without what was given, which may be a key
             "accept= takes a list of sources, such as [StarletteCookie(secret_key)]"
         )

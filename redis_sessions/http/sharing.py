@@ -15,7 +15,7 @@ from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.values import Changes
 
-__all__ = ["BOTH_SIDES", "Shared", "Sharing", "contexts"]
+__all__ = ["BOTH_SIDES", "Shared", "Sharing", "carry", "contexts"]
 
 BOTH_SIDES: Final = -1
 """`Origin.at` of a session that began here, and there with it."""
@@ -104,23 +104,6 @@ class Sharing:
         ids = set[str | None]() if source is None else {*map(source.id_of, cookies)}
         return origin.id not in ids and bool(ids - {None})
 
-    def carry(self, session: Session, accepted: Accepted) -> None:
-        """Have the data of ours go along that was nobody's, or the same user's.
-
-        What is shared is as it is there.
-        """
-        source, backend = self._sources.get(accepted.source), self._backend
-        state, whose = state_of(session), accepted.principal
-        if source is None or state.stored is None:
-            return
-        if whose is None:
-            goes = state.principal is None and state.stored.record.owner is None
-        else:
-            goes = not state.is_anothers(whose, backend.keyring)
-        if goes:
-            alone = {key: value for key, value in session.items() if key not in source.shares}
-            accepted.data = backend.values.encode({**alone, **values.decode(accepted.data)})
-
     def begun(self, name: str, data: bytes) -> bytes | None:
         """What of the data of a new session is shared, encoded. None: the source shares nothing."""
         source = self._sources.get(name)
@@ -182,6 +165,27 @@ class Sharing:
             return self._backend.principal.of(self._backend.values.encode(dict(mapped)))
         except SessionEncodeError:
             return ""
+
+
+def carry(
+    backend: Backend, session: Session, accepted: Accepted, shares: frozenset[str] = frozenset()
+) -> None:
+    """Have the data of ours go along that was nobody's, or the same user's.
+
+    What is there, too, or is shared, is as it is there.
+    """
+    state, whose = state_of(session), accepted.principal
+    if state.stored is None:
+        return
+    if whose is None:
+        goes = state.principal is None and state.stored.record.owner is None
+    else:
+        goes = not state.is_anothers(whose, backend.keyring)
+    if goes:
+        alone = {key: value for key, value in session.items() if key not in shares}
+        data = backend.values.encode({**alone, **values.decode(accepted.data)})
+        if len(data) <= backend.policy.max_size and backend.principal.of(data) == whose:
+            accepted.data = data
 
 
 def contexts(backend: Backend, cookie: str, id: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from redis_sessions.errors import SessionGoneError, StoreUnavailableError
-from redis_sessions.lifecycle.backend import Backend
+from redis_sessions.lifecycle.backend import Backend, Headers
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
@@ -30,7 +30,7 @@ from redis_sessions.stores.protocols import Commit
 __all__ = [
     "Marker",
     "begin",
-    "end_followed",
+    "end_others",
     "forget",
     "has_ended",
     "is_under_way",
@@ -40,8 +40,9 @@ __all__ = [
 ]
 
 _PURPOSE: Final = b"rs-accepted"
-_CLAIM: Final = 60_000
-"""Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then.
+_CLAIM: Final = 1000 * (TOMBSTONE_TTL - 1)
+"""Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then:
+no later than others may read it (`is_under_way`), so that nobody is signed out meanwhile.
 """
 _ATTEMPTS: Final = 5
 _FREE: Final = "-"
@@ -58,7 +59,7 @@ class Marker(NamedTuple):
     id: str
     """Our session's. Empty: it was signed out of before there was one."""
     at: int
-    """When, in seconds since the epoch."""
+    """When, in seconds since the epoch. 0: it was sealed with a key that was removed."""
 
 
 def marker_name(context: str) -> str:
@@ -78,6 +79,8 @@ async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
 
 async def has_ended(backend: Backend, found: Marker, whose: str | None) -> bool:
     """Whether the session that was made of it was signed out, or revoked."""
+    if not found.at:  # nobody can read it
+        return False
     return not found.id or (
         whose is not None and await backend.index.has_ended(whose, found.id, found.at * 1000)
     )
@@ -242,17 +245,42 @@ def _opened(backend: Backend, accepted: Accepted, stored: bytes) -> Marker:
     return Marker(plain[8:].decode("ascii", "replace"), int.from_bytes(plain[:8], "big"))
 
 
-async def end_followed(pending: PendingCommit, carry_out: CarryOut) -> Answer:
-    """Carry out a commit. If a session ends that follows another one, that one ends, too."""
-    state = pending.state
+async def end_others(pending: PendingCommit, carry_out: CarryOut) -> Answer:
+    """Carry out a commit. If it signs out, sessions of other libraries end, too.
+
+    That is the one that our session follows. And it is each that the request brings, and that
+    would sign somebody in at the next request.
+    """
+    state, facts = pending.state, pending.facts
+    if not facts.cleared and pending.outcome not in (Outcome.LOSE, Outcome.SWITCH):
+        return await carry_out(pending)
     stored = (state.stored, *(each.stored for each in state.opened))
-    followed = [each.record.origin for each in stored if each is not None]
+    origins = (each.record.origin for each in stored if each is not None)
+    followed = [origin for origin in origins if origin is not None and origin.id]
+    headers: Headers = ()
+    loaded = state.stored is not None
+    if loaded and not followed:  # first, so that it can be tried again
+        headers = await _close_brought(pending)
     answer = await carry_out(pending)
-    if pending.facts.cleared or pending.outcome in (Outcome.LOSE, Outcome.SWITCH):
-        for origin in followed:
-            if origin is not None and origin.id:
-                await _end(pending.backend, origin)
-    return answer
+    for origin in followed:
+        await _end(pending.backend, origin)
+    if loaded and followed:
+        headers = await _close_brought(pending)
+    return replace(answer, headers=headers) if headers else answer
+
+
+async def _close_brought(pending: PendingCommit) -> Headers:
+    """Have no other session that the request brings be accepted later. Returns headers."""
+    headers: Headers = ()
+    brought = pending.backend.brought
+    found = [] if brought is None else await brought(pending.state.request.context)
+    for each in found:
+        if each.principal not in (None, pending.facts.now):
+            await _close(pending, each)
+            if each.id:
+                await _end(pending.backend, each.origin(None))
+            headers += each.headers
+    return headers
 
 
 async def _end(backend: Backend, origin: Origin) -> None:

@@ -10,7 +10,7 @@ from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
-from redis_sessions.session.accepted import Origin
+from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.box import Box
 from redis_sessions.session.context import RequestContext
 from redis_sessions.session.keyring import Keyring, SecretKey
@@ -38,6 +38,9 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 Accepting = Callable[[Callable[..., Awaitable[Session]], RequestContext | None], Any]
 """Is given a `loading.Load` and the request, and gives a `Load`."""
+
+
+Brought = Callable[[RequestContext | None], Awaitable[list[Accepted]]]
 
 
 class Sharing(Protocol):
@@ -89,6 +92,9 @@ class Backend:
     """Stores at a source what a session shares with one there. None: no source shares any."""
     accepting: Accepting | None = None
     """What a session is loaded with if sources of other sessions are asked, too."""
+    brought: Brought | None = None
+    """What a request brings besides its session: sessions of other libraries. None: it isn't asked.
+    """
     watched = 0
     """How many open connections, and calls of `changes()`, watch their session."""
 

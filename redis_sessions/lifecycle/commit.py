@@ -109,6 +109,8 @@ def _begin(pending: PendingCommit) -> Awaitable[Answer]:
         pending.backend.values.check(writer.encoded, before)
         if "principal" not in pending.backend.reporter.warned:
             pending.backend.warn_of_suspects(writer.session, writer.principal)
+    if pending.backend.brought is None:  # no other libraries' sessions
+        return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
     if pending.backend.sharing is not None:
         return carry_out_shared(pending, _begin_alone)
     return _begin_alone(pending)
@@ -118,9 +120,7 @@ def _begin_alone(pending: PendingCommit) -> Awaitable[Answer]:
     """Begin the row. Of other libraries' sessions it knows which are accepted, and which end."""
     if pending.state.accepted is not None:
         return accepting.begin(pending, _cleared_or_carried_out)
-    if pending.backend.end_followed is not None:
-        return accepting.end_followed(pending, _cleared_or_carried_out)
-    return _cleared_or_carried_out(pending)
+    return accepting.end_others(pending, _cleared_or_carried_out)
 
 
 def _cleared_or_carried_out(pending: PendingCommit) -> Awaitable[Answer]:

@@ -11,9 +11,9 @@ from typing import Any, Final, cast, get_args
 from urllib.parse import unquote
 
 from redis_sessions.errors import ConfigurationError, SessionConflictError, SessionEncodeError
-from redis_sessions.http.accepting import Found
 from redis_sessions.http.headers import RawHeader
 from redis_sessions.http.mapping import MapOption, mapped_by
+from redis_sessions.http.sources import Found
 from redis_sessions.http.transports import CookieTransport, SameSite
 from redis_sessions.php.compression import Compression, compressor, decompressor
 from redis_sessions.php.data import PhpFormatError, PhpObject
@@ -155,10 +155,6 @@ class PhpSessions:
         """The id in the cookie's value; None if it is none. PHP writes a comma as `%2C`."""
         id = unquote(value) if self._laravel is None else self._laravel.open(value)
         return None if id is None or _ID.match(id) is None else id
-
-    async def lives(self, id: str) -> bool:
-        """Whether the session is still there."""
-        return await self._load(id) is not None
 
     async def read(self, id: str) -> dict[str, Any] | None:
         """What the session holds now; None if it isn't there. It waits for no lock.

@@ -214,7 +214,8 @@ class Origins(msgspec.Struct, eq=False):
 
     def assign(self, keys: Iterable[Any]) -> None:
         """Note that this request assigned these keys."""
-        self.assigned = {**(self.assigned or {}), **dict.fromkeys(keys)}
+        self.assigned = self.assigned or {}
+        self.assigned.update(dict.fromkeys(keys))
 
     def hold(self, data: Mapping[Any, Any]) -> None:
         """Note that the record holds these objects. Another user who signs in gets none of them."""
@@ -296,8 +297,7 @@ class State(msgspec.Struct, eq=False):
 
     def leave_untouched(self) -> None:
         """Note that this request doesn't count as use of the session."""
-        self.request.untouched = True
-        self.touch_at = NEVER
+        self.request.untouched, self.touch_at = True, NEVER
 
     def peer(self) -> Peer:
         """The client. It is empty outside of a request."""

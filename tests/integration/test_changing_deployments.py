@@ -276,8 +276,12 @@ def owner(running: topology.ClusterTopology, store: RedisStore, visitor: Visitor
     return running.slot_owner(key_of(store, visitor))
 
 
-async def test_a_node_that_hangs(running: topology.ClusterTopology, store: RedisStore) -> None:
+async def test_a_node_that_hangs(running: topology.ClusterTopology, prefix: str) -> None:
     """It costs its own sessions alone, until its replica has taken over."""
+    # A busy machine's other nodes answer within the store's timeout, after which this one's
+    # sessions get 503. Its replica takes over later: a vote begins half a second after a timeout.
+    store = RedisStore(as_app(running.url), prefix=prefix, timeout=2.0)
+    set_node_timeout(running, 2000)
     victim = running.primaries[0]
     replica = running.replicas_of(victim)[0]
     async with visitors(doing(manager=manager_on(store)), [*USERS, *"abcdefghij"]) as everybody:
@@ -293,12 +297,20 @@ async def test_a_node_that_hangs(running: topology.ClusterTopology, store: Redis
             await all_served(everybody)
         finally:
             victim.resume()
+            set_node_timeout(running, 1500)
             await asyncio.to_thread(running.wait_ready)
         await all_served(everybody)
     assert statuses(others) == {200}
     assert statuses(hit) == {200, 503}
     assert wrong(everybody) == []
     await asyncio.to_thread(running.failover, victim)
+    await store.close()
+
+
+def set_node_timeout(running: topology.ClusterTopology, milliseconds: int) -> None:
+    """After how long the others think that a node is dead which doesn't answer."""
+    for node in running.nodes:
+        node.ask("CONFIG", "SET", "cluster-node-timeout", milliseconds)
 
 
 async def test_a_node_that_dies(running: topology.ClusterTopology, store: RedisStore) -> None:

@@ -48,6 +48,11 @@ async def sign_out(request: Request) -> Response:
     return Response()
 
 
+async def leave(request: Request) -> Response:
+    del request.session["user_id"]
+    return Response()
+
+
 async def show(request: Request) -> Response:
     return JSONResponse(dict(request.session))
 
@@ -56,7 +61,12 @@ def refused(_: dict[str, Any]) -> None:
     """As a map that accepts none."""
 
 
-ROUTES: Final = [Route("/in", sign_in), Route("/out", sign_out), Route("/", show)]
+ROUTES: Final = [
+    Route("/in", sign_in),
+    Route("/out", sign_out),
+    Route("/leave", leave),
+    Route("/", show),
+]
 
 
 class Encryptor:
@@ -180,6 +190,18 @@ def test_one_sign_out_ends_both(move: Move, library: str) -> None:
             assert after.get("/").json() == before.get("/").json() == {}
 
 
+@pytest.mark.parametrize("library", ["starsessions", "sdk"])
+def test_a_sign_out_that_keeps_the_cart(move: Move, library: str) -> None:
+    """It is one here, too, though the session keeps its id; and so is the next sign-in."""
+    old, source_of = getattr(move, library)()
+    with move.browser(old, source_of(once=False, follow=True)) as (before, after):
+        for _ in range(2):
+            before.get("/in")
+            assert after.get("/").json() == before.get("/").json() == ALICE
+            before.get("/leave")
+            assert after.get("/").json() == before.get("/").json() == {"cart": ALICE["cart"]}
+
+
 def test_an_encrypted_record_of_the_sdk(move: Move) -> None:
     """With the store's own encryptor it is read; without it, it is no session."""
     old, source_of = move.sdk(encryptor=Encryptor())
@@ -267,9 +289,9 @@ async def test_records_in_a_cluster(deployment: Deployment, prefix: str) -> None
             found = await source.find(id)
             assert isinstance(found, Found)
             assert found.data == ALICE
-            assert await source.lives(id)
+            assert await source.read(id) is not None
             await source.end(id)
-            assert not await source.lives(id)
+            assert await source.read(id) is None
             assert await source.find(id) is None
     finally:
         for each in own:

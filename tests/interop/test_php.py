@@ -299,9 +299,9 @@ async def test_php_holds_the_lock(
             client.set(f"{prefix}{id}_LOCK", "host|1")
             with pytest.raises(SessionConflictError):
                 await source.write(id, {"cart": {}})
-            assert await source.lives(id)
+            assert await source.read(id) is not None
             await source.end(id)
-            assert not await source.lives(id)
+            assert await source.read(id) is None
             assert client.get(f"{prefix}{id}_LOCK") == b"host|1"
     await source.close()
 
@@ -315,7 +315,7 @@ async def test_a_session_that_ended_stays_so(redis_url: str, prefix: str, shop_u
         id = str(at.php_id)
         await at.php("/logout")
         assert not await source.write(id, {"cart": {}})
-        assert not await source.lives(id)
+        assert await source.read(id) is None
         assert await source.find(id) is None
     await source.close()
 

@@ -23,11 +23,9 @@ from starlette.websockets import WebSocket
 
 from redis_sessions import (
     Answer,
-    Cache,
     CookieTransport,
     CrossSiteError,
     Event,
-    Expired,
     HeaderTransport,
     Keyring,
     LeadershipLostError,
@@ -50,8 +48,6 @@ from redis_sessions import (
 )
 from redis_sessions.accept import Found, RedisSdk, StarletteCookie, Starsessions
 from redis_sessions.fastapi import (
-    CacheDep,
-    MessagesDep,
     OptionalPrincipalDep,
     PrincipalDep,
     SessionDep,
@@ -61,8 +57,7 @@ from redis_sessions.fastapi import (
     session_security,
     untouched,
 )
-from redis_sessions.leader import Leader, Term
-from redis_sessions.messages import Messages, Missed
+from redis_sessions.messages import Missed
 from redis_sessions.php import PhpSessions
 from redis_sessions.telemetry import hashed_id, instrument
 from redis_sessions.testing import (
@@ -98,8 +93,8 @@ class OwnSource:
     async def find(self, value: str) -> Found | str | None:
         return Found({"user_id": value}, value, 60)
 
-    async def lives(self, id: str) -> bool:
-        return True
+    async def read(self, id: str) -> dict[str, Any] | None:
+        return {"user_id": id}
 
     async def end(self, id: str) -> None:
         pass
@@ -201,20 +196,6 @@ async def poll(session: SessionDep) -> int:
     return len(session)
 
 
-@app.post("/exports")
-async def exports(messages: MessagesDep, user: PrincipalDep) -> None:
-    assert_type(messages, Messages)
-    await messages.to_principal(user, {"kind": "export"})
-    await messages.to_principal(uuid4(), {})
-    await messages.to_session("id", {})
-    await messages.to_all({})
-    alone = Messages("redis://localhost", [generate_key()], max_size=1000, on_event=print)
-    async with alone.listen(principal=7, session="id", all=True) as listener:
-        async for message in listener:
-            assert_type(message, dict[str, Any] | Missed)
-    await alone.close()
-
-
 @app.get("/me")
 def me(session: SessionDep, user: PrincipalDep, manager: SessionManagerDep) -> dict[str, Any]:
     assert_type(session, Session)
@@ -294,19 +275,6 @@ def log(event: Event) -> None:
     assert_type((event.address, event.user_agent), tuple[str | None, str | None])
 
 
-async def release(expired: Expired) -> None:
-    assert_type(expired.id, str)
-    assert_type(expired.principal, str | None)
-    assert_type(expired.when, datetime)
-
-
-async def told_of_expired(store: MemoryStore) -> None:
-    manager = SessionManager(store, NEW_KEY, on_expired=release)
-    SessionMiddleware(app, store=store, secret_key=NEW_KEY, on_expired=print)
-    async with manager.expiring():
-        pass
-
-
 async def without_a_request(client: Redis) -> None:
     store = MemoryStore(clock=Clock())
     stores: list[SessionStore] = [
@@ -384,29 +352,6 @@ def in_a_test(client: Any, manager: SessionManager) -> None:
             assert_type(session, Session)
 
 
-async def leading(manager: SessionManager, client: Redis) -> None:
-    leader = Leader("redis://localhost", prefix="app:", lease=timedelta(minutes=1))
-    Leader(client, lease=30)
-    assert_type(manager.leader, Leader)
-    async with leader("nightly", lease=60) as term:
-        assert_type(term, Term)
-        assert_type(term.token, int)
-        term.check()
-
-    @leader.every("5m")
-    async def clean(term: Term) -> int:
-        return term.token
-
-    @leader.every(timedelta(hours=1), name="count", lease=60)
-    async def count() -> None:
-        pass
-
-    async with leader.running():
-        assert_type(await clean(term), int)
-        await count()
-    await leader.close()
-
-
 class TestMine(StoreConformance):
     """A store of one's own."""
 
@@ -425,26 +370,3 @@ async def observability(manager: SessionManager, app: Starlette) -> None:
     app.add_route("/ready", readiness(manager, timeout=1.5))
     assert_type(hashed_id("an id"), str)
     assert_type(await manager.ready(timeout=1.5), bool)
-
-
-async def caching(session: Session, manager: SessionManager, cache: CacheDep) -> None:
-    async def load() -> dict[str, int]:
-        return {"id": 7}
-
-    assert_type(manager.cache, Cache)
-    assert_type(await cache.get_or_set("key", load, ttl=60), dict[str, int])
-
-    async def load_cart() -> Cart:
-        return Cart([])
-
-    # Without `as_` it would be a dict.
-    await cache.get_or_set("key", load_cart, ttl=60)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    later = timedelta(minutes=1)
-    cart = await cache.get_or_set(
-        "key", load, ttl=later, as_=Cart, negative_ttl=1, stale_if_error=later, lock=2, beta=0
-    )
-    assert_type(cart, Cart | None)
-    assert_type(cache.of(session), Cache)
-    await cache.of_principal(uuid4()).forget("key")
-    await cache.forget_principal(7)
-    assert_type(Cache("redis://localhost", [NEW_KEY, OLD_KEY], max_size=1000).counts["hit"], int)

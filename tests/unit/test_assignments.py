@@ -10,6 +10,7 @@ import pytest
 
 from redis_sessions import Session, SessionError, StoreUnavailableError
 from redis_sessions.session.outcome import Outcome
+from redis_sessions.session.session import state_of
 from redis_sessions.stores.protocols import Commit
 from tests.unit.setting import Setting, count, token_of
 
@@ -323,3 +324,14 @@ async def test_a_callable_after_clear() -> None:
     with pytest.raises(SessionError, match="don't say who signs in"):
         await at.commit(session)
     assert (await at.load(token)).principal == "alice"
+
+
+async def test_noting_a_key_copies_none_of_those_before(at: Setting) -> None:
+    """So a handler that fills a session key by key doesn't take the square of their number."""
+    session = await at.load(None)
+    session.setdefault("a", 1)
+    noted = state_of(session).origins.assigned
+    session.setdefault("b", 1)
+    session.update(c=1)
+    assert state_of(session).origins.assigned is noted
+    assert list(noted or ()) == ["a", "b", "c"]

@@ -51,9 +51,9 @@ class Elsewhere:
         found = self.sessions.get(value)
         return None if found is None else Found(dict(found), value, self.ttl, self.since)
 
-    async def lives(self, id: str) -> bool:
+    async def read(self, id: str) -> dict[str, Any] | None:
         self._check()
-        return id in self.sessions
+        return self.sessions.get(id)
 
     async def end(self, id: str) -> None:
         self._check()

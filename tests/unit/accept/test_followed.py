@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import Session, SessionManager
+from redis_sessions import Session, SessionManager, generate_key
 from tests.support.asgi import COOKIE
 from tests.support.stores import NearStore
 from tests.unit.accept.elsewhere import Elsewhere, Place, names_in, token_in
@@ -49,6 +49,16 @@ async def test_a_sign_out_here_ends_it_there(how: str, first: bool) -> None:
     assert source.ended == ["s1"]
 
 
+async def test_a_sign_out_here_ends_a_newer_session_there() -> None:
+    """She signed in there again, under another id, and the former one still lives."""
+    at, source = followed(s2=ALICES)
+    token = token_in(await at.visit())
+    await at.visit(lambda s: s.clear(), theirs="s2", ours=token)
+    assert source.ended == ["s1", "s2"]
+    at.clock.advance(31)
+    assert (await at.visit(theirs="s2")).seen == {}
+
+
 @pytest.mark.parametrize("name", ["revoke", "revoke_all"])
 async def test_a_revocation_elsewhere_ends_it_at_the_next_request(name: str) -> None:
     """A revocation knows no foreign ids. The marker leads to it when its cookie comes."""
@@ -60,6 +70,16 @@ async def test_a_revocation_elsewhere_ends_it_at_the_next_request(name: str) -> 
         await at.manager.revoke_all("alice")
     assert (await at.visit(ours=token)).seen == {}
     assert source.ended == ["s1"]
+
+
+async def test_a_secret_key_that_was_removed_ends_nothing_there() -> None:
+    """The marker can't be read any more. That says nothing of a sign-out."""
+    at, source = followed()
+    token = token_in(await at.visit())
+    at.manager = SessionManager(at.store, generate_key(), clock=at.clock)
+    assert (await at.visit(ours=token)).seen == {}
+    assert (await at.visit()).seen == {}
+    assert source.ended == []
 
 
 async def test_an_expired_session_of_ours_ends_nothing_there() -> None:
@@ -97,6 +117,40 @@ async def test_another_user_there_is_another_user_here() -> None:
     assert await at.manager.sessions_of("alice") == []
 
 
+@pytest.mark.parametrize("data", [{"cart": ["tea"]}, {"user_id": "bob"}, {"secret": 1}, {"n": 1}])
+async def test_the_same_session_of_another_user_there_is_not_ours(data: dict[str, Any]) -> None:
+    """Alice signs out there, and some libraries go on with the same id, for nobody or for Bob."""
+    at, source = followed()
+    token = token_in(await at.visit())
+    source.sessions["s1"] = data
+    assert (await at.visit(ours=token, theirs=None)).seen == {}
+    assert "user_id" not in ((await at.visit(ours=token)).seen or {})
+    assert await at.manager.sessions_of("alice") == []
+
+
+async def test_a_visitor_who_signs_in_there_is_signed_in_here() -> None:
+    """Also if the id stays, and what the visitor had here goes along, once."""
+    at, source = followed(v={"cart": ["tea"]})
+    visitor = token_in(await at.visit(lambda s: s.update(n=1), theirs="v"))
+    source.sessions["v"] = {**ALICES, "cart": ["tea", "cup"]}
+    reply = await at.visit(theirs="v", ours=visitor)
+    alices = token_in(reply)
+    assert reply.seen == await at.data(alices) == {**ALICES, "cart": ["tea", "cup"], "n": 1}
+    assert await at.data(visitor) == {}
+    assert at.reported("signed_in") == ["gain"]
+    source.sessions["v"] = {"user_id": "bob"}
+    bobs = token_in(await at.visit(theirs="v", ours=alices))
+    assert await at.data(bobs) == {"user_id": "bob"}
+
+
+async def test_a_source_that_fails_in_its_map_later() -> None:
+    """Nobody knows whose the session is now, so it is nobody's."""
+    at, source = followed()
+    token = token_in(await at.visit())
+    source.sessions["s1"] = {"user_id": ["odd"]}
+    assert (await at.visit(ours=token)).seen == {}
+
+
 async def test_a_visitor_who_signs_in_here_is_still_followed() -> None:
     """The session goes on under a new id, and the foreign one goes on, too."""
     at, source = followed(v={"cart": ["tea"]})
@@ -108,7 +162,7 @@ async def test_a_visitor_who_signs_in_here_is_still_followed() -> None:
     assert (await at.visit(theirs="v", ours=alices)).seen == {}
 
 
-@pytest.mark.parametrize("how", ["find", "lives", "end"])
+@pytest.mark.parametrize("how", ["find", "read", "end"])
 async def test_a_source_that_is_away_is_as_our_own_store(how: str) -> None:
     """The answer is 503, and the next request tries again."""
     at, source = followed()

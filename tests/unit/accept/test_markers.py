@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from contextvars import Context
+from json import dumps
 from typing import Any, cast
 
 import pytest
+from itsdangerous import TimestampSigner
 from starlette.applications import Starlette
 
 from redis_sessions import (
@@ -50,9 +53,22 @@ async def test_another_secret_key_finds_the_marker() -> None:
     assert (await at.visit()).seen == {}
 
 
+async def test_a_signature_that_is_written_in_another_way() -> None:
+    """It is still the same cookie. Otherwise it would open what was signed out here, again."""
+    signed = TimestampSigner("key").sign(b64encode(dumps(ALICES).encode())).decode()
+    source = StarletteCookie("key", session_cookie=THEIRS, once=False)
+    at = Place([source])
+    token = token_in(await at.visit(theirs=signed))
+    await at.visit(lambda s: s.clear(), theirs=signed, ours=token)
+    assert (await at.visit(theirs=signed + "=")).seen == {}  # base64's padding
+
+
 @pytest.mark.parametrize("after", [0, 1, 2])
 async def test_a_store_that_fails_meanwhile(after: int) -> None:
-    """The answer is 503. Nobody is signed out by it: a minute later it is tried again."""
+    """The answer is 503. Nobody is signed out by it: half a minute later it is tried again.
+
+    Until then the data may be read. There is no time in between in which the user is nobody.
+    """
     at = Place()
     commits = 0
 
@@ -69,7 +85,12 @@ async def test_a_store_that_fails_meanwhile(after: int) -> None:
     assert (reply.status, reply.cookies) == (503, [])
     assert await at.manager.count() == 0
     at.store.failing, at.store.committed = set(), None
-    at.clock.advance(61)
+    if after < 2:  # the third one ends what was stored
+        for _ in range(29):
+            assert (await at.visit(status=404)).seen == ALICES
+            at.clock.advance(1)
+    else:
+        at.clock.advance(29)
     reply = (await at.visit()).checked()
     assert reply.seen == ALICES
     assert names_in(reply) == [THEIRS, COOKIE]
@@ -113,6 +134,36 @@ async def test_a_sign_out_in_a_request_that_was_slower() -> None:
     assert at.reported("signed_out") == ["signed out"]
     at.clock.advance(31)
     assert (await at.visit()).seen == {}
+
+
+@pytest.mark.parametrize("how", ["sign_out", "clear", "pop", "switch"])
+@pytest.mark.parametrize("kind", ["once", "stays", "follow"])
+@pytest.mark.parametrize("whose", ["alice", "carol"])
+async def test_a_sign_out_of_another_session_holds(how: str, kind: str, whose: str) -> None:
+    """Who signed in here has the foreign cookie, too. It signs nobody in after the sign-out."""
+    source = Elsewhere(once=kind == "once", follow=kind == "follow")
+    at = Place(source)
+    token = await at.begin({"user_id": whose, "cart": ["here"]})
+
+    def act(session: Session) -> None:
+        if how == "pop":
+            session.pop("user_id")
+        else:
+            session.sign_in("bob") if how == "switch" else getattr(session, how)()
+
+    reply = (await at.visit(act, ours=token)).checked()
+    assert (THEIRS in names_in(reply)) is (kind == "once")
+    assert source.ended == (["s1"] if kind == "follow" else [])
+    assert (await at.visit()).seen == {}
+    assert await at.manager.sessions_of("alice") == []
+
+
+async def test_a_sign_in_here_as_the_foreign_user_ends_nothing_there() -> None:
+    """Alice takes the place of Carol here, and has signed in there before."""
+    at = Place(source := Elsewhere(follow=True))
+    token = await at.begin({"user_id": "carol"})
+    await at.visit(lambda s: s.sign_in("alice"), ours=token)
+    assert source.ended == []
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -41,9 +41,6 @@ class Together:
     def id_of(self, value: str) -> str | None:
         return value
 
-    async def lives(self, id: str) -> bool:
-        return id in self.sessions
-
     async def read(self, id: str) -> dict[str, Any] | None:
         found = self.sessions.get(id)
         return None if found is None else dict(found)
