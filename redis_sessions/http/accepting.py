@@ -98,7 +98,19 @@ class Accepting:
             accepted = await self._find(scope)
         if accepted is not None:
             self._fill(session, accepted)
+        elif self._sharing is not None and await self._has_another(scope):
+            state_of(session).shared = EMPTY  # so that none begins there in its place
         return session
+
+    async def _has_another(self, scope: Scope) -> bool:
+        """Whether the browser has a session at a source that shares them. It isn't accepted."""
+        values = [
+            await each.source.find(value)
+            for each in self._sources
+            for value in each.read(scope)[:MOST_COOKIES]
+            if each.name in self._shared
+        ]
+        return any(found is not None for found in values)
 
     def _after(self, state: State, bound: Bound) -> Session:
         """A new session in the place of this one, which ends as by `clear()`.

@@ -129,7 +129,9 @@ class PhpSessions:
         mapped = mapped_by(map)
         self._map = mapped if callable(map) else lambda data: _without_objects(mapped(data))
         paths: Mapping[str, str] = cast("Any", map) if isinstance(map, Mapping) else {}
-        self._paths = {ours: str(paths.get(ours, ours)).split(".") for ours in self.shares}
+        self._paths = {
+            ours: str(paths[ours]).split(".") if ours in paths else [ours] for ours in self.shares
+        }
         if self.shares and callable(map):
             raise ConfigurationError("write_back= needs map= as a dict, which says where to write")
         if paths and not self.shares <= paths.keys():

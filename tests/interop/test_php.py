@@ -171,6 +171,23 @@ async def test_new_ids_beside_old_ones(redis_url: str, prefix: str, shop_url: st
         assert await at.ours("/do") == {"cart": {"tea": 2}}
 
 
+async def test_a_session_that_is_not_accepted_goes_on_in_php(
+    redis_url: str, prefix: str, shop_url: str
+) -> None:
+    """Who is signed in with PHP stays so, although this session is too large for us."""
+    place = _phpredis(redis_url, f"{prefix}php:")
+    async with visiting(place, prefix, shop_url) as at:
+        await at.php("/login?user=alice")
+        source = place.source()
+        await source.write(str(at.php_id), {"cart": {"x": "x" * 70_000}})
+        assert await at.ours("/do?add=tea") == {"cart": {"tea": 1}}
+        assert await at.ours("/do?add=tea") == {"cart": {"tea": 2}}
+        assert (await at.php("/"))["user"]["id"] == "alice"
+        await at.ours("/do?login=bob")
+        assert await at.php("/") == {"user": {"id": "bob"}, "cart": {"tea": 2}}
+        await source.close()
+
+
 async def test_objects_stay_in_php(redis_url: str, prefix: str, shop_url: str) -> None:
     """An object that PHP puts where the map leads is none here, and changes don't replace it."""
     place = _phpredis(redis_url, f"{prefix}php:")
@@ -275,7 +292,7 @@ async def test_writes_in_a_cluster(
 ) -> None:
     """Where PHP has no lock, writes of ours that come at once are all there, too."""
     place = _cluster(cluster_topology, prefix)
-    names = [f"key{number}" for number in range(10)]
+    names = [f"key.{number}" for number in range(10)]
     source = place.source(map=None, write_back=names)
     async with browser(Starlette(), shop_url, place.ini) as at:
         await at.php("/count")
