@@ -240,7 +240,7 @@ class Accepting:
             self._reject(each.name, "failed")
             return None
         nobodys, somebodys = contexts(backend, source.cookie, found.id)
-        context = nobodys if principal is None or not source.follow else somebodys
+        context = nobodys if principal is None else somebodys
         # Whose clock is behind may find a cookie valid for a while longer.
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
