@@ -78,6 +78,14 @@ def test_references_of_msgpack() -> None:
     assert msgpack.loads(bytes.fromhex(payload)) == [{"k": 1}, {"k": 1}, record, record, record]
 
 
+def test_a_property_of_msgpack_whose_name_is_a_number() -> None:
+    """PHP writes it as a string, and takes an int for another property."""
+    payload = bytes.fromhex("82c0a8737464436c617373a13501")
+
+    assert msgpack.loads(payload) == PhpObject("stdClass", {"5": 1})
+    assert msgpack.dumps(msgpack.loads(payload)) == payload
+
+
 def test_a_name_without_a_value() -> None:
     """php_binary marks a variable that isn't set: old versions of PHP wrote such names."""
     assert decode(b"\x81a\x01bi:1;", "php_binary") == {"b": 1}
