@@ -20,7 +20,8 @@ from redis_sessions.session.values import changes, split
 __all__ = ["carry_out_shared"]
 
 _SIGN_INS: Final = (Outcome.GAIN, Outcome.SWITCH)
-_STORE_NOTHING: Final = (Outcome.NOTHING, Outcome.DROP, Outcome.REFUSE, Outcome.CLEAR)
+_CHANGE_NOTHING: Final = (Outcome.NOTHING, Outcome.DROP, Outcome.REFUSE)
+_STORE_NOTHING: Final = (*_CHANGE_NOTHING, Outcome.CLEAR)
 
 CarryOut = Callable[[PendingCommit], Awaitable[Answer]]
 
@@ -35,7 +36,8 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
     assert sharing is not None
     old = _followed(pending)
     before, mine = state.shared, pending.writer.encoded
-    accepted = None if state.accepted is None else state.accepted.principal
+    came = state.accepted
+    accepted = None if came is None else came.principal
     signs_in = facts.now is not None and facts.now not in (facts.was, accepted)
     begins = pending.outcome in _SIGN_INS if signs_in else _begins_alone(pending)
     if begins and not state.request.late:
@@ -60,7 +62,11 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
     elif origin is not None and origin.id and before is not None:
         await sharing.write(origin, changes(split(before), split(mine)))
         state.shared = sharing.begun(origin.source, mine)
-    if old is not None and (origin is None or origin.id != old.id):
+    # A request that stored nothing, such as all but one of a page's first ones, ends nothing there.
+    goes_on = state.accepted is not None or (
+        came is None and answer.outcome in _CHANGE_NOTHING and not facts.cleared
+    )
+    if old is not None and not goes_on and (origin is None or origin.id != old.id):
         answer = replace(answer, headers=(*answer.headers, *sharing.expiry(old)))
     return answer
 

@@ -200,6 +200,19 @@ async def test_objects_stay_in_php(redis_url: str, prefix: str, shop_url: str) -
         assert (await at.php("/"))["cart"] == {"a": 1}
 
 
+async def test_a_page_s_first_requests(redis_url: str, prefix: str, shop_url: str) -> None:
+    """They come together, one of them has our cookie, and none of them ends PHP's session."""
+    place = _phpredis(redis_url, f"{prefix}php:")
+    async with visiting(place, prefix, shop_url) as at:
+        await at.php("/login?user=alice")
+        id = at.php_id
+        for answer in await asyncio.gather(*(at.ours("/do") for _ in range(4))):
+            assert answer == {"user_id": "alice"}
+        assert at.php_id == id
+        assert (await at.ours("/do?add=tea"))["user_id"] == "alice"
+        assert (await at.php("/"))["cart"] == {"tea": 1}
+
+
 async def test_anonymous_carts(place: Place, prefix: str, shop_url: str) -> None:
     """A cart that began here is in the shop, too, and goes along at a sign-in on either side."""
     async with visiting(place, prefix, shop_url) as at:

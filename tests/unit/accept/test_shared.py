@@ -210,6 +210,16 @@ async def test_the_cookie_says_which_session_it_is(now: dict[str, Any]) -> None:
     assert source.sessions == {"s1": ALICE} | ({} if "user_id" in now else {"s2": now})
 
 
+@pytest.mark.parametrize("status", [200, 404, 500])
+async def test_a_request_that_stores_nothing_ends_nothing_there(status: int) -> None:
+    """A page's first requests come together, and one may fail: their cookie stays."""
+    at = Place([Together(s1=dict(ALICE))])
+    if status == 200:
+        await at.visit()
+    reply = await at.visit(status=status)
+    assert (reply.seen, names_in(reply)) == (ALICE, [])
+
+
 async def test_what_is_not_mapped_stays_there() -> None:
     """A session that shares nothing yet is the one that a change or a sign-in here goes to."""
     source = Together(s1={"theirs": 1})
