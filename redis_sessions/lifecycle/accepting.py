@@ -220,13 +220,18 @@ async def note(backend: Backend, context: str, id: str) -> None:
     await backend.store.commit(marker_name(context), None, value, LONGEST * 1000)
 
 
-async def forget(backend: Backend, contexts: Iterable[str]) -> None:
-    """Forget that sessions were accepted, since they have ended at their source."""
+async def forget(backend: Backend, contexts: Iterable[str], of: str | None = None) -> None:
+    """Forget that sessions were accepted, since they have ended at their source.
+
+    `of`: the id of our session that begins with it in this request, and ends. If the foreign one
+    was signed out of meanwhile, that isn't forgotten.
+    """
     for context in contexts:
         free = backend.markers.seal(context, _plain(backend.now(), _FREE))
         name = marker_name(context)
         stored = await backend.store.load(name)
-        if stored is not None:
+        plain = None if stored is None else backend.markers.open(context, stored)
+        if stored is not None and (of is None or (plain or b"")[8:] == of.encode()):
             await backend.store.commit(name, version(stored), free, _CLAIM)
 
 

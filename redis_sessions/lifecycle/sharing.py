@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from redis_sessions.errors import StoreError
+from redis_sessions.lifecycle import accepting
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Origin
 from redis_sessions.session.outcome import Answer, Outcome
@@ -59,8 +60,15 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
         if old is not None:
             await sharing.end(old)
         return answer
-    elif origin is not None and origin.id and before is not None:
-        await sharing.write(origin, changes(split(before), split(mine)))
+    elif stored is not None and origin is not None and origin.id and before is not None:
+        try:
+            await sharing.write(origin, changes(split(before), split(mine)))
+        except BaseException:
+            if came is not None:  # nobody gets its token, so it may be accepted again
+                with suppress(StoreError):
+                    await pending.writer.end(stored.token.id, "not shared")
+                    await accepting.forget(pending.backend, [came.context], stored.token.id)
+            raise
         state.shared = sharing.begun(origin.source, mine)
     # A request that stored nothing, such as all but one of a page's first ones, ends nothing there.
     goes_on = state.accepted is not None or (

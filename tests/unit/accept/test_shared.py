@@ -46,6 +46,8 @@ class Together:
         return None if found is None else dict(found)
 
     async def write(self, id: str, values: Mapping[str, Any]) -> bool:
+        if self.full:
+            raise StoreUnavailableError("their store is full, says the test", reason="server")
         self.written.append(values)
         self.sessions[id].update(values)
         return True
@@ -218,6 +220,20 @@ async def test_a_request_that_stores_nothing_ends_nothing_there(status: int) -> 
         await at.visit()
     reply = await at.visit(status=status)
     assert (reply.seen, names_in(reply)) == (ALICE, [])
+
+
+async def test_what_was_not_written_there_is_accepted_again() -> None:
+    """The response that had our cookie was lost in the error: the next request begins anew."""
+    source = Together(s1=dict(ALICE))
+    at = Place([source])
+    source.full = True
+    assert (await at.visit(_add)).status == 503
+    assert await at.manager.sessions_of("alice") == []
+    source.full = False
+    reply = await at.visit(_add)
+    assert names_in(reply) == [COOKIE]
+    assert (await at.visit(ours=token_in(reply))).seen == {**source.sessions["s1"], "mine": 1}
+    assert source.sessions["s1"]["cart"] == ["tea", "milk"]
 
 
 async def test_what_is_not_mapped_stays_there() -> None:
