@@ -89,7 +89,7 @@ def emptied(session: Session) -> Session:
     return session
 
 
-async def unreadable() -> object:
+async def unreadable() -> Any:
     return object()
 
 
