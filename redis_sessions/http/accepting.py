@@ -77,12 +77,12 @@ class Accepting:
         if state.status is LIVE:
             if not self._followed:
                 return session
-            if not await self._still_lives(session):
+            accepted = await self._moved(state, scope)
+            if accepted is None and not await self._still_lives(session):
                 accepted = await self._find(scope)
-            elif state.principal is not None or not self._shared:
-                return session
-            else:  # somebody may have signed in there
-                accepted = await self._find(scope, signed_in=True)
+            elif accepted is None:
+                if state.principal is None and self._shared:  # somebody may have signed in there
+                    accepted = await self._find(scope, signed_in=True)
                 if accepted is None:
                     return session
             source = None if accepted is None else self._followed.get(accepted.source)
@@ -99,7 +99,19 @@ class Accepting:
             accepted = await self._find(scope)
         if accepted is not None:
             self._fill(session, accepted)
+        elif self._sharing is not None and await self._has_another(scope):
+            state_of(session).shared = EMPTY  # so that none begins there in its place
         return session
+
+    async def _has_another(self, scope: Scope) -> bool:
+        """Whether the browser has a session at a source that shares them. It isn't accepted."""
+        values = [
+            await each.source.find(value)
+            for each in self._sources
+            for value in each.read(scope)[:MOST_COOKIES]
+            if each.name in self._shared
+        ]
+        return any(found is not None for found in values)
 
     def _after(self, state: State, bound: Bound) -> Session:
         """A new session in the place of this one, which ends as by `clear()`.
@@ -112,6 +124,17 @@ class Accepting:
         state_of(session).opened = (state,)
         state_of(session).want(cleared=True)
         return session
+
+    async def _moved(self, state: State, scope: Scope) -> Accepted | None:
+        """The session that the browser has at the source in the place of the one that we follow."""
+        origin = None if state.stored is None else state.stored.record.origin
+        if self._sharing is None or origin is None or not origin.id:
+            return None
+        each = next((each for each in self._sources if each.name == origin.source), None)
+        if each is None or not self._sharing.moved(origin, each.read(scope)):
+            return None
+        accepted = await self._find(scope)
+        return accepted if accepted is not None and accepted.source == origin.source else None
 
     async def _still_lives(self, session: Session) -> bool:
         stored = state_of(session).stored
@@ -218,7 +241,7 @@ class Accepting:
             self._reject(each.name, "failed")
             return None
         nobodys, somebodys = contexts(backend, source.cookie, found.id)
-        context = nobodys if principal is None or not source.follow else somebodys
+        context = nobodys if principal is None else somebodys
         # Whose clock is behind may find a cookie valid for a while longer.
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(

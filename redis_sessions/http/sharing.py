@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
 from redis_sessions.errors import SessionEncodeError
@@ -33,6 +33,10 @@ class Shared(Protocol):
         ...
 
     def map(self, data: dict[str, Any]) -> Mapping[str, Any] | None: ...
+
+    def id_of(self, value: str) -> str | None:
+        """The id that a cookie's value names, whether there is such a session or not."""
+        ...
 
     async def read(self, id: str) -> dict[str, Any] | None:
         """What a session holds now. None: it isn't there any more."""
@@ -86,9 +90,19 @@ class Sharing:
         if backend.values.encode(mine) != state.shared:
             for key in mine.keys() - theirs.keys():
                 dict.pop(session, key)
-            dict.update(session, theirs)
-            state.origins.hold(theirs)
+            plain = values.decode(state.shared)  # as it is when it was stored
+            dict.update(session, plain)
+            state.origins.hold(plain)
         return True
+
+    def moved(self, origin: Origin, cookies: Sequence[str]) -> bool:
+        """Whether the browser's cookies name other sessions than this one.
+
+        The source may have given it a new id, and have kept the session under the old one.
+        """
+        source = self._sources.get(origin.source)
+        ids = set[str | None]() if source is None else {*map(source.id_of, cookies)}
+        return origin.id not in ids and bool(ids - {None})
 
     def begun(self, name: str, data: bytes) -> bytes | None:
         """What of the data of a new session is shared, encoded. None: the source shares nothing."""

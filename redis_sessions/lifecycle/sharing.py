@@ -66,8 +66,9 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
 
 
 def _begins_alone(pending: PendingCommit) -> bool:
-    """Whether a session begins that is nobody's, and doesn't come from elsewhere."""
-    return pending.outcome is Outcome.CREATE and pending.state.accepted is None
+    """Whether a session begins that is nobody's, and the browser has none elsewhere."""
+    state = pending.state
+    return pending.outcome is Outcome.CREATE and state.accepted is None and state.shared is None
 
 
 def _followed(pending: PendingCommit) -> Origin | None:

@@ -8,7 +8,7 @@ array or object of number 2. Only arrays, maps and objects have numbers, from 1.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from redis_sessions.php.data import (
@@ -203,7 +203,9 @@ def _write(value: Any, put: Callable[[bytes], None], depth: int) -> None:
             items = items_of(state, depth)
             put(_head(len(items) + 1, 0x80, 16, _MAPS) + b"\xc0")
             _write_string(name, put)
-            _write_items(items, put, depth)
+            # PHP takes an int for another property than the one of this name.
+            named = [(b"%d" % key if isinstance(key, int) else key, each) for key, each in items]
+            _write_items(named, put, depth)
         case _:
             raise unknown(value)
 
@@ -220,7 +222,7 @@ def _write_array(value: Any, put: Callable[[bytes], None], depth: int) -> None:
 
 
 def _write_items(
-    items: list[tuple[bytes | int, Any]], put: Callable[[bytes], None], depth: int
+    items: Iterable[tuple[bytes | int, Any]], put: Callable[[bytes], None], depth: int
 ) -> None:
     for key, each in items:
         put(_int(key)) if isinstance(key, int) else _write_string(key, put)

@@ -45,6 +45,8 @@ _VALUE = re.compile(
 
 _COUNT = re.compile(rb":([0-9]{1,10}):\{").match
 
+_REFERS = re.compile(rb"[rR]:[0-9]+;").search
+
 _OPEN: Final = object()
 """Stands for an array or object that hasn't ended: what refers to it would be in itself."""
 
@@ -167,8 +169,10 @@ class Reader:
         self.at = end
         self._expect(b"}")
         self._budget.spend(len(content))
-        # It may hold values that took numbers, and only its class knows how many.
+        # It may hold values that took numbers, and only its class knows how many. What it refers to
+        # has another number when something before it is written anew.
         self._opaque = True
+        self._budget.linked |= _REFERS(content) is not None
         return PhpObject(name, content, "serializable")
 
     def _enum(self, length: bytes) -> PhpObject:

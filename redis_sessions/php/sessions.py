@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from secrets import token_hex
 from typing import Any, Final, cast, get_args
+from urllib.parse import unquote
 
 from redis_sessions.errors import ConfigurationError, SessionConflictError, SessionEncodeError
 from redis_sessions.http.headers import RawHeader
@@ -52,8 +53,8 @@ class PhpSessions:
     - `compression`: as `redis.session.compression` in php.ini
     - `cookie`, `path`, `domain`, `https_only`, `same_site`: as PHP's `session.name` and
       `session.cookie_…`
-    - `map`: what becomes ours: `{"user_id": "user.id"}` is `$_SESSION["user"]["id"]`; or a
-      callable. By default all of it, but for values that have objects in them
+    - `map`: what becomes ours: `{"user_id": "user.id"}` is `$_SESSION["user"]["id"]`. By default
+      all of it. Values that have objects in them stay there; a callable has them as `PhpObject`
     - `follow`: a sign-out on either side is one on both
     - `write_back`: the keys of ours that are the same on both sides. They are read from PHP's
       session in each request, and stored there when they have changed. With the principal's key a
@@ -125,9 +126,14 @@ class PhpSessions:
             raise ConfigurationError(f"write_back={write_back!r}: write a set such as {{'cart'}}")
         if self.shares and not follow:
             raise ConfigurationError("write_back= needs follow=True")
-        self._map = _without_objects if map is None else mapped_by(map)
+        mapped = mapped_by(map)
+        self._map = mapped if callable(map) else lambda data: _without_objects(mapped(data))
         paths: Mapping[str, str] = cast("Any", map) if isinstance(map, Mapping) else {}
-        self._paths = {ours: str(paths.get(ours, ours)).split(".") for ours in self.shares}
+        self._paths = {
+            ours: str(paths[ours]).split(".") if ours in paths else [ours] for ours in self.shares
+        }
+        if self.shares and callable(map):
+            raise ConfigurationError("write_back= needs map= as a dict, which says where to write")
         if paths and not self.shares <= paths.keys():
             missing = sorted(self.shares - paths.keys())
             raise ConfigurationError(f"write_back={missing!r}: write these keys into map=, too")
@@ -138,16 +144,19 @@ class PhpSessions:
 
     async def find(self, value: str) -> Found | str | None:
         """The session that the cookie names. What isn't an id sends no command."""
-        id = value if self._laravel is None else self._laravel.open(value)
+        id = self.id_of(value)
         if id is None:
-            return "bad signature"
-        if _ID.match(id) is None:
-            return "malformed"
+            return "malformed" if self._laravel is None else "bad signature"
         stored = await self._load(id)
         if stored is None:
             return None
         data = self._decoded(stored)
         return "undecodable" if data is None else Found(data, id, None)
+
+    def id_of(self, value: str) -> str | None:
+        """The id in the cookie's value; None if it is none. PHP writes a comma as `%2C`."""
+        id = unquote(value) if self._laravel is None else self._laravel.open(value)
+        return None if id is None or _ID.match(id) is None else id
 
     async def read(self, id: str) -> dict[str, Any] | None:
         """What the session holds now; None if it isn't there. It waits for no lock.
@@ -282,8 +291,8 @@ class PhpSessions:
                 inner[last] = value
 
 
-def _without_objects(data: dict[Any, Any]) -> dict[str, Any]:
-    return {k: v for k, v in data.items() if isinstance(k, str) and not _has_object(v)}
+def _without_objects(data: Mapping[Any, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (data or {}).items() if isinstance(k, str) and not _has_object(v)}
 
 
 def _has_object(value: Any) -> bool:

@@ -152,6 +152,54 @@ async def test_one_login(place: Place, prefix: str, shop_url: str) -> None:
     assert events.named("accepted") == ["PhpSessions PHPSESSID"] * 4
 
 
+async def test_new_ids_beside_old_ones(redis_url: str, prefix: str, shop_url: str) -> None:
+    """By default PHP keeps a session under its old id, too; the one in the cookie is shared.
+
+    With 6 bits a character PHP's ids have commas, which it writes as %2C into the cookie.
+    """
+    place = _phpredis(redis_url, f"{prefix}php:")
+    place.ini |= {"session.sid_bits_per_character": "6", "session.sid_length": "256"}
+    async with visiting(place, prefix, shop_url) as at:
+        await at.php("/login?user=alice")
+        assert await at.ours("/do?add=tea") == {"user_id": "alice", "cart": {"tea": 1}}
+        await at.php("/regenerate?keep_old=1")
+        await at.ours("/do?add=tea")
+        assert (await at.php("/"))["cart"] == {"tea": 2}
+        await at.php("/login?user=bob&keep_old=1")
+        assert (await at.ours("/do"))["user_id"] == "bob"
+        await at.php("/forget?keep_old=1")
+        assert await at.ours("/do") == {"cart": {"tea": 2}}
+
+
+async def test_a_session_that_is_not_accepted_goes_on_in_php(
+    redis_url: str, prefix: str, shop_url: str
+) -> None:
+    """Who is signed in with PHP stays so, although this session is too large for us."""
+    place = _phpredis(redis_url, f"{prefix}php:")
+    async with visiting(place, prefix, shop_url) as at:
+        await at.php("/login?user=alice")
+        source = place.source()
+        await source.write(str(at.php_id), {"cart": {"x": "x" * 70_000}})
+        assert await at.ours("/do?add=tea") == {"cart": {"tea": 1}}
+        assert await at.ours("/do?add=tea") == {"cart": {"tea": 2}}
+        assert (await at.php("/"))["user"]["id"] == "alice"
+        await at.ours("/do?login=bob")
+        assert await at.php("/") == {"user": {"id": "bob"}, "cart": {"tea": 2}}
+        await source.close()
+
+
+async def test_objects_stay_in_php(redis_url: str, prefix: str, shop_url: str) -> None:
+    """An object that PHP puts where the map leads is none here, and changes don't replace it."""
+    place = _phpredis(redis_url, f"{prefix}php:")
+    async with visiting(place, prefix, shop_url) as at:
+        await at.php("/login?user=alice")
+        await at.ours("/do?add=tea")
+        await at.php("/object?name=cart")
+        assert await at.ours("/do") == {"user_id": "alice"}
+        await at.ours("/do?login=alice")
+        assert (await at.php("/"))["cart"] == {"a": 1}
+
+
 async def test_anonymous_carts(place: Place, prefix: str, shop_url: str) -> None:
     """A cart that began here is in the shop, too, and goes along at a sign-in on either side."""
     async with visiting(place, prefix, shop_url) as at:
@@ -244,7 +292,7 @@ async def test_writes_in_a_cluster(
 ) -> None:
     """Where PHP has no lock, writes of ours that come at once are all there, too."""
     place = _cluster(cluster_topology, prefix)
-    names = [f"key{number}" for number in range(10)]
+    names = [f"key.{number}" for number in range(10)]
     source = place.source(map=None, write_back=names)
     async with browser(Starlette(), shop_url, place.ini) as at:
         await at.php("/count")

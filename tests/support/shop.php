@@ -30,7 +30,7 @@ session_start();
 switch ($page) {
     case '/login':
         if (!isset($_GET['keep_id'])) {
-            session_regenerate_id(true);
+            session_regenerate_id(!isset($_GET['keep_old']));
         }
         $_SESSION['user'] = ['id' => $_GET['user'], 'name' => 'Zoë'];
         break;
@@ -39,9 +39,12 @@ switch ($page) {
         $_SESSION = [];
         break;
     case '/regenerate':
-        session_regenerate_id(true);
+        session_regenerate_id(!isset($_GET['keep_old']));
         break;
     case '/forget':
+        if (isset($_GET['keep_old'])) {
+            session_regenerate_id();
+        }
         unset($_SESSION['user']);
         break;
     case '/add':
@@ -53,7 +56,7 @@ switch ($page) {
         $_SESSION['count'] = $count + 1;
         break;
     case '/object':
-        $_SESSION['seen'] = new ArrayObject(['a' => 1]);
+        $_SESSION[$_GET['name'] ?? 'seen'] = new ArrayObject(['a' => 1]);
         break;
 }
 session_write_close();

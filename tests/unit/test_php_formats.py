@@ -78,6 +78,14 @@ def test_references_of_msgpack() -> None:
     assert msgpack.loads(bytes.fromhex(payload)) == [{"k": 1}, {"k": 1}, record, record, record]
 
 
+def test_a_property_of_msgpack_whose_name_is_a_number() -> None:
+    """PHP writes it as a string, and takes an int for another property."""
+    payload = bytes.fromhex("82c0a8737464436c617373a13501")
+
+    assert msgpack.loads(payload) == PhpObject("stdClass", {"5": 1})
+    assert msgpack.dumps(msgpack.loads(payload)) == payload
+
+
 def test_a_name_without_a_value() -> None:
     """php_binary marks a variable that isn't set: old versions of PHP wrote such names."""
     assert decode(b"\x81a\x01bi:1;", "php_binary") == {"b": 1}
@@ -308,6 +316,15 @@ def test_some_keys_are_replaced(serializer: Serializer) -> None:
     assert decode(changed, serializer) == {"x": [1], "o": SESSION["o"], "new": 2}
     with pytest.raises(PhpFormatError, match="references"):
         replace(PAYLOADS[serializer], serializer, {})
+
+
+def test_what_a_class_has_written_may_refer_to_what_came_before() -> None:
+    """`r:3;` would lead to another value when the cart has more elements than before."""
+    payload = b'cart|a:1:{s:1:"a";i:1;}o|O:1:"A":0:{}l|C:1:"L":4:{%s}'
+
+    assert replace(payload % b"r-3;", "php", {"cart": [1, 2]}).endswith(b'"L":4:{r-3;}')
+    with pytest.raises(PhpFormatError, match="references"):
+        replace(payload % b"r:3;", "php", {"cart": [1, 2]})
 
 
 def test_an_array_that_two_places_have() -> None:

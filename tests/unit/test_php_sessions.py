@@ -29,6 +29,7 @@ ID: Final = "a" * 40
         ({"write_back": "cart"}, "write_back="),
         ({"write_back": {"cart"}, "follow": False}, "write_back= needs follow=True"),
         ({"write_back": {"cart"}, "map": {"user_id": "user"}}, r"write_back=\['cart'\]"),
+        ({"write_back": {"cart"}, "map": dict}, "write_back= needs map= as a dict"),
         ({"gc_maxlifetime": 0}, "gc_maxlifetime=0"),
         ({"app_key": "base64:AAAA"}, "app_key="),
         ({"app_key": "base64:?"}, "app_key="),
@@ -75,7 +76,11 @@ async def test_altered_cookies_of_laravel(json: bytes) -> None:
 
 
 def test_only_plain_data() -> None:
-    """Without a map, keys that have an object anywhere in them stay there."""
+    """Keys that have an object anywhere in them stay there, but a callable may take them."""
     item = PhpObject("Item", {"name": "tea"})
     data: dict[Any, Any] = {"a": [1, {"b": "c"}], "item": item, "list": [{"x": [item]}], b"\xff": 1}
     assert PhpSessions(NOWHERE).map(data) == {"a": [1, {"b": "c"}]}
+    paths = {"a": "a", "item": "item", "seen": "list", "name": "item.name"}
+    assert PhpSessions(NOWHERE, map=paths).map(data) == {"a": data["a"]}
+    named = PhpSessions(NOWHERE, map=lambda data: {"name": data["item"].get("name")})
+    assert named.map(data) == {"name": "tea"}

@@ -35,6 +35,18 @@ async def test_its_end_ends_ours_before_the_application_sees_it() -> None:
     assert await at.manager.sessions_of("alice") == []
 
 
+@pytest.mark.parametrize("follow", [True, False])
+async def test_what_was_revoked_stays_so_without_following(follow: bool) -> None:
+    """`follow` is another one after a deployment; a session that was revoked isn't accepted."""
+    at, source = followed()
+    source.follow = follow
+    await at.visit()
+    await at.manager.revoke_all("alice")
+    at.clock.advance(31)
+    source.follow = not follow
+    assert (await at.visit()).seen == {}
+
+
 @pytest.mark.parametrize("how", ["sign_out", "clear", "switch"])
 @pytest.mark.parametrize("first", [True, False])
 async def test_a_sign_out_here_ends_it_there(how: str, first: bool) -> None:

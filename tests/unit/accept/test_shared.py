@@ -39,6 +39,9 @@ class Together:
         found = self.sessions.get(value)
         return None if found is None else Found(dict(found), value, None)
 
+    def id_of(self, value: str) -> str | None:
+        return value
+
     async def read(self, id: str) -> dict[str, Any] | None:
         found = self.sessions.get(id)
         return None if found is None else dict(found)
@@ -205,6 +208,19 @@ async def test_a_new_id_there_changes_nothing_here() -> None:
     token = token_in(reply)
     source.sessions = {"s3": {"cart": ["rum"]}}
     assert (await at.visit(ours=token, theirs="s3")).seen == {"cart": ["rum"]}
+
+
+@pytest.mark.parametrize("now", [{**ALICE, "cart": ["rum"]}, {"user_id": "bob"}, {"cart": []}])
+async def test_the_cookie_says_which_session_it_is(now: dict[str, Any]) -> None:
+    """PHP keeps the old session by default when it gives it a new id. The browser's one counts."""
+    at, source, token = await _visited(s1=dict(ALICE))
+    source.sessions["s2"] = now
+    assert (await at.visit(ours=token, theirs=None)).seen == ALICE
+    assert (await at.visit(ours=token, theirs="unknown")).seen == ALICE
+    reply = await at.visit(ours=token, theirs="s2")
+    assert reply.seen == now
+    await at.visit(lambda session: session.sign_out(), ours=token_in(reply), theirs="s2")
+    assert source.sessions == {"s1": ALICE} | ({} if "user_id" in now else {"s2": now})
 
 
 async def test_what_is_not_mapped_stays_there() -> None:
