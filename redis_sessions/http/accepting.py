@@ -53,7 +53,8 @@ class Accepting:
         shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
         self._sharing = Sharing(backend, shared) if shared else None
         self._shared = shared.keys()
-        backend.sharing = self._sharing
+        if shared:  # another middleware of the same manager may have others
+            backend.sharing = self._sharing
 
     def brings(self, scope: Scope) -> bool:
         """Whether a request brings the cookie of a source."""

@@ -33,8 +33,9 @@ class Found(NamedTuple):
 class Source(Protocol):
     """Where sessions of another library are, and what becomes of them here.
 
-    `find`, `read` and `end` raise nothing but `StoreError`, whatever the cookie or the stored
-    bytes hold. They build no object of any class by what they read.
+    Each method takes a bounded time: requests wait for it. `find`, `read` and `end` raise nothing
+    but `StoreError`, whatever the cookie or the stored bytes hold. They build no object of any
+    class by what they read.
     """
 
     @property

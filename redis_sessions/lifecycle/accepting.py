@@ -178,14 +178,8 @@ async def _accept(
 
 async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut) -> Answer:
     """Note that the foreign session was signed out of, and carry out what the request does."""
-    writer, state, whose = pending.writer, pending.state, accepted.principal
-    taken = await _close(pending, accepted)
-    if taken:
-        if await writer.end(taken, "signed out"):
-            writer.signed_out("signed out", taken, whose)
-        if whose is not None:
-            marked = await pending.backend.index.mark(whose, taken)
-            writer.shortfall = writer.shortfall or marked.shortfall
+    state, whose = pending.state, accepted.principal
+    await _close(pending, accepted)
     if whose is not None and pending.outcome is Outcome.CREATE:
         pending.owner = pending.backend.keyring.primary.owner(whose)
     if state.request.late and pending.outcome.needs_token:
@@ -200,18 +194,33 @@ async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut)
     return replace(answer, headers=accepted.headers)
 
 
-async def _close(pending: PendingCommit, accepted: Accepted) -> str:
-    """Have the marker say that it was signed out of. Returns the id of our session, or ""."""
+async def _close(pending: PendingCommit, accepted: Accepted) -> None:
+    """End the session that another request has made of it. The marker says then that it was ended.
+
+    In the other order, a sign-out that fails in between couldn't be tried again: nothing would name
+    the session any more.
+    """
     name, value = accepted.name, _sealed(pending, accepted, "")
     for _ in range(_ATTEMPTS):
         pending.writer.check_time()
         stored = await pending.backend.store.load(name)
+        found = None if stored is None else _opened(pending.backend, accepted, stored)
+        taken = accepted.taken if found is None or found.id in ("", _FREE) else found.id
+        if taken:
+            await _end_taken(pending, taken, accepted.principal)
         expected = None if stored is None else version(stored)
-        written = await pending.writer.commit(name, expected, value, accepted.ttl)
-        if written is Commit.STORED:
-            found = None if stored is None else _opened(pending.backend, accepted, stored)
-            return (accepted.taken or "") if found is None or found.id == _FREE else found.id
+        if await pending.writer.commit(name, expected, value, accepted.ttl) is Commit.STORED:
+            return
     raise StoreUnavailableError("another request accepts this session again and again")
+
+
+async def _end_taken(pending: PendingCommit, id: str, whose: str | None) -> None:
+    writer = pending.writer
+    if await writer.end(id, "signed out"):
+        writer.signed_out("signed out", id, whose)
+    if whose is not None:
+        marked = await pending.backend.index.mark(whose, id)
+        writer.shortfall = writer.shortfall or marked.shortfall
 
 
 async def note(backend: Backend, context: str, id: str) -> None:

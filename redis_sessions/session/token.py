@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64encode
 from secrets import token_bytes
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 __all__ = ["SessionToken", "is_id"]
 
@@ -20,18 +18,19 @@ def is_id(text: object) -> bool:
     return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
-class SessionToken(msgspec.Struct, frozen=True, eq=False, gc=False):
+class SessionToken:
     """64 base64url characters: 20 of id (120 random bits), 44 of secret (264 random bits).
 
     The id is the end of the Redis key, and may be logged and shown. The whole `value` opens the
     session. Only the browser may know it, so neither `repr` nor `str` shows it.
     """
 
-    value: str
+    # No Struct or dataclass: whatever encodes those would show the value.
+    __slots__ = ("id", "value")
 
-    @property
-    def id(self) -> str:
-        return self.value[:20]
+    def __init__(self, value: str) -> None:
+        self.value: str = value
+        self.id: str = value[:20]
 
     @classmethod
     def generate(cls, id: str | None = None) -> SessionToken:
@@ -53,6 +52,3 @@ class SessionToken(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def __repr__(self) -> str:
         return f"<SessionToken id={self.id}>"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("id", self.id)]  # rich would take msgspec's, which shows the value

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import secrets
+from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,3 +125,10 @@ def test_nothing_shows_the_secret() -> None:
     assert made != made.id
     assert not hasattr(made, "__dict__")
     assert copy.copy(made) == made
+
+
+@pytest.mark.parametrize("encode", [json.dumps, msgspec.json.encode, msgspec.msgpack.encode])
+def test_nothing_encodes_it(encode: Callable[[Any], object]) -> None:
+    """A log that writes JSON, or a session in which it was put, would hold the secret."""
+    with pytest.raises(TypeError):
+        encode({"token": SessionToken.generate()})

@@ -96,76 +96,6 @@ async def test_a_store_that_fails_meanwhile(after: int) -> None:
     assert names_in(reply) == [THEIRS, COOKIE]
 
 
-@pytest.mark.parametrize("at_commit", [1, 2])
-async def test_a_sign_out_while_another_request_accepts(at_commit: int) -> None:
-    """Whichever comes first: afterwards nobody is signed in by the foreign session."""
-    at = Place(Elsewhere(once=False))
-    commits = 0
-
-    async def sign_out(expected: bytes | None, result: Commit) -> None:
-        nonlocal commits
-        commits += 1
-        if commits == at_commit:
-            at.store.committed = None
-            (await at.visit(lambda s: s.clear())).checked()
-
-    at.store.committed = sign_out
-    reply = await at.visit()
-    assert (reply.status, reply.cookies) == (503, [])
-    assert await at.manager.sessions_of("alice") == []
-    for _ in range(3):
-        assert (await at.visit()).seen == {}
-        at.clock.advance(31)
-
-
-async def test_a_sign_out_in_a_request_that_was_slower() -> None:
-    """The session that the faster one has stored ends, and its browser is signed out."""
-    at = Place(Elsewhere(once=False))
-    token = ""
-
-    async def act(session: Session) -> None:
-        nonlocal token
-        token = token_in(await at.visit())
-        session.sign_out()
-
-    (await at.visit(act)).checked()
-    assert await at.data(token) == {}
-    assert "mark" in at.store.asked
-    assert at.reported("signed_out") == ["signed out"]
-    at.clock.advance(31)
-    assert (await at.visit()).seen == {}
-
-
-@pytest.mark.parametrize("how", ["sign_out", "clear", "pop", "switch"])
-@pytest.mark.parametrize("kind", ["once", "stays", "follow"])
-@pytest.mark.parametrize("whose", ["alice", "carol"])
-async def test_a_sign_out_of_another_session_holds(how: str, kind: str, whose: str) -> None:
-    """Who signed in here has the foreign cookie, too. It signs nobody in after the sign-out."""
-    source = Elsewhere(once=kind == "once", follow=kind == "follow")
-    at = Place(source)
-    token = await at.begin({"user_id": whose, "cart": ["here"]})
-
-    def act(session: Session) -> None:
-        if how == "pop":
-            session.pop("user_id")
-        else:
-            session.sign_in("bob") if how == "switch" else getattr(session, how)()
-
-    reply = (await at.visit(act, ours=token)).checked()
-    assert (THEIRS in names_in(reply)) is (kind == "once")
-    assert source.ended == (["s1"] if kind == "follow" else [])
-    assert (await at.visit()).seen == {}
-    assert await at.manager.sessions_of("alice") == []
-
-
-async def test_a_sign_in_here_as_the_foreign_user_ends_nothing_there() -> None:
-    """Alice takes the place of Carol here, and has signed in there before."""
-    at = Place(source := Elsewhere(follow=True))
-    token = await at.begin({"user_id": "carol"})
-    await at.visit(lambda s: s.sign_in("alice"), ours=token)
-    assert source.ended == []
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_open_connection_has_a_session_of_its_own(stream: bool) -> None:
     """A WebSocket or event stream ends with its session. So it has ours, or none."""
@@ -204,13 +134,6 @@ async def test_a_failed_sign_in_of_another_user_signs_nobody_out() -> None:
     assert (await at.visit()).seen == ALICES
 
 
-async def test_a_visitor_s_session_that_was_cleared_stays_so() -> None:
-    """Its cart doesn't come back, though nobody was signed in."""
-    at = Place(Elsewhere({"v": {"cart": ["tea"]}}, once=False))
-    (await at.visit(lambda s: s.clear(), theirs="v")).checked()
-    assert (await at.visit(theirs="v")).seen == {}
-
-
 async def test_a_visitor_s_session_that_ended_a_moment_ago() -> None:
     """Others that have the foreign cookie alone don't see it any more."""
     at = Place(Elsewhere({"v": {"cart": ["tea"]}}, once=False))
@@ -234,22 +157,6 @@ async def test_methods_that_read_the_session_again() -> None:
     assert await at.data(token_in(reply)) == {**ALICES, "n": 1}
 
 
-async def test_who_signs_in_again_after_a_sign_out() -> None:
-    """The same data, put there by the application, are a sign-in like any other."""
-    at = Place()
-
-    async def act(session: Session) -> None:
-        for key in list(session):
-            del session[key]
-        await session.save()
-        session.update(ALICES)
-
-    reply = (await at.visit(act)).checked()
-    session = await at.load(token_in(reply))
-    assert dict(session) == ALICES
-    assert session.authenticated_at is not None
-
-
 async def test_what_is_saved_after_a_failed_response() -> None:
     """Nobody was signed in by it, and nobody is when it has gone out. Only what changed is told."""
     at = Place()
@@ -269,24 +176,6 @@ async def test_what_is_saved_after_a_failed_response() -> None:
     assert (await at.visit(app=app)).checked().cookies == []
     assert [text.partition(",")[0] for text in told] == ["the response has started"]
     assert (await at.visit()).seen == ALICES
-
-
-@pytest.mark.parametrize("status", [200, 404])
-async def test_a_sign_out_after_the_response(status: int) -> None:
-    """It holds, whether the response has signed in or not, and nothing new begins."""
-    at = Place(Elsewhere(once=False))
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        scope["session"].pop("user_id", None)
-        await send({"type": "http.response.body", "body": b""})
-
-    reply = await at.visit(app=app)
-    assert (COOKIE in names_in(reply.checked())) is (status == 200)
-    at.clock.advance(31)
-    assert (await at.visit()).seen == {}
-    assert await at.manager.sessions_of("alice") == []
 
 
 async def test_the_same_middleware_twice() -> None:

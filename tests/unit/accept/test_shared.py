@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
-from redis_sessions import Session
+from redis_sessions import Session, SessionMiddleware
 from redis_sessions.accept import Found
 from redis_sessions.errors import StoreUnavailableError
 from tests.support.asgi import COOKIE
-from tests.unit.accept.elsewhere import THEIRS, Place, names_in, token_in
+from tests.unit.accept.elsewhere import THEIRS, Elsewhere, Place, names_in, token_in
 
 
 class Together:
@@ -102,6 +103,18 @@ async def test_the_request_that_is_the_first_stores_there_too() -> None:
     """A session that is accepted and changed in one request has its change on both sides."""
     source = Together(s1=dict(ALICE))
     await Place([source]).visit(_add)
+    assert source.sessions["s1"]["cart"] == ["tea", "milk"]
+
+
+async def test_another_middleware_of_the_same_manager() -> None:
+    """It accepts others, and the first one shares its sessions as before."""
+    at, source, token = await _visited(s1=dict(ALICE))
+
+    def act(session: Session) -> None:
+        SessionMiddleware(Starlette(), manager=at.manager, accept=[Elsewhere()])
+        _add(session)
+
+    await at.visit(act, ours=token)
     assert source.sessions["s1"]["cart"] == ["tea", "milk"]
 
 
