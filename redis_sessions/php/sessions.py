@@ -126,13 +126,13 @@ class PhpSessions:
             raise ConfigurationError(f"write_back={write_back!r}: write a set such as {{'cart'}}")
         if self.shares and not follow:
             raise ConfigurationError("write_back= needs follow=True")
-        mapped = mapped_by(map)
-        self._map = mapped if callable(map) else lambda data: _without_objects(mapped(data))
+        self._mapped = mapped_by(map)
+        self._takes_objects = by_function = map is not None and not isinstance(map, Mapping)
         paths: Mapping[str, str] = cast("Any", map) if isinstance(map, Mapping) else {}
         self._paths = {
             ours: str(paths[ours]).split(".") if ours in paths else [ours] for ours in self.shares
         }
-        if self.shares and callable(map):
+        if self.shares and by_function:
             raise ConfigurationError("write_back= needs map= as a dict, which says where to write")
         if paths and not self.shares <= paths.keys():
             missing = sorted(self.shares - paths.keys())
@@ -140,7 +140,8 @@ class PhpSessions:
         self._lifetime = seconds(gc_maxlifetime, "gc_maxlifetime") * 1000
 
     def map(self, data: dict[str, Any]) -> Mapping[str, Any] | None:
-        return self._map(data)
+        mapped = self._mapped(data)
+        return mapped if mapped is None or self._takes_objects else _without_objects(mapped)
 
     async def find(self, value: str) -> Found | str | None:
         """The session that the cookie names. What isn't an id sends no command."""
@@ -291,8 +292,8 @@ class PhpSessions:
                 inner[last] = value
 
 
-def _without_objects(data: Mapping[Any, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (data or {}).items() if isinstance(k, str) and not _has_object(v)}
+def _without_objects(data: Mapping[Any, Any]) -> dict[str, Any]:
+    return {k: v for k, v in data.items() if isinstance(k, str) and not _has_object(v)}
 
 
 def _has_object(value: Any) -> bool:
