@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -50,6 +51,12 @@ _numbers: Final = itertools.count()
 def _skip_without(what: str, config: pytest.Config) -> NoReturn:
     config.stash.setdefault(_MISSING, set()).add(what)
     pytest.skip(f"{what} isn't installed; `make servers` installs it on Debian")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in its background without it, and all processes would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
