@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
-from redis_sessions.errors import SessionEncodeError
+from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.http.headers import RawHeader
 from redis_sessions.lifecycle import accepting
 from redis_sessions.lifecycle.backend import Backend
@@ -42,8 +42,11 @@ class Shared(Protocol):
         """What a session holds now. None: it isn't there any more."""
         ...
 
-    async def write(self, id: str, values: Mapping[str, Any]) -> bool:
-        """Store these keys of ours; None in the place of a value removes it. False: it isn't there.
+    async def write(
+        self, id: str, values: Mapping[str, Any], same: Callable[[dict[str, Any]], bool]
+    ) -> bool:
+        """Store these keys of ours; None in the place of a value removes it. False: it isn't there,
+        or what it holds isn't the `same` user's any more.
 
         `SessionConflictError`, `SessionEncodeError`, `StoreError`.
         """
@@ -139,14 +142,15 @@ class Sharing:
         await accepting.note(self._backend, context, stored.token.id)
         return (await source.begin(origin.id, held or {}, shared),)
 
-    async def write(self, origin: Origin, changed: Changes) -> None:
-        """Store there what has changed of what is shared."""
+    async def write(self, origin: Origin, changed: Changes, whose: str | None) -> None:
+        """Store there what has changed of what is shared, unless it is another user's by now."""
         source = self._sources.get(origin.source)
         shared = {} if source is None else _some(source, changed)
         if source is not None and shared:
             await source.write(
                 origin.id,
                 {k: None if raw is None else values.decode_value(raw) for k, raw in shared.items()},
+                lambda data: self._principal(source.map(data) or {}) in (None, whose),
             )
 
     async def end(self, origin: Origin) -> None:
@@ -163,7 +167,7 @@ class Sharing:
     def _principal(self, mapped: Mapping[str, Any]) -> str | None:
         try:
             return self._backend.principal.of(self._backend.values.encode(dict(mapped)))
-        except SessionEncodeError:
+        except (SessionEncodeError, ConfigurationError):
             return ""
 
 

@@ -62,7 +62,8 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
         return answer
     elif stored is not None and origin is not None and origin.id and before is not None:
         try:
-            await sharing.write(origin, changes(split(before), split(mine)))
+            whose = pending.backend.principal.of(mine)
+            await sharing.write(origin, changes(split(before), split(mine)), whose)
         except BaseException:
             if came is not None:  # nobody gets its token, so it may be accepted again
                 with suppress(StoreError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from secrets import token_hex
 from typing import Any, Final, cast, get_args
@@ -171,8 +171,14 @@ class PhpSessions:
             stored, _ = await asyncio.gather(self._load(id), renew)
         return None if stored is None else self._decoded(stored)
 
-    async def write(self, id: str, values: Mapping[str, Any]) -> bool:
-        """Store these keys of ours in the session. False if it isn't there any more.
+    async def write(
+        self,
+        id: str,
+        values: Mapping[str, Any],
+        same: Callable[[dict[str, Any]], bool] = lambda _: True,
+    ) -> bool:
+        """Store these keys of ours in the session. False if it isn't there any more, or isn't the
+        `same` user's by what it holds.
 
         It holds phpredis' lock, and replaces nothing but what it has read: so a session that PHP
         ends at the same time doesn't come back. `SessionConflictError` if PHP doesn't release the
@@ -184,7 +190,7 @@ class PhpSessions:
             while loop.time() < ends:
                 stored = await self._load(id)
                 data = None if stored is None else self._decoded(stored)
-                if stored is None or data is None:
+                if stored is None or data is None or not same(data):
                     return False
                 self._put(data, values)
                 swap = SWAP.call([key], (stored, self._replaced(stored, data, values), life))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -46,9 +46,13 @@ class Together:
         found = self.sessions.get(id)
         return None if found is None else dict(found)
 
-    async def write(self, id: str, values: Mapping[str, Any]) -> bool:
+    async def write(
+        self, id: str, values: Mapping[str, Any], same: Callable[[dict[str, Any]], bool]
+    ) -> bool:
         if self.full:
             raise StoreUnavailableError("their store is full, says the test", reason="server")
+        if not same(self.sessions[id]):
+            return False
         self.written.append(values)
         self.sessions[id].update(values)
         return True
@@ -247,6 +251,19 @@ async def test_what_was_not_written_there_is_accepted_again() -> None:
     assert names_in(reply) == [COOKIE]
     assert (await at.visit(ours=token_in(reply))).seen == {**source.sessions["s1"], "mine": 1}
     assert source.sessions["s1"]["cart"] == ["tea", "milk"]
+
+
+@pytest.mark.parametrize("now", ["bob", ["bob"], "alice"])
+async def test_what_is_another_s_by_now_is_not_written(now: Any) -> None:
+    """Somebody else signs in there by the same id while the request of the first runs."""
+    at, source, token = await _visited(s1=dict(ALICE))
+
+    def act(session: Session) -> None:
+        source.sessions["s1"] = {"user_id": now, "cart": []}
+        session["cart"] = ["hers"]
+
+    await at.visit(act, ours=token)
+    assert source.sessions["s1"]["cart"] == (["hers"] if now == "alice" else [])
 
 
 async def test_what_is_not_mapped_stays_there() -> None:
