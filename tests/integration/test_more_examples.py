@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ Browser = Callable[..., TestClient]
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """The application of an example's main.py, over a store in memory."""
 
     def load(name: str) -> Any:
@@ -37,9 +38,12 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
         assert spec.loader is not None
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
+        if isinstance(database := getattr(module, "database", None), sqlite3.Connection):
+            stack.callback(database.close)
         return module.app
 
-    return load
+    with ExitStack() as stack:
+        yield load
 
 
 @pytest.fixture
