@@ -167,12 +167,16 @@ class Watchable(Protocol):
 class NearCopy(msgspec.Struct, eq=False, gc=False):
     """What is stored under one id, as this process has read or written it a moment ago."""
 
-    __repr__ = silent_repr
-    __rich_repr__ = no_fields
-
     value: bytes
     opened: Any = None
     """The manager keeps here what it has made of the bytes, with the token that opens them."""
+
+    # Written out, so that every type checker knows what they are.
+    def __repr__(self) -> str:
+        return silent_repr(self)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return no_fields(self)
 
 
 @runtime_checkable
