@@ -152,8 +152,13 @@ class SentinelTopology(Topology):
 
     def failover(self) -> Node:
         """Have the Sentinels promote a replica; the new primary, once all follow it."""
-        before = self.primary
-        next(node for node in self.sentinels if node.running).ask("SENTINEL", "FAILOVER", SERVICE)
+        before, watcher = self.primary, next(node for node in self.sentinels if node.running)
+
+        def asked() -> str:
+            watcher.ask("SENTINEL", "FAILOVER", SERVICE)
+            return ""
+
+        wait_until(asked)  # a replica that was busy a moment ago isn't good enough for them
         self.wait_promoted(before)
         return self.primary
 
