@@ -14,9 +14,11 @@ from redis_sessions.connect.health import Health
 from redis_sessions.errors import StoreError
 from redis_sessions.events import logger
 
-__all__ = ["SLOTS", "NodeHealth", "slot_of", "tags"]
+__all__ = ["PATIENCE", "SLOTS", "NodeHealth", "slot_of", "tags"]
 
 SLOTS: Final = 16_384
+PATIENCE: Final = 0.25
+"""The part of the time-out for which it is believed to pass that a slot isn't served."""
 _DOWN_FOR: Final = 5.0
 """Seconds after which a CLUSTERDOWN that nobody has seen again is forgotten."""
 # Sixteen characters that differ in the same four bits. CRC16 is linear, so four of them give all of

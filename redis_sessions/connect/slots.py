@@ -17,7 +17,7 @@ from redis.crc import key_slot
 
 from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Address
-from redis_sessions.connect.nodes import SLOTS, NodeHealth
+from redis_sessions.connect.nodes import PATIENCE, SLOTS, NodeHealth
 from redis_sessions.connect.resp import UNEXPECTED_REPLY
 from redis_sessions.errors import StoreError, StoreUnavailableError
 
@@ -26,7 +26,7 @@ __all__ = ["MappedNode", "SlotMap"]
 _REFRESH_EVERY: Final = 0.1
 """Seconds between two fetches of the map."""
 _MOST_ASKED: Final = 8
-"""Nodes that are asked for one map, if those before don't answer."""
+"""Nodes that are asked for one map, if those before don't answer, or don't know all slots."""
 
 
 class MappedNode(Protocol):
@@ -91,6 +91,8 @@ class SlotMap(Generic[Node]):
         self._closing: set[asyncio.Task[None]] = set()  # nodes that have left
         self._fetching: asyncio.Task[None] | None = None
         self._fetched = float("-inf")
+        self._incomplete = float("inf")
+        """Since when all maps have lacked slots."""
         self._trouble: StoreError | None = None
         """Why there is no map."""
 
@@ -103,16 +105,22 @@ class SlotMap(Generic[Node]):
         return self.owners[slot] in (node, None)
 
     async def find(self, slot: int, ends: float) -> Node:
-        """A slot's node. If it isn't known, the map is fetched; `StoreError` if that fails."""
-        if self.owners[slot] is None:
+        """A slot's node. If it isn't known, the map is fetched; `StoreError` if that fails.
+
+        A map may lack slots for a moment: a node that hears of a failover from the old primary
+        first doesn't know who has its slots now. So such a map is fetched again for a while.
+        """
+        while (node := self.owners[slot]) is None:
             await self.refreshed_within(ends - self._loop.time())
-        node = self.owners[slot]
-        if node is not None:
-            return node
-        where = self._connector.where
-        raise self._trouble or StoreUnavailableError(
-            f"{where} has no node for slot {slot}", reason="server"
-        )
+            if self.owners[slot] is None:
+                until = min(ends, self._incomplete + self._timeout * PATIENCE)
+                if self._trouble is not None or self._loop.time() > until:
+                    where = self._connector.where
+                    raise self._trouble or StoreUnavailableError(
+                        f"{where} has no node for slot {slot}", reason="server"
+                    )
+                await asyncio.sleep(_REFRESH_EVERY)
+        return node
 
     async def has_moved(self, slot: int, node: Node, ends: float) -> bool:
         """Whether another node has the slot, by a map that is fetched first."""
@@ -180,6 +188,7 @@ class SlotMap(Generic[Node]):
 
     async def _fetch(self) -> None:
         trouble: StoreError | None = None
+        adopted = False
         for node in self._to_ask():
             try:
                 async with asyncio.timeout(self._timeout / 4):
@@ -193,9 +202,12 @@ class SlotMap(Generic[Node]):
             except UNEXPECTED_REPLY:
                 trouble = node.unexpected_reply()
             else:
-                trouble = None
-                break
-        self._trouble, self._fetched = trouble, self._loop.time()
+                adopted = True
+                if None not in self.owners:
+                    break
+        self._trouble, self._fetched = None if adopted else trouble, self._loop.time()
+        complete = None not in self.owners
+        self._incomplete = float("inf") if complete else min(self._incomplete, self._fetched)
 
     def _to_ask(self) -> list[Node]:
         """Some nodes, those of the URL among them; nodes without trouble come first."""

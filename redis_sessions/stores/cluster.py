@@ -20,7 +20,7 @@ from redis_sessions.connect.clock import ServerClock
 from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Address
 from redis_sessions.connect.health import AWAY
-from redis_sessions.connect.nodes import SLOTS, tags
+from redis_sessions.connect.nodes import PATIENCE, SLOTS, tags
 from redis_sessions.connect.resp import Script
 from redis_sessions.connect.slots import SlotMap
 from redis_sessions.errors import StoreError, StoreUnavailableError
@@ -39,8 +39,6 @@ _PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.3
 
 _RETRY: Final = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
-_DOWN: Final = 0.25
-"""The part of the time-out for which an answer CLUSTERDOWN is believed to pass."""
 
 Queue = Literal[
     "loads", "writes", "index_commands", "replicated_writes", "replicated_index_commands"
@@ -162,7 +160,7 @@ class Cluster:
         """Raise if the node has said CLUSTERDOWN for a while. A failover takes less than that."""
         if isinstance(trouble, errors.ClusterDownError):
             error = _translate(node, trouble)
-            now, patience = self._loop.time(), self._timeout * _DOWN
+            now, patience = self._loop.time(), self._timeout * PATIENCE
             if node.node_health.note_down(queue, error, now, patience):
                 raise error from trouble
 

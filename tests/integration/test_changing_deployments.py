@@ -338,25 +338,6 @@ async def test_a_node_that_dies(running: topology.ClusterTopology, store: RedisS
     await manager.close()
 
 
-async def test_a_slot_that_nobody_has(running: topology.ClusterTopology, store: RedisStore) -> None:
-    """It is a 503 of the server's, and other slots are served."""
-    node, slot = running.primaries[0], slots_of(running, running.primaries[0])[0]
-    for each in running.nodes:
-        each.ask("CLUSTER", "DELSLOTS", slot)
-    try:
-        lost, kept = (id_in(slots, store.prefix) for slots in (range(slot, slot + 1), range(9000)))
-        fresh = RedisStore(as_app(running.url), prefix=store.prefix, timeout=0.3)
-        for each_store in (fresh, store):
-            with pytest.raises(StoreUnavailableError) as caught:
-                await each_store.load(lost)
-            assert caught.value.reason == "server"
-            assert await each_store.load(kept) is None
-        await fresh.close()
-    finally:
-        node.ask("CLUSTER", "ADDSLOTS", slot)
-        await asyncio.to_thread(running.wait_ready)
-
-
 async def test_a_seed_is_enough(running: topology.ClusterTopology, prefix: str) -> None:
     """One node of the URL that answers tells of all others; a replica will do."""
     replica = running.replicas_of(running.primaries[0])[0]
