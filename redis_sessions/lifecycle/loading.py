@@ -34,6 +34,7 @@ __all__ = [
     "live_session",
     "load_in_turn",
     "new",
+    "only_token",
     "opened",
     "stored_principal",
     "take_place",
@@ -66,6 +67,11 @@ def tokens_in(backend: Backend, texts: Sequence[str]) -> Sequence[SessionToken]:
     if len(tokens) < len(texts):
         backend.report("rejected", "malformed token", by=client.get())
     return list(dict.fromkeys(tokens))[:MAX_TOKENS] if len(tokens) > 1 else tokens
+
+
+def only_token(texts: Sequence[str]) -> SessionToken | None:
+    """The token of a client that sent a well-formed one, and nothing besides."""
+    return SessionToken.parse(texts[0]) if len(texts) == 1 else None
 
 
 def chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:
