@@ -41,7 +41,7 @@ from redis_sessions.http.sources import Source
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport, is_ambient
 from redis_sessions.lifecycle.copies import reads_replicas
 from redis_sessions.lifecycle.expiry import OnExpired
-from redis_sessions.lifecycle.loading import only_token
+from redis_sessions.lifecycle.loading import is_one
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keywords import COOKIES, suggesting
 from redis_sessions.session.placeholder import Unloaded
@@ -258,10 +258,10 @@ class SessionMiddleware:
             guard = setup.guard
             objection = None if guard is None or method in SAFE else guard.objection(scope)
             # What many requests hold while they wait gets cold. So all else is made afterwards.
-            token = only_token(tokens) if setup.asks_once and objection is None else None
-            if token is not None:
+            asks = setup.asks_once and objection is None and is_one(tokens)
+            if asks:
                 try:
-                    found = await setup.backend.store.load(token.id)
+                    found = await setup.backend.store.load(tokens[0][:20])
                 except StoreError as exc:
                     strip(exc)
                     found = exc
@@ -274,8 +274,8 @@ class SessionMiddleware:
                 receive = partial(websocket.on_receive, connection, receive)
             if objection is not None:
                 app = shut_out(connection, objection, app)
-            if token is not None:
-                connection.take(token, found)
+            if asks:
+                connection.take(found)
                 found = None  # it isn't needed while the application runs
             elif setup.lazy and (
                 connection.tokens or (setup.accepting is not None and setup.accepting.brings(scope))

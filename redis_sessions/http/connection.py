@@ -12,12 +12,7 @@ from typing import Any, Final
 import msgspec
 from starlette.types import Message, Scope, Send
 
-from redis_sessions.errors import (
-    ReplicationError,
-    SessionError,
-    StoreError,
-    StoreUnavailableError,
-)
+from redis_sessions.errors import ReplicationError, SessionError, StoreError, StoreUnavailableError
 from redis_sessions.http.binding import bound_by, peer_of
 from redis_sessions.http.copies import hint, is_as_new, replica_loader, takes_near_copy
 from redis_sessions.http.cross_site import is_same_site
@@ -127,11 +122,12 @@ class Connection(msgspec.Struct, eq=False):
         except StoreError as exc:
             self._go_on_without(exc)
 
-    def take(self, token: SessionToken, found: bytes | StoreError | None) -> None:
+    def take(self, found: bytes | StoreError | None) -> None:
         """Make the session of what the store has said of the only token. See `Setup.asks_once`."""
         if isinstance(found, StoreError):
             self._go_on_without(found)
         else:
+            token = SessionToken(self.tokens[0])
             self.session = loading.opened(self.setup.backend, token, found, ANYWHERE)
 
     def load_near(self) -> bool:

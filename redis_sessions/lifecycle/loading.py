@@ -20,7 +20,7 @@ from redis_sessions.session.state import (
     State,
     Status,
 )
-from redis_sessions.session.token import SessionToken
+from redis_sessions.session.token import SessionToken, is_token
 from redis_sessions.session.values import decode
 
 __all__ = [
@@ -31,10 +31,10 @@ __all__ = [
     "belongs",
     "chosen",
     "foreign",
+    "is_one",
     "live_session",
     "load_in_turn",
     "new",
-    "only_token",
     "opened",
     "stored_principal",
     "take_place",
@@ -69,9 +69,9 @@ def tokens_in(backend: Backend, texts: Sequence[str]) -> Sequence[SessionToken]:
     return list(dict.fromkeys(tokens))[:MAX_TOKENS] if len(tokens) > 1 else tokens
 
 
-def only_token(texts: Sequence[str]) -> SessionToken | None:
-    """The token of a client that sent a well-formed one, and nothing besides."""
-    return SessionToken.parse(texts[0]) if len(texts) == 1 else None
+def is_one(texts: Sequence[str]) -> bool:
+    """Whether a client has sent a well-formed token, and nothing besides."""
+    return len(texts) == 1 and is_token(texts[0]) is not None
 
 
 def chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:
