@@ -201,7 +201,6 @@ class SessionMiddleware:
                 accepting=accepting,
                 unguarded=None,
                 asks_once=loads
-                and binding is None
                 and accepting is None
                 and copies is None
                 and not (lazy or replicas or backend.reporter.personal),

@@ -128,7 +128,8 @@ class Connection(msgspec.Struct, eq=False):
             self._go_on_without(found)
         else:
             token = SessionToken(self.tokens[0])
-            self.session = loading.opened(self.setup.backend, token, found, ANYWHERE)
+            bound = ANYWHERE if self.setup.binding is None else self._bound()
+            self.session = loading.opened(self.setup.backend, token, found, bound)
 
     def load_near(self) -> bool:
         """Load the session from a near copy, without waiting. Returns whether there is one."""
