@@ -114,14 +114,14 @@ class SessionSecurity:
             return active.session
 
         async def manager(connection: HTTPConnection) -> SessionManager:
-            return active_session(connection, key).manager
+            return active_session(connection, key).setup.manager
 
         async def cache(connection: HTTPConnection) -> Cache:
-            return active_session(connection, key).manager.cache
+            return active_session(connection, key).setup.manager.cache
 
         @stripped
         async def messages(connection: HTTPConnection) -> Messages:
-            return active_session(connection, key).manager.messages
+            return active_session(connection, key).setup.manager.messages
 
         @stripped
         async def untouched(connection: HTTPConnection) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from redis_sessions.errors import ConfigurationError, check_event_loop
+from redis_sessions.errors import ConfigurationError, StoreError, check_event_loop
 from redis_sessions.events import EventHandler, logger
 from redis_sessions.http import response, websocket
 from redis_sessions.http.accepting import accepting_of
@@ -41,6 +41,7 @@ from redis_sessions.http.sources import Source
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport, is_ambient
 from redis_sessions.lifecycle.copies import reads_replicas
 from redis_sessions.lifecycle.expiry import OnExpired
+from redis_sessions.lifecycle.loading import is_one
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keywords import COOKIES, suggesting
 from redis_sessions.session.placeholder import Unloaded
@@ -199,6 +200,10 @@ class SessionMiddleware:
                 guard=guard if guards else None,
                 accepting=accepting,
                 unguarded=None,
+                asks_once=loads
+                and accepting is None
+                and copies is None
+                and not (lazy or replicas or backend.reporter.personal),
             )
             others = transports.unguarded() if guards else None
             if others is not None:
@@ -240,25 +245,38 @@ class SessionMiddleware:
                     await self._pass_through(same, scope, receive, send)
                     return
             setup, app = self._setup, self.app
+            hint: str | None = None
+            found: bytes | StoreError | None = None
             if setup.read_with_hint is None:
-                connection = Connection(setup, scope, send, setup.read(scope))
+                tokens = setup.read(scope)
             else:
                 tokens, hint = setup.read_with_hint(scope)
-                connection = Connection(setup, scope, send, tokens, hint=hint)
-            on_send: Send = connection.on_send
             method = scope.get("method")
             if kind == "websocket":
                 method = None  # some servers give the handshake's, a GET, which isn't safe here
+            guard = setup.guard
+            objection = None if guard is None or method in SAFE else guard.objection(scope)
+            # What many requests hold while they wait gets cold. So all else is made afterwards.
+            asks = setup.asks_once and objection is None and is_one(tokens)
+            if asks:
+                try:
+                    found = await setup.backend.store.load(tokens[0][:20])
+                except StoreError as exc:
+                    strip(exc)
+                    found = exc
+            connection = Connection(setup, scope, send, tokens, hint=hint)
+            on_send: Send = connection.on_send
+            if kind == "websocket":
                 connection.is_socket = True
                 connection.response_start = "websocket.http.response.start"
                 on_send = partial(websocket.on_send, connection)
                 receive = partial(websocket.on_receive, connection, receive)
-            guard = setup.guard
-            if guard is not None and method not in SAFE:
-                objection = guard.objection(scope)
-                if objection is not None:
-                    app = shut_out(connection, objection, app)
-            if setup.lazy and (
+            if objection is not None:
+                app = shut_out(connection, objection, app)
+            if asks:
+                connection.take(found)
+                found = None  # it isn't needed while the application runs
+            elif setup.lazy and (
                 connection.tokens or (setup.accepting is not None and setup.accepting.brings(scope))
             ):
                 connection.load_later()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from redis import exceptions as errors
@@ -23,6 +24,8 @@ __all__ = ["Errand", "LinkListener", "PartQueue", "Sender"]
 MAX_FLIGHTS: Final = 2
 """The most flights that are under way on one link."""
 _MAX_ATTEMPTS: Final = 2
+
+_items: Final = attrgetter("items")
 
 
 class PartQueue(Protocol):
@@ -140,7 +143,7 @@ class Sender:
     @property
     def _waits(self) -> bool:
         """Whether something is to be sent."""
-        return bool(self._again) or any(queue.items for queue in self.queues)
+        return bool(self._again) or any(map(_items, self.queues))
 
     # -- leaving
 
@@ -169,6 +172,8 @@ class Sender:
             except Exception as exc:  # noqa: BLE001 - those who wait get it, whatever it is
                 for part in parts:
                     part.on_failure(exc)
+            if not self._waits:
+                break
         if self._closing and not self._waits:
             self.link = None
             link.retire()

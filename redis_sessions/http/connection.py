@@ -12,12 +12,7 @@ from typing import Any, Final
 import msgspec
 from starlette.types import Message, Scope, Send
 
-from redis_sessions.errors import (
-    ReplicationError,
-    SessionError,
-    StoreError,
-    StoreUnavailableError,
-)
+from redis_sessions.errors import ReplicationError, SessionError, StoreError, StoreUnavailableError
 from redis_sessions.http.binding import bound_by, peer_of
 from redis_sessions.http.copies import hint, is_as_new, replica_loader, takes_near_copy
 from redis_sessions.http.cross_site import is_same_site
@@ -29,7 +24,6 @@ from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import Transport
 from redis_sessions.lifecycle import loading
 from redis_sessions.lifecycle.copies import from_near_copy
-from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.lifecycle.pending import is_unchanged
 from redis_sessions.session.context import Peer
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
@@ -37,6 +31,7 @@ from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import ANYWHERE, LIVE, UNAVAILABLE, Bound
+from redis_sessions.session.token import SessionToken
 from redis_sessions.tracebacks import no_fields, silent_repr, strip
 
 __all__ = ["SCOPE_KEY", "Connection", "Connections"]
@@ -99,10 +94,6 @@ class Connection(msgspec.Struct, eq=False):
     refused: bool = False
     """Whether it was closed before it was accepted."""
 
-    @property
-    def manager(self) -> SessionManager:
-        return self.setup.manager
-
     async def load(self) -> None:
         """Load the session, unless it is loaded. A store that is away raises nothing here."""
         setup, session = self.setup, self.session
@@ -131,13 +122,20 @@ class Connection(msgspec.Struct, eq=False):
         except StoreError as exc:
             self._go_on_without(exc)
 
+    def take(self, found: bytes | StoreError | None) -> None:
+        """Make the session of what the store has said of the only token. See `Setup.asks_once`."""
+        if isinstance(found, StoreError):
+            self._go_on_without(found)
+        else:
+            token = SessionToken(self.tokens[0])
+            bound = ANYWHERE if self.setup.binding is None else self._bound()
+            self.session = loading.opened(self.setup.backend, token, found, bound)
+
     def load_near(self) -> bool:
         """Load the session from a near copy, without waiting. Returns whether there is one."""
         session = self._from_near_copy()
-        if session is None:
-            return False
-        self.session = session
-        return True
+        self.session = _NONE_YET if session is None else session
+        return session is not None
 
     def _from_near_copy(self) -> Session | None:
         setup, tokens = self.setup, self.tokens

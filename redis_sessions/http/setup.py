@@ -71,6 +71,8 @@ class Setup:
     """What `accept=` says. None: only this library's sessions count."""
     unguarded: Setup | None
     """The same without the transports that are guarded. None: there are no others."""
+    asks_once: bool
+    """Whether the session of a single token takes one question to the store, and nothing else."""
 
     def choice(self, scope: Scope) -> Literal["error", "anonymous"]:
         """What is done for a request whose session can't be loaded."""

@@ -20,7 +20,7 @@ from redis_sessions.session.state import (
     State,
     Status,
 )
-from redis_sessions.session.token import SessionToken
+from redis_sessions.session.token import SessionToken, is_token
 from redis_sessions.session.values import decode
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "belongs",
     "chosen",
     "foreign",
+    "is_one",
     "live_session",
     "load_in_turn",
     "new",
@@ -66,6 +67,11 @@ def tokens_in(backend: Backend, texts: Sequence[str]) -> Sequence[SessionToken]:
     if len(tokens) < len(texts):
         backend.report("rejected", "malformed token", by=client.get())
     return list(dict.fromkeys(tokens))[:MAX_TOKENS] if len(tokens) > 1 else tokens
+
+
+def is_one(texts: Sequence[str]) -> bool:
+    """Whether a client has sent a well-formed token, and nothing besides."""
+    return len(texts) == 1 and is_token(texts[0]) is not None
 
 
 def chosen(backend: Backend, found: Sequence[Session], bound: Bound) -> Session:

@@ -7,10 +7,14 @@ from base64 import urlsafe_b64encode
 from secrets import token_bytes
 from typing import Final
 
-__all__ = ["SessionToken", "is_id"]
+__all__ = ["SessionToken", "is_id", "is_token"]
 
-_is_token: Final = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII).fullmatch
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII)
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{20}", re.ASCII)
+
+
+is_token: Final = _TOKEN.fullmatch
+"""Whether a text spells a token (as a truth value)."""
 
 
 def is_id(text: object) -> bool:
@@ -42,7 +46,7 @@ class SessionToken:
     @classmethod
     def parse(cls, text: str) -> SessionToken | None:
         """The token that `text` spells, or None. What is no token never reaches a store."""
-        return cls(text) if _is_token(text) else None
+        return cls(text) if is_token(text) else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SessionToken) and self.value == other.value

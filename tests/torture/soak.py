@@ -150,7 +150,7 @@ async def _handle(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _manager(scope: Scope) -> SessionManager:
     (active,) = scope["redis_sessions"]
-    manager = active.manager
+    manager = active.setup.manager
     assert isinstance(manager, SessionManager)
     return manager
 
