@@ -68,8 +68,7 @@ async def gather(
         servers = await asyncio.gather(*(asker.server(s) for s in found.servers))
         found = replace(found, servers=servers)
         if any(server.error is None for server in servers):
-            ids = _ids(store, ranges)
-            rights = await _dry_run(store, ids)
+            rights = await _dry_run(store, ids := _ids(store, ranges))
             found = replace(found, rights=rights, parts=await try_parts(store, ids, uses, _BRIEF))
     except (RedisError, OSError, TimeoutError) as exc:
         found = replace(found, unreachable=asker.said(exc))
