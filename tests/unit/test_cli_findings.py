@@ -35,7 +35,7 @@ WELL = Server(
     clock=(0.001, 0.0005),
     pings=(0.001, 0.002, 0.001),
 )
-PARTS = dict.fromkeys(("leader", "on_expired", "messages"))
+PARTS: dict[str, str | None] = {"leader": None, "on_expired": None, "messages": None}
 FACTS = Facts("server", tls=True, servers=[WELL], parts=PARTS)
 
 
