@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from redis_sessions.connect.failures import late
+from redis_sessions.connect.loops import call_later
 from redis_sessions.connect.subscriber import Subscriber
 
-__all__ = ["Listened", "Told", "Waiting"]
+__all__ = ["Listened", "Patience", "Told", "Waiting"]
 
 Told = Callable[[str, bytes | None], None]
 """Is called with a channel and what was published in it; with None if something may be missing."""
@@ -27,36 +28,68 @@ class Waiting:
 
     def __init__(self) -> None:
         self.missing = 0
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def until_confirmed(self, seconds: float, heard_at: Callable[[], float]) -> None:
-        """Return when all are confirmed. Raises what `fail` was given, or `StoreError`.
-
-        It may take so many seconds after the latest confirmation of any channel (`heard_at`), since
-        there may be many to confirm; but five times that at most.
-        """
-        turns, most, heard = _TURNS, _MOST * _TURNS, heard_at()
-        while turns > 0 and most > 0:
-            # Turns are counted, and not seconds, since this loop itself may have been busy.
-            await asyncio.wait([self._future], timeout=seconds / _TURNS)
-            if self._future.done():
-                self._future.result()
-                return
-            most -= 1
-            turns = turns - 1 if heard_at() == heard else _TURNS
-            heard = heard_at()
-        raise late("the server of a channel", seconds)
+        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Is done when all of them are confirmed, or one won't be."""
+        self.turns = _TURNS
+        self._most = _MOST * _TURNS
 
     def confirm(self) -> None:
         """One more is."""
         self.missing -= 1
-        if not self.missing and not self._future.done():
-            self._future.set_result(None)
+        if not self.missing and not self.confirmed.done():
+            self.confirmed.set_result(None)
 
     def fail(self, error: Exception) -> None:
         """One of them won't be."""
-        if not self._future.done():
-            self._future.set_exception(error)
+        if not self.confirmed.done():
+            self.confirmed.set_exception(error)
+
+    def note_turn(self, heard: bool) -> bool:
+        """Whether it has waited for long enough. `heard`: in this turn a channel was confirmed."""
+        self.turns = _TURNS if heard else self.turns - 1
+        self._most -= 1
+        return min(self.turns, self._most) <= 0
+
+
+class Patience:
+    """Gives up on those who wait, in one event loop.
+
+    They may do so for `seconds` after the latest confirmation of any channel, since there may be
+    many; but for five times that at most.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._all: dict[Waiting, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.heard = False
+        """Whether a channel was confirmed in this turn."""
+
+    async def wait(self, waiting: Waiting) -> None:
+        """Return when all that it waits for is confirmed. Raises why it won't be; `StoreError`."""
+        self._all[waiting] = None
+        if self._timer is None:
+            self._next_turn()
+        else:  # a part of this turn is over
+            waiting.turns += 1
+        try:
+            await waiting.confirmed
+        finally:
+            del self._all[waiting]
+
+    def _next_turn(self) -> None:
+        # Turns are counted, and not seconds, since the loop itself may have been busy. They are
+        # the same for all: so many timers would keep it busy.
+        self._timer = call_later(self._seconds / _TURNS, self, Patience._turn)
+
+    def _turn(self) -> None:
+        self._timer = None
+        heard, self.heard = self.heard, False
+        for waiting in self._all:
+            if waiting.note_turn(heard):
+                waiting.fail(late("the server of a channel", self._seconds))
+        if self._all:
+            self._next_turn()
 
 
 class Listened:

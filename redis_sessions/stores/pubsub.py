@@ -25,7 +25,7 @@ from redis_sessions.connect.subscriber import Subscriber
 from redis_sessions.errors import StoreError
 from redis_sessions.events import logger
 from redis_sessions.stores.commands import IndexCommand
-from redis_sessions.stores.listeners import Listened, Told, Waiting
+from redis_sessions.stores.listeners import Listened, Patience, Told, Waiting
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import BOUND
 
@@ -88,7 +88,7 @@ class RedisPubSub:
         self._several = kind in ("cluster", "sentinel")
         self._loop = asyncio.get_running_loop()
         self._channels: dict[str, Listened] = {}
-        self._heard_at = float("-inf")  # when a channel was confirmed
+        self._patience = Patience(timeout)
         self._unplaced: dict[str, None] = {}
         self._leaving: set[str] = set()  # at the end of this tick, unless somebody comes
         self._nodes: dict[str, Subscriber] = {}
@@ -137,7 +137,7 @@ class RedisPubSub:
         stop = partial(self._stop, channels, token)
         if waiting.missing:
             try:
-                await waiting.until_confirmed(self._timeout, lambda: self._heard_at)
+                await self._patience.wait(waiting)
             except BaseException:
                 stop()
                 raise
@@ -294,7 +294,7 @@ class RedisPubSub:
         known = self._channels.get(channel)
         if known is None or known.at is not by or known.confirmed:
             return
-        self._failures, self._heard_at = 0, self._loop.time()
+        self._failures, self._patience.heard = 0, True
         known.confirm()
         if known.missed:
             known.missed = False

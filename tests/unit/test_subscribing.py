@@ -92,6 +92,25 @@ def test_how_long_it_takes(channels: list[str], others: int, seconds: float, ope
     run(test)
 
 
+def test_who_comes_in_the_middle_of_a_turn() -> None:
+    """They wait for as long as the first, at least."""
+
+    async def test(loop: VirtualLoop) -> None:
+        servers: Any = SimpleNamespace(primary_of=primary_of)
+        here = RedisPubSub(servers, TIMEOUT, "server")
+        first = asyncio.create_task(here.subscribe(["never"], told))
+        await asyncio.sleep(0.3)
+        began = loop.now
+        with pytest.raises(StoreUnavailableError, match="within 2 s"):
+            await here.subscribe(["never"], told)
+        assert TIMEOUT <= loop.now - began <= TIMEOUT * 1.25
+        with pytest.raises(StoreUnavailableError, match="within 2 s"):
+            await first
+        await here.close()
+
+    run(test)
+
+
 def test_a_loop_that_is_busy() -> None:
     """What it does meanwhile isn't the server's time."""
 
