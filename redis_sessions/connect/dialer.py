@@ -42,6 +42,7 @@ class Dialer:
         self._check: asyncio.Task[None] | None = None
         # A loop that ends closes its async generators: so no link outlives its loop.
         self._closer: _Closer | None = None
+        self._ended = asyncio.Event()
         # If a dialer is collected, its links are closed in the loop that they belong to.
         weakref.finalize(
             self, _close_without_owner, self.links, asyncio.get_running_loop(), os.getpid()
@@ -51,6 +52,11 @@ class Dialer:
     def where(self) -> str:
         """The server, without credentials."""
         return self.connector.where
+
+    @property
+    def loop_ends(self) -> bool:
+        """Whether the event loop is ending. Nobody would close a link that is opened now."""
+        return self._ended.is_set()
 
     async def open(self, owner: LinkOwner, seconds: float) -> Link:
         """A new link, in so many seconds; `StoreError`, redis-py's errors, or `OSError`.
@@ -64,7 +70,7 @@ class Dialer:
                 self._pools.clear()
                 self._pools.add(pool)
             if self._closer is None:
-                self._closer = _close_with_loop(self.links, self._pools)
+                self._closer = _close_with_loop(self.links, self._pools, self._ended)
                 await anext(self._closer)
         try:
             async with asyncio.timeout(seconds):
@@ -103,7 +109,8 @@ class Dialer:
         A former primary that hung doesn't know yet that another one has taken its place.
         """
         now = asyncio.get_running_loop().time()
-        if now - self._checked_at >= _CHECK_EVERY and (self._check is None or self._check.done()):
+        checking = self.loop_ends or (self._check is not None and not self._check.done())
+        if now - self._checked_at >= _CHECK_EVERY and not checking:
             self._checked_at = now
             self._check = asyncio.create_task(self._leave_if_moved(), context=Context())
 
@@ -144,10 +151,13 @@ def _close_without_owner(links: set[Link], loop: asyncio.AbstractEventLoop, pid:
             loop.call_soon_threadsafe(link.retire)
 
 
-async def _close_with_loop(links: set[Link], pools: set[ConnectionPool]) -> _Closer:
+async def _close_with_loop(
+    links: set[Link], pools: set[ConnectionPool], ended: asyncio.Event
+) -> _Closer:
     try:
         yield
     finally:
+        ended.set()
         for link in list(links):
             link.retire()
         await _closed(links, 0)

@@ -191,7 +191,9 @@ class Sender:
         return parts
 
     def _open_soon(self) -> None:
-        if self._opening is None:
+        if self._dialer.loop_ends:
+            self._fail_all(asyncio.CancelledError())
+        elif self._opening is None:
             self._opening = self._loop.create_task(self._open(), context=Context())
 
     async def _open(self) -> None:

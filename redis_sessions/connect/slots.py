@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from asyncio import FIRST_COMPLETED
 from collections.abc import Callable, Container, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -115,12 +116,15 @@ class SlotMap(Generic[Node]):
             if self.owners[slot] is None:
                 until = min(ends, self._incomplete + self._timeout * PATIENCE)
                 if self._trouble is not None or self._loop.time() > until:
-                    where = self._connector.where
-                    raise self._trouble or StoreUnavailableError(
-                        f"{where} has no node for slot {slot}", reason="server"
-                    )
+                    raise self._trouble or self._unknown(slot)
                 await asyncio.sleep(_REFRESH_EVERY)
         return node
+
+    def _unknown(self, slot: int) -> StoreError:
+        where = self._connector.where
+        if not any(self.owners):
+            return StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
+        return StoreUnavailableError(f"{where} has no node for slot {slot}", reason="server")
 
     async def has_moved(self, slot: int, node: Node, ends: float) -> bool:
         """Whether another node has the slot, by a map that is fetched first."""
@@ -187,26 +191,40 @@ class SlotMap(Generic[Node]):
             await asyncio.wait(list(self._closing))
 
     async def _fetch(self) -> None:
+        """Ask for the map, and each quarter of the time-out another node, until one knows all."""
         trouble: StoreError | None = None
-        adopted = False
-        for node in self._to_ask():
-            try:
-                async with asyncio.timeout(self._timeout / 4):
-                    reply = await node.ask("CLUSTER", "SLOTS")
-                self._adopt(reply, node)
-            except TimeoutError:
-                where = node.connector.where
-                trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
-            except StoreError as exc:
-                trouble = exc
-            except UNEXPECTED_REPLY:
-                trouble = node.unexpected_reply()
-            else:
-                adopted = True
-                if None not in self.owners:
+        adopted = complete = False
+        to_ask, asked = self._to_ask(), dict[asyncio.Task[Any], Node]()
+        ends = self._loop.time() + self._timeout
+        patience = self._timeout / 4
+        try:
+            while not complete and (to_ask or asked):
+                if to_ask:
+                    node = to_ask.pop(0)
+                    asked[self._loop.create_task(node.ask("CLUSTER", "SLOTS"))] = node
+                seconds = patience if to_ask else max(patience, ends - self._loop.time())
+                done, _ = await asyncio.wait(asked, timeout=seconds, return_when=FIRST_COMPLETED)
+                if not done and not to_ask:
+                    where = next(iter(asked.values())).connector.where
+                    trouble = StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
                     break
+                for task in done:
+                    node = asked.pop(task)
+                    try:
+                        self._adopt(task.result(), node)
+                    except StoreError as exc:
+                        trouble = exc
+                    except UNEXPECTED_REPLY:
+                        trouble = node.unexpected_reply()
+                    else:
+                        adopted = True
+                        if complete := None not in self.owners:
+                            break
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         self._trouble, self._fetched = None if adopted else trouble, self._loop.time()
-        complete = None not in self.owners
         self._incomplete = float("inf") if complete else min(self._incomplete, self._fetched)
 
     def _to_ask(self) -> list[Node]:

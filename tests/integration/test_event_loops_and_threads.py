@@ -16,10 +16,13 @@ from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
-from redis_sessions import SessionManager, get_session
+from redis_sessions import RedisStore, SessionManager, get_session
+from redis_sessions.session.token import SessionToken
+from tests.integration.cluster_slots import MINUTE, record
 from tests.support import LOOPS
 from tests.support.apps import BASE, client_of, doing, manager_on, signed_in
 from tests.support.asgi import KEY
+from tests.support.deployments import until
 from tests.support.redis_wire import Monitor, Wire
 from tests.support.servers import StartServer
 
@@ -130,6 +133,39 @@ def test_many_runs_in_a_row(start_server: StartServer, run: Any) -> None:
             assert is_alone(redis)
     gc.collect()
     assert sum(loop() is not None for loop in loops) <= 1
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, "uvloop"])
+def test_a_loop_that_ends_while_a_write_is_under_way(
+    start_server: StartServer, loop_factory: Any
+) -> None:
+    """It isn't sent again over a new connection, which nobody would close."""
+    if loop_factory == "uvloop":
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    server = start_server()
+
+    async def write_and_leave() -> asyncio.AbstractEventLoop:
+        store = RedisStore(server.url)
+        await store.connect()
+        redis.ask("CLIENT", "PAUSE", "60000", "WRITE")
+        stores.append((store, asyncio.ensure_future(store.commit(id, None, record(), MINUTE))))
+
+        async def sent() -> bool:
+            return b"blocked_clients:1" in redis.ask("INFO", "clients")
+
+        await until(sent)
+        return asyncio.get_running_loop()
+
+    stores = list[Any]()
+    id = SessionToken.generate().id
+    with Wire(server.port) as redis:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            loop = runner.run(write_and_leave())
+        assert asyncio.all_tasks(loop) == set()
+        redis.ask("CLIENT", "UNPAUSE")
+        assert is_alone(redis)
 
 
 def test_threads_with_loops_of_their_own(start_server: StartServer) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from playwright.sync_api import expect
+
+expect.set_options(timeout=20_000)  # in ms; a busy machine's pages take more than 5 s
+
 ARGUMENTS = [
     "--no-sandbox",  # root, in containers
     "--disable-gpu",

@@ -23,49 +23,54 @@ class Deployment(NamedTuple):
     running: Any
 
 
+def _of(url: str, running: Any, **options: Any) -> Deployment:
+    """The servers of a busy machine may need longer than a request would wait."""
+    return Deployment(url, {"timeout": 2.5, **options}, running)
+
+
 def _sentinel(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("sentinel_topology")
-    return Deployment(as_app(running.url), {}, running)
+    return _of(as_app(running.url), running)
 
 
 def _cluster(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("cluster_topology")
-    return Deployment(as_app(running.url), {}, running)
+    return _of(as_app(running.url), running)
 
 
 def _tls(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("tls_topology")
-    return Deployment(as_app(running.url), {}, running)
+    return _of(as_app(running.url), running)
 
 
 def _tls_sentinel(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("tls_sentinel_topology")
-    return Deployment(as_app(running.url), {}, running)
+    return _of(as_app(running.url), running)
 
 
 def _tls_cluster(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("tls_cluster_topology")
-    return Deployment(f"{as_app(running.url)}&replicas=read", {"wait_replicas": 1}, running)
+    return _of(f"{as_app(running.url)}&replicas=read", running, wait_replicas=1)
 
 
 def _acl(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("acl_topology")
-    return Deployment(running.url, {}, running)
+    return _of(running.url, running)
 
 
 def _waiting(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("replicas_topology")
-    return Deployment(as_app(running.url), {"wait_replicas": 2, "wait_for": "all"}, running)
+    return _of(as_app(running.url), running, wait_replicas=2, wait_for="all")
 
 
 def _replicas(request: pytest.FixtureRequest) -> Deployment:
     running: topology.Topology = request.getfixturevalue("replicas_topology")
-    return Deployment(replicas_url(running), {}, running)
+    return _of(replicas_url(running), running)
 
 
 def _cluster_replicas(request: pytest.FixtureRequest) -> Deployment:
     running = request.getfixturevalue("cluster_topology")
-    return Deployment(f"{as_app(running.url)}?replicas=read", {"wait_replicas": 1}, running)
+    return _of(f"{as_app(running.url)}?replicas=read", running, wait_replicas=1)
 
 
 DEPLOYMENTS: Final[dict[str, Callable[[pytest.FixtureRequest], Deployment]]] = {
