@@ -312,6 +312,7 @@ async def test_a_call_that_hangs(
     async with asyncio.timeout(PATIENCE), at.manager.expiring():
         await app.other.wait()  # although the first call may take its time
         assert "failed" not in caplog.text
+    assert stubborn or asyncio.all_tasks() == before  # it was cancelled at the end
     assert [each.id for each in app.calls] == ids[:1]
     assert [each.id for each in app.others] == ids[1:]
 
