@@ -24,6 +24,7 @@ from redis_sessions.cli.gather import gather
 from redis_sessions.cli.output import has_rich, printable, write_json
 from redis_sessions.cli.parser import Commands
 from redis_sessions.cli.setting import add_json, add_store, prefix_of, url_of
+from redis_sessions.cli.trials import PARTS
 from redis_sessions.connect.credentials import read_password
 from redis_sessions.errors import ConfigurationError
 from redis_sessions.session.keyring import generate_key
@@ -54,12 +55,18 @@ def add(commands: Commands) -> None:
         _check,
         "Look whether a Redis is fit for sessions, and say what to do about what isn't.",
         """
-        It writes a record, an index, a lock and a lease under the prefix, which
-        are gone after a second. With the application's user in the URL it tells whether
-        this user has its rights; with an administrator it finds out the most.
-        What the user may not ask is shown as unknown, which is no fault.
+        It writes a record, an index, a lock, a lease and a schedule under the prefix,
+        which are gone after a second, and sends itself a message. With the application's
+        user in the URL it tells whether this user has its rights; with an administrator it
+        finds out the most. What the user may not ask is shown as unknown, which is no fault.
 
             redis-sessions check redis://app:password@localhost:6379/0
+
+        Leaders, on_expired= and messages are tried, too, and a right that only they lack is a
+        warning. Say what the application uses: that has to work, and nothing else is tried.
+
+            redis-sessions check --uses on_expired --uses messages
+            redis-sessions check --uses sessions
 
         Exit status: 0 if all is well, 1 if there is a warning, and 2 if
         something has failed or the URL can't be read.
@@ -68,6 +75,13 @@ def add(commands: Commands) -> None:
     add_store(check, argument=True)
     check.add_argument(
         "--timeout", type=float, default=2.0, help="seconds for each question, up to 2.5"
+    )
+    check.add_argument(
+        "--uses",
+        action="append",
+        default=[],
+        choices=["sessions", *PARTS],
+        help="what the application uses; may be repeated; by default everything is tried",
     )
     add_json(check)
 
@@ -188,7 +202,9 @@ def _acl(args: Namespace) -> int:
 def _check(args: Namespace) -> int:
     try:
         url, prefix = url_of(args), prefix_of(args)
-        findings = find(asyncio.run(gather(url, prefix=prefix, timeout=args.timeout)))
+        findings = find(
+            asyncio.run(gather(url, prefix=prefix, timeout=args.timeout, uses=args.uses))
+        )
     except ConfigurationError as exc:
         if not args.json:
             raise

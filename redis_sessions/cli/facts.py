@@ -76,7 +76,9 @@ class Facts:
     """In a Cluster: whether the prefix has a hash tag, and so puts all keys into one slot."""
     rights: str | None = None
     """Why the dry run failed; None if it went well."""
-    messages: str | None = None
-    """Why no message arrived that was sent; None if one did."""
+    parts: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    """What was tried beside sessions: why it doesn't work, or None if it does."""
+    uses: Sequence[str] = ()
+    """What the application uses, if the user says so; then it has to work."""
     unreachable: str | None = None
     """Why nothing could be asked at all."""

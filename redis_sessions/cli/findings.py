@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from statistics import median
+from typing import Final
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.cli.finding import Finding, Level, unknown
@@ -27,7 +28,7 @@ def find(facts: Facts) -> list[Finding]:
     found = _each(facts, _connection)
     if all(server.error is not None for server in facts.servers):
         return found  # there is nothing else to judge
-    found += [*_topology(facts), *_tls(facts), *_rights(facts), _messages(facts)]
+    found += [*_topology(facts), *_tls(facts), *_rights(facts), *_parts(facts)]
     checks = [_version, _access, _protected_mode, _eviction, _persistence, _replication]
     if facts.kind == "embedded":  # nothing of it is to be configured
         text = "a server for development, which only this user reaches: it keeps nothing on disk"
@@ -240,15 +241,30 @@ def _rights(facts: Facts) -> list[Finding]:
         text = "replicas=read does nothing: the user lacks INFO, or READONLY in a Cluster"
         advice = "redis-sessions acl --replicas prints what it needs"
         return [Finding("rights", Level.WARN, text, advice, unread)]
-    text = "a record, an index, a lock and a lease were written, read and ended"
+    text = "a record, an index and a lock were written, read and ended"
     return [Finding("rights", Level.OK, text)]
 
 
-def _messages(facts: Facts) -> Finding:
-    if facts.messages is None:
-        return Finding("messages", Level.OK, "one was sent, and arrived")
-    advice = "if the application sends messages: redis-sessions acl prints what its user needs"
-    return Finding("messages", Level.WARN, facts.messages, advice)
+_WORKS: Final = {
+    "leader": ("a lease was taken, used and released", "no process can lead"),
+    "on_expired": ("ends were noted, read and removed", "on_expired= can't be used"),
+    "messages": ("one was sent, and arrived", "none can be sent and heard"),
+}
+
+
+def _parts(facts: Facts) -> Iterable[Finding]:
+    """What an application needn't use is a warning, unless it says that it does."""
+    for part, why in facts.parts.items():
+        well, ill = _WORKS[part]
+        level, text, advice = Level.OK, well, ""
+        if why is not None:
+            level, text = Level.WARN, f"{ill}: {why}"
+            advice = "redis-sessions acl prints what it needs"
+            if part in facts.uses:
+                level = Level.FAIL
+            else:
+                advice = f"{advice}; for an application without it: --uses sessions"
+        yield Finding(part, level, text, advice)
 
 
 # -- what becomes of the sessions

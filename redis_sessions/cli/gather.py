@@ -25,7 +25,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
-from redis_sessions.cli.trials import send_to_itself
+from redis_sessions.cli.trials import try_parts
 from redis_sessions.connect.connector import Connector, deployment_of, safe_on_connect
 from redis_sessions.connect.deployment import Address, Deployment, shown
 from redis_sessions.connect.failures import NO_DATABASE
@@ -33,9 +33,7 @@ from redis_sessions.connect.nodes import SLOTS, slot_of, tags
 from redis_sessions.connect.tls import tls_class
 from redis_sessions.errors import SessionConflictError, StoreError
 from redis_sessions.session.record import tombstone
-from redis_sessions.stores.leases import try_out
 from redis_sessions.stores.redis import RedisStore
-from redis_sessions.stores.schedule import schedule_of, try_schedule
 
 __all__ = ["gather"]
 
@@ -48,14 +46,17 @@ _RANGE = tuple[int, int, list[Address]]  # of slots, with the primary first
 _State = Mapping[str, Any]  # of one server, as a Sentinel sees it
 
 
-async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> Facts:
+async def gather(
+    url: str, *, prefix: str, timeout: float, pings: int = 20, uses: Sequence[str] = ()
+) -> Facts:
     """All facts about the store at this URL; `ConfigurationError` if it can't be one.
 
-    `timeout`, in seconds, is for each question.
+    `timeout`: seconds for each question. `uses`: what is tried beside sessions; by default all.
     """
     store = RedisStore(url, prefix=prefix, timeout=timeout)  # refuses what can't work
     deployment = deployment_of(url)
-    found = Facts(deployment.kind, deployment.tls, verified=_verified(deployment.arguments))
+    verified = _verified(deployment.arguments)
+    found = Facts(deployment.kind, deployment.tls, verified=verified, uses=uses)
     asker = _Asker(deployment, timeout, prefix, pings)
     try:
         with _as_redis_answers():
@@ -67,8 +68,8 @@ async def gather(url: str, *, prefix: str, timeout: float, pings: int = 20) -> F
         servers = await asyncio.gather(*(asker.server(s) for s in found.servers))
         found = replace(found, servers=servers)
         if any(server.error is None for server in servers):
-            found = replace(found, rights=await _dry_run(store, ranges))
-            found = replace(found, messages=await send_to_itself(store))
+            rights = await _dry_run(store, ids := _ids(store, ranges))
+            found = replace(found, rights=rights, parts=await try_parts(store, ids, uses, _BRIEF))
     except (RedisError, OSError, TimeoutError) as exc:
         found = replace(found, unreachable=asker.said(exc))
     finally:
@@ -364,14 +365,19 @@ def _pairs(value: Any) -> Iterable[tuple[Any, Any]] | None:
 # -- the dry run
 
 
-async def _dry_run(store: RedisStore, ranges: Sequence[_RANGE]) -> str | None:
-    """On each primary, what is done to a record, an index and others; why it failed."""
+def _ids(store: RedisStore, ranges: Sequence[_RANGE]) -> list[str]:
+    """One on each primary."""
     owners: list[Address | None] = [None] * SLOTS
     for first, last, (primary, *_) in ranges:
         owners[first : last + 1] = [primary] * (last - first + 1)
-    for part in tags(store.prefix, owners) if ranges else [token_hex(8)]:
-        why = await _try(store, f"check:{part}")
-        if why is not None:
+    parts = tags(store.prefix, owners) if ranges else [token_hex(8)]
+    return [f"check:{part}" for part in parts]
+
+
+async def _dry_run(store: RedisStore, ids: Sequence[str]) -> str | None:
+    """What is done to a record, an index and a lock, under each of these; why it failed."""
+    for id in ids:
+        if (why := await _try(store, id)) is not None:
             return why
     return None
 
@@ -384,11 +390,9 @@ async def _try(store: RedisStore, id: str) -> str | None:
         await store.entries(id)
         await store.mark(id, id, ttl=_BRIEF)
         await store.end(id, tombstone(0), _BRIEF)
-        await try_out(store, id, _BRIEF)
         for _ in range(2):  # so that one finds that the other was released
             async with store.lock(id, wait=0.05, hold=1):
                 pass
-        await try_schedule(schedule_of(store), id)
     except SessionConflictError:
         return "a lock isn't released: the user lacks DEL"
     except StoreError as exc:

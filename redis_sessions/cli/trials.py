@@ -1,17 +1,46 @@
-"""What `redis-sessions check` tries out besides the store itself."""
+"""What `redis-sessions check` tries out besides sessions. An application may do without it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
+from typing import Final
 
 from redis_sessions.errors import StoreError
+from redis_sessions.stores.leases import try_out
 from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.schedule import schedule_of, try_schedule
 
-__all__ = ["send_to_itself"]
+__all__ = ["PARTS", "try_parts"]
 
 
-async def send_to_itself(store: RedisStore) -> str | None:
+async def try_parts(
+    store: RedisStore, ids: Sequence[str], uses: Sequence[str], milliseconds: int
+) -> dict[str, str | None]:
+    """Why these parts, or all, don't work; None if they do.
+
+    `ids` has one for each primary. What is written is gone after so many milliseconds.
+    """
+    found = dict[str, str | None]()
+    for name in [part for part in PARTS if not uses or part in uses]:
+        try:
+            found[name] = await _TRIALS[name](store, ids, milliseconds)
+        except StoreError as exc:
+            found[name] = str(exc)
+    return found
+
+
+async def _lead(store: RedisStore, ids: Sequence[str], milliseconds: int) -> None:
+    for id in ids:
+        await try_out(store, id, milliseconds)
+
+
+async def _note_ends(store: RedisStore, ids: Sequence[str], _: int) -> None:
+    await try_schedule(schedule_of(store), ids[0])  # in all shards, wherever they are
+
+
+async def _send_to_itself(store: RedisStore, _: Sequence[str], __: int) -> str | None:
     """Publish in a channel of messages, and listen there; why nothing arrived."""
     channels, name = store.channels(), f"{store.prefix}msg:{token_hex(16)}"
     heard = asyncio.Event()
@@ -29,6 +58,14 @@ async def send_to_itself(store: RedisStore) -> str | None:
             stop()
     except TimeoutError:
         return "a message that was sent didn't arrive"
-    except StoreError as exc:
-        return str(exc)
     return None
+
+
+_Trial = Callable[[RedisStore, Sequence[str], int], Awaitable[str | None]]
+_TRIALS: Final[dict[str, _Trial]] = {
+    "leader": _lead,
+    "on_expired": _note_ends,
+    "messages": _send_to_itself,
+}
+PARTS: Final = tuple(_TRIALS)
+"""What is tried, by the names that `--uses` takes."""

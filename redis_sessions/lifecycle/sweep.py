@@ -7,7 +7,7 @@ session is noted anew, for the time that it has left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from datetime import UTC, datetime
@@ -33,6 +33,18 @@ STEP: Final = 500
 """How many ends of a shard one step looks at."""
 AT_ONCE: Final = 50
 """After so many calls it is noted that they were made. A crash repeats so many of each shard."""
+
+LIMIT: Final = 30.0
+"""Seconds that one call may take. Then it is cancelled, and made again later."""
+SLOW: Final = 1.0
+"""Seconds after which the others of its shard wait no longer for a call."""
+SLOW_AT_ONCE: Final = 16
+"""As many calls may last longer than that at a time. The others wait then."""
+GRACE: Final = 5.0
+"""Seconds that a call may take to end after it was cancelled. Then nobody waits for it."""
+
+Slow = dict[str, asyncio.Task[None]]
+"""The ids that calls which take long are about, and the tasks that wait for these."""
 
 _PAUSE: Final = 15.0
 _RETRY: Final = 5.0
@@ -69,55 +81,73 @@ async def _run(expiry: Expiry) -> None:
 
 
 async def _sweep_always(expiry: Expiry, term: Term) -> None:
-    trouble = None
-    while True:
-        before, trouble = trouble, None
-        try:
-            await sweep(expiry, term.check)
-        except StoreError as exc:
-            trouble = exc
-            if before is None:
-                logger.warning("sessions: on_expired waits for the store: %s", exc)
-        await asyncio.sleep(EVERY)
+    trouble, slow = None, Slow()
+    try:
+        while True:
+            before, trouble = trouble, None
+            try:
+                await sweep(expiry, term.check, slow)
+            except StoreError as exc:
+                trouble = exc
+                if before is None:
+                    logger.warning("sessions: on_expired waits for the store: %s", exc)
+            await asyncio.sleep(EVERY)
+    finally:
+        await _stop(slow.values(), None)
 
 
-async def sweep(expiry: Expiry, check: Callable[[], object] = lambda: None) -> None:
+async def sweep(
+    expiry: Expiry, check: Callable[[], object] = lambda: None, slow: Slow | None = None
+) -> None:
     """Tell of all that has run out by now. `check` raises if another process is to do it.
 
     All shards are swept at once, and each of them calls `on_expired` once after the other. What
-    a shard's server refuses doesn't hold up the others. Then the first error is raised.
+    a shard's server refuses doesn't hold up the others. Then the first error is raised. A call
+    that takes long doesn't either: it is added to `slow`, and goes on.
     """
     await expiry.settle()
-    sweeps = (_sweep_shard(expiry, shard, check) for shard in SHARDS)
+    slow = Slow() if slow is None else slow
+    sweeps = (_sweep_shard(expiry, shard, check, slow) for shard in SHARDS)
     for error in await asyncio.gather(*sweeps, return_exceptions=True):
         if error is not None:
             raise error
 
 
-async def _sweep_shard(expiry: Expiry, shard: str, check: Callable[[], object]) -> None:
+async def _sweep_shard(expiry: Expiry, shard: str, check: Callable[[], object], slow: Slow) -> None:
     more = True
     while more:
         check()
         found, more = await expiry.schedule.due(shard, STEP)
         if strange := [due for due in found if not is_id(due.id)]:
             await expiry.schedule.remove(shard, strange)
+        found = [due for due in found if is_id(due.id) and due.id not in slow]
         failed: BaseException | None = None
         for start in range(0, len(found), AT_ONCE):
-            part = [due for due in found[start : start + AT_ONCE] if is_id(due.id)]
-            over, failed = await _over(expiry, part, failed)
+            over, failed = await _over(expiry, found[start : start + AT_ONCE], failed)
             check()
-            await _tell_all(expiry, shard, over)
+            await _tell_all(expiry, shard, over, slow)
         if failed is not None:
             raise failed
 
 
-async def _tell_all(expiry: Expiry, shard: str, over: Sequence[Due]) -> None:
+async def _tell_all(expiry: Expiry, shard: str, over: Sequence[Due], slow: Slow) -> None:
     told = list[Due]()
     try:
         for due in over:
-            if await _tell(expiry, due):
+            while len(slow) >= SLOW_AT_ONCE:
+                await asyncio.wait(slow.values(), return_when=asyncio.FIRST_COMPLETED)
+            call = asyncio.create_task(_call(expiry, due))  # its own: it may cancel that
+            try:
+                await asyncio.wait([call], timeout=SLOW)
+            except asyncio.CancelledError:
+                if call.done() and await _succeeded(expiry, due, call):
+                    told.append(due)
+                await _stop([call], GRACE)
+                raise
+            if not call.done():
+                slow[due.id] = asyncio.create_task(_follow(expiry, shard, due, call, slow))
+            elif await _succeeded(expiry, due, call):
                 told.append(due)
-            await asyncio.sleep(0)  # a function that isn't async lets nobody else go on
     finally:
         if told:  # also at a shutdown, so that the next process doesn't tell them again
             await asyncio.shield(expiry.write(expiry.schedule.remove(shard, told)))
@@ -150,26 +180,56 @@ async def _over(
     return over, failed
 
 
-async def _tell(expiry: Expiry, due: Due) -> bool:
-    """Call `on_expired`. If it raises, it is called again later, and the result is False."""
-    principal, at, tries = expiry.opened(due)
+async def _call(expiry: Expiry, due: Due) -> None:
+    principal, at, _ = expiry.opened(due)
     when = datetime.fromtimestamp(min(at, _LATEST) / 1000, UTC)
+    told = expiry.on_expired(Expired(due.id, principal, when))
+    if isawaitable(told):
+        await told
+
+
+async def _follow(
+    expiry: Expiry, shard: str, due: Due, call: asyncio.Task[None], slow: Slow
+) -> None:
+    """Wait for a slow call as long as it may take, and note whether it has succeeded."""
     try:
-        told = expiry.on_expired(Expired(due.id, principal, when))
-        if isawaitable(told):
-            await asyncio.ensure_future(told)  # a task of its own: it may cancel that
-    except (Exception, asyncio.CancelledError) as exc:  # whatever it is, the others are told
-        task = asyncio.current_task()
-        if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # it isn't what the application waited for
-        strip(exc)
-        delay = min(_RETRY * 2**tries, _LONGEST_RETRY)
-        logger.exception(
-            "sessions: on_expired failed for the session %s, and is called again in %d seconds",
-            due.id,
-            delay,
-        )
-        about = expiry.about(due.id, principal, at, min(tries + 1, 20))
-        await expiry.schedule.note(due.id, int(delay * 1000), about)
-        return False
-    return True
+        await asyncio.wait([call], timeout=LIMIT - SLOW)
+        if await _succeeded(expiry, due, call):
+            await expiry.schedule.remove(shard, [due])
+    except StoreError as exc:  # it stays due, and is told again
+        logger.warning("sessions: on_expired waits for the store: %s", exc)
+    finally:
+        await _stop([call], GRACE)
+        del slow[due.id]
+
+
+async def _succeeded(expiry: Expiry, due: Due, call: asyncio.Task[None]) -> bool:
+    """Whether a call has ended without an error. If not, it is made again later."""
+    if call.done():
+        # It may have been cancelled: so was what the application waited for.
+        exc = asyncio.CancelledError() if call.cancelled() else call.exception()
+    else:
+        exc = TimeoutError(f"it took longer than {LIMIT:g} seconds, and was cancelled")
+        await _stop([call], GRACE)
+    if exc is None:
+        return True
+    principal, at, tries = expiry.opened(due)
+    strip(exc)
+    delay = min(_RETRY * 2**tries, _LONGEST_RETRY)
+    logger.error(
+        "sessions: on_expired failed for the session %s, and is called again in %d seconds",
+        due.id,
+        delay,
+        exc_info=exc,
+    )
+    about = expiry.about(due.id, principal, at, min(tries + 1, 20))
+    await expiry.schedule.note(due.id, int(delay * 1000), about)
+    return False
+
+
+async def _stop(tasks: Collection[asyncio.Task[None]], within: float | None) -> None:
+    """Cancel these, and wait until they have ended, or for some seconds."""
+    if running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=within)

@@ -19,19 +19,17 @@ from redis.crc import key_slot
 
 from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Kind
-from redis_sessions.connect.failures import late, translate
+from redis_sessions.connect.failures import translate
 from redis_sessions.connect.loops import call_later
 from redis_sessions.connect.subscriber import Subscriber
 from redis_sessions.errors import StoreError
 from redis_sessions.events import logger
 from redis_sessions.stores.commands import IndexCommand
+from redis_sessions.stores.listeners import Listened, Patience, Told, Waiting
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import BOUND
 
 __all__ = ["MemoryPubSub", "PubSub", "Publishing", "RedisPubSub", "Told"]
-
-Told = Callable[[str, bytes | None], None]
-"""Is called with a channel and what was published in it; with None if something may be missing."""
 
 _UNKNOWN: Final = "unknown command"  # before Redis 7 a Cluster has no channels that belong to slots
 _PLAIN_FOR: Final = 1.0
@@ -67,21 +65,6 @@ class Publishing(Protocol):
         ...
 
 
-class _Channel:
-    """One channel that somebody listens to."""
-
-    __slots__ = ("at", "confirmed", "missed", "ready", "told")
-
-    def __init__(self, ready: asyncio.Future[None]) -> None:
-        self.told: dict[object, Told] = {}
-        self.at: Subscriber | None = None
-        self.ready = ready
-        """Is done when the server has confirmed it, or when that failed."""
-        self.confirmed = False
-        self.missed = False
-        """Whether it was confirmed before, so that something may be missing."""
-
-
 class RedisPubSub:
     """The channels of one store, for one event loop. A channel is subscribed to once for all.
 
@@ -104,7 +87,8 @@ class RedisPubSub:
         self._cluster = kind == "cluster"
         self._several = kind in ("cluster", "sentinel")
         self._loop = asyncio.get_running_loop()
-        self._channels: dict[str, _Channel] = {}
+        self._channels: dict[str, Listened] = {}
+        self._patience = Patience(timeout)
         self._unplaced: dict[str, None] = {}
         self._leaving: set[str] = set()  # at the end of this tick, unless somebody comes
         self._nodes: dict[str, Subscriber] = {}
@@ -143,34 +127,27 @@ class RedisPubSub:
     # -- listening
 
     async def subscribe(self, channels: Sequence[str], told: Told) -> Callable[[], None]:
-        token, ready = object(), list[asyncio.Future[None]]()
+        token, waiting = object(), Waiting()
         for name in channels:
             channel = self._channels.get(name)
             if channel is None:
-                channel = self._channels[name] = _Channel(self._loop.create_future())
+                channel = self._channels[name] = Listened()
                 self._place_soon([name])
-            channel.told[token] = told
-            ready.append(channel.ready)
+            channel.add(token, told, waiting)
         stop = partial(self._stop, channels, token)
-        try:
-            # Not gather(), which would cancel what others wait for, too.
-            done, left = await asyncio.wait(
-                ready, timeout=self._timeout, return_when=asyncio.FIRST_EXCEPTION
-            )
-            for future in done:
-                future.result()
-            if left:
-                raise late("the server of a channel", self._timeout)
-        except BaseException:
-            stop()
-            raise
+        if waiting.missing:
+            try:
+                await self._patience.wait(waiting)
+            except BaseException:
+                stop()
+                raise
         return stop
 
     def _stop(self, channels: Iterable[str], token: object) -> None:
         for name in channels:
             channel = self._channels.get(name)
             if channel is not None:
-                channel.told.pop(token, None)
+                channel.remove(token)
             if channel is not None and not channel.told:
                 if not self._leaving:
                     self._loop.call_soon(self._leave, context=Context())
@@ -284,9 +261,7 @@ class RedisPubSub:
         for name in names:
             channel = self._channels.get(name)
             if channel is not None and not channel.confirmed:
-                channel.ready.set_exception(error)
-                channel.ready.exception()  # so that asyncio doesn't log it
-                channel.ready = self._loop.create_future()
+                channel.fail(error)
         self._unsettle(names)
 
     def _unsettle(self, names: Iterable[str]) -> None:
@@ -296,7 +271,6 @@ class RedisPubSub:
             if (channel := self._channels.get(name)) is not None:
                 if channel.confirmed:
                     channel.confirmed, channel.missed = False, True
-                    channel.ready = self._loop.create_future()
                 channel.at = None
                 self._place_soon([name])
 
@@ -320,8 +294,8 @@ class RedisPubSub:
         known = self._channels.get(channel)
         if known is None or known.at is not by or known.confirmed:
             return
-        self._failures, known.confirmed = 0, True
-        known.ready.set_result(None)
+        self._failures, self._patience.heard = 0, True
+        known.confirm()
         if known.missed:
             known.missed = False
             self._tell(channel, None)

@@ -115,11 +115,20 @@ def test_a_right_that_is_missing(start_server: StartServer, prefix: str) -> None
             found = levels(url, "--prefix", prefix, status=2)
             assert found["rights"]["level"] == "fail"
             assert named in found["rights"]["text"]
-        for missing in ("+subscribe", "+publish", f"&{prefix}msg:*"):
+        for part, missing in (
+            *(("messages", rule) for rule in ("+subscribe", "+publish", f"&{prefix}msg:*")),
+            *(("on_expired", rule) for rule in ("+zadd", "+zrange")),
+        ):
             given = [rule for rule in rules(Role.APP, prefix=prefix) if rule != missing]
             client.execute_command(*acl_line("few", f">{SECRET}", given).split())
             found = levels(url, "--prefix", prefix)
-            assert (found["rights"]["level"], found["messages"]["level"]) == ("ok", "warn")
+            assert (found["rights"]["level"], found[part]["level"]) == ("ok", "warn")
+            used = levels(url, "--prefix", prefix, "--uses", "leader", "--uses", part, status=2)
+            assert (used["rights"]["level"], used[part]["level"]) == ("ok", "fail")
+            assert used["leader"]["level"] == "ok"
+            without = levels(url, "--prefix", prefix, "--uses", "sessions")
+            assert part not in without
+            assert without["rights"]["level"] == "ok"
         client.execute_command(*acl_line("few", f">{SECRET}", rules(Role.APP, prefix="x:")).split())
         assert levels(url, "--prefix", prefix, status=2)["rights"]["level"] == "fail"
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from redis import Redis, RedisCluster, Sentinel
 from redis.exceptions import AuthenticationError, RedisError
 
+from redis_sessions.testing import Clock
 from redis_sessions.testing import topology as topologies
+from redis_sessions.testing.topologies.processes import wait_until
 from redis_sessions.testing.topologies.replication import SERVICE, USERS
 from redis_sessions.testing.topology import ClusterTopology, TopologyError
 from tests.support import ROOT
@@ -91,6 +94,25 @@ def test_waiting_has_an_end(server_binary: Path) -> None:
         both.replicas[0].ask("REPLICAOF", "NO", "ONE")
         with pytest.raises(TopologyError, match="doesn't follow"):
             both.wait_ready(0.1)
+
+
+@pytest.mark.parametrize(("each", "asked"), [(0.1, 301), (0.5, 241), (5, 25)])
+def test_a_slow_machine_gets_more_time(
+    each: float, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each look takes long there are as many of them, up to four times the time."""
+    clock, looks = Clock(0), list[float]()
+    stopped = SimpleNamespace(monotonic=clock, sleep=float)  # which takes no time
+    monkeypatch.setattr("redis_sessions.testing.topologies.processes.time", stopped)
+
+    def problem() -> str:
+        clock.advance(each)
+        looks.append(clock.now)
+        return "it isn't ready"
+
+    with pytest.raises(TopologyError, match="s: it isn't ready"):
+        wait_until(problem, 30)
+    assert abs(len(looks) - asked) <= 1
 
 
 def test_tls_wants_certificates(tls_topology: topologies.TlsTopology) -> None:

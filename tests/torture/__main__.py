@@ -83,7 +83,8 @@ def _expiry(url: str, arguments: argparse.Namespace) -> str:
 
 
 def _leader(url: str, arguments: argparse.Namespace) -> str:
-    return leading.run(url, SERVERS[DEFAULT_SERVER], arguments.runs, arguments.lease)
+    server, kinds = SERVERS[DEFAULT_SERVER], arguments.kind or leading.KINDS
+    return leading.run(url, server, arguments.runs, arguments.lease, kinds)
 
 
 def _messages(_: str, arguments: argparse.Namespace) -> str:
@@ -128,6 +129,7 @@ def main() -> int:
     parser.add_argument("--expiring", type=int, default=100_000, help="sessions that run out")
     parser.add_argument("--parts", nargs="*", choices=sockets.PARTS, help="of the sockets")
     parser.add_argument("--runs", type=int, default=50, help="of each fault of a leader")
+    parser.add_argument("--kind", nargs="*", choices=leading.KINDS, help="of a leader's faults")
     parser.add_argument("--lease", type=int, default=1, help="seconds of a leader's lease")
     parser.add_argument("--mutations", type=int, default=1_000_000, help="of PHP's sessions")
     arguments = parser.parse_args()

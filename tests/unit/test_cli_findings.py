@@ -35,7 +35,8 @@ WELL = Server(
     clock=(0.001, 0.0005),
     pings=(0.001, 0.002, 0.001),
 )
-FACTS = Facts("server", tls=True, servers=[WELL])
+PARTS: dict[str, str | None] = {"leader": None, "on_expired": None, "messages": None}
+FACTS = Facts("server", tls=True, servers=[WELL], parts=PARTS)
 
 
 def of(facts: Facts, check: str) -> Finding:
@@ -58,8 +59,16 @@ def test_all_is_well() -> None:
     assert {finding.level for finding in findings} == {Level.OK}
     assert [finding.advice for finding in findings if finding.advice] == []
     assert [finding.check for finding in findings] == [
-        *("topology", "tls", "rights", "messages", "server", "default user", "protected mode"),
-        *("memory", "persistence", "replication", "clock", "latency"),
+        *("topology", "tls", "rights", "leader", "on_expired", "messages", "server"),
+        *(
+            "default user",
+            "protected mode",
+            "memory",
+            "persistence",
+            "replication",
+            "clock",
+            "latency",
+        ),
     ]
 
 
@@ -67,7 +76,7 @@ def test_what_the_user_may_not_ask_is_unknown() -> None:
     """No INFO, CONFIG, TIME, PING: unknown, and no warning."""
     blind = replace(WELL, hello=None, info=None, config=None, anonymous=None, clock=None, pings=())
     levels = {f.check: f.level for f in find(replace(FACTS, servers=[blind]))}
-    assert {levels.pop(name) for name in ("rights", "messages", "tls", "topology")} == {Level.OK}
+    assert {levels.pop(name) for name in ("rights", *PARTS, "tls", "topology")} == {Level.OK}
     assert set(levels.values()) == {Level.UNKNOWN}
 
 
@@ -368,10 +377,29 @@ def test_a_server_that_is_away() -> None:
 
 
 def test_a_dry_run_that_failed() -> None:
-    """What the store said is shown, and what to read. An application needn't send messages."""
-    found = [of(replace(FACTS, rights="no", messages="no"), n) for n in ("rights", "messages")]
-    assert [(f.level, f.text) for f in found] == [(Level.FAIL, "no"), (Level.WARN, "no")]
-    assert all("redis-sessions acl" in finding.advice for finding in found)
+    """What the store said is shown, and what to read."""
+    found = of(replace(FACTS, rights="no"), "rights")
+    assert (found.level, found.text) == (Level.FAIL, "no")
+    assert "redis-sessions acl" in found.advice
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_does_not_work(part: str) -> None:
+    """It is a warning, since an application needn't use it; a failure if it is named as used."""
+    facts = replace(FACTS, parts={**PARTS, part: "no"})
+    warned, failed = of(facts, part), of(replace(facts, uses=(part,)), part)
+    assert (warned.level, failed.level) == (Level.WARN, Level.FAIL)
+    assert warned.text.endswith(": no")
+    assert failed.text == warned.text
+    assert "--uses sessions" in warned.advice
+    assert "--uses" not in failed.advice
+    assert all("redis-sessions acl" in finding.advice for finding in (warned, failed))
+
+
+def test_parts_that_were_not_tried() -> None:
+    """They have no line."""
+    lines = {finding.check for finding in find(replace(FACTS, parts={}))}
+    assert not lines & set(PARTS)
 
 
 def test_the_same_of_several_is_one_line() -> None:

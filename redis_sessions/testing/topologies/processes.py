@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -45,6 +46,8 @@ HOST: Final = "127.0.0.1"
 TIMEOUT: Final = 30.0  # seconds, for whatever is waited for
 _ANSWER: Final = 5.0  # seconds, for one command
 _POLL: Final = 0.02
+_OFTEN: Final = 10  # times a second it is looked, unless the machine is slow
+_SLOWER: Final = 4  # times as long it is waited then
 _BUS: Final = 10_000  # a Cluster node's second port is this much higher
 _REAPER: Final = Path(__file__).with_name("reaper.py")
 _ROLES: Final = {"master": "primary", "slave": "replica", "sentinel": "sentinel"}
@@ -88,18 +91,20 @@ def _search_path() -> str:
 def wait_until(problem: Callable[[], str], timeout: float = TIMEOUT) -> None:
     """Ask until there is no problem left ("" is none); errors of redis-py count as problems.
 
-    `TopologyError` with the last problem after `timeout` seconds.
+    `TopologyError` with the last problem after `timeout` seconds; on a machine that is slow, which
+    asks seldom in that time, after up to four times as many.
     """
-    deadline = time.monotonic() + timeout
-    while True:
+    started = time.monotonic()
+    for asked in count(1):
         try:
             found = problem()
         except RedisError as exc:
             found = f"{type(exc).__name__}: {exc}"
         if not found:
             return
-        if time.monotonic() > deadline:
-            raise TopologyError(f"after {timeout:g} s: {found}")
+        passed = time.monotonic() - started
+        if passed > timeout * (1 if asked > timeout * _OFTEN else _SLOWER):
+            raise TopologyError(f"after {passed:.1f} s: {found}")
         time.sleep(_POLL)
 
 
@@ -277,12 +282,18 @@ class Node:
     def wait_started(self) -> None:
         """Return once it answers; `TopologyError` with the end of its log if it ended."""
         try:
-            wait_until_it_answers(self.name, self._log, self._answers, lambda: self.running)
+            wait_until_it_answers(
+                self.name, self._log, self._answers, lambda: self.running, TIMEOUT * _SLOWER
+            )
         except LaunchError as exc:
             raise TopologyError(str(exc)) from None
         if self._setup:
-            with suppress(ResponseError):
-                self.ask(*self._setup)
+            wait_until(self._set_up)
+
+    def _set_up(self) -> str:
+        with suppress(ResponseError):
+            self.ask(*self._setup)
+        return ""
 
     def start(self) -> None:
         """Start it, or start it again on the same port in the same directory."""

@@ -47,6 +47,8 @@ user app on #875b9380866e9d56e7110b0ee310962c16d9d4ae103f829d62bdffd2cbe7c61d re
 """
 """deploy/redis/users.acl: what the application may do; `app`'s password is "development"."""
 
+_AT_FIRST: Final = 60_000  # milliseconds
+
 # A certificate is for a name, as a rule: Sentinels look it up, and tell it.
 NAMES: Final = ("sentinel resolve-hostnames yes", "sentinel announce-hostnames yes")
 
@@ -300,7 +302,8 @@ def sentinel(
         watch = [
             *(NAMES if tls else ()),
             f"sentinel monitor {SERVICE} {host} {servers[0].port} {sentinels // 2 + 1}",
-            f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
+            # At first nobody is believed to be down: while all start, the machine is busy.
+            f"sentinel down-after-milliseconds {SERVICE} {max(down_after_ms, _AT_FIRST)}",
             f"sentinel failover-timeout {SERVICE} {max(3_000, 3 * down_after_ms)}",
         ]
         watchers = [
@@ -310,6 +313,8 @@ def sentinel(
         _start(watchers)
         topology = SentinelTopology(servers, watchers, files)
         topology.wait_ready()
+        for watcher in watchers:
+            watcher.ask("SENTINEL", "SET", SERVICE, "down-after-milliseconds", down_after_ms)
         yield topology
 
 
