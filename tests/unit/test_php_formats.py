@@ -267,6 +267,16 @@ def test_limits(serializer: Serializer, monkeypatch: pytest.MonkeyPatch) -> None
         decode(text, serializer, max_size=len(text) - 1)
 
 
+def test_many_elements_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted before they are built; commas in texts don't count."""
+    monkeypatch.setattr(php_data, "MAX_ELEMENTS", 100)
+    session = {"b\\": [1, 2], "a": ",\\" + ',",' * 100}
+
+    assert decode(encode(session, "json"), "json") == session
+    with pytest.raises(PhpFormatError, match="elements"):
+        decode(b"[" + b"1," * 101, "json")
+
+
 def test_too_deep_to_read() -> None:
     """Depth is limited where it is read, too."""
     levels = MAX_DEPTH + 1
