@@ -222,11 +222,37 @@ async def test_the_cookie_says_which_session_it_is(now: dict[str, Any]) -> None:
     at, source, token = await _visited(s1=dict(ALICE))
     source.sessions["s2"] = now
     assert (await at.visit(ours=token, theirs=None)).seen == ALICE
-    assert (await at.visit(ours=token, theirs="unknown")).seen == ALICE
     reply = await at.visit(ours=token, theirs="s2")
     assert reply.seen == now
     await at.visit(lambda session: session.sign_out(), ours=token_in(reply), theirs="s2")
     assert source.sessions == {"s1": ALICE} | ({} if "user_id" in now else {"s2": now})
+
+
+async def test_a_sign_out_after_a_new_id_there() -> None:
+    """The session under the old id lives on, as by default in PHP, but the browser's one ended."""
+    at, source, token = await _visited(s1=dict(ALICE))
+    reply = await at.visit(ours=token, theirs="s2")
+    assert (reply.seen, names_in(reply)) == ({}, [COOKIE])
+    assert at.reported("rejected") == ["Together theirs: ended at its source"]
+    assert source.sessions == {"s1": ALICE}
+    at.clock.advance(31)
+    assert (await at.visit(ours=token, theirs="s1")).seen == {}  # it was accepted once
+
+
+async def test_one_that_took_its_place_and_can_not_be_stored() -> None:
+    """It isn't accepted, but it is there: nobody is signed out by its size."""
+    at, source, token = await _visited(s1=dict(ALICE))
+    source.sessions["s2"] = {**ALICE, "n": "x" * 70_000}
+    assert (await at.visit(ours=token, theirs="s2")).seen == ALICE
+    assert at.reported("rejected") == ["Together theirs: can't be stored"]
+
+
+async def test_a_visitor_s_session_there_that_grows() -> None:
+    """What isn't shared, and is nobody's, is no news at each request."""
+    at, source, token = await _visited(s1={"cart": ["tea"]})
+    source.sessions["s1"]["theirs"] = "x" * 70_000
+    assert (await at.visit(ours=token)).seen == {"cart": ["tea"]}
+    assert at.reported("rejected") == []
 
 
 @pytest.mark.parametrize("status", [200, 404, 500])
