@@ -6,6 +6,7 @@ until the response, which is judged as any other: a sign-in, or a new session.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, cast
@@ -34,6 +35,10 @@ LONGEST_COOKIE: Final = 8192
 """The characters of a foreign cookie that is looked at. Browsers keep 4096 bytes."""
 MOST_COOKIES: Final = 3
 """How many cookies of one name are looked at."""
+
+_LATER: Final = (0.1, 0.2, 0.4, 0.8)
+"""Seconds until a source is asked again for a session whose id the browser has. PHP sends the id
+first, and stores the session when the request ends."""
 
 _NOBODYS: Final = (Status.NEW, Status.STALE)
 _CLOSED: Final = (Status.SUPERSEDED, Status.ROTATED)
@@ -147,7 +152,7 @@ class Accepting:
         if stored is None or origin is None or not origin.id:
             return False
         source = self._followed.get(origin.source)
-        left = moved is not None and not await self._has_another([moved], scope)
+        left = moved is not None and await self._has_left(moved, scope)
         if not left and (source is None or await self._lives(session, source, origin)):
             return False
         self._reject(origin.source, "ended at its source", stored.token.id)
@@ -155,6 +160,13 @@ class Accepting:
             # It may begin anew by the same id, which PHP for example uses again.
             both = contexts(self._backend, source.cookie, origin.id)
             await accepting.forget(self._backend, both)
+        return True
+
+    async def _has_left(self, moved: _Asked, scope: Scope) -> bool:
+        for pause in (0, *_LATER):
+            await asyncio.sleep(pause)
+            if await self._has_another([moved], scope):
+                return False
         return True
 
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from redis_sessions import Session, SessionMiddleware
 from redis_sessions.accept import Found
 from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.http import accepting as http_accepting
 from tests.support.asgi import COOKIE
 from tests.unit.accept.elsewhere import THEIRS, Elsewhere, Place, names_in, token_in
 
@@ -228,8 +229,9 @@ async def test_the_cookie_says_which_session_it_is(now: dict[str, Any]) -> None:
     assert source.sessions == {"s1": ALICE} | ({} if "user_id" in now else {"s2": now})
 
 
-async def test_a_sign_out_after_a_new_id_there() -> None:
+async def test_a_sign_out_after_a_new_id_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session under the old id lives on, as by default in PHP, but the browser's one ended."""
+    monkeypatch.setattr(http_accepting, "_LATER", (0,))
     at, source, token = await _visited(s1=dict(ALICE))
     reply = await at.visit(ours=token, theirs="s2")
     assert (reply.seen, names_in(reply)) == ({}, [COOKIE])
@@ -237,6 +239,24 @@ async def test_a_sign_out_after_a_new_id_there() -> None:
     assert source.sessions == {"s1": ALICE}
     at.clock.advance(31)
     assert (await at.visit(ours=token, theirs="s1")).seen == {}  # it was accepted once
+
+
+async def test_a_new_session_there_that_is_stored_late() -> None:
+    """PHP sends the new id, and stores the session when its request ends: nobody is signed out."""
+    at, source, token = await _visited(s1=dict(ALICE))
+    found, asked = source.find, list[str]()
+
+    async def find(value: str) -> Found | str | None:
+        asked.append(value)
+        if len(asked) == 3:
+            source.sessions["s2"] = dict(ALICE)
+        return await found(value)
+
+    source.find = find  # type: ignore[method-assign]  # one test alone wants it
+    assert (await at.visit(ours=token, theirs="s2")).seen == ALICE
+    assert (asked, at.reported("rejected")) == (["s2"] * 3, [])
+    assert (await at.visit(_add, ours=token, theirs="s2")).seen == ALICE
+    assert source.sessions["s2"]["cart"] == ["tea", "milk"]
 
 
 async def test_one_that_took_its_place_and_can_not_be_stored() -> None:
