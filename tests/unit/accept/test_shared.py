@@ -153,6 +153,33 @@ async def test_a_sign_in_that_fails_there_fails_here() -> None:
     assert at.reported("ended")[-1] == "not shared"
 
 
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_sign_out_beside_a_sign_in(before: bool) -> None:
+    """A page's other request signs out, before the session there began or after: both end."""
+    source = Together(s1={"cart": ["tea"]})
+    at = Place([source])
+    begin = source.begin
+
+    async def sign_out_first(
+        id: str, data: dict[str, Any], values: Mapping[str, Any]
+    ) -> tuple[bytes, bytes]:
+        await at.visit(lambda session: session.clear())
+        return await begin(id, data, values)
+
+    async def sign_in(session: Session) -> None:
+        (await at.visit(lambda session: session.sign_in("alice"))).checked()
+        session.clear()
+
+    if before:
+        source.begin = sign_out_first  # type: ignore[method-assign]  # one test alone wants it
+        reply = await at.visit(lambda session: session.sign_in("alice"))
+        assert (reply.status, reply.cookies) == (503, [])
+    else:
+        await at.visit(sign_in)
+    assert source.sessions == {}
+    assert await at.manager.count() == 0
+
+
 async def test_another_user_gets_nothing_of_the_first() -> None:
     """Somebody else who signs in here has a new session there, without the data of the first."""
     at, source, token = await _visited(s1=dict(ALICE))
