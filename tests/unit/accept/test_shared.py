@@ -195,6 +195,17 @@ async def test_a_sign_out_ends_it_there() -> None:
     assert THEIRS in names_in(reply)
 
 
+async def test_a_sign_out_there_after_a_sign_in_on_both_sides() -> None:
+    """She has proved here, too, who she is; what there is without her is shared as before."""
+    at = Place([source := Together(s1=dict(ALICE))])
+    token = token_in(await at.visit(lambda session: session.sign_in("alice")))
+    source.sessions["s1"] = {"cart": ["tea"]}
+    reply = await at.visit(ours=token)
+    assert reply.seen == {"cart": ["tea"]}
+    await at.visit(_add, ours=token_in(reply))
+    assert source.sessions == {"s1": {"cart": ["tea", "milk"]}}
+
+
 @pytest.mark.parametrize("now", [{}, {"cart": []}, {"user_id": "bob"}, {"broken": 1}, None])
 async def test_it_isnt_alice_s_any_more(now: dict[str, Any] | None) -> None:
     """If she isn't signed in there any more, she isn't here, and her data are nobody else's."""
