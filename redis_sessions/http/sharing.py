@@ -87,9 +87,10 @@ class Sharing:
         mine = {key: session[key] for key in source.shares if key in session}
         encoded = backend.values.encode(mine)
         whose = backend.principal.of(backend.values.encode(dict(mapped)))
-        knows = origin.at or backend.principal.of(encoded) is not None
-        if whose != state.principal and (whose is not None or knows):
-            return False
+        if whose != state.principal:
+            signed_in_here = not origin.at and backend.principal.of(encoded) is None
+            if whose is not None or not signed_in_here:
+                return False
         theirs = {key: mapped[key] for key in source.shares if key in mapped}
         state.shared = backend.values.encode(theirs)
         if encoded != state.shared:

@@ -3,7 +3,8 @@
 A marker says that it was accepted. Without it, a session that was signed out here would come back
 from the foreign cookie, which may live on. It is stored under `{prefix}accepted:{32 hex}`, before
 the session is: of several requests that come at once, the one that stores it goes on. It holds our
-session's id, sealed, and none if the foreign session was signed out of.
+session's id, sealed, and none if the foreign session was signed out of. If the request signs in,
+it also names what began at a source with our session, so that a sign-out beside it ends both.
 
 Its name is a digest of the foreign session's id without a key, so that it is found also when the
 secret key has been replaced. That id is random, or is signed, so nobody guesses it.
