@@ -6,6 +6,7 @@ until the response, which is judged as any other: a sign-in, or a new session.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, cast
@@ -34,6 +35,10 @@ LONGEST_COOKIE: Final = 8192
 """The characters of a foreign cookie that is looked at. Browsers keep 4096 bytes."""
 MOST_COOKIES: Final = 3
 """How many cookies of one name are looked at."""
+
+_LATER: Final = (0.1, 0.2, 0.4, 0.8)
+"""Seconds until a source is asked again for a session whose id the browser has. PHP sends the id
+first, and stores the session when the request ends."""
 
 _NOBODYS: Final = (Status.NEW, Status.STALE)
 _CLOSED: Final = (Status.SUPERSEDED, Status.ROTATED)
@@ -77,8 +82,9 @@ class Accepting:
         if state.status is LIVE:
             if not self._followed:
                 return session
-            accepted = await self._moved(state, scope)
-            if accepted is None and not await self._still_lives(session):
+            moved = self._moved(state, scope)
+            accepted = None if moved is None else await self._at(moved, scope)
+            if accepted is None and await self._has_ended(session, moved, scope):
                 accepted = await self._find(scope)
             elif accepted is None:
                 if state.principal is None and self._shared:  # somebody may have signed in there
@@ -99,17 +105,18 @@ class Accepting:
             accepted = await self._find(scope)
         if accepted is not None:
             self._fill(session, accepted)
-        elif self._sharing is not None and await self._has_another(scope):
-            state_of(session).shared = EMPTY  # so that none begins there in its place
+        elif self._sharing is not None:
+            shared = [each for each in self._sources if each.name in self._shared]
+            if await self._has_another(shared, scope):
+                state_of(session).shared = EMPTY  # so that none begins there in its place
         return session
 
-    async def _has_another(self, scope: Scope) -> bool:
-        """Whether the browser has a session at a source that shares them. It isn't accepted."""
+    async def _has_another(self, sources: Sequence[_Asked], scope: Scope) -> bool:
+        """Whether the browser has a session at one of these. It isn't accepted."""
         values = [
             await each.source.find(value)
-            for each in self._sources
+            for each in sources
             for value in each.read(scope)[:MOST_COOKIES]
-            if each.name in self._shared
         ]
         return any(found is not None for found in values)
 
@@ -125,30 +132,42 @@ class Accepting:
         state_of(session).want(cleared=True)
         return session
 
-    async def _moved(self, state: State, scope: Scope) -> Accepted | None:
-        """The session that the browser has at the source in the place of the one that we follow."""
+    def _moved(self, state: State, scope: Scope) -> _Asked | None:
+        """The source at which the browser has another session than the one that we follow."""
         origin = None if state.stored is None else state.stored.record.origin
         if self._sharing is None or origin is None or not origin.id:
             return None
         each = next((each for each in self._sources if each.name == origin.source), None)
-        if each is None or not self._sharing.moved(origin, each.read(scope)):
-            return None
-        accepted = await self._find(scope)
-        return accepted if accepted is not None and accepted.source == origin.source else None
+        moved = each is not None and self._sharing.moved(origin, each.read(scope))
+        return each if moved else None
 
-    async def _still_lives(self, session: Session) -> bool:
+    async def _at(self, moved: _Asked, scope: Scope) -> Accepted | None:
+        accepted = await self._find(scope)
+        return accepted if accepted is not None and accepted.source == moved.name else None
+
+    async def _has_ended(self, session: Session, moved: _Asked | None, scope: Scope) -> bool:
+        """Whether the session that ours follows has ended, or the one that took its place."""
         stored = state_of(session).stored
         origin = None if stored is None else stored.record.origin
         if stored is None or origin is None or not origin.id:
-            return True
+            return False
         source = self._followed.get(origin.source)
-        if source is None or await self._lives(session, source, origin):
-            return True
+        left = moved is not None and await self._has_left(moved, scope)
+        if not left and (source is None or await self._lives(session, source, origin)):
+            return False
         self._reject(origin.source, "ended at its source", stored.token.id)
-        # It may begin anew by the same id, which PHP for example uses again.
-        both = contexts(self._backend, source.cookie, origin.id)
-        await accepting.forget(self._backend, both)
-        return False
+        if source is not None and not left:
+            # It may begin anew by the same id, which PHP for example uses again.
+            both = contexts(self._backend, source.cookie, origin.id)
+            await accepting.forget(self._backend, both)
+        return True
+
+    async def _has_left(self, moved: _Asked, scope: Scope) -> bool:
+        for pause in (0, *_LATER):
+            await asyncio.sleep(pause)
+            if await self._has_another([moved], scope):
+                return False
+        return True
 
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
         """Whether it is still there, and the same user's. Some libraries keep the id for both."""
@@ -225,10 +244,10 @@ class Accepting:
             # One that is shared may be empty. What begins here is stored there, too.
             if data is None or (data == EMPTY and each.name not in self._shared):
                 return None
-            backend.values.check(data)
             principal = backend.principal.of(data)
             if signed_in and principal is None:
                 return None
+            backend.values.check(data)
         except StoreError:
             raise
         except (SessionEncodeError, ConfigurationError) as exc:

@@ -39,7 +39,15 @@ def _picked(data: dict[str, Any], paths: Mapping[str, list[str]]) -> dict[str, A
     for ours, path in paths.items():
         value: Any = data
         for step in path:
-            value = cast("Any", value).get(step) if isinstance(value, Mapping) else None
+            value = _inside(value, step)
         if value is not None:
             picked[ours] = value
     return picked
+
+
+def _inside(value: Any, step: str) -> Any:
+    if isinstance(value, Mapping):
+        return cast("Any", value).get(step)
+    values: Any = value
+    is_there = isinstance(value, list) and step.isdecimal() and int(step) < len(values)
+    return values[int(step)] if is_there else None

@@ -84,13 +84,16 @@ class Sharing:
         mapped = None if data is None else source.map(data)
         if mapped is None:
             return False
+        mine = {key: session[key] for key in source.shares if key in session}
+        encoded = backend.values.encode(mine)
         whose = backend.principal.of(backend.values.encode(dict(mapped)))
-        if whose != state.principal and (whose is not None or origin.at):
-            return False
+        if whose != state.principal:
+            signed_in_here = not origin.at and backend.principal.of(encoded) is None
+            if whose is not None or not signed_in_here:
+                return False
         theirs = {key: mapped[key] for key in source.shares if key in mapped}
         state.shared = backend.values.encode(theirs)
-        mine = {key: session[key] for key in source.shares if key in session}
-        if backend.values.encode(mine) != state.shared:
+        if encoded != state.shared:
             for key in mine.keys() - theirs.keys():
                 dict.pop(session, key)
             plain = values.decode(state.shared)  # as it is when it was stored

@@ -3,7 +3,8 @@
 A marker says that it was accepted. Without it, a session that was signed out here would come back
 from the foreign cookie, which may live on. It is stored under `{prefix}accepted:{32 hex}`, before
 the session is: of several requests that come at once, the one that stores it goes on. It holds our
-session's id, sealed, and none if the foreign session was signed out of.
+session's id, sealed, and none if the foreign session was signed out of. If the request signs in,
+it also names what began at a source with our session, so that a sign-out beside it ends both.
 
 Its name is a digest of the foreign session's id without a key, so that it is found also when the
 secret key has been replaced. That id is random, or is signed, so nobody guesses it.
@@ -37,6 +38,7 @@ __all__ = [
     "marker",
     "marker_name",
     "note",
+    "was_ended",
 ]
 
 _PURPOSE: Final = b"rs-accepted"
@@ -60,6 +62,8 @@ class Marker(NamedTuple):
     """Our session's. Empty: it was signed out of before there was one."""
     at: int
     """When, in seconds since the epoch. 0: it was sealed with a key that was removed."""
+    begun: Origin | None = None
+    """What began at a source with ours, by a sign-in here in the same request."""
 
 
 def marker_name(context: str) -> str:
@@ -93,8 +97,7 @@ async def is_under_way(backend: Backend, found: Marker, whose: str | None) -> bo
     """
     if backend.clock() - found.at > TOMBSTONE_TTL or await has_ended(backend, found, whose):
         return False
-    stored = await backend.store.load(found.id)
-    return stored is None or not is_tombstone(stored)  # None: it isn't stored yet
+    return not await was_ended(backend, found.id)  # nor if it isn't stored yet
 
 
 async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
@@ -208,6 +211,8 @@ async def _close(pending: PendingCommit, accepted: Accepted) -> None:
         taken = accepted.taken if found is None or found.id in ("", _FREE) else found.id
         if taken:
             await _end_taken(pending, taken, accepted.principal)
+        if found is not None and found.begun is not None:
+            await _end(pending.backend, found.begun)
         expected = None if stored is None else version(stored)
         if await pending.writer.commit(name, expected, value, accepted.ttl) is Commit.STORED:
             return
@@ -240,23 +245,34 @@ async def forget(backend: Backend, contexts: Iterable[str], of: str | None = Non
         name = marker_name(context)
         stored = await backend.store.load(name)
         plain = None if stored is None else backend.markers.open(context, stored)
-        if stored is not None and (of is None or (plain or b"")[8:] == of.encode()):
+        if stored is not None and (of is None or (plain or b"")[8:].split(b"\0")[0] == of.encode()):
             await backend.store.commit(name, version(stored), free, _CLAIM)
 
 
 def _sealed(pending: PendingCommit, accepted: Accepted, id: str) -> bytes:
-    return pending.backend.markers.seal(accepted.context, _plain(pending.writer.now, id))
+    begun = pending.origin if id else None
+    return pending.backend.markers.seal(accepted.context, _plain(pending.writer.now, id, begun))
 
 
-def _plain(now: int, id: str) -> bytes:
-    return now.to_bytes(8, "big") + id.encode()
+def _plain(now: int, id: str, begun: Origin | None = None) -> bytes:
+    parts = [id] if begun is None else [id, begun.source, begun.id]
+    return now.to_bytes(8, "big") + "\0".join(parts).encode()
 
 
 def _opened(backend: Backend, accepted: Accepted, stored: bytes) -> Marker:
     plain = backend.markers.open(accepted.context, stored)
     if plain is None:  # it says that it was accepted, and no more
         return Marker("", 0)
-    return Marker(plain[8:].decode("ascii", "replace"), int.from_bytes(plain[:8], "big"))
+    id, _, begun = plain[8:].decode("ascii", "replace").partition("\0")
+    source, _, theirs = begun.partition("\0")
+    at = int.from_bytes(plain[:8], "big")
+    return Marker(id, at, Origin(source, theirs, 0) if theirs else None)
+
+
+async def was_ended(backend: Backend, id: str) -> bool:
+    """Whether a session of ours was ended a moment ago."""
+    stored = await backend.store.load(id)
+    return stored is not None and is_tombstone(stored)
 
 
 async def end_others(pending: PendingCommit, carry_out: CarryOut) -> Answer:

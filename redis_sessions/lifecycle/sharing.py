@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from redis_sessions.errors import StoreError
+from redis_sessions.errors import StoreError, StoreUnavailableError
 from redis_sessions.lifecycle import accepting
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Origin
@@ -52,6 +52,9 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
         anonymous = old if pending.outcome is Outcome.GAIN else None
         try:
             headers = await sharing.begin(origin, stored, anonymous)
+            if came is not None and await accepting.was_ended(pending.backend, stored.token.id):
+                await sharing.end(origin)  # another request has signed out meanwhile
+                raise StoreUnavailableError("the new session was ended before it began")
         except BaseException:
             with suppress(StoreError):  # nobody gets its token
                 await pending.writer.end(stored.token.id, "not shared")

@@ -112,28 +112,27 @@ def _from_lzf(raw: bytes, max_size: int) -> bytes:
         control = raw[at]
         at += 1
         if control < _LITERALS:
-            run = raw[at : at + control + 1]
+            run: bytes | bytearray = raw[at : at + control + 1]
             at += control + 1
             if len(run) <= control:
                 return raw
         else:
-            length = control >> 5
-            if length == 7:
+            length = (control >> 5) + 2
+            if length == 9:
                 length += int.from_bytes(raw[at : at + 1], "big")
                 at += 1
-            start = len(out) - ((control & 0x1F) << 8 | int.from_bytes(raw[at : at + 1], "big")) - 1
-            at += 1
-            if start < 0 or at > len(raw):
+            if at >= len(raw):
                 return raw
-            run = _repeated(out[start : start + length + 2], length + 2)
+            start = len(out) - ((control & 0x1F) << 8 | raw[at]) - 1
+            at += 1
+            if start < 0:
+                return raw
+            run = out[start : start + length]
+            if len(run) < length:  # it goes on in what it writes: the same again and again
+                run = (run * (length // len(run) + 1))[:length]
         out += run
         _check(len(out), max_size)
     return bytes(out)
-
-
-def _repeated(pattern: bytearray, length: int) -> bytes:
-    """So many bytes: the pattern, again and again where it is shorter."""
-    return bytes((pattern * (length // len(pattern) + 1))[:length])
 
 
 def _to_lzf(raw: bytes) -> bytes:

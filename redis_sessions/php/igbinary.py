@@ -143,12 +143,13 @@ class _Reader:
 
     def _items(self, count: int) -> dict[str | bytes | int, Any]:
         self._budget.enter(count)
-        items = {self._key(): self.value() for _ in range(count)}
+        codes = (self._byte() for _ in range(count))
+        # A typed property that has no value yet is null in the place of its name, and no more.
+        items = {self._key(code): self.value() for code in codes if code != _NULL}
         self._budget.leave()
         return items
 
-    def _key(self) -> str | bytes | int:
-        code = self._byte()
+    def _key(self, code: int) -> str | bytes | int:
         if code in _INTS or code in _NEGATIVE_INTS:
             return self._int(code)
         string = self._string(code)

@@ -2,7 +2,8 @@
 
 Strings are `str` without being UTF-8 always, so that no usual library reads them. A map whose first
 key is nil is no array: `{nil: "Cart", "size": 1}` is an object, and `{nil: 4, 0: 2}` refers to the
-array or object of number 2. Only arrays, maps and objects have numbers, from 1.
+array or object of number 2. `{nil: 1, nil: "Cart"}` is an object that a reference leads to. Only
+arrays, maps and objects have numbers, from 1.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ _MAPS: Final = {0xDE: 2, 0xDF: 4}
 
 _OPEN: Final = object()
 """Stands for an array or object that hasn't ended."""
+
+_NO_MARK: Final = object()
+"""Stands for what a map without nil has beside it."""
 
 
 def loads(raw: bytes, budget: Budget | None = None) -> Any:
@@ -112,18 +116,25 @@ class _Reader:
         return [self.value() for _ in range(count)]
 
     def _map(self, count: int) -> Any:
-        if not count or self._raw[self.at : self.at + 1] != b"\xc0":
+        mark = self._mark(count)
+        if mark == _REFERENCE:  # PHP has a reference to the array or object that follows
+            count -= 1
+            mark = self._mark(count)
+        if mark is _NO_MARK:
             return array_of(self._items(count))
-        self.at += 1
-        mark = self.value()
         if isinstance(mark, (str, bytes)):
             return self._object(mark, count - 1)
-        if mark == _REFERENCE:
-            return array_of(self._items(count - 1))
         if count != 2 or not isinstance(mark, int):
             raise self._wrong("a map of an unknown kind")
         key, value = self.value(), self.value()
         return self._marked(mark, key, value)
+
+    def _mark(self, count: int) -> Any:
+        """What is beside nil, if that is the next key."""
+        if not count or self._raw[self.at : self.at + 1] != b"\xc0":
+            return _NO_MARK
+        self.at += 1
+        return self.value()
 
     def _object(self, name: str | bytes, count: int) -> PhpObject:
         if count == 1 and self._raw[self.at : self.at + 1] == b"\xc0":

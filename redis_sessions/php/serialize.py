@@ -73,13 +73,13 @@ def dumps(value: Any, depth: int = 1) -> bytes:
 class Reader:
     """Reads values one after the other. They share the numbers that references refer to."""
 
-    __slots__ = ("_budget", "_numbered", "_opaque", "_raw", "at")
+    __slots__ = ("_budget", "_certain", "_numbered", "_raw", "at")
 
     def __init__(self, raw: bytes, budget: Budget) -> None:
         self._raw = raw
         self._budget = budget
         self._numbered = list[Any]()
-        self._opaque = False
+        self._certain: int | None = None
         self.at = 0
 
     @property
@@ -171,7 +171,7 @@ class Reader:
         self._budget.spend(len(content))
         # It may hold values that took numbers, and only its class knows how many. What it refers to
         # has another number when something before it is written anew.
-        self._opaque = True
+        self._certain = self._certain or len(self._numbered)
         self._budget.linked |= _REFERS(content) is not None
         return PhpObject(name, content, "serializable")
 
@@ -190,9 +190,9 @@ class Reader:
         return int(found[1])
 
     def _referred(self, number: bytes) -> Any:
-        if self._opaque:
-            raise self.wrong("a reference behind an object that was serialized by its class")
         index = int(number) - 1
+        if self._certain is not None and index >= self._certain:
+            raise self.wrong("a reference to what is behind an object that its class serialized")
         if not 0 <= index < len(self._numbered) or self._numbered[index] is _OPEN:
             raise self.wrong("a reference to nothing, or to what it is in")
         self._budget.linked = True

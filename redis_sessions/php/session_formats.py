@@ -169,6 +169,7 @@ def _named(data: Mapping[Any, Any]) -> list[tuple[bytes, Any]]:
 
 
 def _from_json(raw: bytes, budget: Budget) -> dict[str | bytes, Any]:
+    _check_elements(raw)
     try:
         value = json.loads(
             raw.decode(), parse_constant=_no_number, parse_int=_json_int, parse_float=_json_float
@@ -176,6 +177,12 @@ def _from_json(raw: bytes, budget: Budget) -> dict[str | bytes, Any]:
     except ValueError:
         value = None  # no array either; and this error holds the payload
     return mapping_of(budget.copy(value))  # it counts
+
+
+def _check_elements(raw: bytes) -> None:
+    """Refuse too many elements before they are built. Each comma outside of a string has one."""
+    outside = raw.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    Budget().count(sum(part.count(b",") for part in outside))
 
 
 def _no_number(name: str) -> Any:

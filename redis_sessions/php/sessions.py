@@ -16,7 +16,7 @@ from redis_sessions.http.mapping import MapOption, mapped_by
 from redis_sessions.http.sources import Found
 from redis_sessions.http.transports import CookieTransport, SameSite
 from redis_sessions.php.compression import Compression, compressor, decompressor
-from redis_sessions.php.data import PhpFormatError, PhpObject
+from redis_sessions.php.data import PhpFormatError, PhpObject, mapping_of
 from redis_sessions.php.laravel import laravel_cookie
 from redis_sessions.php.session_formats import SERIALIZERS, Serializer, decode, encode, replace
 from redis_sessions.session.keywords import listed
@@ -53,8 +53,9 @@ class PhpSessions:
     - `compression`: as `redis.session.compression` in php.ini
     - `cookie`, `path`, `domain`, `https_only`, `same_site`: as PHP's `session.name` and
       `session.cookie_…`
-    - `map`: what becomes ours: `{"user_id": "user.id"}` is `$_SESSION["user"]["id"]`. By default
-      all of it. Values that have objects in them stay there; a callable has them as `PhpObject`
+    - `map`: what becomes ours: `{"user_id": "user.id"}` is `$_SESSION["user"]["id"]`, and `user.0`
+      is `$_SESSION["user"][0]`. By default all of it. Values that have objects in them stay
+      there; a callable has them as `PhpObject`
     - `follow`: a sign-out on either side is one on both
     - `write_back`: the keys of ours that are the same on both sides. They are read from PHP's
       session in each request, and stored there when they have changed. With the principal's key a
@@ -284,8 +285,10 @@ class PhpSessions:
             *way, last = self._paths[ours]
             inner = data
             for step in way:
-                found = inner.get(step)
-                if found in (None, []):  # an empty array is a list
+                found: Any = inner.get(step)
+                if isinstance(found, list):  # an array with the keys 0, 1, 2 …
+                    found = inner[step] = mapping_of(found)
+                elif found is None:
                     found = {}
                     if value is not None:
                         inner[step] = found

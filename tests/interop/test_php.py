@@ -21,10 +21,9 @@ from redis_sessions.php import PhpSessions
 from redis_sessions.testing.topology import ClusterTopology
 from tests.support.apps import Events, app_of
 from tests.support.servers import as_owner
-from tests.support.shop import Browser, browser, shop
+from tests.support.shop import Browser, Place, browser, phpredis, shop, tcp
 
 SECRET: Final = "interop-tests-alone-have-this-secret-key"
-MAP: Final = {"user_id": "user.id", "cart": "cart"}
 
 
 @pytest.fixture(scope="module")
@@ -34,43 +33,15 @@ def shop_url(php: Path) -> Iterator[str]:
         yield url
 
 
-class Place:
-    """Where a test's PHP keeps its sessions, and how."""
-
-    def __init__(self, url: str, prefix: str, ini: dict[str, Any]) -> None:
-        self.url, self.prefix = url, prefix
-        self.ini = ini
-
-    def source(self, **options: Any) -> PhpSessions:
-        asked: dict[str, Any] = {
-            "map": MAP,
-            "write_back": {"user_id", "cart"},
-            "https_only": False,
-            **options,
-        }
-        return PhpSessions(self.url, prefix=self.prefix, **asked)
-
-
-def _tcp(url: str) -> str:
-    """The server as PHP has it. PHP may do everything there, and we what the rules allow."""
-    return as_owner(url).replace("redis://", "tcp://").removesuffix("/0")
-
-
-def _phpredis(url: str, prefix: str) -> Place:
-    path = _tcp(url)
-    ini = {"session.save_handler": "redis", "session.save_path": f"{path}?prefix={prefix}"}
-    return Place(url, prefix, {**ini, "redis.session.locking_enabled": "1"})
-
-
 @pytest.fixture(params=["phpredis", "predis", "cluster"])
 def place(request: pytest.FixtureRequest, prefix: str, redis_url: str) -> Place:
     """Each of PHP's handlers in turn."""
     theirs = f"{prefix}php:"
     if request.param == "phpredis":
-        return _phpredis(redis_url, theirs)
+        return phpredis(redis_url, theirs)
     if request.param == "predis":
         request.getfixturevalue("php_libraries")
-        return Place(redis_url, theirs, {"predis": _tcp(redis_url), "prefix": theirs})
+        return Place(redis_url, theirs, {"predis": tcp(redis_url), "prefix": theirs})
     return _cluster(request.getfixturevalue("cluster_topology"), theirs)
 
 
@@ -157,7 +128,7 @@ async def test_new_ids_beside_old_ones(redis_url: str, prefix: str, shop_url: st
 
     With 6 bits a character PHP's ids have commas, which it writes as %2C into the cookie.
     """
-    place = _phpredis(redis_url, f"{prefix}php:")
+    place = phpredis(redis_url, f"{prefix}php:")
     place.ini |= {"session.sid_bits_per_character": "6", "session.sid_length": "256"}
     async with visiting(place, prefix, shop_url) as at:
         await at.php("/login?user=alice")
@@ -175,7 +146,7 @@ async def test_a_session_that_is_not_accepted_goes_on_in_php(
     redis_url: str, prefix: str, shop_url: str
 ) -> None:
     """Who is signed in with PHP stays so, although this session is too large for us."""
-    place = _phpredis(redis_url, f"{prefix}php:")
+    place = phpredis(redis_url, f"{prefix}php:")
     async with visiting(place, prefix, shop_url) as at:
         await at.php("/login?user=alice")
         source = place.source()
@@ -190,7 +161,7 @@ async def test_a_session_that_is_not_accepted_goes_on_in_php(
 
 async def test_objects_stay_in_php(redis_url: str, prefix: str, shop_url: str) -> None:
     """An object that PHP puts where the map leads is none here, and changes don't replace it."""
-    place = _phpredis(redis_url, f"{prefix}php:")
+    place = phpredis(redis_url, f"{prefix}php:")
     async with visiting(place, prefix, shop_url) as at:
         await at.php("/login?user=alice")
         await at.ours("/do?add=tea")
@@ -202,7 +173,7 @@ async def test_objects_stay_in_php(redis_url: str, prefix: str, shop_url: str) -
 
 async def test_a_page_s_first_requests(redis_url: str, prefix: str, shop_url: str) -> None:
     """They come together, one of them has our cookie, and none of them ends PHP's session."""
-    place = _phpredis(redis_url, f"{prefix}php:")
+    place = phpredis(redis_url, f"{prefix}php:")
     async with visiting(place, prefix, shop_url) as at:
         await at.php("/login?user=alice")
         id = at.php_id
@@ -257,7 +228,7 @@ async def test_formats(
     redis_url: str, prefix: str, shop_url: str, serializer: Any, compression: Any
 ) -> None:
     """What PHP stores is found, and what is written for it is what PHP reads."""
-    place = _phpredis(redis_url, prefix)
+    place = phpredis(redis_url, prefix)
     place.ini["session.serialize_handler"] = serializer
     place.ini["redis.session.compression"] = compression or "none"
     source = place.source(serializer=serializer, compression=compression, map=None)
@@ -278,7 +249,7 @@ async def test_formats(
 
 async def test_every_write_counts(redis_url: str, prefix: str, shop_url: str) -> None:
     """PHP's lock is ours, too: 100 writes of both sides at once, and none is lost."""
-    place = _phpredis(redis_url, prefix)
+    place = phpredis(redis_url, prefix)
     place.ini |= {"redis.session.lock_wait_time": "2000", "redis.session.lock_retries": "5000"}
     names = [f"key{number}" for number in range(50)]
     source = place.source(map=None, write_back=names)
@@ -320,7 +291,7 @@ async def test_php_holds_the_lock(
 ) -> None:
     """A write waits for PHP's lock, and then fails; an end happens all the same."""
     monkeypatch.setattr("redis_sessions.php.sessions._WAIT", 0.05)
-    place = _phpredis(redis_url, prefix)
+    place = phpredis(redis_url, prefix)
     source = place.source()
     async with browser(Starlette(), shop_url, place.ini) as at:
         await at.php("/login?user=alice")
@@ -338,7 +309,7 @@ async def test_php_holds_the_lock(
 
 async def test_a_session_that_ended_stays_so(redis_url: str, prefix: str, shop_url: str) -> None:
     """What PHP has ended isn't stored again by a write, and isn't there."""
-    place = _phpredis(redis_url, prefix)
+    place = phpredis(redis_url, prefix)
     source = place.source()
     async with browser(Starlette(), shop_url, place.ini) as at:
         await at.php("/login?user=alice")

@@ -37,6 +37,9 @@ SESSIONS: Final = {
         'e' => [&$a, $a, 1.5]];""",
     "objects": """$o = new Money; $_SESSION = ['m' => $o, 'n' => $o, 'a' => [1], 'o' => &$o,
         'std' => (object) ['a' => [1], 'b' => new Money, 'c' => (object) []], 'p' => $o];""",
+    "objects that are referred to": """$o = new Money; $s = (object) [];
+        $_SESSION = ['o' => &$o, 'p' => [&$o, &$s], 'q' => $o, 's' => &$s, 't' => $s];""",
+    "properties without a value": """$_SESSION = ['b' => [new Blank, new Blank], 'c' => [1]];""",
     "enums": """$_SESSION = ['s' => [Suit::Hearts, Suit::Spades, Suit::Hearts]];""",
     "deep": """$d = 'end'; for ($i = 0; $i < 62; $i++) { $d = ['x' => $d]; }
         $_SESSION = ['deep' => $d];""",
@@ -45,7 +48,10 @@ SESSIONS: Final = {
     "nothing": "$_SESSION = [];",
 }
 
-NOT_JSON: Final = {"binary", "no numbers", "objects", "enums"}
+NOT_JSON: Final = {
+    *("binary", "no numbers", "objects", "enums"),
+    *("objects that are referred to", "properties without a value"),
+}
 """What JSON of PHP doesn't have, or loses."""
 
 NOT_READ: Final = {"enums"}

@@ -3,6 +3,7 @@
 
 enum Suit: string { case Hearts = 'H'; case Spades = 'S'; }
 class Money { public $amount = 5; protected $currency = 'EUR'; private $note = null; }
+class Blank { public int $id; public ?Money $price; public $name = 'x'; }
 
 // PHP warns of this interface when it compiles the class; old applications have it all the same.
 error_reporting(E_ALL & ~E_DEPRECATED);

@@ -14,11 +14,43 @@ import httpx2
 from starlette.types import ASGIApp
 
 from redis_sessions.connect.launch import launch
-from tests.support.servers import free_port
+from redis_sessions.php import PhpSessions
+from tests.support.servers import as_owner, free_port
 
 _SHOP: Final = Path(__file__).with_name("shop.php")
 OURS: Final = "http://127.0.0.1:1"
 """Where the browser finds the application. Cookies are the same on all ports of a host."""
+
+
+MAP: Final = {"user_id": "user.id", "cart": "cart"}
+
+
+class Place:
+    """Where a test's PHP keeps its sessions, and how."""
+
+    def __init__(self, url: str, prefix: str, ini: dict[str, Any]) -> None:
+        self.url, self.prefix = url, prefix
+        self.ini = ini
+
+    def source(self, **options: Any) -> PhpSessions:
+        asked: dict[str, Any] = {
+            "map": MAP,
+            "write_back": {"user_id", "cart"},
+            "https_only": False,
+            **options,
+        }
+        return PhpSessions(self.url, prefix=self.prefix, **asked)
+
+
+def tcp(url: str) -> str:
+    """The server as PHP has it. PHP may do everything there, and we what the rules allow."""
+    return as_owner(url).replace("redis://", "tcp://").removesuffix("/0")
+
+
+def phpredis(url: str, prefix: str) -> Place:
+    path = tcp(url)
+    ini = {"session.save_handler": "redis", "session.save_path": f"{path}?prefix={prefix}"}
+    return Place(url, prefix, {**ini, "redis.session.locking_enabled": "1"})
 
 
 @contextmanager

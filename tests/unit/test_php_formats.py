@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 
 from redis_sessions.php import data as php_data
 from redis_sessions.php import igbinary, msgpack, serialize
-from redis_sessions.php.compression import Compression, compressor, decompressor
 from redis_sessions.php.data import MAX_DEPTH, PhpFormatError, PhpObject
 from redis_sessions.php.session_formats import SERIALIZERS, Serializer, decode, encode, replace
 from tests.support.php_mutations import run
@@ -70,12 +68,38 @@ def test_no_bytes_are_an_empty_session(serializer: Serializer) -> None:
     assert decode(encode({}, serializer), serializer) == {}
 
 
-def test_references_of_msgpack() -> None:
-    """A reference to an array has no number of its own, but one to an object has."""
-    payload = "9582c001a16b0182c002000282c0a8737464436c617373a1780182c004000382c0040003"
-    record = PhpObject("stdClass", {"x": 1})
+OLD = PhpObject("A", b"i:1;", "serializable")
+STD = PhpObject("stdClass", {"x": 1})
 
-    assert msgpack.loads(bytes.fromhex(payload)) == [{"k": 1}, {"k": 1}, record, record, record]
+
+@pytest.mark.parametrize(
+    ("payload", "serializer", "session"),
+    [
+        # A reference to an array has no number of its own, but one to an object has.
+        (
+            b"\x95\x82\xc0\1\xa1k\1\x82\xc0\2\0\2\x82\xc0\xa8stdClass\xa1x\1\x82\xc0\4\0\3\x82\xc0\4\0\3",
+            "msgpack",
+            dict(zip("01234", [{"k": 1}, {"k": 1}, STD, STD, STD], strict=True)),
+        ),
+        # An object that a reference leads to begins with the mark of a reference.
+        (
+            b"\x82\xa1a\x83\xc0\1\xc0\xa8stdClass\xa1x\1\xa1b\x82\xc0\5\0\2",
+            "msgpack",
+            {"a": STD, "b": STD},
+        ),
+        # A typed property that PHP hasn't set yet is null where its name would be.
+        (
+            b"\0\0\0\2\x14\1\x11\1o\x17\1A\x14\3\0\x11\1b\0\0",
+            "igbinary",
+            {"o": PhpObject("A", {"b": None})},
+        ),
+        # What a class has serialized may have taken numbers. Its own, and those before, are known.
+        (b'x|i:5;a|C:1:"A":4:{i:1;}b|R:1;c|r:2;', "php", {"x": 5, "a": OLD, "b": 5, "c": OLD}),
+    ],
+)
+def test_what_else_php_writes(payload: bytes, serializer: Serializer, session: Any) -> None:
+    """Marks of references, and numbers and names that were left out."""
+    assert decode(payload, serializer) == session
 
 
 def test_a_property_of_msgpack_whose_name_is_a_number() -> None:
@@ -136,7 +160,7 @@ def test_a_property_by_its_name() -> None:
         (b'a|O:1:"A":1:{s:1:"a";r:1;}', "php"),
         (b'a|O:1:"A":{}', "php"),
         (b'a|E:4:"Suit";', "php"),
-        (b'a|C:1:"A":4:{i:1;}b|R:1;', "php"),
+        (b'a|C:1:"A":4:{i:1;}b|R:2;', "php"),
         (b'a|C:1:"A":5:{i:1;}', "php"),
         (b"\x05ai:1;", "php_binary"),
         (b"\x01", "php_binary"),
@@ -178,6 +202,7 @@ def test_a_property_by_its_name() -> None:
         (b"\x91\x82\xc0\7\xa1a\xa1b", "msgpack"),
         (b"\x91\x81\xc0\4", "msgpack"),
         (b"\x91\x83\xc0\xa1A\xc0\x90\xa1b\1", "msgpack"),
+        (b"\x91\x83\xc0\1\xc0\1\xa1a\1", "msgpack"),
         (b"\xdd\xff\xff\xff\xff", "msgpack"),
     ],
 )
@@ -240,6 +265,16 @@ def test_limits(serializer: Serializer, monkeypatch: pytest.MonkeyPatch) -> None
     assert decode(text, serializer, max_size=len(text)) == {"a": "x" * 1000}
     with pytest.raises(PhpFormatError, match="max_size"):
         decode(text, serializer, max_size=len(text) - 1)
+
+
+def test_many_elements_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted before they are built; commas in texts don't count."""
+    monkeypatch.setattr(php_data, "MAX_ELEMENTS", 100)
+    session = {"b\\": [1, 2], "a": ",\\" + ',",' * 100}
+
+    assert decode(encode(session, "json"), "json") == session
+    with pytest.raises(PhpFormatError, match="elements"):
+        decode(b"[" + b"1," * 101, "json")
 
 
 def test_too_deep_to_read() -> None:
@@ -332,49 +367,6 @@ def test_an_array_that_two_places_have() -> None:
     payload = b"\0\0\0\2\x14\2\x11\1c\x14\1\6\0\6\1\x11\1d\1\1"
 
     assert decode(replace(payload, "igbinary", {}), "igbinary") == {"c": [1], "d": [1]}
-
-
-STORED: dict[Compression, str] = {
-    "lzf": "0b636172747c613a303a7b7d63e0200a017b7d",
-    "zstd": "28b52ffd20378d000058636172747c613a303a7b7d0100d92c5e",
-    "lz4": "0d37000000bf636172747c613a303a7b7d0b0014503a303a7b7d",
-}
-
-
-@pytest.mark.parametrize("kind", STORED)
-def test_compression(kind: Compression) -> None:
-    """What phpredis compressed is read; what it left as it was, too; and what is written."""
-    payload = b"cart|a:0:{}" * 5
-    decompress, compress = decompressor(kind), compressor(kind)
-
-    assert decompress(bytes.fromhex(STORED[kind]), 1000) == payload
-    assert decompress(payload, 1000) == payload
-    for raw in (payload, b"", b"x", bytes(range(256)) * 40):
-        assert decompress(compress(raw), 20_000) == raw
-    with pytest.raises(PhpFormatError, match="after decompression"):
-        decompress(bytes.fromhex(STORED[kind]), len(payload) - 1)
-
-
-@pytest.mark.parametrize("kind", STORED)
-def test_broken_compression(kind: Compression) -> None:
-    """A frame that is cut gives an error, or what phpredis gives: the bytes as they are."""
-    stored = bytes.fromhex(STORED[kind])
-    decompress = decompressor(kind)
-
-    for length in range(1, len(stored)):
-        with contextlib.suppress(PhpFormatError):
-            assert decompress(stored[:length], 1000) != b"cart|a:0:{}" * 5
-
-
-def test_what_phpredis_takes_for_uncompressed() -> None:
-    """LZF that is cut, and a header of lz4 with nothing behind it; but not an altered length."""
-    assert decompressor("lzf")(b"\x05abc", 100) == b"\x05abc"
-    assert decompressor("lzf")(b"\0a\x20\x05", 100) == b"\0a\x20\x05"
-    lz4, block = decompressor("lz4"), bytes.fromhex(STORED["lz4"])
-    none, more = bytes.fromhex("d700000000"), bytes.fromhex("8338000000")
-    assert lz4(none + b"x", 100) == none + b"x"
-    with pytest.raises(PhpFormatError, match="another length"):
-        lz4(more + block[5:], 100)
 
 
 def test_altered_sessions() -> None:

@@ -75,6 +75,13 @@ async def test_altered_cookies_of_laravel(json: bytes) -> None:
     assert await source.find(ID) == "bad signature"
 
 
+def test_paths_into_lists() -> None:
+    """An array with the keys 0, 1, 2 … is a list, and the path has its number."""
+    paths = {"user_id": "user.0", "no": "user.9", "none": "user.x", "item": "cart.1.sku"}
+    data = {"user": [7, "Ada"], "cart": [{"sku": "tea"}, {"sku": "milk"}]}
+    assert PhpSessions(NOWHERE, map=paths).map(data) == {"user_id": 7, "item": "milk"}
+
+
 def test_only_plain_data() -> None:
     """Keys that have an object anywhere in them stay there, but a callable may take them."""
     item = PhpObject("Item", {"name": "tea"})

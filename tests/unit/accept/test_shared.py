@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from redis_sessions import Session, SessionMiddleware
 from redis_sessions.accept import Found
 from redis_sessions.errors import StoreUnavailableError
+from redis_sessions.http import accepting as http_accepting
 from tests.support.asgi import COOKIE
 from tests.unit.accept.elsewhere import THEIRS, Elsewhere, Place, names_in, token_in
 
@@ -152,6 +153,33 @@ async def test_a_sign_in_that_fails_there_fails_here() -> None:
     assert at.reported("ended")[-1] == "not shared"
 
 
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_sign_out_beside_a_sign_in(before: bool) -> None:
+    """A page's other request signs out, before the session there began or after: both end."""
+    source = Together(s1={"cart": ["tea"]})
+    at = Place([source])
+    begin = source.begin
+
+    async def sign_out_first(
+        id: str, data: dict[str, Any], values: Mapping[str, Any]
+    ) -> tuple[bytes, bytes]:
+        await at.visit(lambda session: session.clear())
+        return await begin(id, data, values)
+
+    async def sign_in(session: Session) -> None:
+        (await at.visit(lambda session: session.sign_in("alice"))).checked()
+        session.clear()
+
+    if before:
+        source.begin = sign_out_first  # type: ignore[method-assign]  # one test alone wants it
+        reply = await at.visit(lambda session: session.sign_in("alice"))
+        assert (reply.status, reply.cookies) == (503, [])
+    else:
+        await at.visit(sign_in)
+    assert source.sessions == {}
+    assert await at.manager.count() == 0
+
+
 async def test_another_user_gets_nothing_of_the_first() -> None:
     """Somebody else who signs in here has a new session there, without the data of the first."""
     at, source, token = await _visited(s1=dict(ALICE))
@@ -165,6 +193,17 @@ async def test_a_sign_out_ends_it_there() -> None:
     reply = await at.visit(lambda session: session.sign_out(), ours=token)
     assert source.sessions == {}
     assert THEIRS in names_in(reply)
+
+
+async def test_a_sign_out_there_after_a_sign_in_on_both_sides() -> None:
+    """She has proved here, too, who she is; what there is without her is shared as before."""
+    at = Place([source := Together(s1=dict(ALICE))])
+    token = token_in(await at.visit(lambda session: session.sign_in("alice")))
+    source.sessions["s1"] = {"cart": ["tea"]}
+    reply = await at.visit(ours=token)
+    assert reply.seen == {"cart": ["tea"]}
+    await at.visit(_add, ours=token_in(reply))
+    assert source.sessions == {"s1": {"cart": ["tea", "milk"]}}
 
 
 @pytest.mark.parametrize("now", [{}, {"cart": []}, {"user_id": "bob"}, {"broken": 1}, None])
@@ -222,11 +261,56 @@ async def test_the_cookie_says_which_session_it_is(now: dict[str, Any]) -> None:
     at, source, token = await _visited(s1=dict(ALICE))
     source.sessions["s2"] = now
     assert (await at.visit(ours=token, theirs=None)).seen == ALICE
-    assert (await at.visit(ours=token, theirs="unknown")).seen == ALICE
     reply = await at.visit(ours=token, theirs="s2")
     assert reply.seen == now
     await at.visit(lambda session: session.sign_out(), ours=token_in(reply), theirs="s2")
     assert source.sessions == {"s1": ALICE} | ({} if "user_id" in now else {"s2": now})
+
+
+async def test_a_sign_out_after_a_new_id_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session under the old id lives on, as by default in PHP, but the browser's one ended."""
+    monkeypatch.setattr(http_accepting, "_LATER", (0,))
+    at, source, token = await _visited(s1=dict(ALICE))
+    reply = await at.visit(ours=token, theirs="s2")
+    assert (reply.seen, names_in(reply)) == ({}, [COOKIE])
+    assert at.reported("rejected") == ["Together theirs: ended at its source"]
+    assert source.sessions == {"s1": ALICE}
+    at.clock.advance(31)
+    assert (await at.visit(ours=token, theirs="s1")).seen == {}  # it was accepted once
+
+
+async def test_a_new_session_there_that_is_stored_late() -> None:
+    """PHP sends the new id, and stores the session when its request ends: nobody is signed out."""
+    at, source, token = await _visited(s1=dict(ALICE))
+    found, asked = source.find, list[str]()
+
+    async def find(value: str) -> Found | str | None:
+        asked.append(value)
+        if len(asked) == 3:
+            source.sessions["s2"] = dict(ALICE)
+        return await found(value)
+
+    source.find = find  # type: ignore[method-assign]  # one test alone wants it
+    assert (await at.visit(ours=token, theirs="s2")).seen == ALICE
+    assert (asked, at.reported("rejected")) == (["s2"] * 3, [])
+    assert (await at.visit(_add, ours=token, theirs="s2")).seen == ALICE
+    assert source.sessions["s2"]["cart"] == ["tea", "milk"]
+
+
+async def test_one_that_took_its_place_and_can_not_be_stored() -> None:
+    """It isn't accepted, but it is there: nobody is signed out by its size."""
+    at, source, token = await _visited(s1=dict(ALICE))
+    source.sessions["s2"] = {**ALICE, "n": "x" * 70_000}
+    assert (await at.visit(ours=token, theirs="s2")).seen == ALICE
+    assert at.reported("rejected") == ["Together theirs: can't be stored"]
+
+
+async def test_a_visitor_s_session_there_that_grows() -> None:
+    """What isn't shared, and is nobody's, is no news at each request."""
+    at, source, token = await _visited(s1={"cart": ["tea"]})
+    source.sessions["s1"]["theirs"] = "x" * 70_000
+    assert (await at.visit(ours=token)).seen == {"cart": ["tea"]}
+    assert at.reported("rejected") == []
 
 
 @pytest.mark.parametrize("status", [200, 404, 500])
