@@ -106,7 +106,7 @@ dist: $(VENV)/.dist
 	$(BIN)/python -m tests.distributions
 
 demo: $(VENV)/.demo
-	@echo "Starting a Redis of its own, and the demo. ARGS='--redis redis://localhost' uses yours."
+	@$(if $(ARGS),,echo "Starting a Redis of its own, and the demo. ARGS='--redis redis://localhost' uses yours.")
 	@$(BIN)/redis-sessions demo $(ARGS)
 
 # Other libraries are needed only here. ARGS=overhead: one of them; ARGS=report: the README's tables.
