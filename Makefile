@@ -21,9 +21,10 @@ unexport PYTHONDONTWRITEBYTECODE
 setup: $(VENV)/.dev
 
 $(VENV)/.python:
-	scripts/venv $(VENV) $(PYTHON)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	touch $@
+	@echo "Making a virtual environment in $(VENV) ..."
+	@scripts/venv $(VENV) $(PYTHON)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -32,8 +33,8 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.python
 # The demo needs a fifth of what the tests need, and nothing more if theirs is there.
 $(VENV)/.demo: pyproject.toml $(VENV)/.python
 	@echo "Installing what the demo needs into $(VENV), once ..."
-	test $(VENV)/.dev -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[demo]'
-	touch $@
+	@test $(VENV)/.dev -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
 
 servers: $(VENV)/.python
 	scripts/servers $(VENV)/servers
@@ -106,7 +107,7 @@ dist: $(VENV)/.dist
 	$(BIN)/python -m tests.distributions
 
 demo: $(VENV)/.demo
-	@echo "Starting a Redis of its own, and the demo. ARGS='--redis redis://localhost' uses yours."
+	@$(if $(ARGS),,echo "Starting a Redis of its own, and the demo. ARGS='--redis redis://localhost' uses yours.")
 	@$(BIN)/redis-sessions demo $(ARGS)
 
 # Other libraries are needed only here. ARGS=overhead: one of them; ARGS=report: the README's tables.

@@ -36,6 +36,7 @@ OUTSIDE = {
     "benchmarks/README.md": "project/benchmarks.md",
 }
 
+_IMAGES = {".png", ".svg", ".gif", ".webp"}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _TAB = re.compile(r"^<!-- tab: (.+?) -->\n+(^```.*?^```\n)", re.MULTILINE | re.DOTALL)
@@ -53,7 +54,7 @@ def stage() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_staged(path, name, pages))
     for path in (ROOT / "docs").rglob("*"):
-        if path.suffix in {".css", ".js", ".png", ".svg", ".gif", ".webp"}:
+        if path.suffix in {".css", ".js", *_IMAGES}:
             target = STAGED / path.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
@@ -74,7 +75,7 @@ def _staged(path: Path, name: Path, pages: dict[Path, Path]) -> str:
         target = (path.parent / file).resolve()
         if target in pages:
             return f"{mark}[{text}]({up}{pages[target].as_posix()}{anchor})"
-        if target.is_relative_to(ROOT / "docs") and target.suffix in {".png", ".svg", ".gif"}:
+        if target.is_relative_to(ROOT / "docs") and target.suffix in _IMAGES:
             return f"{mark}[{text}]({up}{target.relative_to(ROOT / 'docs').as_posix()})"
         # A file of the repository that isn't in the site.
         return text if mark else f"{text} (`{target.relative_to(ROOT).as_posix()}`)"

@@ -156,7 +156,7 @@ aria-label="{escape(title)}">
 
 
 def badges() -> None:
-    """Draw a row of badges. None of them asks another site."""
+    """Draw two rows of badges, which a phone shows legibly. None of them asks another site."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pythons = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
     shown = {
@@ -166,19 +166,22 @@ def badges() -> None:
         "types": "mypy and pyright, strict",
         "license": project["license"],
     }
-    parts, x = list[str](), 0
+    parts, x, y, width = list[str](), 0, 0, 0
     for name, value in shown.items():
+        if name == "types":
+            x, y = 0, 26
         left, right = (round(len(text) * 6.6) + 14 for text in (name, value))
         parts += [
-            f'<rect x="{x}" width="{left + right}" height="20" rx="3" class="value"/>',
-            f'<path d="M{x + left} 0H{x + 3}a3 3 0 0 0-3 3v14a3 3 0 0 0 3 3H{x + left}z"/>',
-            f'<text x="{x + left / 2}" y="14">{escape(name)}</text>',
-            f'<text x="{x + left + right / 2}" y="14">{escape(value)}</text>',
+            f'<rect x="{x}" y="{y}" width="{left + right}" height="20" rx="3" class="value"/>',
+            f'<path d="M{x + left} {y}H{x + 3}a3 3 0 0 0-3 3v14a3 3 0 0 0 3 3H{x + left}z"/>',
+            f'<text x="{x + left / 2}" y="{y + 14}">{escape(name)}</text>',
+            f'<text x="{x + left + right / 2}" y="{y + 14}">{escape(value)}</text>',
         ]
         x += left + right + 6
+        width = max(width, x - 6)
     said = ", ".join(" ".join(each) for each in shown.items())
-    svg = f"""<svg xmlns="http://www.w3.org/2000/svg" width="{x - 6}" height="20" role="img" \
-aria-label="{escape(said)}">
+    svg = f"""<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 20}" \
+viewBox="0 0 {width} {y + 20}" role="img" aria-label="{escape(said)}">
 <style>
   text {{ font: 11px Verdana, "DejaVu Sans", sans-serif; fill: #fff; text-anchor: middle; }}
   path {{ fill: #4a4441; }} .value {{ fill: #0b6e4f; }}

@@ -107,9 +107,10 @@ async def home(session: SessionDep) -> str:
     return (
         '<!doctype html><html lang="en"><title>Admin</title>'
         f'<p>{escape(name or "nobody")}, <a href="/admin">admin</a></p>'
-        '<form method="post" action="/login"><label>Name <input name="name"></label>'
-        '<label>Password <input name="password" type="password"></label><button>Sign in</button>'
-        "</form>"
+        '<meta name="viewport" content="width=device-width"><form method="post" action="/login">'
+        '<label>Name <input name="name" autocomplete="username"></label>'
+        '<label>Password <input name="password" type="password" autocomplete="current-password">'
+        "</label><button>Sign in</button></form>"
     )
 
 

@@ -106,7 +106,8 @@ async def home(user: UserDep) -> str:
 @app.get("/login")
 async def login_page() -> str:
     return (
-        '<!doctype html><html lang="en"><title>Exports</title><form method="post">'
+        '<!doctype html><html lang="en"><title>Exports</title>'
+        '<meta name="viewport" content="width=device-width"><form method="post">'
         '<label>Name <input name="name" autocomplete="username"></label>'
         '<label>Password <input name="password" type="password" autocomplete="current-password">'
         "</label><button>Sign in</button></form>"

@@ -73,8 +73,10 @@ async def reserve(seat: str, session: SessionDep) -> RedirectResponse:
 @app.get("/login")
 async def login_page() -> str:
     return page(
-        '<form method="post"><label>Name <input name="name" autofocus></label>'
-        '<label>Password <input name="password" type="password"></label><button>Sign in</button>'
+        '<form method="post">'
+        '<label>Name <input name="name" autocomplete="username" autofocus></label>'
+        '<label>Password <input name="password" type="password" autocomplete="current-password">'
+        "</label><button>Sign in</button></form>"
     )
 
 

@@ -20,6 +20,7 @@ __all__ = ["commands", "main", "run"]
 
 BROKEN_PIPE = 141
 INTERRUPTED = 130
+_RIGHTS = "`redis-sessions acl --role admin`"
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         status = commands().run(arguments)
         sys.stdout.flush()
     except (SessionError, AuthenticationError) as exc:
-        complain(str(exc))
+        complain(_with_rights(str(exc)))
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -53,6 +54,13 @@ def run(arguments: Sequence[str]) -> int:
         complain(str(exc))
         return 2
     return status
+
+
+def _with_rights(message: str) -> str:
+    """The message, and where the rights are that the Redis user lacks."""
+    if "no permissions" not in message or _RIGHTS in message:
+        return message
+    return f"{message}; this command needs the rights of {_RIGHTS}"
 
 
 def _write_no_more() -> None:

@@ -56,9 +56,10 @@ def add(commands: Commands) -> None:
         "Look whether a Redis is fit for sessions, and say what to do about what isn't.",
         """
         It writes a record, an index, a lock, a lease and a schedule under the prefix,
-        which are gone after a second, and sends itself a message. With the application's
-        user in the URL it tells whether this user has its rights; with an administrator it
-        finds out the most. What the user may not ask is shown as unknown, which is no fault.
+        which are gone after a second, and sends itself a message. Use the application's
+        user in the URL: then it tells whether this user has its rights, which the one of
+        `acl --role admin` hasn't. A user who may do everything finds out the most.
+        What the user may not ask is shown as unknown, which is no fault.
 
             redis-sessions check redis://app:password@localhost:6379/0
 
@@ -100,8 +101,9 @@ def add(commands: Commands) -> None:
         The roles:
 
             app      the application
-            admin    all other commands of redis-sessions: lists, counts and ends
-                     sessions, and measures; it can't sign anybody in
+            admin    the other commands of redis-sessions: it lists, counts and ends
+                     sessions, and measures; it can't sign anybody in (`check` is
+                     for the application's user, and says so)
             monitor  reads INFO and counts keys, and sees none of them
         """,
     )

@@ -103,8 +103,7 @@ def _demo(args: Namespace) -> int:
         timeout_graceful_shutdown=3,  # a browser that hangs doesn't keep it from ending
     )
     listener.listen(config.backlog)  # who comes before it has started waits, and isn't refused
-    shown = f"[{args.host}]" if ":" in args.host else args.host
-    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    address = f"http://{_in_urls(args.host)}:{listener.getsockname()[1]}/"
     tell(f"The demo is at {address} (Ctrl-C ends it)")
     if args.browser and _has_screen():
         # A text browser would take the terminal, and a slow one needn't hold up the start.
@@ -115,6 +114,13 @@ def _demo(args: Namespace) -> int:
         else:
             uvicorn.Server(config).run(sockets=[listener])
     return 0
+
+
+def _in_urls(host: str) -> str:
+    """The host as a browser opens it, which opens no "0.0.0.0"."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - somebody asked for all addresses
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def listen(host: str, port: int | None) -> socket.socket | None:

@@ -99,7 +99,10 @@ class Commands:
         """Do what the arguments say; the exit status. `SessionError` if it can't be done."""
         try:
             self._look_for_the_command(arguments)
-            args = self.parser.parse_args(_with_ids(arguments))
+            args, unknown = self.parser.parse_known_args(_with_ids(arguments))
+            if unknown:
+                command: Parser = self._added.choices.get(args.command, self.parser)
+                command.error(f"unrecognized arguments: {' '.join(unknown)}")
             if args.command is None:
                 self.parser.print_help()
                 return 0
@@ -119,7 +122,7 @@ class Commands:
             hint = f"No such command: {_SECRET.sub('…', word)}."
             if close := get_close_matches(word, names, 1):
                 hint += f" Did you mean '{close[0]}'?"
-        print(f"redis-sessions: {hint}", file=sys.stderr)
+        print(f"redis-sessions: {hint}\nTo see all commands: redis-sessions -h", file=sys.stderr)
         sys.exit(2)
 
 

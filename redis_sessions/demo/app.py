@@ -41,6 +41,7 @@ from redis_sessions.demo.panels import (
 )
 from redis_sessions.demo.server import Server
 from redis_sessions.demo.view import device_view, dump, opened, record_view, session_view
+from redis_sessions.events import logger
 from redis_sessions.fastapi import PrincipalDep, SessionDep, SessionManagerDep
 from redis_sessions.stores import open_store
 
@@ -144,8 +145,10 @@ def _lifespan(demo: Demo) -> Callable[[FastAPI], AbstractAsyncContextManager[Non
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         # Middlewares of mounted applications see no lifespan, so this is theirs.
-        with suppress(StoreUnavailableError):  # requests get 503 until it is back
+        try:
             await demo.manager.connect()
+        except StoreUnavailableError as exc:
+            logger.error("%s; until it is back, requests that need a session get 503", exc)
         await demo.server.open()
         yield
         await demo.server.close()

@@ -268,6 +268,19 @@ def test_nothing_sticks_out(page: Page) -> None:
     assert sticking == []
 
 
+def test_a_click_while_redis_is_away(browser: Browser, demo: str) -> None:
+    """It says so, also to who isn't signed in and can see the page; and only for a while."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.clock.install()
+        page.route("**/count", lambda route: route.fulfill(status=503))
+        page.goto(demo)
+        button(page, "Count")
+        expect(page.locator("#away")).to_be_visible()
+        page.clock.run_for(3000)
+        expect(page.locator("#away")).to_be_hidden()
+
+
 # -- two browsers in one page
 
 
@@ -304,6 +317,7 @@ def test_two_browsers_in_one_page(context: BrowserContext, demo: str, axe_core: 
 
     laptop.locator(".devices li", has_text="Mobile Safari").get_by_role("button").click()
     expect(phone.locator("#signed-out")).to_be_visible()
+    expect(phone.get_by_label("Any name")).to_have_value("Ada")  # as at first: one click
     expect(laptop.locator(".devices li")).to_have_count(1)
     expect(laptop.locator("#signed-out")).to_be_hidden()
 

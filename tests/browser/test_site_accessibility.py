@@ -1,4 +1,4 @@
-"""The documentation site in Chromium: axe-core finds no fault with it."""
+"""The documentation site in Chromium: axe-core finds no fault with it, and its search answers."""
 
 from __future__ import annotations
 
@@ -95,3 +95,43 @@ def test_no_fault_is_found_in_what_opens(page: Page, axe_core: str) -> None:
     page.get_by_role("combobox", name="Search").fill("sign out everywhere")
     expect(page.get_by_role("option").first).to_be_visible()
     assert faults(page, axe_core) == []
+
+
+QUESTIONS = {
+    "sign out a user on all devices": "sessions/",
+    "session lost after restart": "questions/",
+    "cookie not sent over http localhost": "questions/",
+    "change session timeout": "questions/",
+    "remember me": "lifetimes/",
+    "csrf token": "questions/",
+    "redis cluster": "questions/",
+    "rotate secret key": "questions/",
+    "list logged in devices": "questions/",
+    "multiple workers": "questions/",
+    "KeyError user_id": "questions/",
+    "current user dependency": "questions/",
+    "session id": "questions/",
+    "503": "runbook/",
+}
+"""What a newcomer types, and where one of the first five results leads."""
+
+LINKS = "all => all.map(one => (one.closest('a') ?? one.querySelector('a')).href)"
+
+
+def test_questions_are_answered(browser: Browser, site: str) -> None:
+    """The search has an answer to each, in the words that somebody uses who is new here."""
+    with browser.new_context(base_url=site) as context:
+        page = context.new_page()
+        visit(page, "")
+        page.keyboard.press("/")
+        field, options = page.get_by_role("combobox", name="Search"), page.get_by_role("option")
+        unanswered: dict[str, list[str]] = {}
+        for question, answer in QUESTIONS.items():
+            field.fill("")
+            expect(options).to_have_count(0)
+            field.fill(question)
+            expect(options.first).to_be_visible()
+            found: list[str] = options.evaluate_all(LINKS)
+            if not any(link.startswith(f"{site}{answer}") for link in found[:5]):
+                unanswered[question] = found[:5]
+        assert unanswered == {}

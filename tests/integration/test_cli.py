@@ -18,6 +18,7 @@ from redis_sessions import Keyring
 from redis_sessions.cli import main
 from redis_sessions.cli.demo import listen
 from tests.support import VENV
+from tests.support.command_line import command
 from tests.support.servers import as_owner
 
 
@@ -138,7 +139,9 @@ def test_help_and_version() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["nothing"], "No such command"),
+        (["nothing"], "To see all commands: redis-sessions -h"),
+        (["acl", "--json"], "To see how it is used: redis-sessions acl -h"),
+        (["--json"], "To see how it is used: redis-sessions -h"),
         (["demo", "--port", "65536"], "--port"),
         (["demo", "--workers", "0"], "--workers"),
         (["demo", "--store", "http://localhost"], "is no URL of a store"),
@@ -153,6 +156,22 @@ def test_what_cannot_work_is_refused(args: list[str], message: str) -> None:
     assert refused.stdout == ""
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost")],  # noqa: S104 - for a moment
+)
+def test_the_address_can_be_opened(monkeypatch: pytest.MonkeyPatch, host: str, shown: str) -> None:
+    """Browsers open no page at 0.0.0.0, which containers listen at."""
+
+    def end(_: object, sockets: list[socket.socket]) -> None:
+        for each in sockets:
+            each.close()
+
+    monkeypatch.setattr("uvicorn.Server.run", end)
+    done = command("demo", "--store", "memory://", "--host", host, "--port", "0", "--no-browser")
+    assert done.stdout.startswith(f"The demo is at http://{shown}:")
 
 
 def test_a_weak_key_is_refused() -> None:

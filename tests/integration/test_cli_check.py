@@ -18,8 +18,10 @@ from redis import Redis
 from redis_sessions import ConfigurationError, RedisStore
 from redis_sessions.cli.acl import Role, acl_line, rules
 from redis_sessions.testing import topology as topologies
+from redis_sessions.testing.conformance import new_id
 from tests.integration.check_command import SECRET, check, levels
 from tests.support import ROOT
+from tests.support.command_line import command
 from tests.support.servers import Server, StartServer, as_owner, as_user, free_port
 
 
@@ -131,6 +133,9 @@ def test_a_right_that_is_missing(start_server: StartServer, prefix: str) -> None
             assert without["rights"]["level"] == "ok"
         client.execute_command(*acl_line("few", f">{SECRET}", rules(Role.APP, prefix="x:")).split())
         assert levels(url, "--prefix", prefix, status=2)["rights"]["level"] == "fail"
+        refused = command("inspect", new_id(), "--prefix", "x:", "--url", url)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "the rights of `redis-sessions acl --role admin`" in refused.stderr
 
 
 def test_rights_to_look_may_be_missing(start_server: StartServer, prefix: str) -> None:

@@ -30,13 +30,14 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_what_the_site_needs_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Links out of docs/ lead to the site's copies, and marked code blocks become tabs."""
+    """Links out of docs/ lead to the site's copies, images stay, and marked blocks become tabs."""
     docs = builder()
     page = tmp_path / "docs" / "how-to" / "page.md"
     page.parent.mkdir(parents=True)
     page.write_text(
         "[a](../concepts.md#words) [b](../../README.md#start) [c](../../redis_sessions/errors.py)\n"
         "[d](#here) [e](https://example.com/x.md)\n\n"
+        "![h](../images/h.webp) ![i](../../tests/i.png)\n\n"
         "<!-- tab: FastAPI -->\n\n```python\n[f](../../README.md)\n\nx = 1\n```\n"
     )
     monkeypatch.setattr(docs, "ROOT", tmp_path)
@@ -50,6 +51,7 @@ def test_what_the_site_needs_otherwise(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "staged" / "how-to" / "page.md").read_text() == (
         "[a](../concepts.md#words) [b](../project/readme.md#start) c (`redis_sessions/errors.py`)\n"
         "[d](#here) [e](https://example.com/x.md)\n\n"
+        "![h](../images/h.webp) i\n\n"
         '=== "FastAPI"\n\n    ```python\n    [f](../../README.md)\n\n    x = 1\n    ```\n\n'
     )
     readme = (tmp_path / "staged" / "project" / "readme.md").read_text()

@@ -53,7 +53,7 @@ function replace(before, now) {
   const mark = (one) => [one.tagName, one.id, one.name, one.value, one.form?.action, one.ariaLabel].join();
   const held = before.contains(document.activeElement) ? document.activeElement : null;
   const [typed, field] = [before, now].map((main) => main.querySelector("#name"));
-  if (typed && field) field.value = typed.value;
+  if (field) field.value = typed?.value ?? (parent === window ? "" : "Ada"); // as in a new window
   before.replaceWith(now);
   if (!held) return;
   const same = [...now.querySelectorAll("button, input, [tabindex]")].find((one) => mark(one) === mark(held));
@@ -68,9 +68,13 @@ document.addEventListener("submit", async (event) => {
   if (submitter?.name) body.set(submitter.name, submitter.value);
   own += 1;
   // The answer leads to this page, which `draw` asks for.
-  await fetch(form.action, { method: "POST", body, redirect: "manual" }).catch(() => null);
+  const answer = await fetch(form.action, { method: "POST", body, redirect: "manual" }).catch(() => null);
   await draw();
   own -= 1;
+  if (answer?.status === 503) {
+    away.hidden = false; // who isn't signed in can still look, so `draw` has seen nothing of it
+    setTimeout(draw, 3000);
+  }
   if (waiting) connectAfter(0); // there may be a session now
 });
 

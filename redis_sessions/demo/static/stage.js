@@ -6,7 +6,8 @@ async function send(form) {
   const body = new URLSearchParams(new FormData(form));
   const answer = await fetch(form.action, { method: "POST", body }).catch(() => null);
   if (answer?.ok) place.innerHTML = await answer.text(); // escaped by the server
-  else place.textContent = `The answer was ${answer?.status ?? "none"}.`;
+  else if (answer?.status === 503) place.textContent = "Redis is away: the answer was 503.";
+  else place.textContent = answer ? `The answer was ${answer.status}.` : "The demo doesn't answer. Does it still run?";
   place.ariaBusy = "false";
 }
 

@@ -15,6 +15,7 @@ from redis_sessions import SessionManager, StoreUnavailableError, generate_key
 from redis_sessions.demo import create_app
 from redis_sessions.demo.view import ago
 from tests.integration.demo.process import JSON, PATIENCE, URL, Demo, wait_until
+from tests.support.servers import free_port
 
 MEASURING = ("parallel", "costs", "latency")
 AWAY = '{"detail":"Redis is away"}'
@@ -172,3 +173,11 @@ def test_a_store_without_a_server() -> None:
         assert "Ruth" in client.get("/laptop/").text
         for panel in ("parallel", "costs", "latency", "stop_redis", "start_redis"):
             assert client.post(f"/panels/{panel}").status_code == 404
+
+
+def test_a_server_that_was_never_there(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever started the demo with a wrong URL reads it in the terminal, before any click."""
+    nobody = f"redis://127.0.0.1:{free_port()}"
+    with TestClient(create_app(nobody, generate_key()), base_url=URL) as client:
+        assert "can't be reached" in caplog.text
+        assert client.get("/").status_code == 200
