@@ -62,20 +62,3 @@ async def test_a_load_of_its_own(at: Edge, options: dict[str, Any]) -> None:
     found = list[Session]()
     await at.serve(responding(found.append), token, **options)
     assert (calls, found) == ([[token]], [{"n": 1}])
-
-
-@pytest.mark.parametrize("choice", ["error", "anonymous"])
-async def test_a_store_that_is_away_leaves_no_garbage(at: Edge, choice: str) -> None:
-    """The error that stands for the session doesn't lead back to the request."""
-    token = await at.begin({"n": 1})
-    at.away.away = True
-    await at.serve(responding(lambda _: None), token, on_unavailable=choice)
-    gc.collect()
-    before = made()
-    gc.disable()
-    try:
-        await at.serve(responding(lambda _: None), token, on_unavailable=choice)
-        after = made()
-    finally:
-        gc.enable()
-    assert after == before
