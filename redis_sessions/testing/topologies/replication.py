@@ -156,11 +156,15 @@ class SentinelTopology(Topology):
         """Have the Sentinels promote a replica; the new primary, once all follow it."""
         before, watcher = self.primary, next(node for node in self.sentinels if node.running)
 
-        def asked() -> str:
+        def problem() -> str:
+            if self._named_by(watcher) is not before:
+                return ""
+            # A replica that was busy a moment ago isn't good enough for them, and they break off a
+            # failover that takes long. While one is under way, this is an error.
             watcher.ask("SENTINEL", "FAILOVER", SERVICE)
-            return ""
+            return f"{before} is still the primary"
 
-        wait_until(asked)  # a replica that was busy a moment ago isn't good enough for them
+        wait_until(problem)
         self.wait_promoted(before)
         return self.primary
 
