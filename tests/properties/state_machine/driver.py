@@ -27,7 +27,7 @@ from redis_sessions import (
 from redis_sessions.session.session import state_of
 from tests.properties.state_machine.acts import change
 from tests.properties.state_machine.model import ROTATE_ON, Model, SteppingClock
-from tests.properties.state_machine.visits import Act, Owed, Visit, clear, note_assignment
+from tests.properties.state_machine.visits import Act, Owed, Visit, clear, note_assignment, prove
 from tests.support.asgi import COOKIE, ask, cookie
 from tests.support.servers import as_owner
 
@@ -125,6 +125,9 @@ class Driver(RuleBasedStateMachine):
         entered.cancel()
         assert visit.real is not None, visit.error
         assert dict(visit.real) == visit.base
+        visit.base, visit.local = (
+            {key: data[key] for key in visit.real} for data in (visit.base, visit.local)
+        )
         assert visit.real.is_new == (session is None)
         assert visit.real.principal == visit.base.get("user_id")
         return visit
@@ -188,7 +191,7 @@ class Driver(RuleBasedStateMachine):
             case ("rotate",):
                 visit.rotate = True
             case ("authenticated", methods):
-                visit.authenticated, visit.methods = True, methods
+                prove(visit, who, methods)
             case ("untouched",):
                 visit.untouched = True
             case ("expire in", int(duration), persistent):

@@ -42,6 +42,11 @@ def changes(before: Data, after: Data) -> Data:
     return {key: after.get(key) for key in keys if before.get(key) != after.get(key)}
 
 
+def differ(one: Data, other: Data) -> bool:
+    """Whether they are stored differently: a key that was removed and set again is the last."""
+    return one != other or list(one) != list(other)
+
+
 def apply(data: Data, changed: Data) -> Data:
     merged = {**data, **changed}
     return {key: copy.deepcopy(value) for key, value in merged.items() if value is not None}
@@ -132,6 +137,8 @@ class Model:
         """Carry out what it did; `learn` gives the token that it got."""
         found, session, base = visit.found, visit.session, visit.base
         owed = Owed()
+        if visit.whose not in (None, visit.local.get("user_id")):
+            visit.methods, visit.aliases = (), None  # another one has proved that
         if visit.cleared:
             owed.expire = found == "rotated"
             if found == "open" and session is not None:
@@ -150,7 +157,7 @@ class Model:
                 self._gain(visit, session, owed, learn)
         elif visit.lost and session is not None and not (visit.authenticated and status < 400):
             wants = visit.rotate or visit.authenticated or visit.lifetime is not None
-            owed.dropped = (wants or visit.local != base) and status < 500
+            owed.dropped = (wants or differ(visit.local, base)) and status < 500
         elif session is None:
             if visit.local and status < 500:
                 if found in ("nothing", "stale"):
@@ -205,7 +212,7 @@ class Model:
         self, visit: Visit, session: Stored, status: int, owed: Owed, learn: Callable[[], str]
     ) -> None:
         now: str | None = visit.local.get("user_id")
-        changed = visit.local != visit.base
+        changed = differ(visit.local, visit.base)
         touch_due = not visit.untouched and self._is_due(visit)
         rotates = visit.rotate or visit.local.get(ROTATE_ON) != visit.base.get(ROTATE_ON)
         if visit.lifetime is not None:

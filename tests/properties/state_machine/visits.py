@@ -72,6 +72,7 @@ class Visit:
     rotate: bool = False
     authenticated: bool = False
     methods: tuple[str, ...] = ()
+    whose: str | None = None  # who has proved it
     aliases: tuple[str, ...] | None = None  # which sign_in() named
     untouched: bool = False  # it doesn't count as use
     lifetime: tuple[int, bool | None] | None = None
@@ -99,7 +100,7 @@ def clear(visit: Visit) -> None:
     visit.local.clear()
     visit.cleared = True
     visit.rotate = visit.authenticated = False
-    visit.lifetime = visit.aliases = None
+    visit.lifetime = visit.aliases = visit.whose = None
     visit.methods = ()
     visit.assigned.clear()
     visit.left = False
@@ -115,6 +116,13 @@ def leave_behind(visit: Visit, user: str) -> None:
     for key in [key for key in visit.local if key != "user_id" and key not in visit.assigned]:
         visit.left |= visit.local[key] != visit.base.get(key)
         del visit.local[key]
+
+
+def prove(visit: Visit, whose: str | None, methods: tuple[str, ...]) -> None:
+    """Somebody has proved who they are. What another one has named goes."""
+    if visit.whose != whose:
+        visit.aliases = None
+    visit.authenticated, visit.whose, visit.methods = True, whose, methods
 
 
 def note_assignment(visit: Visit, act: Act) -> None:
@@ -135,13 +143,13 @@ def note_assignment(visit: Visit, act: Act) -> None:
             visit.assigned.clear()
         case ("sign in by method", str(user)):
             leave_behind(visit, user)
-            visit.authenticated, visit.methods = True, ()
-            if visit.local.get("user_id") != user:
-                visit.aliases = None
+            prove(visit, user, ())
         case ("sign in with alias", str(user), str(value)):
             leave_behind(visit, user)
-            visit.authenticated, visit.methods, visit.aliases = True, (value,), (value,)
+            prove(visit, user, (value,))
+            visit.aliases = (value,)
         case ("sign out by method",):
             visit.authenticated, visit.methods, visit.aliases = False, (), None
+            visit.whose = None
         case _:
             pass
