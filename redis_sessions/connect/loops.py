@@ -42,7 +42,8 @@ class PerLoop(Generic[T]):
         return value
 
     def _find(self, loop: asyncio.AbstractEventLoop) -> T:
-        for known, (made, value) in list(self._all.items()):
+        # Loops of other threads come and go meanwhile. Copying a dict is one step, a list isn't.
+        for known, (made, value) in self._all.copy().items():
             if made != _forks:
                 _inherited.append(value)
             if made != _forks or known.is_closed():
