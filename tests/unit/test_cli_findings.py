@@ -7,12 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from redis.crc import key_slot
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.cli.finding import Finding, Level, merged
-from redis_sessions.cli.findings import find, is_local
-from redis_sessions.connect.nodes import slot_of
+from redis_sessions.cli.findings import find
 
 MIB = 1024 * 1024
 INFO = {
@@ -256,17 +254,6 @@ def test_what_is_named_as_a_replica(info: dict[str, str], level: Level) -> None:
     assert of(replace(FACTS, servers=[first, other]), "topology").level is level
 
 
-@pytest.mark.parametrize(
-    ("prefix", "has"),
-    [("{app}:", True), ("a{b}{c", True), ("app:", False), ("{}{a}:", False), ("{app:", False)],
-)
-def test_a_hash_tag_is_what_a_cluster_takes_for_one(prefix: str, has: bool) -> None:
-    """The first brace counts, if something is between it and the next closing one."""
-    slots = {key_slot(f"{prefix}{number}".encode()) for number in range(4)}
-    assert (len(slots) == 1) is has
-    assert slot_of(prefix) == (slots.pop() if has else None)
-
-
 def test_a_prefix_with_a_hash_tag() -> None:
     """All sessions are then on one shard."""
     shards = {f"10.0.0.{number}:6379": 1 for number in (1, 2, 3)}
@@ -408,21 +395,3 @@ def test_the_same_of_several_is_one_line() -> None:
     lines = merged(find(replace(FACTS, servers=[WELL, other])))
     assert [f.server for f in lines if f.check == "server"] == ["10.0.0.1:6379, 10.0.0.2:6379"]
     assert len([f for f in lines if f.check == "memory"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("address", "local"),
-    [
-        ("127.0.0.1:6379", True),
-        ("127.9.9.9:1", True),
-        ("[::1]:6379", True),
-        ("localhost:6379", True),
-        ("unix:/tmp/s", True),
-        ("10.0.0.1:6379", False),
-        ("[2001:db8::1]:6379", False),
-        ("localhost.example:6379", False),
-    ],
-)
-def test_is_local(address: str, local: bool) -> None:
-    """Loopback, and what is no network at all."""
-    assert is_local(address) is local
