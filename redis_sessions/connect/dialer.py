@@ -21,6 +21,7 @@ __all__ = ["MOVED", "Dialer"]
 _Closer = AsyncGenerator[None, None]
 
 _CHECK_EVERY: Final = 1.0  # seconds
+_SLOW: Final = 0.1  # seconds. A failover takes longer.
 MOVED: Final = "another server has become the primary"
 
 
@@ -86,10 +87,15 @@ class Dialer:
                 await Connector.close(pool)
 
     async def _connect(self, pool: ConnectionPool, owner: LinkOwner) -> Link:
-        self._checked_at = asyncio.get_running_loop().time()  # the Sentinels are asked now
+        loop = asyncio.get_running_loop()
+        self._checked_at = asked_at = loop.time()  # the Sentinels are asked now
         connection = cast("Any", pool).make_connection()
         try:
             await connection.connect()
+            # A primary that hung meanwhile may have a successor.
+            slow = self.asks_sentinels and loop.time() - asked_at > _SLOW
+            if slow and await Connector.has_moved(pool):
+                raise errors.ConnectionError(MOVED)
             return Link(owner, connection, self.links)
         except BaseException as exc:
             await connection.disconnect(nowait=True)

@@ -182,6 +182,24 @@ async def test_an_answer_of_a_former_primary(server_binary: Path) -> None:
         await store.close()
 
 
+async def test_a_connection_that_a_former_primary_accepts_late(server_binary: Path) -> None:
+    """Who connected to it while it hung asks the Sentinels again, and uses its successor."""
+    with topology.sentinel(
+        replicas=1, down_after_ms=300, server=server_binary, options=app_user(replicas=True)
+    ) as running:
+        store, before = RedisStore(as_app(running.url), timeout=2.5), running.primary
+        before.pause()
+        storing = asyncio.create_task(store.commit(ID, None, bytes(64), 60_000))
+        await asyncio.to_thread(running.wait_promoted, before)
+        for watcher in running.sentinels:
+            watcher.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "100000000")
+        before.resume()
+        assert (await storing).result is Commit.STORED
+        with Wire(running.primary.port) as redis:
+            assert redis.ask("GET", store.prefix + ID) == bytes(64)
+        await store.close()
+
+
 def test_a_timeout_that_is_too_long() -> None:
     """The message names what was written."""
     with pytest.raises(ConfigurationError, match=r"^socket_timeout=5\.0: write seconds"):
