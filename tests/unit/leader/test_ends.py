@@ -112,23 +112,11 @@ def test_the_greatest_token_that_was_seen() -> None:
     run(test)
 
 
-async def plain() -> None:
-    pass
-
-
-async def one(term: Term) -> None:
-    pass
-
-
 async def two(term: Term, other: int) -> None:
     pass
 
 
 async def named(*, term: Term) -> None:
-    pass
-
-
-async def optional(*, database: str = "") -> None:
     pass
 
 
@@ -139,12 +127,30 @@ def test_parameters_that_nobody_gives(function: Any) -> None:
         Leader(MemoryStore()).every("5m")(function)
 
 
-@pytest.mark.parametrize(("function", "takes"), [(plain, False), (one, True), (optional, False)])
-def test_parameters(function: Any, takes: bool) -> None:
+def test_parameters() -> None:
     """A job is given the term if it takes an argument."""
-    leader = Leader(MemoryStore())
-    leader.every("5m", name="a")(function)
-    assert leader._jobs["a"].takes_term == takes
+    given = dict[str, Any]()
+
+    async def test(loop: VirtualLoop) -> None:
+        leader = Leader(store_of(loop), clock=loop.time)
+
+        @leader.every("5m", name="plain")
+        async def plain() -> None:
+            given["plain"] = None
+
+        @leader.every("5m", name="one")
+        async def one(term: Term) -> None:
+            given["one"] = term.name
+
+        @leader.every("5m", name="optional")
+        async def optional(*, database: str = "") -> None:
+            given["optional"] = database
+
+        async with leader.running():
+            await asyncio.sleep(1)
+
+    run(test)
+    assert given == {"plain": None, "one": "one", "optional": ""}
 
 
 @pytest.mark.parametrize("both", [False, True])
