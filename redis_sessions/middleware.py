@@ -49,6 +49,7 @@ from redis_sessions.session.policy import DEFAULT_MAX_AGE, DEFAULT_MAX_SIZE
 from redis_sessions.session.principal import PrincipalOption
 from redis_sessions.session.session import Session, serving
 from redis_sessions.session.state import Duration
+from redis_sessions.session.token import ID
 from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
@@ -260,7 +261,7 @@ class SessionMiddleware:
             asks = setup.asks_once and objection is None and is_one(tokens)
             if asks:
                 try:
-                    found = await setup.backend.store.load(tokens[0][:20])
+                    found = await setup.backend.store.load(tokens[0][ID])
                 except StoreError as exc:
                     strip(exc)
                     found = exc
@@ -274,7 +275,7 @@ class SessionMiddleware:
             if objection is not None:
                 app = shut_out(connection, objection, app)
             if asks:
-                connection.take(found)
+                connection.open_found(found)
                 found = None  # it isn't needed while the application runs
             elif setup.lazy and (
                 connection.tokens or (setup.accepting is not None and setup.accepting.brings(scope))

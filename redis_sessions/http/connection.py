@@ -31,7 +31,7 @@ from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import ANYWHERE, LIVE, UNAVAILABLE, Bound
-from redis_sessions.session.token import SessionToken
+from redis_sessions.session.token import ID, SessionToken
 from redis_sessions.tracebacks import no_fields, silent_repr, strip
 
 __all__ = ["SCOPE_KEY", "Connection", "Connections"]
@@ -122,7 +122,7 @@ class Connection(msgspec.Struct, eq=False):
         except StoreError as exc:
             self._go_on_without(exc)
 
-    def take(self, found: bytes | StoreError | None) -> None:
+    def open_found(self, found: bytes | StoreError | None) -> None:
         """Make the session of what the store has said of the only token. See `Setup.asks_once`."""
         if isinstance(found, StoreError):
             self._go_on_without(found)
@@ -141,7 +141,7 @@ class Connection(msgspec.Struct, eq=False):
         setup, tokens = self.setup, self.tokens
         if setup.copies is None or len(tokens) != 1:
             return None
-        copy = setup.copies.near_copy(tokens[0][:20])
+        copy = setup.copies.near_copy(tokens[0][ID])
         if copy is None:
             return None
         if setup.read_with_hint is None:
