@@ -37,7 +37,7 @@ EndFollowed = Callable[[Origin], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 Accepting = Callable[[Callable[..., Awaitable[Session]], RequestContext | None], Any]
-"""Is given a `loading.Load` and the request, and gives a `Load`."""
+"""Takes a `loading.Load` and the request, and returns a `Load` that asks the sources, too."""
 
 
 Brought = Callable[[RequestContext | None], Awaitable[list[Accepted]]]
@@ -50,7 +50,7 @@ class Sharing(Protocol):
 
     async def begin(self, origin: Origin, stored: Stored, old: Origin | None, /) -> Headers: ...
 
-    def begun(self, name: str, data: bytes, /) -> bytes | None: ...
+    def shared_data(self, name: str, data: bytes, /) -> bytes | None: ...
 
     async def write(self, origin: Origin, changed: Changes, whose: str | None, /) -> None: ...
 
@@ -91,10 +91,9 @@ class Backend:
     sharing: Sharing | None = None
     """Stores at a source what a session shares with one there. None: no source shares any."""
     accepting: Accepting | None = None
-    """What a session is loaded with if sources of other sessions are asked, too."""
+    """Has sources of other libraries' sessions asked, too. None: there are no such sources."""
     brought: Brought | None = None
-    """What a request brings besides its session: sessions of other libraries. None: it isn't asked.
-    """
+    """Finds the sessions of other libraries that a request brings. None: no source is asked."""
     watched = 0
     """How many open connections, and calls of `changes()`, watch their session."""
 
@@ -154,10 +153,11 @@ class Backend:
             clock=self.clock,
             within=self.policy.deadline,
         )
-        # What requests call anyway, so that those without `on_expired=` have nothing to look at.
-        self.ttl, self.report = expiry.noting(self.ttl), expiry.hearing(self.report)
+        # These are called in any case. So nothing on the way of a request asks whether there is an
+        # `on_expired=`.
+        self.ttl, self.report = expiry.wrap_ttl(self.ttl), expiry.wrap_report(self.report)
         self.records = expiry
-        self.afterwards = expiry.finishing(self.afterwards)
+        self.afterwards = expiry.wrap_afterwards(self.afterwards)
         return expiry
 
     def now(self) -> int:

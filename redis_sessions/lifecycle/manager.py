@@ -211,7 +211,7 @@ class SessionManager:
     async def close(self) -> None:
         """Close the store's connections of the running event loop."""
         if self._backend.expiry is not None:
-            await self._backend.expiry.settle()
+            await self._backend.expiry.wait_written()
         await self._backend.store.close()
 
     @stripped

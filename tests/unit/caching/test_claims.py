@@ -88,6 +88,30 @@ async def test_claimant_dies(at: Kept) -> None:
     await asyncio.wait([task])
 
 
+async def test_claimant_dies_and_the_next_load_fails(at: Kept) -> None:
+    """The value of before still stands in: no claim shortens the time for which it is kept."""
+    options: dict[str, Any] = {"ttl": 60, "stale_if_error": 3600, "lock": 1}
+    await at.cache.get_or_set("key", Loads("kept"), **options)
+    at.clock.advance(60)
+    dead = paused("dead")
+    task = asyncio.create_task(at.cache.get_or_set("key", dead, **options))
+    await dead.began.wait()
+    at.clock.advance(2)
+    assert await at.another().get_or_set("key", Loads(LookupError()), **options) == "kept"
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_nothing_takes_the_place_of_a_value(at: Kept) -> None:
+    """A value that was loaded, and isn't kept, doesn't leave the one of before to stand in."""
+    options: dict[str, Any] = {"ttl": 60, "stale_if_error": 3600}
+    await at.cache.get_or_set("key", Loads("kept"), **options)
+    at.clock.advance(60)
+    assert await at.cache.get_or_set("key", Loads(None), **options) is None
+    with pytest.raises(LookupError):
+        await at.cache.get_or_set("key", Loads(LookupError()), **options)
+
+
 @dataclass
 class Row:
     name: str
