@@ -13,6 +13,7 @@ import pytest
 
 from redis_sessions import ConfigurationError, LeadershipLostError, MemoryStore
 from redis_sessions.leader import Leader, Term
+from redis_sessions.stores.leases import leases_of
 from tests.support.virtual_time import VirtualLoop, run
 from tests.unit.leader.processes import LEASE, Process, store_of
 
@@ -78,6 +79,66 @@ def test_one_leader_as_a_decorator() -> None:
             leading -= 1
 
         await asyncio.gather(*(decorate(work)() for _ in range(2)))
+
+    run(test)
+
+
+def test_cancelled_while_it_asks() -> None:
+    """What it has asked for may arrive late. It is released afterwards all the same."""
+
+    async def test(loop: VirtualLoop) -> None:
+        process = Process(store_of(loop), loop.time)
+        election = process.election
+        call = election.leases._call
+
+        async def late(name: str, weight: Any, arguments: tuple[Any, ...]) -> Any:
+            await asyncio.sleep(5 if arguments[0] == "acquire" else 0)
+            return await call(name, weight, arguments)
+
+        election.leases._call = late
+
+        async def lead() -> None:
+            async with election.lead(NAME, LEASE):
+                pytest.fail("it leads")
+
+        task = asyncio.create_task(lead())
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(6)
+        assert process.asked == ["acquire", "release"]
+        found = await election.leases.look(NAME)
+        assert found is not None
+        assert found.left == 0
+
+    run(test)
+
+
+def test_slow_answers() -> None:
+    """A lease counts from when it was asked for: it is over here before it is in the store."""
+
+    async def test(loop: VirtualLoop) -> None:
+        store = store_of(loop)
+        process = Process(store, loop.time)
+        process.delay = 2
+        left = list[float]()
+
+        async def lead() -> None:
+            async with process.election.lead(NAME, LEASE):
+                try:
+                    await asyncio.sleep(1000)
+                finally:
+                    found = await leases_of(store).look(NAME)
+                    assert found is not None
+                    left.append(found.left)
+
+        task = asyncio.create_task(lead())
+        await asyncio.sleep(14)
+        assert process.asked == ["acquire", "renew"]
+        process.away = True
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), LeadershipLostError)
+        assert left[0] > 0
 
     run(test)
 
