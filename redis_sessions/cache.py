@@ -27,7 +27,8 @@ from redis_sessions.session.state import LONGEST, Duration
 from redis_sessions.session.threads import awaited
 from redis_sessions.session.values import Values, decode_value
 from redis_sessions.stores import StoreOption, open_store
-from redis_sessions.stores.caching import Entries, Entry, Place, Snapshot, clock_of
+from redis_sessions.stores.caching import Entries, Entry, Place, Snapshot
+from redis_sessions.stores.protocols import clock_of
 from redis_sessions.stores.single_flight import SingleFlight, Terms
 from redis_sessions.tracebacks import stripped
 

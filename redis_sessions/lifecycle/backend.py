@@ -20,8 +20,7 @@ from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Changes, Values
-from redis_sessions.stores.caching import clock_of, copies_of
-from redis_sessions.stores.protocols import Store, Watchable
+from redis_sessions.stores.protocols import Store, Watchable, clock_of, copies_of
 
 __all__ = ["Backend", "Listener", "Observer"]
 

@@ -9,7 +9,6 @@ there.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from os import urandom
 from struct import Struct
@@ -22,10 +21,10 @@ from redis_sessions.session.record import HEADER_SIZE, is_tombstone, tombstone
 from redis_sessions.stores.commands import ABSENT, COMMIT, IndexCommand, verdict
 from redis_sessions.stores.copies import ENTRY
 from redis_sessions.stores.memory import MemoryStore
-from redis_sessions.stores.protocols import STORED, Commit, NearCopies, Store, Timed, Written
+from redis_sessions.stores.protocols import STORED, Commit, Store, Written, copies_of
 from redis_sessions.stores.redis import RedisStore, servers_of
 
-__all__ = ["Claim", "Entries", "Entry", "Place", "Snapshot", "clock_of", "copies_of"]
+__all__ = ["Claim", "Entries", "Entry", "Place", "Snapshot"]
 
 _DAY: Final = 24 * 3600 * 1000
 """Milliseconds that a generation lives at least after an entry of it was stored."""
@@ -33,19 +32,6 @@ _SHARED: Final = bytes(16)
 """The generation of entries that belong to nobody."""
 _HEAD: Final = Struct(">16sQQQI")
 _LONGEST: Final = (1 << 32) - 1
-
-
-def clock_of(store: Store) -> Callable[[], float]:
-    """The time of the store's servers, or of this machine for a store without any."""
-    if not isinstance(store, Timed):
-        return time.time
-    monotonic, server = time.monotonic, store.server_clock
-    return lambda: monotonic() + server.offset
-
-
-def copies_of(store: Store) -> NearCopies | None:
-    """The store, if it keeps near copies."""
-    return store if isinstance(store, NearCopies) and store.client_cache > 0 else None
 
 
 class Entry(NamedTuple):
