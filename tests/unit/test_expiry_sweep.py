@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -16,9 +17,9 @@ from redis_sessions import (
     SessionMiddleware,
     StoreUnavailableError,
 )
-from redis_sessions.lifecycle.expiry import OnExpired
+from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.lifecycle.sweep import AT_ONCE, LEADER, STEP, sweep
+from redis_sessions.lifecycle.sweep import AT_ONCE, LEADER, STEP, running, sweep
 from redis_sessions.stores.schedule import Due, schedule_of, shard_of
 from redis_sessions.testing import Clock
 from redis_sessions.testing.conformance import new_id
@@ -275,9 +276,15 @@ async def test_a_store_that_comes_back(
     assert caplog.text.count("on_expired waits for the store") == 1
 
 
-async def test_the_lifespan() -> None:
-    """The middleware tells from the start to the shutdown."""
-    told = Told()
+async def test_the_lifespan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The middleware tells from the start to the shutdown; of the same one twice, one does."""
+    told, ran = Told(), list[Expiry]()
+
+    def counted(expiry: Expiry) -> AbstractAsyncContextManager[None]:
+        ran.append(expiry)
+        return running(expiry)
+
+    monkeypatch.setattr("redis_sessions.http.lifespan.running_sweep", counted)
     manager, id = await expired(told)
     sent = list[str]()
 
@@ -303,6 +310,7 @@ async def test_the_lifespan() -> None:
     assert told.ids == [id]
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert asyncio.all_tasks() == before
+    assert len(ran) == 1
 
 
 async def test_rights_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
