@@ -158,7 +158,7 @@ def loopback() -> Iterator[socket.socket]:
 
 
 async def requests_left(client: httpx2.AsyncClient) -> int:
-    """How many of uvicorn's objects for ten requests are still there without a garbage collector."""
+    """How many of uvicorn's objects for ten requests are there still, without a collector."""
     gc.collect()
     gc.disable()
     try:

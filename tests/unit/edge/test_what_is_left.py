@@ -115,8 +115,10 @@ async def answers_nothing(scope: Scope, receive: object, send: object) -> None:
 
 
 ROUTES: Final = [
-    *(Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in (read, change, sign_in)),
-    *(Route(f"/{each.__name__}", each) for each in (sign_out, change_late, stream, fail, refresh)),
+    *(
+        Route(f"/{each.__name__}", each, methods=["GET", "POST"])
+        for each in (read, change, sign_in, sign_out, change_late, stream, fail, refresh)
+    ),
     WebSocketRoute("/talk", talk),
     Mount("/answers_nothing", answers_nothing),
 ]
