@@ -185,7 +185,7 @@ class Backend:
         state = state_of(session)
         if not state.request.answering:
             state.hold(self.values.keyed(session))
-        state.origins.assigned = None
+        state.forget_assigned()
 
     def warn_of_suspects(self, data: Mapping[str, Any], principal: str | None) -> None:
         """Log it once if data look like a sign-in, and nobody was ever signed in."""

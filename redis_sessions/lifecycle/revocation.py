@@ -17,7 +17,8 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.session.aliases import alias
 from redis_sessions.session.record import TOMBSTONE_TTL, is_record, tombstone
-from redis_sessions.session.session import Session, services_of, serving, state_of
+from redis_sessions.session.serving import serving
+from redis_sessions.session.session import Session, services_of, state_of
 from redis_sessions.session.state import Status
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.protocols import Entry, EntryStatus, Written
@@ -203,7 +204,8 @@ async def _keep_to(
 
 def _serving(backend: Backend) -> list[Session]:
     """The sessions of this manager in the request that is being served."""
-    return [session for session in serving.get() if services_of(session) is backend.services]
+    sessions = (each.session for each in serving.get() if not each.over)
+    return [session for session in sessions if services_of(session) is backend.services]
 
 
 def _client(backend: Backend) -> Client | None:

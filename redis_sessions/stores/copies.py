@@ -44,7 +44,7 @@ class Copies:
         copy = self._all.pop(key, None)
         if copy is not None:
             self._all[key] = copy
-            if key in self._entries:
+            if self._entries and key in self._entries:
                 self._entries[key] = self._entries.pop(key)
         return copy
 

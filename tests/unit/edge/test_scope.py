@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from operator import methodcaller
 from typing import Any
 
 import pytest
@@ -19,30 +17,9 @@ from redis_sessions import (
     SessionMiddleware,
     get_session,
 )
-from redis_sessions.http.connection import Connection
 from tests.support.asgi import COOKIE, ask, cookie
 from tests.unit.edge.edge import BODY, Edge, responding, setting, start
 from tests.unit.setting import KEY
-
-
-async def test_nothing_is_left_of_a_request(at: Edge) -> None:
-    """Its connection is in no circle of references: the collector has nothing to find."""
-    token = await at.begin({"x": 1})
-    gc.collect()
-    before = connections()
-    gc.disable()
-    try:
-        for act in (len, setting(x=2), methodcaller("clear")):
-            await at.serve(responding(act), token)
-        left = [each for each in connections() if all(each is not known for known in before)]
-    finally:
-        gc.enable()
-    assert left == []
-
-
-def connections() -> list[Connection]:
-    """All that the collector knows."""
-    return [each for each in gc.get_objects() if type(each) is Connection]
 
 
 class Theirs(dict[str, Any]):
