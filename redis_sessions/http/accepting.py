@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from starlette.types import Scope
 
@@ -22,14 +22,13 @@ from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.accepted import Accepted, Origin
-from redis_sessions.session.context import RequestContext
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import LIVE, LONGEST, Bound, State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY, decode
 from redis_sessions.tracebacks import strip
 
-__all__ = ["Accepting", "accept_for", "accepting_of"]
+__all__ = ["Accepting", "accepting_of"]
 
 LONGEST_COOKIE: Final = 8192
 """The characters of a foreign cookie that is looked at. Browsers keep 4096 bytes."""
@@ -52,7 +51,7 @@ class Accepting:
         self._sources = [_CookieSource(source) for source in sources]
         self._followed = {each.name: each.source for each in self._sources if each.source.follow}
         self.follows = bool(self._followed)
-        backend.accepting, backend.brought = accept_for, _brought
+        backend.accepts = True
         if self.follows:
             backend.end_followed = self._end
         shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
@@ -348,20 +347,6 @@ class _CookieSource:
     def read(self, scope: Scope) -> list[str]:
         """The values of the cookie, each one once."""
         return list(dict.fromkeys(filter(None, self._read(scope))))
-
-
-def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Load:
-    """`load` for a request, by the middleware that serves it."""
-    serving = cast("Any", context)
-    accept: Accepting | None = None if context is None else serving.setup.accepting
-    return load if accept is None else accept.loader(load, serving.scope)
-
-
-async def _brought(context: RequestContext | None) -> list[Accepted]:
-    """What the cookies of a request name, by the middleware that serves it."""
-    serving = cast("Any", context)
-    accept: Accepting | None = None if context is None else serving.setup.accepting
-    return [] if accept is None else await accept.brought(serving.scope)
 
 
 def accepting_of(

@@ -313,8 +313,8 @@ async def _sign_out_of_brought(pending: PendingCommit) -> Headers:
     Returns the headers that remove their cookies.
     """
     headers: Headers = ()
-    brought = pending.backend.brought
-    found = [] if brought is None else await brought(pending.state.request.context)
+    context = pending.state.request.context
+    found = [] if context is None else await context.brought()
     for each in found:
         if each.principal not in (None, pending.facts.now):
             await _sign_out_of(pending, each)

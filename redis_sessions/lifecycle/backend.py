@@ -10,9 +10,8 @@ from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
-from redis_sessions.session.accepted import Accepted, Origin
+from redis_sessions.session.accepted import Origin
 from redis_sessions.session.box import Box
-from redis_sessions.session.context import RequestContext
 from redis_sessions.session.keyring import Keyring, SecretKey
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.policy import Policy
@@ -34,12 +33,6 @@ Listener = Callable[[Iterable[Any]], None]
 EndFollowed = Callable[[Origin], Awaitable[None]]
 
 Headers = tuple[tuple[bytes, bytes], ...]
-
-Accepting = Callable[[Callable[..., Awaitable[Session]], RequestContext | None], Any]
-"""Takes a `loading.Load` and the request, and returns a `Load` that asks the sources, too."""
-
-
-Brought = Callable[[RequestContext | None], Awaitable[list[Accepted]]]
 
 
 class Sharing(Protocol):
@@ -89,10 +82,8 @@ class Backend:
     """Ends a session at its source, when ours has ended that follows it. None: none is followed."""
     sharing: Sharing | None = None
     """Stores at a source what a session shares with one there. None: no source shares any."""
-    accepting: Accepting | None = None
-    """Has sources of other libraries' sessions asked, too. None: there are no such sources."""
-    brought: Brought | None = None
-    """Finds the sessions of other libraries that a request brings. None: no source is asked."""
+    accepts = False
+    """Whether a middleware of this manager has sources of other libraries' sessions."""
     watched = 0
     """How many open connections, and calls of `changes()`, watch their session."""
 
