@@ -73,6 +73,22 @@ async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert "alice" not in caplog.text.replace("not now", "")
 
 
+async def test_an_application_that_fails_for_long() -> None:
+    """The count of its failures stays small: the pause is computed from it, and is an hour."""
+
+    def fail(_: Expired) -> None:
+        raise RuntimeError("it fails, says the test")
+
+    at = Expiring(on_expired=fail)
+    id, expiry = (await at.begin(ALICE))[:20], backend_of(at.manager).expiry
+    assert expiry is not None
+    for _ in range(25):
+        await at.after(WEEK)
+    at.clock.advance(WEEK)
+    ((due,), _) = await expiry.schedule.due(shard_of(id), STEP)
+    assert expiry.opened(due)[2] == 20
+
+
 async def test_a_schedule_that_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
