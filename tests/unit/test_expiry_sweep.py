@@ -73,6 +73,15 @@ async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert "alice" not in caplog.text.replace("not now", "")
 
 
+async def test_what_is_no_session() -> None:
+    """Whatever else somebody has put there is removed: it would be in the way of the others."""
+    at, strange = Expiring(), "no id"
+    schedule = schedule_of(at.store)
+    await schedule.note(strange, 0, b"x")
+    assert await at.sweep() == []
+    assert await schedule.due(shard_of(strange), STEP) == ([], False)
+
+
 async def test_an_application_that_fails_for_long() -> None:
     """The count of its failures stays small: the pause is computed from it, and is an hour."""
 
