@@ -134,8 +134,10 @@ class Connection(msgspec.Struct, eq=False):
     def load_near(self) -> bool:
         """Load the session from a near copy, without waiting. Returns whether there is one."""
         session = self._from_near_copy()
-        self.session = _NONE_YET if session is None else session
-        return session is not None
+        if session is None:
+            return False  # it may have one already, which can't be written: see `foreign.shut_out`
+        self.session = session
+        return True
 
     def _from_near_copy(self) -> Session | None:
         setup, tokens = self.setup, self.tokens
@@ -164,12 +166,13 @@ class Connection(msgspec.Struct, eq=False):
 
     def load_later(self) -> None:
         """Put a placeholder there. `load()` loads it, and so does its own `refresh()`."""
-        self._stand_in(
-            SessionError(
-                "the session isn't loaded (lazy=True): depend on SessionDep, or "
-                "`await get_session(request).refresh()` first"
+        if self.session is _NONE_YET:
+            self._stand_in(
+                SessionError(
+                    "the session isn't loaded (lazy=True): depend on SessionDep, or "
+                    "`await get_session(request).refresh()` first"
+                )
             )
-        )
 
     def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
