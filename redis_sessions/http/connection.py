@@ -44,6 +44,10 @@ _OVER: Final[Scope] = {"type": "over", "headers": []}
 _NONE_YET: Final[Any] = None
 
 
+async def _too_late(message: Message) -> None:
+    raise RuntimeError(f"{message['type']} was sent after the application had returned")
+
+
 class Connection(msgspec.Struct, eq=False):
     """The session of one HTTP request or WebSocket. The scope has it under `SCOPE_KEY`."""
 
@@ -259,9 +263,16 @@ class Connection(msgspec.Struct, eq=False):
         scope[SCOPE_KEY] = (*outer, self) if outer else (self,)
 
     def leave(self) -> None:
-        """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
+        """End the request. It breaks the circles of references, so that nothing is left to `gc`.
+
+        The scope stays with whoever looks at it later. So does this, as a server's own object for
+        the request has the scope, and `send` is a method of that object.
+        """
         self.over = True
         self.scope = _OVER
+        self.send = _too_late
+        if self.live is not None:
+            self.live.send = _too_late
         state_of(self.session).request.context = None
 
     # -- the commit
