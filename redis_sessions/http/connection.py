@@ -156,12 +156,13 @@ class Connection(msgspec.Struct, eq=False):
 
     def load_later(self) -> None:
         """Put a placeholder there. `load()` loads it, and so does its own `refresh()`."""
-        self._stand_in(
-            SessionError(
-                "the session isn't loaded (lazy=True): depend on SessionDep, or "
-                "`await get_session(request).refresh()` first"
+        if self.session is _NONE_YET:
+            self._stand_in(
+                SessionError(
+                    "the session isn't loaded (lazy=True): depend on SessionDep, or "
+                    "`await get_session(request).refresh()` first"
+                )
             )
-        )
 
     def _bound(self) -> Bound:
         """What a session of this connection is bound to."""

@@ -147,6 +147,26 @@ async def test_what_another_origin_causes(at: Processes) -> None:
     assert (seen, at.here.store.loads) == ([{"n": 1}, {}], before)
 
 
+@pytest.mark.parametrize("choice", ["anonymous", "refuse"])
+@pytest.mark.parametrize("brings", [True, False])
+async def test_what_another_origin_causes_writes_nothing(
+    at: Processes, choice: Any, brings: bool
+) -> None:
+    """It can't sign anybody in, with the cookie of a session or without."""
+    token = await at.begin(n=1)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"].sign_in("mallory")
+        await send(START)
+        await send({"type": "http.response.body"})
+
+    middleware = SessionMiddleware(app, manager=at.here.manager, cross_site=choice)
+    headers = [(b"cookie", cookie(token))] if brings else []
+    headers.append((b"sec-fetch-site", b"cross-site"))
+    reply = (await ask(middleware, headers, method="POST")).checked()
+    assert (reply.status, reply.cookies) == (403, [])
+
+
 async def test_clients_with_headers_ask_the_store(at: Processes) -> None:
     """A token in a header is never served from a copy, since such a client has no hint."""
     token = await at.begin(n=1)
