@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from secrets import token_hex
 from typing import Final
 
 from redis_sessions.errors import StoreError
@@ -40,9 +39,16 @@ async def _note_ends(store: RedisStore, ids: Sequence[str], _: int) -> None:
     await try_schedule(schedule_of(store), ids[0])  # in all shards, wherever they are
 
 
-async def _send_to_itself(store: RedisStore, _: Sequence[str], __: int) -> str | None:
+async def _send(store: RedisStore, ids: Sequence[str], _: int) -> str | None:
+    for id in ids:
+        if (why := await _send_to_itself(store, f"{store.prefix}msg:{id}")) is not None:
+            return why
+    return None
+
+
+async def _send_to_itself(store: RedisStore, name: str) -> str | None:
     """Publish in a channel of messages, and listen there; why nothing arrived."""
-    channels, name = store.channels(), f"{store.prefix}msg:{token_hex(16)}"
+    channels = store.channels()
     heard = asyncio.Event()
 
     def told(_: str, __: bytes | None) -> None:
@@ -65,7 +71,7 @@ _Trial = Callable[[RedisStore, Sequence[str], int], Awaitable[str | None]]
 _TRIALS: Final[dict[str, _Trial]] = {
     "leader": _lead,
     "on_expired": _note_ends,
-    "messages": _send_to_itself,
+    "messages": _send,
 }
 PARTS: Final = tuple(_TRIALS)
 """What is tried, by the names that `--uses` takes."""
