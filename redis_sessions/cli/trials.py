@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from redis_sessions.errors import StoreError
+from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.leases import try_out
-from redis_sessions.stores.redis import RedisStore
+from redis_sessions.stores.redis import RedisStore, servers_of
 from redis_sessions.stores.schedule import schedule_of, try_schedule
 
 __all__ = ["PARTS", "try_parts"]
@@ -27,7 +28,17 @@ async def try_parts(
             found[name] = await _TRIALS[name](store, ids, milliseconds)
         except StoreError as exc:
             found[name] = str(exc)
+    await _remove_rest(store, ids)
     return found
+
+
+async def _remove_rest(store: RedisStore, ids: Sequence[str]) -> None:
+    """What has no end if a right was missing in the middle: of the parts, and of the dry run."""
+    kinds = ("", "of:", "lock:", "leader:")
+    keys = [f"{store.prefix}{kind}{id}" for id in ids for kind in kinds]
+    commands = [IndexCommand(key, ("DEL", key)) for key in keys]
+    submit = servers_of(store).index_commands.submit
+    await asyncio.gather(*(submit(command, 128) for command in commands), return_exceptions=True)
 
 
 async def _lead(store: RedisStore, ids: Sequence[str], milliseconds: int) -> None:
