@@ -164,7 +164,7 @@ def test_replicas_that_the_user_may_not_read(
 
 
 def test_one_node_that_has_another_user(cluster_topology: ClusterTopology, prefix: str) -> None:
-    """Users are set at each node: what one of them doesn't let through is found, whichever it is."""
+    """Users are set at each node: what one of them refuses is found, whichever it is."""
     name = prefix.replace(":", "-")
     whole = rules(Role.APP, prefix=prefix, cluster=True)
     url = cluster_topology.url.replace("//", f"//{name}:{SECRET}@")
