@@ -219,10 +219,12 @@ async def _remove(expiry: Expiry, shard: str, told: Sequence[Due]) -> None:
 
 async def _succeeded(expiry: Expiry, due: Due, call: asyncio.Task[None]) -> bool:
     """Whether a call has ended without an error. If not, it is made again later."""
+    why = "raised"
     if call.done():
         # It may have been cancelled: so was what the application waited for.
         exc = asyncio.CancelledError() if call.cancelled() else call.exception()
     else:
+        why = "too slow"
         exc = TimeoutError(f"it took longer than {LIMIT:g} seconds, and was cancelled")
         await _stop([call], GRACE)
     if exc is None:
@@ -236,6 +238,7 @@ async def _succeeded(expiry: Expiry, due: Due, call: asyncio.Task[None]) -> bool
         delay,
         exc_info=exc,
     )
+    expiry.report("expiry_failed", why, due.id)
     about = expiry.about(due.id, principal, at, min(tries + 1, 20))
     await expiry.schedule.note(due.id, int(delay * 1000), about)
     return False

@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from redis_sessions import (
     ConfigurationError,
+    Event,
     Expired,
     MemoryStore,
     SessionManager,
@@ -70,6 +71,8 @@ async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert [second for second, _ in tries] == [0, 5, 15, 35]
     assert len({expired for _, expired in tries}) == 1
     assert "is called again in 20 seconds" in caplog.text
+    failed = [event for event in at.events if event.name == "expiry_failed"]
+    assert failed == [Event("expiry_failed", "raised", tries[0][1].id)] * 3
     assert "alice" not in caplog.text.replace("not now", "")
 
 

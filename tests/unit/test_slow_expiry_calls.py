@@ -91,6 +91,7 @@ async def test_a_call_that_hangs(
     assert app.calls[0] == app.calls[1]
     assert f"on_expired failed for the session {ids[0]}, and is called again" in caplog.text
     assert "it took longer than" in caplog.text
+    assert at.manager.counts["expiry_failed"] == at.manager.counts["expiry_failed: too slow"] > 0
     assert len(app.others) == 1
     app.release.set()
     await until(lambda: asyncio.all_tasks() == before)  # what went on ends now
