@@ -153,6 +153,7 @@ class Backend:
             find=self.principal.of,
             clock=self.clock,
             within=self.policy.deadline,
+            report=self.report,
         )
         # What requests call anyway, so that those without `on_expired=` have nothing to look at.
         self.ttl, self.report = expiry.noting(self.ttl), expiry.hearing(self.report)
