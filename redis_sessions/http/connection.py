@@ -26,7 +26,7 @@ from redis_sessions.lifecycle import loading
 from redis_sessions.lifecycle.copies import from_near_copy
 from redis_sessions.lifecycle.pending import is_unchanged
 from redis_sessions.session.context import Peer
-from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.outcome import NOTHING, Answer
 from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
@@ -62,7 +62,7 @@ class Connection(msgspec.Struct, eq=False):
     over: bool = False
     """Whether the request is over."""
     stored_before: Stored | None = None
-    """The record when the request began. It is noted only if copies are read."""
+    """The record when the session was loaded. It is noted only if copies are read."""
     near: bool = False
     """Whether the session comes from a near copy."""
     hint: str | None = None
@@ -115,10 +115,10 @@ class Connection(msgspec.Struct, eq=False):
             if session is _NONE_YET:
                 bound = ANYWHERE if setup.binding is None else self._bound()
                 self.session = session = await load(self.tokens, bound=bound)
+                if setup.hints:
+                    self.stored_before = state_of(session).stored
             else:
                 await loading.load_in_turn(session, load)
-            if setup.hints:
-                self.stored_before = state_of(session).stored
         except StoreError as exc:
             self._go_on_without(exc)
 
@@ -134,7 +134,8 @@ class Connection(msgspec.Struct, eq=False):
     def load_near(self) -> bool:
         """Load the session from a near copy, without waiting. Returns whether there is one."""
         session = self._from_near_copy()
-        self.session = _NONE_YET if session is None else session
+        if session is not None:  # else there may be one: that of what another origin has caused
+            self.session = session
         return session is not None
 
     def _from_near_copy(self) -> Session | None:
@@ -164,6 +165,8 @@ class Connection(msgspec.Struct, eq=False):
 
     def load_later(self) -> None:
         """Put a placeholder there. `load()` loads it, and so does its own `refresh()`."""
+        if self.session is not _NONE_YET:
+            return  # as in `load_near`
         self._stand_in(
             SessionError(
                 "the session isn't loaded (lazy=True): depend on SessionDep, or "
@@ -223,6 +226,10 @@ class Connection(msgspec.Struct, eq=False):
         objection, self.objection = self.objection, None
         if objection is not None:
             self.setup.cross_site.tell(self.setup.backend.reporter, objection, self.peer)
+
+    def loaded(self, stored: Stored | None) -> None:
+        """A placeholder has become the session, of which this is stored."""
+        self.stored_before = stored if self.setup.hints else None
 
     def opened(self) -> Live:
         """What ends this connection, or is told of its end."""
@@ -354,12 +361,8 @@ class Connection(msgspec.Struct, eq=False):
             self._tell(answer, headers)
         if state.status is UNAVAILABLE:
             self._forbid_storing(headers)
-        if (
-            self.setup.hints
-            and state.stored is not self.stored_before
-            and answer.outcome is not Outcome.TOUCH
-        ):
-            hint(self.stored_before, state.stored, self.transport, headers)
+        if self.setup.hints and state.stored is not self.stored_before:
+            hint(self.stored_before, state.stored, self.transport, headers, answer)
         return {**held, "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:

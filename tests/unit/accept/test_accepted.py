@@ -211,6 +211,17 @@ async def test_another_origin_s_request_has_no_session_from_elsewhere(
     assert len(reply.cookies) == (2 if seen else 0)
 
 
+@pytest.mark.parametrize("choice", ["anonymous", "refuse"])
+async def test_another_origin_s_request_writes_nothing_with_lazy(choice: str) -> None:
+    """It is 403, although a session from elsewhere could be loaded later."""
+    at = Place(site={"lazy": True, "cross_site": choice})
+    foreign = [(b"sec-fetch-site", b"cross-site")]
+    reply = (
+        await at.visit(lambda session: session.update(x=1), headers=foreign, method="POST")
+    ).checked()
+    assert (reply.status, reply.cookies) == (403, [])
+
+
 async def test_a_token_in_a_header_takes_no_foreign_cookie_along() -> None:
     """A cross-origin request with a header of ours is served as if there were no cookies."""
     at = Place(site={"transport": [CookieTransport(), HeaderTransport()]})
