@@ -25,7 +25,6 @@ from redis_sessions.stores.commands import IndexCommand, Item, Write
 from redis_sessions.stores.copies import Copies
 from redis_sessions.stores.protocols import STORED, NearCopy
 from redis_sessions.stores.queues import ItemQueue
-from redis_sessions.stores.replies import alone
 from redis_sessions.stores.watching import POLL, Watching
 
 __all__ = ["Tracking"]
@@ -48,6 +47,9 @@ class Tracking:
     server is asked for its role three times in that time, as long as there are copies that somebody
     uses, or watched keys. If keys are watched, and it doesn't answer two such questions in a row,
     the link is left for another one.
+
+    `redirects` are errors by which a node of a Cluster says that it doesn't serve a key. A node
+    that was cut off from the others still calls itself a primary. So it is asked for a key, too.
     """
 
     attempts = 0
@@ -60,6 +62,7 @@ class Tracking:
         dialer: Dialer,
         health: Health,
         watching: Watching,
+        redirects: tuple[type[Exception], ...] = (),
     ) -> None:
         self._sender = sender
         self._dialer = dialer
@@ -68,9 +71,11 @@ class Tracking:
         self.copies = Copies() if watching.keeps_copies else None
         self._loop = asyncio.get_running_loop()
         self._context = Context()  # that of no request
-        self._heartbeats = ItemQueue[IndexCommand, None](
-            sender, alone, self._read_roles, health, bound
+        self._heartbeats = ItemQueue[str | None, None](
+            sender, _questions, self._read_answers, health, bound
         )
+        self._redirects = redirects
+        self._served: str | None = None  # a key that it has served, if it could redirect
         self._asked: Link | None = None  # the link that was asked to track
         self._link: Link | None = None  # the link that does
         self._watches = False  # whether something that is watched was read over it
@@ -111,6 +116,8 @@ class Tracking:
     def note_values(self, keys: Sequence[str], values: Sequence[Any]) -> None:
         """Keep copies of what was read, if it was read over the link."""
         copies, link = self.copies, self._link
+        if self._redirects and not isinstance(values[0], Exception):
+            self._served = keys[0]
         if link is None or self._sender.answering is not link:
             if self._lost_asked is not None:  # it answers if it isn't asked to track
                 self._fail(self._lost_asked)
@@ -143,6 +150,8 @@ class Tracking:
             for item, answer in zip(items, answers, strict=True):
                 if answer is STORED and isinstance(item, Write) and not is_tombstone(item.value):
                     copies.put(item.key, NearCopy(item.value), link.answered)
+                    if self._redirects:
+                        self._served = item.key
                 elif isinstance(item, Write):
                     copies.forget(item.key)
             self._use()
@@ -293,7 +302,7 @@ class Tracking:
             return
         if self._beat is None or self._beat.done():
             self._unanswered = 0
-            self._beat = self._heartbeats.submit(IndexCommand("", _ROLE), 64)
+            self._beat = self._heartbeats.submit(self._served, 64)
             self._beat.add_done_callback(_retrieve, context=self._context)
         else:
             # Turns are counted, and not seconds, since this loop itself may have been busy.
@@ -311,11 +320,16 @@ class Tracking:
             link.retire()  # the next one doesn't track
             self._link = self._asked = None
 
-    def _read_roles(self, items: Sequence[Item], replies: list[Any]) -> list[None]:
+    def _read_answers(self, keys: Sequence[str | None], replies: list[Any]) -> list[None]:
         if self._link is not None and self._sender.answering is self._link:
-            for reply in replies:
-                self._note_role(reply)
-        return [None] * len(items)
+            refused = [reply for reply in replies if isinstance(reply, self._redirects)]
+            if refused:
+                self._served = None
+                self.forget_copies()
+                self._watching.read(None)
+            else:
+                self._note_role(replies[-1])
+        return [None] * len(keys)
 
     def _note_role(self, reply: Any) -> bool:
         """Note that the server has answered, and whether it is a primary. False: it is no reply."""
@@ -344,6 +358,12 @@ class Tracking:
         self._proven = sent
         if self.copies is not None:
             self.copies.answered(sent)
+
+
+def _questions(keys: Sequence[str | None]) -> list[Command]:
+    """The commands of heartbeats: a key, if there is one, and the role."""
+    asked: list[Command] = [("GETRANGE", key, 0, 0) for key in keys if key is not None]
+    return [*asked, _ROLE]
 
 
 def _changes_copy(item: Item) -> TypeGuard[Write | IndexCommand]:
