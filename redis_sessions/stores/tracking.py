@@ -14,15 +14,17 @@ from typing import Any, Final, TypeGuard
 from redis import exceptions as errors
 
 from redis_sessions.connect.dialer import Dialer
+from redis_sessions.connect.failures import translate
 from redis_sessions.connect.health import Health
 from redis_sessions.connect.link import Link
 from redis_sessions.connect.loops import call_later
 from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command
 from redis_sessions.connect.sender import Sender
+from redis_sessions.errors import StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.session.record import is_tombstone
 from redis_sessions.stores.commands import IndexCommand, Item, Write
-from redis_sessions.stores.copies import Copies
+from redis_sessions.stores.copies import Copies, OwnWrites
 from redis_sessions.stores.protocols import STORED, NearCopy
 from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.stores.watching import POLL, Watching
@@ -54,7 +56,9 @@ class Tracking:
 
     attempts = 0
     until = _NEVER
-    commands: Sequence[Command] = (("HELLO", 3), ("CLIENT", "TRACKING", "ON", "NOLOOP"), _ROLE)
+    # Without NOLOOP. With it a server whose table of keys is full (`tracking-table-max-keys`) tells
+    # nobody of a key that it forgets while it carries out a command of this very link.
+    commands: Sequence[Command] = (("HELLO", 3), ("CLIENT", "TRACKING", "ON"), _ROLE)
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Tracking:
         )
         self._redirects = redirects
         self._served: str | None = None  # a key that it has served, if it could redirect
+        self._own = OwnWrites()
         self._asked: Link | None = None  # the link that was asked to track
         self._link: Link | None = None  # the link that does
         self._watches = False  # whether something that is watched was read over it
@@ -126,6 +131,7 @@ class Tracking:
                 self._read_watched_later(max(self._bound / 3, self._retry_at - self._loop.time()))
             return
         if copies is not None:
+            copies.forget_all(self._own.untold())
             for key, value in zip(keys, values, strict=True):
                 if value.__class__ is bytes and not is_tombstone(value):
                     known = copies.get(key)
@@ -147,12 +153,16 @@ class Tracking:
             self.note_changes([item.key for item in items if _changes_copy(item)])
             return
         if copies is not None:
+            copies.forget_all(self._own.untold())
             for item, answer in zip(items, answers, strict=True):
-                if answer is STORED and isinstance(item, Write) and not is_tombstone(item.value):
+                if not isinstance(item, Write):
+                    continue
+                lives = answer is STORED and not is_tombstone(item.value)
+                if lives and self._own.expect(item.key, link.answered):
                     copies.put(item.key, NearCopy(item.value), link.answered)
                     if self._redirects:
                         self._served = item.key
-                elif isinstance(item, Write):
+                else:
                     copies.forget(item.key)
             self._use()
         if self._watching:
@@ -196,7 +206,12 @@ class Tracking:
             return True
         refusal = next((r for r in replies if isinstance(r, errors.RedisError)), None)
         if refusal is not None:
-            self._fail(str(refusal), counts=_ATTEMPTS)
+            said = translate(self._dialer.where, refusal)
+            if isinstance(said, StoreUnavailableError) and said.reason == "server":  # it is busy
+                self._ask_later(self._bound / 3)
+                self._read_watched_later(self._bound / 3)
+            else:
+                self._fail(str(refusal), counts=_ATTEMPTS)
             return True
         self._link = self._asked
         return self._note_role(replies[-1])
@@ -258,7 +273,9 @@ class Tracking:
         if kind != b"invalidate":
             return False
         if self.copies is not None:
-            self.copies.forget_all(names)
+            now, own = self._loop.time(), self._own
+            by_others = None if names is None else [n for n in names if not own.is_told(n, now)]
+            self.copies.forget_all(by_others)
         self._watching.read(names)
         return True
 
@@ -279,6 +296,7 @@ class Tracking:
         """Expect nothing of the link any more, and do nothing by oneself."""
         self._link, self._asked, self._proven, self._watches = None, None, _NEVER, False
         self._beat = None
+        self._own = OwnWrites()
         self.forget_copies()
         for timer in (self._timer, self._retrying):
             if timer is not None:
@@ -358,6 +376,7 @@ class Tracking:
         self._proven = sent
         if self.copies is not None:
             self.copies.answered(sent)
+            self._own.answered(sent)
 
 
 def _questions(keys: Sequence[str | None]) -> list[Command]:

@@ -80,6 +80,18 @@ async def test_keys_on_several_nodes(
         await each.until(await stored(other, id, value))
 
 
+async def test_what_was_stored_at_once(
+    store: RedisStore, other: RedisStore, prefix: str, running: topology.ClusterTopology
+) -> None:
+    """A copy is kept of each, although the node tells of one before it answers the next."""
+    ids = [id_in(slots_of(running, running.primaries[0]), prefix) for _ in range(12)]
+    assert await asyncio.gather(*map(store.load, ids)) == [None] * 12
+    values = await asyncio.gather(*(stored(store, id) for id in ids))
+    assert [copy(store, id) for id in ids] == values
+    await asyncio.gather(*map(stored, [other] * 12, ids, values))
+    await soon(lambda: {copy(store, id) for id in ids} == {None})
+
+
 async def test_a_slot_moves(
     running: topology.ClusterTopology, store: RedisStore, other: RedisStore, prefix: str
 ) -> None:
