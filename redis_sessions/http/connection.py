@@ -26,7 +26,7 @@ from redis_sessions.lifecycle import loading
 from redis_sessions.lifecycle.pending import is_unchanged
 from redis_sessions.session.accepted import Accepted
 from redis_sessions.session.context import Peer
-from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.outcome import NOTHING, Answer
 from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
 from redis_sessions.session.serving import serving
@@ -65,7 +65,7 @@ class Connection(msgspec.Struct, eq=False):
     hint: str | None = None
     """What the browser has stored just now. See `Setup.read_with_hint`."""
     stored_before: Stored | None = None
-    """The record when the request began. It is noted only if copies are read."""
+    """The record when the session was loaded. It is noted only if copies are read."""
     near: bool = False
     """Whether the session comes from a near copy."""
     raised: SessionError | None = None
@@ -108,7 +108,7 @@ class Connection(msgspec.Struct, eq=False):
             turn = state_of(session).turn
             near = None if turn else near_session(setup, self.scope, self.tokens, self.hint)
             if near is not None:
-                self.near, self.stored_before = True, state_of(near).stored
+                self.near = True
                 loading.take_place(session, near)
                 return
         load: loading.Load = setup.manager.load
@@ -122,10 +122,10 @@ class Connection(msgspec.Struct, eq=False):
             if session is NONE_YET:
                 bound = ANYWHERE if setup.binding is None else self._bound()
                 self.session = session = await load(self.tokens, bound=bound)
+                if setup.hints:
+                    self.stored_before = state_of(session).stored
             else:
                 await loading.load_in_turn(session, load)
-            if setup.hints:
-                self.stored_before = state_of(session).stored
         except StoreError as exc:
             self.go_on_without(exc)
 
@@ -157,12 +157,13 @@ class Connection(msgspec.Struct, eq=False):
 
     def load_later(self) -> None:
         """Put a placeholder there. `load()` loads it, and so does its own `refresh()`."""
-        self._stand_in(
-            SessionError(
-                "the session isn't loaded (lazy=True): depend on SessionDep, or "
-                "`await get_session(request).refresh()` first"
+        if self.session is NONE_YET:
+            self._stand_in(
+                SessionError(
+                    "the session isn't loaded (lazy=True): depend on SessionDep, or "
+                    "`await get_session(request).refresh()` first"
+                )
             )
-        )
 
     def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
@@ -206,6 +207,10 @@ class Connection(msgspec.Struct, eq=False):
         """The sessions of other libraries that it brings, whether they may be accepted or not."""
         accepting = self.setup.accepting
         return [] if accepting is None else await accepting.brought(self.scope)
+
+    def loaded(self, stored: Stored | None) -> None:
+        """A placeholder has become the session, of which this is stored."""
+        self.stored_before = stored if self.setup.hints else None
 
     def opened(self) -> Live:
         """What ends this connection, or is told of its end."""
@@ -344,12 +349,8 @@ class Connection(msgspec.Struct, eq=False):
             self._tell(answer, headers)
         if state.status is UNAVAILABLE:
             self._forbid_storing(headers)
-        if (
-            self.setup.hints
-            and state.stored is not self.stored_before
-            and answer.outcome is not Outcome.TOUCH
-        ):
-            hint(self.stored_before, state.stored, self.transport, headers)
+        if self.setup.hints and state.stored is not self.stored_before:
+            hint(self.stored_before, state.stored, self.transport, headers, answer)
         return {**held, "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:

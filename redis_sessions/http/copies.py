@@ -18,6 +18,7 @@ from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle.copies import from_near_copy, load_from_replica
 from redis_sessions.lifecycle.loading import Load
+from redis_sessions.session.outcome import Answer, Outcome
 from redis_sessions.session.record import Stored, version
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import ANYWHERE
@@ -66,12 +67,20 @@ def replica_loader(setup: Setup, scope: Scope, transport: Transport) -> Load:
 
 
 def hint(
-    before: Stored | None, now: Stored | None, transport: Transport, headers: list[RawHeader]
+    before: Stored | None,
+    now: Stored | None,
+    transport: Transport,
+    headers: list[RawHeader],
+    answer: Answer,
 ) -> None:
-    """Have the browser say that it has changed its session, since a copy may be older than that."""
+    """Have the browser say that it has changed its session, since a copy may be older than that.
+
+    A touch isn't worth it, unless the request has saved data before.
+    """
     if now is None or not isinstance(transport, CookieTransport):
         return
-    if before is None or before.sealed != now.sealed:
+    touched = answer.outcome is Outcome.TOUCH
+    if before is None or (before.data != now.data if touched else before.sealed != now.sealed):
         headers.append(transport.hint(_hint_of(now.sealed)))
 
 

@@ -142,6 +142,7 @@ class Backend:
             find=self.principal.of,
             clock=self.clock,
             within=self.policy.deadline,
+            report=self.report,
         )
         # These are called in any case. So nothing on the way of a request asks whether there is an
         # `on_expired=`.

@@ -61,7 +61,7 @@ class Expiry:
     """What one manager notes in the schedule of its store, and who is told of what is due in it.
 
     `find`: says who is signed in by encoded data. `clock`: seconds since the epoch. `within`: the
-    seconds within which a record is stored after its time was set.
+    seconds within which a record is stored after its time was set. `report`: tells an event.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Expiry:
         find: Callable[[bytes], str | None],
         clock: Callable[[], float],
         within: float,
+        report: Callable[..., None],
     ) -> None:
         if not callable(on_expired):
             raise ConfigurationError(
@@ -84,6 +85,7 @@ class Expiry:
         self.on_expired = on_expired
         self._find = find
         self._clock = clock
+        self.report = report
         self._within = within + 1  # whole seconds are compared
         self._writing = set[asyncio.Future[Any]]()
         self._logs_from = float("-inf")

@@ -302,5 +302,7 @@ def take_place(session: Session, loaded: Session) -> None:
     load_into(session, loaded, fresh)
     if before.untouched:
         fresh.leave_untouched()
-    if request.late and request.context is not None:
-        request.context.opened().loaded()
+    if request.context is not None:
+        request.context.loaded(fresh.stored)
+        if request.late:
+            request.context.opened().loaded()

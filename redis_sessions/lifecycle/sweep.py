@@ -123,10 +123,15 @@ async def _sweep_shard(expiry: Expiry, shard: str, check: Callable[[], object], 
             await expiry.schedule.remove(shard, strange)
         found = [due for due in found if is_id(due.id) and due.id not in slow]
         failed: BaseException | None = None
+        over = list[Due]()
+        # All of them at first, since calls may take long. Who signs out meanwhile leaves a
+        # tombstone, and that doesn't stay for long.
         for start in range(0, len(found), AT_ONCE):
-            over, failed = await _over(expiry, found[start : start + AT_ONCE], failed)
+            here, failed = await _over(expiry, found[start : start + AT_ONCE], failed)
+            over += here
+        for start in range(0, len(over), AT_ONCE):
             check()
-            await _tell_all(expiry, shard, over, slow)
+            await _tell_all(expiry, shard, over[start : start + AT_ONCE], slow)
         if failed is not None:
             raise failed
 
@@ -150,8 +155,8 @@ async def _tell_all(expiry: Expiry, shard: str, over: Sequence[Due], slow: Slow)
             elif await _succeeded(expiry, due, call):
                 told.append(due)
     finally:
-        if told:  # also at a shutdown, so that the next process doesn't tell them again
-            await asyncio.shield(expiry.write(expiry.schedule.remove(shard, told)))
+        if told:
+            await _remove(expiry, shard, told)
 
 
 async def _over(
@@ -197,9 +202,13 @@ async def _follow(
 ) -> None:
     """Wait for a slow call as long as it may take, and note whether it has succeeded."""
     try:
-        await asyncio.wait([call], timeout=LIMIT - SLOW)
+        try:
+            await asyncio.wait([call], timeout=LIMIT - SLOW)
+        except asyncio.CancelledError:
+            if not call.done():
+                raise
         if await _succeeded(expiry, due, call):
-            await expiry.schedule.remove(shard, [due])
+            await _remove(expiry, shard, [due])
     except StoreError as exc:  # it stays due, and is told again
         logger.warning("sessions: on_expired waits for the store: %s", exc)
     finally:
@@ -207,12 +216,19 @@ async def _follow(
         del slow[due.id]
 
 
+async def _remove(expiry: Expiry, shard: str, told: Sequence[Due]) -> None:
+    """Also at a shutdown, so that the next process doesn't tell them again."""
+    await asyncio.shield(expiry.write(expiry.schedule.remove(shard, told)))
+
+
 async def _succeeded(expiry: Expiry, due: Due, call: asyncio.Task[None]) -> bool:
     """Whether a call has ended without an error. If not, it is made again later."""
+    why = "raised"
     if call.done():
         # It may have been cancelled: so was what the application waited for.
         exc = asyncio.CancelledError() if call.cancelled() else call.exception()
     else:
+        why = "too slow"
         exc = TimeoutError(f"it took longer than {LIMIT:g} seconds, and was cancelled")
         await _stop([call], GRACE)
     if exc is None:
@@ -226,6 +242,7 @@ async def _succeeded(expiry: Expiry, due: Due, call: asyncio.Task[None]) -> bool
         delay,
         exc_info=exc,
     )
+    expiry.report("expiry_failed", why, due.id)
     about = expiry.about(due.id, principal, at, min(tries + 1, 20))
     await expiry.schedule.note(due.id, int(delay * 1000), about)
     return False

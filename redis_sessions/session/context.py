@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from redis_sessions.errors import SessionError
 from redis_sessions.session.accepted import Accepted
-from redis_sessions.session.record import Reject
+from redis_sessions.session.record import Reject, Stored
 
 __all__ = ["OpenConnection", "Peer", "RequestContext"]
 
@@ -47,6 +47,10 @@ class RequestContext(Protocol):
 
     def as_seen(self, error: SessionError) -> SessionError:
         """The error that the application gets in place of this one."""
+        ...
+
+    def loaded(self, stored: Stored | None) -> None:
+        """Its placeholder has become the session, of which this is stored."""
         ...
 
     def opened(self) -> OpenConnection:

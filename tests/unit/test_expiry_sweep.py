@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from redis_sessions import (
     ConfigurationError,
+    Event,
     Expired,
     MemoryStore,
     SessionManager,
@@ -20,6 +21,7 @@ from redis_sessions import (
 from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.lifecycle.sweep import AT_ONCE, LEADER, STEP, running, sweep
+from redis_sessions.session.record import TOMBSTONE_TTL
 from redis_sessions.stores.schedule import Due, schedule_of, shard_of
 from redis_sessions.testing import Clock
 from redis_sessions.testing.conformance import new_id
@@ -70,6 +72,8 @@ async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert [second for second, _ in tries] == [0, 5, 15, 35]
     assert len({expired for _, expired in tries}) == 1
     assert "is called again in 20 seconds" in caplog.text
+    failed = [event for event in at.events if event.name == "expiry_failed"]
+    assert failed == [Event("expiry_failed", "raised", tries[0][1].id)] * 3
     assert "alice" not in caplog.text.replace("not now", "")
 
 
@@ -130,6 +134,32 @@ async def test_many_at_once() -> None:
             await schedule_of(at.store).note(id, 1000, b"x")
 
     assert sorted(each.id for each in await at.after(1)) == sorted(ids)
+
+
+async def test_a_sign_out_while_others_are_told() -> None:
+    """It isn't told as an expiry, although its tombstone has gone by the time of its turn."""
+    at = Expiring()
+
+    async def on_expired(expired: Expired) -> None:
+        at.told.append(expired)
+        if len(at.told) == 1:
+            session = await at.load(token)
+            session.clear()
+            await at.commit(session)
+            at.clock.advance(TOMBSTONE_TTL + 1)
+
+    at = Expiring(on_expired=on_expired)
+    token = await at.begin(ALICE)
+    await settle(at.manager)
+    shard, schedule, ids = shard_of(token[:20]), schedule_of(at.store), list[str]()
+    await schedule.note(token[:20], 1000, b"x")  # as if a note about its last touch had been lost
+    while len(ids) < AT_ONCE:
+        if shard_of(id := new_id()) == shard:
+            ids.append(id)
+            await schedule.note(id, 0, b"x")
+
+    assert sorted(each.id for each in await at.after(1)) == sorted(ids)
+    assert await at.after(WEEK) == []
 
 
 async def test_a_node_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

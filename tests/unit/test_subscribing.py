@@ -168,7 +168,11 @@ def test_a_slot_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_stopped_before_it_arrives() -> None:
     """In memory, too, nobody is told anything after they have stopped."""
     here, heard = MemoryPubSub(), list[bytes | None]()
-    stop = await here.subscribe(["a"], lambda _, data: heard.append(data))
+
+    def told(_: str, data: bytes | None) -> None:
+        heard.append(data)
+
+    stop = await here.subscribe(["a"], told)
     await here.publish("a", b"heard")
     await asyncio.sleep(0)
     await here.publish("a", b"late")
