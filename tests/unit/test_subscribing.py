@@ -193,8 +193,11 @@ def test_a_listener_that_stops_another() -> None:
             heard.append(1)
             stop()
 
+        def second(*_: object) -> None:
+            heard.append(2)
+
         await here.subscribe(["a"], first)
-        stop = await here.subscribe(["a"], lambda *_: heard.append(2))
+        stop = await here.subscribe(["a"], second)
         here.on_message("a", b"x")
         await here.close()
 
