@@ -53,6 +53,7 @@ from redis_sessions.session.principal import PrincipalOption
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import Duration
+from redis_sessions.session.token import ID
 from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
@@ -273,7 +274,7 @@ class SessionMiddleware:
                     before = state_of(session).stored
             elif first is STORE and is_one(tokens):
                 try:
-                    sealed = await setup.backend.store.load(tokens[0][:20])
+                    sealed = await setup.backend.store.load(tokens[0][ID])
                 except StoreError as exc:
                     strip(exc)
                     trouble = exc

@@ -24,6 +24,7 @@ from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import Transport
 from redis_sessions.lifecycle import loading
 from redis_sessions.lifecycle.pending import is_unchanged
+from redis_sessions.session.accepted import Accepted
 from redis_sessions.session.context import Peer
 from redis_sessions.session.outcome import NOTHING, Answer
 from redis_sessions.session.placeholder import Unloaded, load_into
@@ -200,6 +201,16 @@ class Connection(msgspec.Struct, eq=False):
     def loaded(self, stored: Stored | None) -> None:
         """A placeholder has become the session, of which this is stored."""
         self.stored_before = stored if self.setup.hints else None
+
+    def asking_sources(self, load: loading.Load) -> loading.Load:
+        """`load`, which then asks sources of other libraries' sessions, too, if there are any."""
+        accepting = self.setup.accepting
+        return load if accepting is None else accepting.loader(load, self.scope)
+
+    async def brought(self) -> list[Accepted]:
+        """The sessions of other libraries that it brings, whether they may be accepted or not."""
+        accepting = self.setup.accepting
+        return [] if accepting is None else await accepting.brought(self.scope)
 
     def opened(self) -> Live:
         """What ends this connection, or is told of its end."""

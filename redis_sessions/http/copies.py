@@ -22,6 +22,7 @@ from redis_sessions.session.outcome import Answer, Outcome
 from redis_sessions.session.record import Stored, version
 from redis_sessions.session.session import Session
 from redis_sessions.session.state import ANYWHERE
+from redis_sessions.session.token import ID
 from redis_sessions.stores.protocols import NearCopy
 
 __all__ = ["hint", "near_session", "replica_loader", "takes_near_copy"]
@@ -36,7 +37,7 @@ def near_session(
     """
     if setup.copies is None or len(tokens) != 1:
         return None
-    copy = setup.copies.near_copy(tokens[0][:20])
+    copy = setup.copies.near_copy(tokens[0][ID])
     if copy is None:
         return None
     if setup.read_with_hint is None:

@@ -187,7 +187,7 @@ async def _keep_to(
     stored = await _stored(backend, [entry.id for entry in entries])
     newest = max(entry.seen for entry in entries)
 
-    def under_way(entry: Entry) -> bool:  # the record may still come
+    def under_way(entry: Entry) -> bool:  # the record may be stored in a moment
         return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
 
     def order(entry: Entry) -> tuple[bool, float]:
@@ -215,7 +215,7 @@ def _client(backend: Backend) -> Client | None:
 
 
 def _own(backend: Backend) -> dict[str, Session]:
-    """Those of them that were loaded, by id. They may have been cleared since."""
+    """The sessions in this request that were loaded, by id. They may have been cleared since."""
     pairs = [(state_of(session), session) for session in _serving(backend)]
     return {
         state.stored.token.id: session
@@ -230,7 +230,7 @@ def _mine(backend: Backend, principal: str) -> list[str]:
 
 
 def _named(backend: Backend, text: str) -> list[str]:
-    """The ids of those of its sessions that have this alias."""
+    """The ids of the sessions in the request that is being served that have this alias."""
     return [
         id
         for id, own in _own(backend).items()
