@@ -198,6 +198,10 @@ class Connection(msgspec.Struct, eq=False):
         if objection is not None:
             self.setup.cross_site.tell(self.setup.backend.reporter, objection, self.peer)
 
+    def loaded(self, stored: Stored | None) -> None:
+        """A placeholder has become the session, of which this is stored."""
+        self.stored_before = stored if self.setup.hints else None
+
     def asking_sources(self, load: loading.Load) -> loading.Load:
         """`load`, which then asks sources of other libraries' sessions, too, if there are any."""
         accepting = self.setup.accepting
@@ -207,10 +211,6 @@ class Connection(msgspec.Struct, eq=False):
         """The sessions of other libraries that it brings, whether they may be accepted or not."""
         accepting = self.setup.accepting
         return [] if accepting is None else await accepting.brought(self.scope)
-
-    def loaded(self, stored: Stored | None) -> None:
-        """A placeholder has become the session, of which this is stored."""
-        self.stored_before = stored if self.setup.hints else None
 
     def opened(self) -> Live:
         """What ends this connection, or is told of its end."""
