@@ -30,7 +30,9 @@ __all__ = [
 
 logger: Final = logging.getLogger("redis_sessions")
 
-_WARNINGS: Final = frozenset({"rejected", "dropped", "refused", "message_rejected"})
+_WARNINGS: Final = frozenset(
+    {"rejected", "dropped", "refused", "message_rejected", "expiry_failed"}
+)
 _PERSONAL: Final = {
     "session_principal": "principal",
     "session_address": "address",
@@ -59,6 +61,7 @@ class Event:
     - `merged`: two requests changed a session at once, and both changes were stored
     - `dropped`: a change wasn't stored
     - `message_rejected`: what was published in a channel of messages isn't one for it
+    - `expiry_failed`: a call of `on_expired=` failed, and is made again later
     - `disconnected`: an open WebSocket or event stream was ended, since its session has ended
     - `cache_control_replaced`: a response's `Cache-Control` would have let caches keep a token
     - `unavailable`: a request needed the store, which couldn't be used
@@ -141,11 +144,11 @@ class Reporter:
 def log_events(logger: logging.Logger | None = None) -> EventHandler:
     """A handler for `on_event=` that writes a log record for each event.
 
-    `logger`: by default the logger named `redis_sessions.events`. `rejected`, `dropped`, `refused`
-    and `message_rejected` are logged as WARNING, all others as INFO. For structured logs, the
-    record has the attributes `session_event`, `session_reason` and `session_id`; and, of events
-    that tell them, `session_principal`, `session_address` and `session_user_agent`, which the text
-    doesn't have.
+    `logger`: by default the logger named `redis_sessions.events`. `rejected`, `dropped`, `refused`,
+    `message_rejected` and `expiry_failed` are logged as WARNING, all others as INFO. For structured
+    logs, the record has the attributes `session_event`, `session_reason` and `session_id`; and, of
+    events that tell them, `session_principal`, `session_address` and `session_user_agent`, which
+    the text doesn't have.
     """
     target = logging.getLogger("redis_sessions.events") if logger is None else logger
 

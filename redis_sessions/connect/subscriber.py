@@ -30,6 +30,7 @@ __all__ = ["Hearer", "Subscriber"]
 
 _MORE: Final = object()
 _PING: Final = "ping"
+_BEGINS: Final = ("subscribe", "ssubscribe")
 _KINDS: Final = {
     *(b"message", b"smessage", b"subscribe", b"ssubscribe", b"unsubscribe", b"sunsubscribe")
 }
@@ -80,6 +81,7 @@ class Subscriber(asyncio.Protocol):
             protocolError=errors.InvalidResponse, replyError=error_reply, notEnoughData=_MORE
         )
         self._sent: deque[tuple[str, dict[str, None]]] = deque()  # what the server has to answer
+        self._leaving: dict[str, dict[str, None]] = {}  # the last command of those that end it
         self._unheard = 0
         self._timer: asyncio.TimerHandle | None = None
         self._pool: ConnectionPool | None = None
@@ -129,7 +131,10 @@ class Subscriber(asyncio.Protocol):
         for channel in channels:  # one command may name channels of one slot only
             slot = key_slot(channel.encode()) if self.sharded else 0
             groups.setdefault(slot, {})[channel] = None
-        self._sent.extend((verb, group) for group in groups.values())
+        for group in groups.values():
+            self._sent.append((verb, group))
+            if verb not in _BEGINS:
+                self._leaving.update(dict.fromkeys(group, group))
         self._write([(verb, *group) for group in groups.values()])
 
     def _write(self, commands: Sequence[Command]) -> None:
@@ -220,7 +225,9 @@ class Subscriber(asyncio.Protocol):
                 self._lose(told)
                 return
             self._sent.popleft()
-            if verb in ("subscribe", "ssubscribe"):
+            for each in channels:
+                self._note_left(each, channels)
+            if verb in _BEGINS:
                 self._hearer.on_refused(self, list(channels), told)
             # A PING that the user may not send is answered all the same. And if it can't
             # unsubscribe, another node has the slot by now.
@@ -228,12 +235,18 @@ class Subscriber(asyncio.Protocol):
             channels.pop(channel, None)
             if not channels:
                 self._sent.popleft()
-            if kind in ("subscribe", "ssubscribe"):
+            self._note_left(channel, channels)
+            # If it is left after this, a later command has to confirm it.
+            if kind in _BEGINS and channel not in self._leaving:
                 self._hearer.on_subscribed(self, channel)
         elif kind == "sunsubscribe":
             self._hearer.on_dropped(self, channel)
         else:
             self._lose(errors.InvalidResponse("the server has sent something by itself"))
+
+    def _note_left(self, channel: str, by: dict[str, None]) -> None:
+        if self._leaving.get(channel) is by:
+            del self._leaving[channel]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._keep = None

@@ -85,7 +85,7 @@ class Channel:
         self._values = read.answers if each else read.values
         outcomes = read.answers if each else read.outcomes
         records, indexes = sender(timeout), sender(timeout)
-        self.tracking = Tracking(records, self._dialer, self.health, watching)
+        self.tracking = Tracking(records, self._dialer, self.health, watching, dialect.redirects)
         self.near_copy = self.tracking.near_copy
         seen = Observation() if observation is None else observation
         queue = partial(ItemQueue[Any, Any], health=self.health, patience=timeout, observation=seen)

@@ -138,6 +138,19 @@ def test_a_right_that_is_missing(start_server: StartServer, prefix: str) -> None
         assert "the rights of `redis-sessions acl --role admin`" in refused.stderr
 
 
+def test_a_right_that_is_missing_in_the_middle(start_server: StartServer, prefix: str) -> None:
+    """What was written by then doesn't stay."""
+    server = start_server()
+    url = f"redis://few:{SECRET}@127.0.0.1:{server.port}/0"
+    with Redis(port=server.port, protocol=2) as client:
+        for missing in ("+pexpire", "+hrandfield", "+pttl"):
+            given = [rule for rule in rules(Role.APP, prefix=prefix) if rule != missing]
+            client.execute_command(*acl_line("few", f">{SECRET}", given).split())
+            levels(url, "--prefix", prefix, "--uses", "leader", status=2)
+            keys: Any = client.keys(f"{prefix}*")
+            assert [key for key in keys if client.pttl(key) == -1] == []
+
+
 def test_rights_to_look_may_be_missing(start_server: StartServer, prefix: str) -> None:
     """Without INFO, CONFIG, TIME and PING their lines are unknown, and that is no fault."""
     server = start_server("--appendonly", "yes")

@@ -163,6 +163,22 @@ def test_replicas_that_the_user_may_not_read(
             node.ask("ACL", "DELUSER", name)
 
 
+def test_one_node_that_has_another_user(cluster_topology: ClusterTopology, prefix: str) -> None:
+    """Users are set at each node: what one of them refuses is found, whichever it is."""
+    name = prefix.replace(":", "-")
+    whole = rules(Role.APP, prefix=prefix, cluster=True)
+    url = cluster_topology.url.replace("//", f"//{name}:{SECRET}@")
+    for lacking in cluster_topology.primaries:
+        for node in cluster_topology.nodes:
+            given = [rule for rule in whole if node is not lacking or rule != "+ssubscribe"]
+            node.ask(*acl_line(name, f">{SECRET}", given).split())
+        found = levels(url, "--prefix", prefix, "--uses", "messages", status=2)
+        assert found["messages"]["level"] == "fail"
+        assert "ssubscribe" in found["messages"]["text"]
+    for node in cluster_topology.nodes:
+        node.ask("ACL", "DELUSER", name)
+
+
 def test_nodes_without_the_names_that_they_prefer(
     cluster_topology: ClusterTopology, prefix: str
 ) -> None:

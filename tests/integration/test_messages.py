@@ -205,6 +205,44 @@ async def test_one_connection_for_all(store: RedisStore, other: Messages, behind
     await soon(lambda: subscribers(behind) == [])
 
 
+async def test_a_channel_that_is_just_being_left(
+    proxy: Proxy, behind: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes then begins when the server has confirmed it anew.
+
+    The answer that was for somebody who has left meanwhile doesn't count: the server ends that
+    subscription before it begins the new one.
+    """
+    monkeypatch.setattr(pubsub, "BOUND", 60)
+    name, heard = "session:msg:0", asyncio.Event()
+    async with store_on(as_app(proxy.url), timeout=2.5) as store, store_on(behind.url) as other:
+        channels = store.channels()
+        proxy.hold(name.encode())
+        first = asyncio.create_task(channels.subscribe([name], nothing))
+        await soon(lambda: proxy.holds)
+        first.cancel()
+        await soon(lambda: not subscribers(behind))
+        proxy.freeze(replies=False)
+        second = asyncio.create_task(channels.subscribe([name], lambda *_: heard.set()))
+        (subscriber,) = subscribers_of(store)
+        await soon(lambda: unanswered(subscriber) == ["subscribe", "unsubscribe", "subscribe"])
+        proxy.release(name.encode())
+        await soon(lambda: unanswered(subscriber) == ["subscribe"])
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert not second.done()
+        proxy.heal()
+        await second
+        await other.channels().publish(name, b"x")
+        async with asyncio.timeout(20):
+            await heard.wait()
+
+
+def unanswered(subscriber: Any) -> list[str]:
+    """What the server has to answer."""
+    return [verb for verb, _ in subscriber._sent if verb != "ping"]
+
+
 async def test_nobody_listens_any_more(
     store: RedisStore, behind: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,7 @@ async def test_a_batch_that_fails(
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:{}/0", "redis+cluster://127.0.0.1:{}"])
 async def test_whose_frames_they_are(url: str) -> None:
-    """An error has those, and notes, of the one who asked, and of nobody with the same trouble."""
+    """An error has those and the notes of the one who asked, and nobody else."""
     manager = manager_on(url.format(free_port()))
 
     async def one() -> None:

@@ -51,9 +51,9 @@ class Proxy:
         """Drop all connections, and refuse new ones."""
         self._do(self._cut())
 
-    def freeze(self, *, requests: bool = True) -> None:
+    def freeze(self, *, requests: bool = True, replies: bool = True) -> None:
         """Accept, and forward nothing, as a partition does; `requests=False`: no replies only."""
-        self._do(self._flow(requests=not requests, replies=False))
+        self._do(self._flow(requests=not requests, replies=not replies))
 
     def delay(self, seconds: float) -> None:
         """Let each reply take so much longer."""

@@ -11,6 +11,7 @@ from redis_sessions import Event, Keyring, MemoryStore, SessionManager, generate
 from redis_sessions.testing import store_session
 from tests.support import ROOT
 
+WARNINGS = ["rejected", "dropped", "refused", "message_rejected", "expiry_failed"]
 QUIET = [
     "signed_in",
     "signed_out",
@@ -45,7 +46,7 @@ def test_one_record_an_event(event: Event, caplog: pytest.LogCaptureFixture) -> 
 @pytest.mark.parametrize(
     ("name", "level"),
     [
-        *((name, logging.WARNING) for name in ("rejected", "dropped", "refused")),
+        *((name, logging.WARNING) for name in WARNINGS),
         *((name, logging.INFO) for name in QUIET),
     ],
 )

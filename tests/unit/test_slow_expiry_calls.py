@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from typing import Any
 
 import pytest
 
 from redis_sessions import (
     Expired,
 )
+from redis_sessions.lifecycle.sweep import sweep
 from redis_sessions.stores.schedule import Due, schedule_of, shard_of
 from tests.support.open import PATIENCE
 from tests.unit.expiring import WEEK, Expiring, settle
@@ -89,6 +91,7 @@ async def test_a_call_that_hangs(
     assert app.calls[0] == app.calls[1]
     assert f"on_expired failed for the session {ids[0]}, and is called again" in caplog.text
     assert "it took longer than" in caplog.text
+    assert at.manager.counts["expiry_failed"] == at.manager.counts["expiry_failed: too slow"] > 0
     assert len(app.others) == 1
     app.release.set()
     await until(lambda: asyncio.all_tasks() == before)  # what went on ends now
@@ -127,3 +130,45 @@ async def test_slow_calls(monkeypatch: pytest.MonkeyPatch) -> None:
         await until(lambda: found[-1] == 0)
     assert sorted(calls) == sorted(ids)
     assert most <= 2
+
+
+@pytest.mark.parametrize("noting", [False, True])
+async def test_a_slow_call_that_ends_with_the_process(
+    noting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has done isn't done again. `noting`: its success is being noted at the shutdown."""
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep.SLOW", 0.001)
+    calls, slow = list[str](), asyncio.Event()
+    release, shutdown = asyncio.Event(), asyncio.Event()
+
+    async def on_expired(expired: Expired) -> None:
+        calls.append(expired.id)
+        await release.wait()
+        if not noting:
+            shutdown.set()
+
+    at = Expiring(on_expired=on_expired)
+    (id,) = await begin_in_one_shard(at, ALICE)
+    at.clock.advance(WEEK)
+    schedule = schedule_of(at.store)
+    remove = schedule.remove
+
+    async def removed(shard: str, entries: Sequence[Due]) -> None:
+        shutdown.set()
+        for _ in range(9):
+            await asyncio.sleep(0)
+        await remove(shard, entries)
+
+    async def swept(*arguments: Any) -> None:
+        await sweep(*arguments)
+        slow.set()  # the call goes on, and the next sweep is seconds away
+
+    monkeypatch.setattr(schedule, "remove", removed)
+    monkeypatch.setattr("redis_sessions.lifecycle.sweep.sweep", swept)
+    async with asyncio.timeout(PATIENCE):
+        async with at.manager.expiring():
+            await slow.wait()
+            release.set()
+            await shutdown.wait()
+        await at.sweep()
+    assert calls == [id]

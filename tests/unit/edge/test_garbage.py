@@ -14,14 +14,16 @@ from typing import Any, Final
 
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Scope
 from starlette.websockets import WebSocket
 
 from redis_sessions import MemoryStore, SessionMiddleware, get_session
+from redis_sessions.accept import StarletteCookie
 from redis_sessions.http.connection import SCOPE_KEY
+from redis_sessions.telemetry import instrument
 from tests.support.asgi import cookie, scope_of
 from tests.unit.edge.edge import Edge
 from tests.unit.setting import ALICE, KEY, stored
@@ -147,10 +149,15 @@ async def is_left(app: ASGIApp, path: str, headers: Headers, **fields: Any) -> b
     return left() is not None
 
 
+def counts(_: HTTPConnection) -> bool:
+    return True
+
+
 OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "plain": {},
     "refuses": {"cross_site": "refuse"},
-    "bound": {"binding": "ip", "touch": lambda _: True},
+    "bound": {"binding": "ip", "touch": counts},
+    "accepts others": {"accept": [StarletteCookie(KEY)]},
 }
 PATHS: Final = [
     *("/read", "/change", "/sign_in", "/sign_out", "/change_late", "/stream", "/fail", "/talk"),
@@ -173,6 +180,16 @@ async def test_one_middleware(at: Edge, options: dict[str, Any]) -> None:
         if path not in ("/refresh", "/change_late", "/stream"):
             assert not await is_left(app, path, mine, kind=kind), path
         at.away.away = False
+
+
+async def test_a_trace(at: Edge) -> None:
+    """What is told to OpenTelemetry's spans keeps nothing either."""
+    instrument(at.manager, spans=True)
+    app = SessionMiddleware(Starlette(routes=ROUTES), manager=at.manager)
+    for path in PATHS:
+        kind = "websocket" if path == "/talk" else "http"
+        mine: Headers = [(b"cookie", cookie(await at.begin(ALICE)))]
+        assert not await is_left(app, path, mine, kind=kind), path
 
 
 async def test_lazily(at: Edge) -> None:
