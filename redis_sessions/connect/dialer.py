@@ -44,6 +44,7 @@ class Dialer:
         # A loop that ends closes its async generators: so no link outlives its loop.
         self._closer: _Closer | None = None
         self._ended = asyncio.Event()
+        self._connecting: set[asyncio.Task[Any]] = set()
         # If a dialer is collected, its links are closed in the loop that they belong to.
         weakref.finalize(
             self, _close_without_owner, self.links, asyncio.get_running_loop(), os.getpid()
@@ -71,8 +72,13 @@ class Dialer:
                 self._pools.clear()
                 self._pools.add(pool)
             if self._closer is None:
-                self._closer = _close_with_loop(self.links, self._pools, self._ended)
+                self._closer = _close_with_loop(
+                    self.links, self._pools, self._ended, self._connecting
+                )
                 await anext(self._closer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connecting.add(task)
         try:
             async with asyncio.timeout(seconds):
                 try:
@@ -83,6 +89,7 @@ class Dialer:
                     # Once more: a server that restarted may have refused only the first attempt.
                     return await self._connect(pool, owner)
         finally:
+            self._connecting.discard(task)
             if pool is not self._pool:  # it was closed meanwhile
                 await Connector.close(pool)
 
@@ -158,12 +165,19 @@ def _close_without_owner(links: set[Link], loop: asyncio.AbstractEventLoop, pid:
 
 
 async def _close_with_loop(
-    links: set[Link], pools: set[ConnectionPool], ended: asyncio.Event
+    links: set[Link],
+    pools: set[ConnectionPool],
+    ended: asyncio.Event,
+    connecting: set[asyncio.Task[Any]],
 ) -> _Closer:
     try:
         yield
     finally:
         ended.set()
+        if tasks := list(connecting):  # they began while the loop cancelled all tasks
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
         for link in list(links):
             link.retire()
         await _closed(links, 0)

@@ -198,7 +198,7 @@ class Sender:
     def _open_soon(self) -> None:
         if self._dialer.loop_ends:
             self._fail_all(asyncio.CancelledError())
-        elif self._opening is None:
+        elif self._opening is None or self._opening.done():  # cancelled before it began
             self._opening = self._loop.create_task(self._open(), context=Context())
 
     async def _open(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
 import threading
 import time
@@ -165,6 +166,72 @@ def test_a_loop_that_ends_while_a_write_is_under_way(
             loop = runner.run(write_and_leave())
         assert asyncio.all_tasks(loop) == set()
         redis.ask("CLIENT", "UNPAUSE")
+        assert is_alone(redis)
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, "uvloop"])
+def test_what_a_cancelled_task_asks_at_the_end(
+    start_server: StartServer, loop_factory: Any
+) -> None:
+    """It waits for no link whose opening was broken off before it began: the loop would not end."""
+    if loop_factory == "uvloop":
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    server, id = start_server(), SessionToken.generate().id
+
+    async def load(store: RedisStore) -> None:
+        try:
+            await store.load(id)
+            await asyncio.Event().wait()
+        finally:
+            async with asyncio.timeout(5):
+                await store.load(id)
+
+    async def begin_and_leave(ticks: int) -> None:
+        tasks.append(asyncio.ensure_future(load(RedisStore(server.url))))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+
+    tasks = list[asyncio.Future[None]]()
+    for ticks in range(1, 8):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(begin_and_leave(ticks))
+    assert [task.cancelled() for task in tasks] == [True] * 7
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, "uvloop"])
+def test_a_loop_that_ends_while_a_link_is_being_opened(
+    start_server: StartServer, loop_factory: Any
+) -> None:
+    """The loop's end breaks that off, if a task has asked for it when it was cancelled."""
+    if loop_factory == "uvloop":
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    server, id = start_server(), SessionToken.generate().id
+
+    async def ask_at_the_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            store = RedisStore(server.url)
+            stores.append((store, store.load(id)))
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async def begin_and_leave() -> asyncio.AbstractEventLoop:
+        stores.append(asyncio.ensure_future(ask_at_the_end()))
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop()
+
+    stores = list[Any]()
+    server.process.send_signal(signal.SIGSTOP)  # it accepts, and answers nothing
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        loop = runner.run(begin_and_leave())
+    server.process.send_signal(signal.SIGCONT)
+    assert asyncio.all_tasks(loop) == set()
+    with Wire(server.port) as redis:
         assert is_alone(redis)
 
 
