@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from threading import Lock
@@ -35,6 +36,7 @@ _UNKNOWN: Final = "unknown command"  # before Redis 7 a Cluster has no channels 
 _PLAIN_FOR: Final = 1.0
 _LONGEST_PAUSE: Final = 0.5
 _IDLE: Final = 60.0
+_LOOK_EVERY: Final = 1.0
 _SILENCE: Final = 60.0
 _REDIRECTED: Final = (errors.AskError, errors.ClusterDownError, errors.TryAgainError)
 
@@ -78,7 +80,9 @@ class RedisPubSub:
     4. An attempt has failed. There are pauses between attempts, of half a second at most.
 
     In a Cluster, and behind Sentinels, another server may take one's place. Publishers notice that
-    some seconds later than listeners may. So after a loss these are told twice.
+    some seconds later than listeners may. So after a loss these are told twice. A node of a Cluster
+    that is a replica by now takes subscriptions and says nothing. So the map is fetched once a
+    second, while somebody listens.
     """
 
     def __init__(self, servers: Servers, timeout: float, kind: Kind) -> None:
@@ -100,6 +104,8 @@ class RedisPubSub:
         self._plain_until = float("-inf")
         self._logs_from = float("-inf")
         self._resting: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
         me = WeakMethod(self._note_moved)  # the servers mustn't hold what has them
 
         def on_moved(slots: Container[int]) -> None:
@@ -178,9 +184,12 @@ class RedisPubSub:
         self._unplaced.clear()
         if self._resting is not None:
             self._resting.cancel()
-        if self._placing is not None:
-            self._placing.cancel()
-            await asyncio.wait([self._placing])
+        if self._next_look is not None:
+            self._next_look.cancel()
+        for each in (self._placing, self._looking):
+            if each is not None:
+                each.cancel()
+                await asyncio.wait([each])
         for task, _ in list(self._opening.values()):
             task.cancel()
             await asyncio.wait([task])
@@ -199,6 +208,21 @@ class RedisPubSub:
         self._unplaced.update(dict.fromkeys(names))
         if self._placing is None or self._placing.done():
             self._placing = self._loop.create_task(self._place(), context=Context())
+        if self._cluster and self._next_look is None:
+            self._next_look = call_later(_LOOK_EVERY, self, RedisPubSub._look)
+
+    def _look(self) -> None:
+        """Fetch the map, which tells `_note_moved`."""
+        self._next_look = None
+        if self._channels:
+            self._next_look = call_later(_LOOK_EVERY, self, RedisPubSub._look)
+            if self._looking is None or self._looking.done():
+                look = self._renew_map(next(iter(self._channels)))
+                self._looking = self._loop.create_task(look, context=Context())
+
+    async def _renew_map(self, name: str) -> None:
+        with suppress(StoreError):  # those whose requests need it are told
+            await self._servers.primary_of(name, fresh=True)
 
     async def _place(self) -> None:
         while self._unplaced:

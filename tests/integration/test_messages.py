@@ -300,6 +300,21 @@ async def test_a_right_is_missing(
             client.execute_command("ACL", "LOG", "RESET")
 
 
+async def test_a_node_that_is_a_replica_by_now(
+    cluster_topology: topology.ClusterTopology, prefix: str
+) -> None:
+    """It takes subscriptions, too, and hears nothing while the primary can't reach it."""
+    async with store_on(cluster_topology.url, prefix) as store:
+        channels, name = store.channels(), f"{prefix}msg:0"
+        (await channels.subscribe([f"{prefix}msg:1"], nothing))()  # so the map is known
+        before = cluster_topology.slot_owner(name)
+        (now,) = cluster_topology.replicas_of(before)
+        await asyncio.to_thread(cluster_topology.failover, now)
+        stop = await channels.subscribe([name], nothing)
+        await soon(lambda: now.ask("PUBSUB", "SHARDNUMSUB", name)[1] == 1)
+        stop()
+
+
 @pytest.mark.skipif("redis62" not in SERVERS, reason="no Redis 6.2 is here")
 async def test_a_cluster_of_redis_6(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its channels belong to no slots: each node passes on what is published to all others."""
