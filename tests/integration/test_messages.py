@@ -215,6 +215,10 @@ async def test_a_channel_that_is_just_being_left(
     """
     monkeypatch.setattr(pubsub, "BOUND", 60)
     name, heard = "session:msg:0", asyncio.Event()
+
+    def told(*_: object) -> None:
+        heard.set()
+
     async with store_on(as_app(proxy.url), timeout=2.5) as store, store_on(behind.url) as other:
         channels = store.channels()
         proxy.hold(name.encode())
@@ -223,7 +227,7 @@ async def test_a_channel_that_is_just_being_left(
         first.cancel()
         await soon(lambda: not subscribers(behind))
         proxy.freeze(replies=False)
-        second = asyncio.create_task(channels.subscribe([name], lambda *_: heard.set()))
+        second = asyncio.create_task(channels.subscribe([name], told))
         (subscriber,) = subscribers_of(store)
         await soon(lambda: unanswered(subscriber) == ["subscribe", "unsubscribe", "subscribe"])
         proxy.release(name.encode())
