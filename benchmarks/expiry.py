@@ -86,7 +86,7 @@ class Side:
         cpu, began = time.process_time(), time.perf_counter()
         await asyncio.gather(*(lane() for _ in range(in_flight)))
         if (expiry := backend_of(self.manager).expiry) is not None:
-            await expiry.settle()
+            await expiry.wait_written()
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         for best, now in (
             (self.seconds, seconds),

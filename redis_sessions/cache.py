@@ -1,9 +1,8 @@
-"""A cache on the sessions' store: what it costs to ask for is asked for once, and then kept.
+"""A cache on the sessions' store: a value that takes long to load is loaded once, and then kept.
 
     user = await cache.get_or_set(f"user:{id}", load, ttl=60, as_=User)
 
-Whatever fails in Redis, the value is loaded. Keys and values are sealed: whoever reads Redis sees
-neither.
+If Redis fails, the value is loaded. Keys and values are sealed: whoever reads Redis sees neither.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ from redis_sessions.session.state import LONGEST, Duration
 from redis_sessions.session.threads import awaited
 from redis_sessions.session.values import Values, decode_value
 from redis_sessions.stores import StoreOption, open_store
-from redis_sessions.stores.caching import Entries, Entry, Place, Sight, clock_of
+from redis_sessions.stores.caching import Entries, Entry, Place, Snapshot
+from redis_sessions.stores.protocols import clock_of
 from redis_sessions.stores.single_flight import SingleFlight, Terms
 from redis_sessions.tracebacks import stripped
 
@@ -67,9 +67,9 @@ class Cache:
     """
 
     _scope: str | None = ""
-    """Whose entries these are; "": those of all. None: nothing is kept."""
+    """Whose entries these are. "": they are the same for all. None: nothing is kept."""
     _group: str | None = None
-    """With whose other entries they are forgotten."""
+    """The group of entries that are forgotten together. None: there is no group."""
 
     @stripped
     def __init__(
@@ -97,7 +97,7 @@ class Cache:
 
     @property
     def counts(self) -> Counter[str]:
-        """How often what happened: `hit`, `load`, `early`, `stale`, `rejected` and others."""
+        """How often each thing happened: `hit`, `load`, `early`, `stale`, `rejected` and others."""
         return self._reporter.counts
 
     @overload
@@ -174,24 +174,24 @@ class Cache:
             return self._decoded(key, await encoded(), as_)
         early = beta and beta * -log(1 - random.random())  # noqa: S311 - not a secret
         arrived = self._single.arrive()
-        entry, sight = self._fresh(self._entries.near(place), early), None
+        entry, seen = self._fresh(self._entries.near(place), early), None
         if entry is None:
-            sight = await self._look(place)
-            entry = self._fresh(sight, early)
+            seen = await self._look(place)
+            entry = self._fresh(seen, early)
         if entry is not None:
             try:
                 value = self._decoded(key, entry.value, as_)
-            except ValueError:  # of another version of the application
-                sight = await self._misfit(place, sight)
+            except ValueError:  # another version of the application has stored it
+                seen = await self._misfit(place, seen)
             else:
                 self.counts["hit"] += 1
                 return value
-        loaded = await self._single.value(place, sight, terms, encoded, arrived)
+        loaded = await self._single.value(place, seen, terms, encoded, arrived)
         try:
             return self._decoded(key, loaded, as_)
         except ValueError:  # perhaps another process has loaded it, of another version
-            sight = await self._misfit(place, None)
-        loaded = await self._single.value(place, sight, terms, encoded, arrived)
+            seen = await self._misfit(place, None)
+        loaded = await self._single.value(place, seen, terms, encoded, arrived)
         return self._decoded(key, loaded, as_)
 
     @awaited
@@ -254,7 +254,7 @@ class Cache:
 
     # -- what is stored
 
-    async def _look(self, place: Place) -> Sight | None:
+    async def _look(self, place: Place) -> Snapshot | None:
         """What is stored; None if the store is away."""
         try:
             return await self._entries.look(place)
@@ -262,15 +262,19 @@ class Cache:
             self.counts["unavailable"] += 1
             return None
 
-    async def _misfit(self, place: Place, sight: Sight | None) -> Sight | None:
-        """What is stored, without its value, which doesn't fit."""
+    async def _misfit(self, place: Place, seen: Snapshot | None) -> Snapshot | None:
+        """What is stored, without the value, since this doesn't fit `as_`. It is counted."""
         self.counts["misfit"] += 1
-        sight = await self._look(place) if sight is None else sight
-        return None if sight is None else sight._replace(entry=None)
+        seen = await self._look(place) if seen is None else seen
+        return None if seen is None else seen._replace(entry=None)
 
-    def _fresh(self, sight: Sight | None, early: float) -> Entry | None:
-        """What was seen, if it needn't be loaded anew: now, and `early` loads later."""
-        entry = None if sight is None else sight.entry
+    def _fresh(self, seen: Snapshot | None, early: float) -> Entry | None:
+        """The entry that was found. None: its value is to be loaded.
+
+        A value is loaded when its `ttl` is over. It is loaded earlier if nobody else does so, and
+        if the `ttl` will be over after `early` times as long as a load takes (XFetch).
+        """
+        entry = None if seen is None else seen.entry
         now = self._entries.now()
         if entry is None or not entry.value or now >= entry.fresh_until:
             return None

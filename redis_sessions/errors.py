@@ -103,10 +103,12 @@ def raise_if_short(shortfall: str | None) -> None:
 
 
 def afresh(error: SessionError) -> SessionError:
-    """A copy of an error, with a traceback of its own."""
+    """A copy of an error, with a traceback and notes of its own."""
     kind = type(error)
     again = kind.__new__(kind, *error.args)  # without __init__, which may take other arguments
     vars(again).update(vars(error))
+    if hasattr(again, "__notes__"):
+        again.__notes__ = [*again.__notes__]
     again.__cause__ = error.__cause__
     return again
 

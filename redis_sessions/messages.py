@@ -3,8 +3,8 @@
     messages = Messages("redis://localhost", secret_key)  # or manager.messages
     await messages.to_principal(user.id, {"kind": "export", "url": url})
 
-Each arrives at most once. Redis keeps none, so who doesn't listen now never gets it. A listener
-that may have missed some gets a `Missed` in their place.
+Each message arrives at most once. Redis keeps none: whoever doesn't listen at that moment never
+gets it. A listener that may have missed some messages gets a `Missed` in their place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from redis_sessions.connect.loops import PerLoop
 from redis_sessions.errors import ConfigurationError, SessionEncodeError
 from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.session import values
-from redis_sessions.session.box import Box
+from redis_sessions.session.box import Box, nonce_of
 from redis_sessions.session.keyring import Keyring, Keys, keyring_of
 from redis_sessions.session.keywords import suggesting
 from redis_sessions.session.listening import Listening, Message, Missed
@@ -42,7 +42,8 @@ QUEUE: Final = 256
 _REMEMBERED: Final = 4096
 """How many of the latest messages are known, since one may be sent twice."""
 _ALL: Final = "all"
-_MAPS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})  # with these a MessagePack map begins
+_MAPS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
+"""The first bytes of maps in MessagePack."""
 
 
 class Messages:
@@ -183,7 +184,7 @@ def messages_of(
 
 
 def feed_of(messages: Messages, session: str, principal: str | None) -> Feed:
-    """What a session with this id gets, in which this principal, or nobody, is signed in."""
+    """The feed of the session with this id. `principal`: who is signed in. None is nobody."""
     to = [] if principal is None else [f"principal:{principal}"]
     return messages._feed([_ALL, f"session:{session}", *to])  # pyright: ignore[reportPrivateUsage] - this module's own
 
@@ -260,7 +261,7 @@ class _Opener:
         self._box = box
         self._reporter = reporter
         self._latest: tuple[str, bytes | None, bytes | None] = "", None, None
-        self._given = set[int]()  # the ids of the feeds that have the latest one
+        self._given = set[int]()  # the feeds that have the latest one, by `id()`
         self._known: dict[bytes, None] = {}
 
     def opened(self, context: str, sealed: bytes, feed: Feed) -> bytes | None:
@@ -277,10 +278,10 @@ class _Opener:
         if encoded is None:
             self._reporter.report("message_rejected", Reject.SEAL)
             return None
-        mark = sealed[:28]  # the key's id and the nonce
-        if mark in self._known:
+        nonce = nonce_of(sealed)
+        if nonce in self._known:
             return None
-        self._known[mark] = None
+        self._known[nonce] = None
         if len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
         try:

@@ -17,10 +17,13 @@ from redis_sessions.http import response, websocket
 from redis_sessions.http.accepting import accepting_of
 from redis_sessions.http.binding import BindingOption, bind_to
 from redis_sessions.http.connection import (
+    NONE_YET,
     SCOPE_KEY,
     Connection,
     Connections,
+    stored_session,
 )
+from redis_sessions.http.copies import near_session
 from redis_sessions.http.cross_site import SAFE, CrossSite, checked_guard
 from redis_sessions.http.foreign import shut_out
 from redis_sessions.http.lifespan import fail_start, run_lifespan
@@ -36,7 +39,7 @@ from redis_sessions.http.options import (
 )
 from redis_sessions.http.realms import warn_of_side_by_side
 from redis_sessions.http.replaced import restore, send_outside
-from redis_sessions.http.setup import OnUnavailable, Setup
+from redis_sessions.http.setup import COPIES, STORE, First, OnUnavailable, Setup
 from redis_sessions.http.sources import Source
 from redis_sessions.http.transports import CookieTransport, SameSite, Transport, is_ambient
 from redis_sessions.lifecycle.copies import reads_replicas
@@ -47,8 +50,10 @@ from redis_sessions.session.keywords import COOKIES, suggesting
 from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.policy import DEFAULT_MAX_AGE, DEFAULT_MAX_SIZE
 from redis_sessions.session.principal import PrincipalOption
-from redis_sessions.session.session import Session, serving
+from redis_sessions.session.record import Stored
+from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import Duration
+from redis_sessions.session.token import ID
 from redis_sessions.tracebacks import strip, stripped
 
 __all__ = ["SessionMiddleware", "active_session", "get_session"]
@@ -175,6 +180,11 @@ class SessionMiddleware:
             replicas = reads_replicas(backend)
             guard = checked_guard(cross_site, trusted_origins)
             guards = guard.choice != "allow" and any(map(is_ambient, transports.all))
+            first: First = None
+            if not lazy and copies is not None:
+                first = COPIES
+            elif loads and not (lazy or accepting or replicas or backend.reporter.personal):
+                first = STORE
             self._setup = Setup(
                 manager=self.manager,
                 backend=backend,
@@ -200,10 +210,7 @@ class SessionMiddleware:
                 guard=guard if guards else None,
                 accepting=accepting,
                 unguarded=None,
-                asks_once=loads
-                and accepting is None
-                and copies is None
-                and not (lazy or replicas or backend.reporter.personal),
+                first=first,
             )
             others = transports.unguarded() if guards else None
             if others is not None:
@@ -246,46 +253,57 @@ class SessionMiddleware:
                     return
             setup, app = self._setup, self.app
             hint: str | None = None
-            found: bytes | StoreError | None = None
             if setup.read_with_hint is None:
                 tokens = setup.read(scope)
             else:
                 tokens, hint = setup.read_with_hint(scope)
             method = scope.get("method")
-            if kind == "websocket":
+            is_socket = kind == "websocket"
+            if is_socket:
                 method = None  # some servers give the handshake's, a GET, which isn't safe here
             guard = setup.guard
             objection = None if guard is None or method in SAFE else guard.objection(scope)
             # What many requests hold while they wait gets cold. So all else is made afterwards.
-            asks = setup.asks_once and objection is None and is_one(tokens)
-            if asks:
+            session = NONE_YET
+            trouble: StoreError | None = None
+            before: Stored | None = None
+            first = setup.first if objection is None else None
+            if first is COPIES:
+                session = near_session(setup, scope, tokens, hint)
+                if session is not None:
+                    before = state_of(session).stored
+            elif first is STORE and is_one(tokens):
                 try:
-                    found = await setup.backend.store.load(tokens[0][:20])
+                    sealed = await setup.backend.store.load(tokens[0][ID])
                 except StoreError as exc:
                     strip(exc)
-                    found = exc
-            connection = Connection(setup, scope, send, tokens, hint=hint)
+                    trouble = exc
+                else:
+                    session = stored_session(setup, scope, tokens[0], sealed)
+                    del sealed  # it isn't needed while the application runs
+            near = before is not None
+            connection = Connection(setup, scope, send, tokens, session, hint, before, near)  # pyright: ignore[reportArgumentType] - None is NONE_YET
             on_send: Send = connection.on_send
-            if kind == "websocket":
+            if is_socket:
                 connection.is_socket = True
                 connection.response_start = "websocket.http.response.start"
                 on_send = partial(websocket.on_send, connection)
                 receive = partial(websocket.on_receive, connection, receive)
-            if objection is not None:
-                app = shut_out(connection, objection, app)
-            if asks:
-                connection.take(found)
-                found = None  # it isn't needed while the application runs
-            elif setup.lazy and (
-                connection.tokens or (setup.accepting is not None and setup.accepting.brings(scope))
-            ):
-                connection.load_later()
-            elif setup.copies is None or not connection.load_near():
-                await connection.load()
-            session, before = connection.session, scope.get("session")
-            connection.enter(outer, before)
-            around = serving.get()
-            serving.set((*around, session))
+            if session is None:
+                if objection is not None:
+                    app = shut_out(connection, objection, app)
+                if trouble is not None:
+                    connection.go_on_without(trouble)
+                    trouble = None
+                elif setup.lazy and (
+                    connection.tokens
+                    or (setup.accepting is not None and setup.accepting.brings(scope))
+                ):
+                    connection.load_later()
+                else:
+                    await connection.load()
+            session, others = connection.session, scope.get("session")
+            connection.enter(outer, others)
             try:
                 await app(scope, receive, on_send)
                 late = connection.failure is not None or not connection.started
@@ -308,12 +326,11 @@ class SessionMiddleware:
                     if connection.live is not None:
                         await connection.live.finish()
                 finally:  # else the collector wouldn't find the circle that `leave` opens
-                    serving.set(around)
                     connection.leave()
                     # Otherwise the session stays there. A mounted application may have put one of
                     # its own there, which its event handlers read long after the response.
-                    if before is not None:
-                        scope["session"] = before
+                    if others is not None:
+                        scope["session"] = others
                     if outer:
                         scope[SCOPE_KEY] = outer
         except BaseException as exc:

@@ -254,7 +254,7 @@ def _meters_of(provider: MeterProvider | None) -> _Meters:
 
 
 class _Around:
-    """An application whose requests' spans tell the session, and whose loads are counted."""
+    """Runs the application. Each request's span gets the session's id, and its load is counted."""
 
     def __init__(self, app: ASGIApp, observer: _Observer) -> None:
         self._app = app
@@ -295,10 +295,10 @@ class _Around:
 
 
 class _RequestSpan:
-    """The current span, which is told the session at once, and again when the response starts.
+    """Puts the session's id on the current span: at once, and again when the response starts.
 
-    With the last part of the response the span of an ASGI instrumentation ends. So it is told
-    before anything goes out, and after the commit.
+    The span of an ASGI instrumentation ends with the last part of the response. So the id is put
+    there after the commit, and before anything goes out.
     """
 
     __slots__ = ("_connection", "_id", "_send", "_span")
@@ -312,7 +312,7 @@ class _RequestSpan:
         self._tell()
 
     async def _on_send(self, message: Message) -> None:
-        """What the connection calls for the first message. It calls no more of us afterwards."""
+        """What the connection calls as its `send` for the first message, and for no other."""
         self._give_back()
         self._tell()
         await self._send(message)

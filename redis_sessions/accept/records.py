@@ -25,7 +25,7 @@ __all__ = ["Decryptor", "RedisSdk", "Starsessions"]
 _STARSESSIONS: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SDK: Final = re.compile(r"[A-Za-z0-9_-]{22,128}", re.ASCII)
 _LARGEST: Final = 1_000_000
-"""The bytes of a record that is decoded."""
+"""How many bytes a record may have that is decoded."""
 
 
 class Decryptor(Protocol):
@@ -167,10 +167,10 @@ class RedisSdk:
         return json.loads(stored)
 
     async def _read(self, id: str) -> tuple[bytes | None, int]:
-        """What is stored, and for how many seconds it is at most.
+        """What is stored, and for how many seconds it can live at most.
 
-        The field has a TTL of its own. A key without any is what a late write has left of a session
-        that ended.
+        The field has a TTL of its own. A key without a TTL is what a late write has left of a
+        session that ended.
         """
         stored, left = await asyncio.gather(
             _ask(self._store, id, "HGET", "d"), _ask(self._store, id, "PTTL")

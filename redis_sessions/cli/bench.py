@@ -19,6 +19,7 @@ from redis_sessions.cli.setting import add_json, add_store, prefix_of, url_of
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keyring import generate_key
 from redis_sessions.session.record import tombstone
+from redis_sessions.session.token import ID
 from redis_sessions.stores.commands import IndexCommand
 from redis_sessions.stores.redis import RedisStore, servers_of
 
@@ -219,7 +220,7 @@ async def _sessions(args: Namespace) -> AsyncGenerator[tuple[SessionManager, lis
             tokens.append(answer.token.value)
         yield manager, tokens
     finally:
-        await asyncio.gather(*(store.end(token[:20], tombstone(0), 1) for token in tokens))
+        await asyncio.gather(*(store.end(token[ID], tombstone(0), 1) for token in tokens))
         name = f"{prefix}keys"
         for key in backend_of(manager).keyring.keys:
             forget = IndexCommand(name, ("HDEL", name, key.id.hex()))

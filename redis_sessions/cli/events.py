@@ -17,7 +17,7 @@ from redis_sessions.cli.parser import Commands, positive
 from redis_sessions.cli.records import each_session
 from redis_sessions.cli.setting import add_json, add_store, store_of
 from redis_sessions.errors import StoreError
-from redis_sessions.session.record import HEADER_SIZE, key_id, rotated_at
+from redis_sessions.session.record import key_id, rotated_at
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.enumeration import Found
 from redis_sessions.stores.inspection import look
@@ -89,7 +89,7 @@ class Sight:
             self.known.pop(id, None)
             unseen = before is None and self.complete
             return None if unseen or before == _OVER else "gone"
-        if found.size <= HEADER_SIZE:
+        if not found.is_record:
             self.known[id] = _OVER
             return None if before == _OVER else "ended"
         self.known[id] = rotated = rotated_at(found.header)
@@ -185,7 +185,7 @@ def _ids(prefix: str, items: list[Item]) -> list[str]:
 
 def _show(args: Namespace, store: RedisStore, name: str, id: str, found: Found | None) -> None:
     at = datetime.fromtimestamp(store.server_clock.now(), UTC)
-    alive = found if found is not None and found.size > HEADER_SIZE else None
+    alive = found if found is not None and found.is_record else None
     if args.json:
         more: dict[str, Any] = {}
         if alive is not None:

@@ -35,7 +35,7 @@ from redis_sessions.cli.setting import (
 from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.lifecycle.enumeration import StoredSession, told
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.session.record import HEADER_SIZE, Stored, layout
+from redis_sessions.session.record import Stored, layout
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import decode
 from redis_sessions.stores.inspection import info, look
@@ -150,7 +150,7 @@ async def each_session(
         async with aclosing(store.scan(place)) as pages:
             async for page in pages:
                 now = store.server_clock.now()
-                yield [told(found, now) for found in page if found.size > HEADER_SIZE]
+                yield [told(found, now) for found in page if found.is_record]
 
 
 async def _keys(store: RedisStore) -> int | None:
@@ -248,7 +248,7 @@ async def _look(args: Namespace, token: str | None) -> tuple[dict[str, Any], int
     status = 0
     async with store_of(args) as store:
         found = await look(servers_of(store), store.prefix, args.id)
-        if found is None or found.size <= HEADER_SIZE:
+        if found is None or not found.is_record:
             facts["tombstone"], status = found is not None, 1
         else:
             each = told(found, store.server_clock.now())

@@ -23,6 +23,8 @@ __all__ = ["Link", "LinkOwner", "Part"]
 
 _MORE: Final = object()
 """What the reader returns if a reply isn't complete."""
+_NOTICE: Final = [b"invalidate"]
+"""The kind of what a server tells of keys that were read. It waits for the replies around it."""
 _Push: Final[type[Any]] = hiredis.PushNotification
 
 
@@ -85,8 +87,8 @@ class Link(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("__weakref__", "_keep", "_links", "_loop", "_owner", "_reader", "_replies", "_timer"),
-        *("_transport", "address", "answered", "closed", "flights", "lost", "retired"),
+        *("__weakref__", "_keep", "_links", "_loop", "_owner", "_pushed", "_reader", "_replies"),
+        *("_timer", "_transport", "address", "answered", "closed", "flights", "lost", "retired"),
     )
 
     def __init__(self, owner: LinkOwner, connection: Any, links: set[Link]) -> None:
@@ -96,6 +98,7 @@ class Link(asyncio.Protocol):
             protocolError=errors.InvalidResponse, replyError=error_reply, notEnoughData=_MORE
         )
         self._replies: list[Any] = []
+        self._pushed: list[Any] = []  # among the replies to the oldest flight
         self._timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
         """It is done when the connection is closed."""
@@ -172,8 +175,9 @@ class Link(asyncio.Protocol):
             if reply is _MORE:
                 return
             if reply.__class__ is _Push:
-                if (owner := self._owner()) is not None:
-                    owner.on_push(self, reply)
+                self._pushed.append(reply)
+                if not self._replies or reply[:1] != _NOTICE:
+                    self._pass_on()
             elif self.flights:
                 self._replies.append(reply)
                 if len(self._replies) >= self.flights[0].count:
@@ -187,8 +191,17 @@ class Link(asyncio.Protocol):
         self.answered = flight.sent
         if (owner := self._owner()) is not None:
             owner.on_replies(self, flight.parts, replies)
+        if self._pushed:
+            self._pass_on()
         if self.retired and not self.flights and not self.lost:
             self._end()
+
+    def _pass_on(self) -> None:
+        """Tell what the server has sent by itself: after the replies that came before it."""
+        pushed, self._pushed = self._pushed, []
+        for message in pushed:
+            if not self.lost and (owner := self._owner()) is not None:
+                owner.on_push(self, message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = str(exc) if exc is not None else "the server closed the connection"

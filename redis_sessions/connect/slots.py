@@ -20,7 +20,7 @@ from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Address
 from redis_sessions.connect.nodes import PATIENCE, SLOTS, NodeHealth
 from redis_sessions.connect.resp import UNEXPECTED_REPLY
-from redis_sessions.errors import StoreError, StoreUnavailableError
+from redis_sessions.errors import SessionError, StoreError, StoreUnavailableError, afresh
 
 __all__ = ["MappedNode", "SlotMap"]
 
@@ -116,11 +116,13 @@ class SlotMap(Generic[Node]):
             if self.owners[slot] is None:
                 until = min(ends, self._incomplete + self._timeout * PATIENCE)
                 if self._trouble is not None or self._loop.time() > until:
-                    raise self._trouble or self._unknown(slot)
+                    raise self._unknown(slot)
                 await asyncio.sleep(_REFRESH_EVERY)
         return node
 
-    def _unknown(self, slot: int) -> StoreError:
+    def _unknown(self, slot: int) -> SessionError:
+        if self._trouble is not None:
+            return afresh(self._trouble)
         where = self._connector.where
         if not any(self.owners):
             return StoreUnavailableError(f"{where} doesn't answer", reason="timeout")
@@ -149,7 +151,7 @@ class SlotMap(Generic[Node]):
         if (fetching := self.refresh()) is not None:
             await asyncio.wait([fetching])
         if self._trouble is not None:
-            raise self._trouble
+            raise afresh(self._trouble)
 
     def refresh(self) -> asyncio.Task[None] | None:
         """The task that fetches the map, one at a time; None if it has just been fetched."""
@@ -202,7 +204,9 @@ class SlotMap(Generic[Node]):
                 if to_ask:
                     node = to_ask.pop(0)
                     asked[self._loop.create_task(node.ask("CLUSTER", "SLOTS"))] = node
-                seconds = patience if to_ask else max(patience, ends - self._loop.time())
+                # What is known may do, so those that hang aren't waited for any longer.
+                left = 0 if to_ask or adopted else ends - self._loop.time()
+                seconds = max(patience, left)
                 done, _ = await asyncio.wait(asked, timeout=seconds, return_when=FIRST_COMPLETED)
                 if not done and not to_ask:
                     where = next(iter(asked.values())).connector.where
@@ -225,7 +229,8 @@ class SlotMap(Generic[Node]):
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         self._trouble, self._fetched = None if adopted else trouble, self._loop.time()
-        self._incomplete = float("inf") if complete else min(self._incomplete, self._fetched)
+        if adopted:
+            self._incomplete = float("inf") if complete else min(self._incomplete, self._fetched)
 
     def _to_ask(self) -> list[Node]:
         """Some nodes, those of the URL among them; nodes without trouble come first."""

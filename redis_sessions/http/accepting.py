@@ -1,7 +1,7 @@
 """Sessions of other libraries: a browser that has one of theirs, and none of ours, is known here.
 
-A source finds the session that a cookie names, and says what of it becomes ours. Nothing is stored
-until the response, which is judged as any other: a sign-in, or a new session.
+A source finds the session that a cookie names, and says which of its data become ours. Nothing is
+stored until the response. Then `outcome.decide` judges it as any other session that begins.
 """
 
 from __future__ import annotations
@@ -9,27 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
 from redis_sessions.http.headers import RawHeader
-from redis_sessions.http.sharing import Sharing, carry, contexts
+from redis_sessions.http.sharing import Sharing, add_own_data, contexts
 from redis_sessions.http.sources import Found, Source
 from redis_sessions.http.transports import CookieTransport, Transport
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.accepted import Accepted, Origin
-from redis_sessions.session.context import RequestContext
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import LIVE, LONGEST, Bound, State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.session.values import EMPTY, decode
 from redis_sessions.tracebacks import strip
 
-__all__ = ["Accepting", "accept_for", "accepting_of"]
+__all__ = ["Accepting", "accepting_of"]
 
 LONGEST_COOKIE: Final = 8192
 """The characters of a foreign cookie that is looked at. Browsers keep 4096 bytes."""
@@ -49,10 +48,10 @@ class Accepting:
 
     def __init__(self, sources: Sequence[Source], backend: Backend) -> None:
         self._backend = backend
-        self._sources = [_Asked(source) for source in sources]
+        self._sources = [_CookieSource(source) for source in sources]
         self._followed = {each.name: each.source for each in self._sources if each.source.follow}
         self.follows = bool(self._followed)
-        backend.accepting, backend.brought = accept_for, _brought
+        backend.accepts = True
         if self.follows:
             backend.end_followed = self._end
         shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
@@ -66,7 +65,7 @@ class Accepting:
         return any(each.read(scope) for each in self._sources)
 
     def loader(self, load: loading.Load, scope: Scope) -> loading.Load:
-        """`load`, and what the sources have if it finds no session."""
+        """A `Load` that calls `load`, and asks the sources if this finds no session."""
         return partial(self._load, load, scope)
 
     async def close(self) -> None:
@@ -83,7 +82,7 @@ class Accepting:
             if not self._followed:
                 return session
             moved = self._moved(state, scope)
-            accepted = None if moved is None else await self._at(moved, scope)
+            accepted = None if moved is None else await self._find_at(moved, scope)
             if accepted is None and await self._has_ended(session, moved, scope):
                 accepted = await self._find(scope)
             elif accepted is None:
@@ -93,7 +92,8 @@ class Accepting:
                     return session
             source = None if accepted is None else self._followed.get(accepted.source)
             if accepted is not None and source is not None:
-                carry(self._backend, session, accepted, getattr(source, "shares", frozenset()))
+                shares: frozenset[str] = getattr(source, "shares", frozenset())
+                add_own_data(self._backend, session, accepted, shares)
             session = self._after(state, bound)
         elif state.status in _CLOSED:
             if self._followed:
@@ -111,7 +111,7 @@ class Accepting:
                 state_of(session).shared = EMPTY  # so that none begins there in its place
         return session
 
-    async def _has_another(self, sources: Sequence[_Asked], scope: Scope) -> bool:
+    async def _has_another(self, sources: Sequence[_CookieSource], scope: Scope) -> bool:
         """Whether the browser has a session at one of these. It isn't accepted."""
         values = [
             await each.source.find(value)
@@ -123,7 +123,8 @@ class Accepting:
     def _after(self, state: State, bound: Bound) -> Session:
         """A new session in the place of this one, which ends as by `clear()`.
 
-        What it has followed doesn't: it was the source that ended it, or goes on with it.
+        The foreign session that it has followed doesn't end: the source has ended it itself, or
+        goes on with it.
         """
         session = loading.new(self._backend, bound, Status.STALE)
         if state.stored is not None:
@@ -132,7 +133,7 @@ class Accepting:
         state_of(session).want(cleared=True)
         return session
 
-    def _moved(self, state: State, scope: Scope) -> _Asked | None:
+    def _moved(self, state: State, scope: Scope) -> _CookieSource | None:
         """The source at which the browser has another session than the one that we follow."""
         origin = None if state.stored is None else state.stored.record.origin
         if self._sharing is None or origin is None or not origin.id:
@@ -141,11 +142,12 @@ class Accepting:
         moved = each is not None and self._sharing.moved(origin, each.read(scope))
         return each if moved else None
 
-    async def _at(self, moved: _Asked, scope: Scope) -> Accepted | None:
+    async def _find_at(self, moved: _CookieSource, scope: Scope) -> Accepted | None:
+        """The session that the cookies name, if it is accepted, and is at this source."""
         accepted = await self._find(scope)
         return accepted if accepted is not None and accepted.source == moved.name else None
 
-    async def _has_ended(self, session: Session, moved: _Asked | None, scope: Scope) -> bool:
+    async def _has_ended(self, session: Session, moved: _CookieSource | None, scope: Scope) -> bool:
         """Whether the session that ours follows has ended, or the one that took its place."""
         stored = state_of(session).stored
         origin = None if stored is None else stored.record.origin
@@ -162,7 +164,8 @@ class Accepting:
             await accepting.forget(self._backend, both)
         return True
 
-    async def _has_left(self, moved: _Asked, scope: Scope) -> bool:
+    async def _has_left(self, moved: _CookieSource, scope: Scope) -> bool:
+        """Whether the browser has no session at this source any more, also after some attempts."""
         for pause in (0, *_LATER):
             await asyncio.sleep(pause)
             if await self._has_another([moved], scope):
@@ -170,7 +173,10 @@ class Accepting:
         return True
 
     async def _lives(self, session: Session, source: Source, origin: Origin) -> bool:
-        """Whether it is still there, and the same user's. Some libraries keep the id for both."""
+        """Whether the session is still at its source, and the same user's.
+
+        Some libraries keep the id when another user signs in.
+        """
         backend, whose = self._backend, state_of(session).principal
         try:
             if self._sharing is not None and origin.source in self._shared:
@@ -180,7 +186,7 @@ class Accepting:
             theirs = None if mapped is None else loading.stored_principal(backend, dict(mapped))
         except StoreError:
             raise
-        except Exception as exc:  # noqa: BLE001 - as in `_asked`
+        except Exception as exc:  # noqa: BLE001 - as in `_ask`
             strip(exc)
             logger.exception("sessions: accept=: %s failed", origin.source)
             return False
@@ -195,7 +201,7 @@ class Accepting:
     async def _find(self, scope: Scope, *, signed_in: bool = False) -> Accepted | None:
         """The one session that the cookies name, if it is accepted.
 
-        `signed_in`: of sources that share sessions, and only if somebody is signed in by it.
+        `signed_in`: only sources that share sessions are asked, and somebody must be signed in.
         """
         found = list[Accepted]()
         for each in self._sources:
@@ -206,7 +212,7 @@ class Accepting:
                 self._reject(each.name, "too much")
                 continue
             for value in values:
-                accepted = await self._asked(each, value, scope, signed_in)
+                accepted = await self._ask(each, value, scope, signed_in)
                 if accepted is not None:
                     found.append(accepted)
         if len(found) > 1:
@@ -217,21 +223,25 @@ class Accepting:
     async def brought(self, scope: Scope) -> list[Accepted]:
         """What the cookies name, whether it may be accepted or not."""
         asked = [
-            await self._asked(each, value, scope, any_time=True)
+            await self._ask(each, value, scope, any_time=True)
             for each in self._sources
             for value in each.read(scope)[:MOST_COOKIES]
             if len(value) <= LONGEST_COOKIE
         ]
         return [each for each in asked if each is not None]
 
-    async def _asked(
+    async def _ask(
         self,
-        each: _Asked,
+        each: _CookieSource,
         value: str,
         scope: Scope,
         signed_in: bool = False,
         any_time: bool = False,
     ) -> Accepted | None:
+        """The session that this value names at this source, if it is accepted.
+
+        `signed_in`: only if somebody is signed in by it. `any_time`: also one that isn't accepted.
+        """
         backend, source = self._backend, each.source
         try:
             found = await source.find(value)
@@ -261,7 +271,7 @@ class Accepting:
             return None
         nobodys, somebodys = contexts(backend, source.cookie, found.id)
         context = nobodys if principal is None else somebodys
-        # Whose clock is behind may find a cookie valid for a while longer.
+        # A process whose clock is behind may find a cookie valid for a while longer.
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
             source=each.name,
@@ -274,9 +284,9 @@ class Accepting:
             data=data,
             headers=each.expiry,
         )
-        return accepted if any_time or await self._may_be(accepted, found, source) else None
+        return accepted if any_time or await self._is_acceptable(accepted, found, source) else None
 
-    async def _may_be(self, accepted: Accepted, found: Found, source: Source) -> bool:
+    async def _is_acceptable(self, accepted: Accepted, found: Found, source: Source) -> bool:
         """Whether a session is accepted: not a second time, and not after it was revoked."""
         backend, whose = self._backend, accepted.principal
         before = await accepting.marker(backend, accepted)
@@ -296,7 +306,7 @@ class Accepting:
         return True
 
     def _fill(self, session: Session, accepted: Accepted) -> None:
-        """Put the data into the new session, as another user's would be there: not assigned."""
+        """Put the data into the new session, as data that were loaded, and not assigned."""
         state = state_of(session)
         data = decode(accepted.data)
         dict.update(session, data)
@@ -304,7 +314,7 @@ class Accepting:
         accepted.follows_end = state.wanted.cleared
         state.accepted, state.base = accepted, accepted.data
         if self._sharing is not None:
-            state.shared = self._sharing.begun(accepted.source, accepted.data)
+            state.shared = self._sharing.shared_data(accepted.source, accepted.data)
         state.request.accessed = True
         if accepted.taken is not None:
             state.status = Status.SUPERSEDED
@@ -321,7 +331,7 @@ def _stays_open(scope: Scope) -> bool:
     )
 
 
-class _Asked:
+class _CookieSource:
     """A source, and how its cookie is read and removed."""
 
     def __init__(self, source: Source) -> None:
@@ -337,20 +347,6 @@ class _Asked:
     def read(self, scope: Scope) -> list[str]:
         """The values of the cookie, each one once."""
         return list(dict.fromkeys(filter(None, self._read(scope))))
-
-
-def accept_for(load: loading.Load, context: RequestContext | None) -> loading.Load:
-    """`load` for a request, by the middleware that serves it."""
-    serving = cast("Any", context)
-    accept: Accepting | None = None if context is None else serving.setup.accepting
-    return load if accept is None else accept.loader(load, serving.scope)
-
-
-async def _brought(context: RequestContext | None) -> list[Accepted]:
-    """What the cookies of a request name, by the middleware that serves it."""
-    serving = cast("Any", context)
-    accept: Accepting | None = None if context is None else serving.setup.accepting
-    return [] if accept is None else await accept.brought(serving.scope)
 
 
 def accepting_of(

@@ -14,7 +14,7 @@ from starlette.types import Message, Scope, Send
 
 from redis_sessions.errors import ReplicationError, SessionError, StoreError, StoreUnavailableError
 from redis_sessions.http.binding import bound_by, peer_of
-from redis_sessions.http.copies import hint, is_as_new, replica_loader, takes_near_copy
+from redis_sessions.http.copies import hint, near_session, replica_loader
 from redis_sessions.http.cross_site import is_same_site
 from redis_sessions.http.errors import as_http
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
@@ -23,25 +23,30 @@ from redis_sessions.http.replaced import carry_out_replacement, send_outside
 from redis_sessions.http.setup import Setup
 from redis_sessions.http.transports import Transport
 from redis_sessions.lifecycle import loading
-from redis_sessions.lifecycle.copies import from_near_copy
 from redis_sessions.lifecycle.pending import is_unchanged
+from redis_sessions.session.accepted import Accepted
 from redis_sessions.session.context import Peer
-from redis_sessions.session.outcome import NOTHING, Answer, Outcome
+from redis_sessions.session.outcome import NOTHING, Answer
 from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
+from redis_sessions.session.serving import serving
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import ANYWHERE, LIVE, UNAVAILABLE, Bound
 from redis_sessions.session.token import SessionToken
 from redis_sessions.tracebacks import no_fields, silent_repr, strip
 
-__all__ = ["SCOPE_KEY", "Connection", "Connections"]
+__all__ = ["NONE_YET", "SCOPE_KEY", "Connection", "Connections", "stored_session"]
 
 SCOPE_KEY: Final = "redis_sessions"
 _OVER: Final[Scope] = {"type": "over", "headers": []}
 
 # What a connection doesn't have yet: its session, until that is loaded for the first time, and the
 # headers of its response.
-_NONE_YET: Final[Any] = None
+NONE_YET: Final[Any] = None
+
+
+async def _too_late(message: Message) -> None:
+    raise RuntimeError(f"{message['type']} was sent after the application had returned")
 
 
 class Connection(msgspec.Struct, eq=False):
@@ -55,18 +60,18 @@ class Connection(msgspec.Struct, eq=False):
     send: Send
     tokens: Sequence[str]
     """What the request brings as tokens."""
-    session: Session = _NONE_YET
+    session: Session = NONE_YET
     """The session, or a placeholder for it."""
+    hint: str | None = None
+    """What the browser has stored just now. See `Setup.read_with_hint`."""
+    stored_before: Stored | None = None
+    """The record when the session was loaded. It is noted only if copies are read."""
+    near: bool = False
+    """Whether the session comes from a near copy."""
     raised: SessionError | None = None
     """The last error of ours that the application got."""
     over: bool = False
     """Whether the request is over."""
-    stored_before: Stored | None = None
-    """The record when the request began. It is noted only if copies are read."""
-    near: bool = False
-    """Whether the session comes from a near copy."""
-    hint: str | None = None
-    """What the browser has stored just now. See `Setup.read_with_hint`."""
     objection: str | None = None
     """Why this request has no session. It is None after it was told, and for all other requests."""
 
@@ -75,7 +80,7 @@ class Connection(msgspec.Struct, eq=False):
     """The type of the response's first message."""
     held: Message | None = None
     """The response's first message. It is held back until the session is committed."""
-    headers: list[RawHeader] = _NONE_YET
+    headers: list[RawHeader] = NONE_YET
     """The response's headers, to which ours are added."""
     status: int = 500
     """The response's status code. Without a response it counts as 500."""
@@ -97,11 +102,13 @@ class Connection(msgspec.Struct, eq=False):
     async def load(self) -> None:
         """Load the session, unless it is loaded. A store that is away raises nothing here."""
         setup, session = self.setup, self.session
-        if session is not _NONE_YET:
+        if session is not NONE_YET:
             if not isinstance(session, Unloaded):
                 return
-            near = None if state_of(session).turn else self._from_near_copy()
+            turn = state_of(session).turn
+            near = None if turn else near_session(setup, self.scope, self.tokens, self.hint)
             if near is not None:
+                self.near = True
                 loading.take_place(session, near)
                 return
         load: loading.Load = setup.manager.load
@@ -112,71 +119,17 @@ class Connection(msgspec.Struct, eq=False):
         if setup.personal:
             load = loading.telling(load, self.peer)
         try:
-            if session is _NONE_YET:
+            if session is NONE_YET:
                 bound = ANYWHERE if setup.binding is None else self._bound()
                 self.session = session = await load(self.tokens, bound=bound)
+                if setup.hints:
+                    self.stored_before = state_of(session).stored
             else:
                 await loading.load_in_turn(session, load)
-            if setup.hints:
-                self.stored_before = state_of(session).stored
         except StoreError as exc:
-            self._go_on_without(exc)
+            self.go_on_without(exc)
 
-    def take(self, found: bytes | StoreError | None) -> None:
-        """Make the session of what the store has said of the only token. See `Setup.asks_once`."""
-        if isinstance(found, StoreError):
-            self._go_on_without(found)
-        else:
-            token = SessionToken(self.tokens[0])
-            bound = ANYWHERE if self.setup.binding is None else self._bound()
-            self.session = loading.opened(self.setup.backend, token, found, bound)
-
-    def load_near(self) -> bool:
-        """Load the session from a near copy, without waiting. Returns whether there is one."""
-        session = self._from_near_copy()
-        self.session = _NONE_YET if session is None else session
-        return session is not None
-
-    def _from_near_copy(self) -> Session | None:
-        setup, tokens = self.setup, self.tokens
-        if setup.copies is None or len(tokens) != 1:
-            return None
-        copy = setup.copies.near_copy(tokens[0][:20])
-        if copy is None:
-            return None
-        if setup.read_with_hint is None:
-            if not takes_near_copy(self.transport, self.scope, copy):
-                return None
-        elif self.hint is not None and not is_as_new(copy, self.hint):
-            return None
-        bound = ANYWHERE if setup.binding is None else self._bound()
-        session = from_near_copy(setup.backend, copy, tokens[0], bound)
-        if session is not None:
-            self.near = True
-            self.stored_before = state_of(session).stored
-        return session
-
-    async def ask_store(self) -> None:
-        """Refresh the session if it comes from a near copy. Raises what `refresh()` raises."""
-        if self.near:
-            await self.session.refresh()
-            self.near = False
-
-    def load_later(self) -> None:
-        """Put a placeholder there. `load()` loads it, and so does its own `refresh()`."""
-        self._stand_in(
-            SessionError(
-                "the session isn't loaded (lazy=True): depend on SessionDep, or "
-                "`await get_session(request).refresh()` first"
-            )
-        )
-
-    def _bound(self) -> Bound:
-        """What a session of this connection is bound to."""
-        binding = self.setup.binding
-        return ANYWHERE if binding is None else bound_by(binding, self.scope)
-
-    def _go_on_without(self, why: StoreError) -> None:
+    def go_on_without(self, why: StoreError) -> None:
         """Do what `on_unavailable` says, since the store is away.
 
         For "error", a placeholder raises the error as soon as it is used. For "anonymous", the
@@ -190,16 +143,37 @@ class Connection(msgspec.Struct, eq=False):
             self._stand_in(why)
             return
         empty = loading.anonymous(backend, why)
-        if self.session is _NONE_YET:
+        if self.session is NONE_YET:
             self.session = empty
         else:
             state_of(empty).request.context = self
             load_into(self.session, empty, state_of(empty))
 
+    async def ask_store(self) -> None:
+        """Refresh the session if it comes from a near copy. Raises what `refresh()` raises."""
+        if self.near:
+            await self.session.refresh()
+            self.near = False
+
+    def load_later(self) -> None:
+        """Put a placeholder there. `load()` loads it, and so does its own `refresh()`."""
+        if self.session is NONE_YET:
+            self._stand_in(
+                SessionError(
+                    "the session isn't loaded (lazy=True): depend on SessionDep, or "
+                    "`await get_session(request).refresh()` first"
+                )
+            )
+
+    def _bound(self) -> Bound:
+        """What a session of this connection is bound to."""
+        binding = self.setup.binding
+        return ANYWHERE if binding is None else bound_by(binding, self.scope)
+
     def _stand_in(self, why: SessionError) -> None:
         """Put a placeholder there that raises `why` when it is used."""
         session = self.session
-        if session is _NONE_YET:
+        if session is NONE_YET:
             backend, bound = self.setup.backend, self._bound()
             self.session = loading.unloaded(backend, self.tokens, why, bound)
         else:
@@ -223,6 +197,20 @@ class Connection(msgspec.Struct, eq=False):
         objection, self.objection = self.objection, None
         if objection is not None:
             self.setup.cross_site.tell(self.setup.backend.reporter, objection, self.peer)
+
+    def loaded(self, stored: Stored | None) -> None:
+        """A placeholder has become the session, of which this is stored."""
+        self.stored_before = stored if self.setup.hints else None
+
+    def asking_sources(self, load: loading.Load) -> loading.Load:
+        """`load`, which then asks sources of other libraries' sessions, too, if there are any."""
+        accepting = self.setup.accepting
+        return load if accepting is None else accepting.loader(load, self.scope)
+
+    async def brought(self) -> list[Accepted]:
+        """The sessions of other libraries that it brings, whether they may be accepted or not."""
+        accepting = self.setup.accepting
+        return [] if accepting is None else await accepting.brought(self.scope)
 
     def opened(self) -> Live:
         """What ends this connection, or is told of its end."""
@@ -253,12 +241,19 @@ class Connection(msgspec.Struct, eq=False):
         if before is not None:
             self.send = send_outside(scope, before, self.send)
         scope["session"] = session
-        scope[SCOPE_KEY] = (*outer, self) if outer else (self,)
+        scope[SCOPE_KEY] = connections = (*outer, self) if outer else (self,)
+        serving.set(connections)  # nothing resets it: who looks leaves out what is over
 
     def leave(self) -> None:
-        """End the request. It breaks the circles of references, so that nothing is left to `gc`."""
+        """End the request. It breaks the circles of references, so that nothing is left to `gc`.
+
+        The scope stays with whoever looks at it later. So does this, as a server's own object for
+        the request has the scope, and `send` is a method of that object.
+        """
         self.over = True
-        self.scope = _OVER
+        self.scope, self.send, self.tokens, self.headers = _OVER, _too_late, (), NONE_YET
+        if self.live is not None:
+            self.live.send = _too_late
         state_of(self.session).request.context = None
 
     # -- the commit
@@ -312,10 +307,9 @@ class Connection(msgspec.Struct, eq=False):
             if self.failure is not None:
                 raise self.failure  # the application may go on, but its response can't
             if not self.started:
-                if self.held is None and message["type"] == self.response_start:
-                    self.hold(message)
-                    if not is_event_stream(self.headers):
-                        return
+                begins = self.held is None and message["type"] == self.response_start
+                if begins and not is_event_stream(self.hold(message)):
+                    return
                 held, self.held = self.held, None
                 if held is not None:
                     answer = NOTHING
@@ -336,11 +330,12 @@ class Connection(msgspec.Struct, eq=False):
             strip(exc)
             raise
 
-    def hold(self, message: Message) -> None:
-        """Keep the response's first message until the session is committed."""
+    def hold(self, message: Message) -> list[RawHeader]:
+        """Keep the response's first message until the session is committed. Returns its headers."""
         self.held = message
-        self.headers = list(message.get("headers", ()))
         self.status = message.get("status", 200)  # a WebSocket's acceptance has none
+        self.headers = headers = list(message.get("headers", ()))
+        return headers
 
     def start(self, held: Message, answer: Answer) -> Message:
         """The response's first message, with what the client is told about its session."""
@@ -354,12 +349,8 @@ class Connection(msgspec.Struct, eq=False):
             self._tell(answer, headers)
         if state.status is UNAVAILABLE:
             self._forbid_storing(headers)
-        if (
-            self.setup.hints
-            and state.stored is not self.stored_before
-            and answer.outcome is not Outcome.TOUCH
-        ):
-            hint(self.stored_before, state.stored, self.transport, headers)
+        if self.setup.hints and state.stored is not self.stored_before:
+            hint(self.stored_before, state.stored, self.transport, headers, answer)
         return {**held, "headers": headers}
 
     def _tell(self, answer: Answer, headers: list[RawHeader]) -> None:
@@ -388,9 +379,15 @@ class Connection(msgspec.Struct, eq=False):
         """
         if self.setup.transport is not None:
             return self.setup.transport
-        none_yet = self.session is _NONE_YET
+        none_yet = self.session is NONE_YET
         opened = () if none_yet else state_of(self.session).request.tokens
         return self.setup.transports.answering(self.scope, opened or self.tokens)
+
+
+def stored_session(setup: Setup, scope: Scope, text: str, sealed: bytes | None) -> Session:
+    """The session of a request that has brought one token, of what the store has said of it."""
+    bound = ANYWHERE if setup.binding is None else bound_by(setup.binding, scope)
+    return loading.opened(setup.backend, SessionToken(text), sealed, bound)
 
 
 Connections = tuple[Connection, ...]

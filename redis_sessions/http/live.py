@@ -62,20 +62,20 @@ class Live:
         "_inside",
         "_is_socket",
         "_over",
-        "_send",
         "_session",
         "_stops",
         "_task",
         "_wanted",
         "_watch",
         "ended",
+        "send",
     )
 
     def __init__(self, backend: Backend, session: Session, send: Send, is_socket: bool) -> None:
         self.ended = False
         self._backend = backend
         self._session = session
-        self._send = send
+        self.send = send
         self._is_socket = is_socket
         self._over = False
         """Whether the client is gone, or has got the last message."""
@@ -139,12 +139,12 @@ class Live:
         if self._is_socket:
             if message["type"] == "websocket.close":
                 self.stop()
-            await self._unless_ended(self._send(message))
+            await self._unless_ended(self.send(message))
             return
         self._note_sender()
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.stop()
-        await self._send(message)
+        await self.send(message)
 
     def _note_sender(self) -> None:
         task = _current_task()
@@ -204,7 +204,7 @@ class Live:
 
     async def _close(self) -> None:
         with suppress(Exception):  # the client may be gone
-            await self._send(dict(_CLOSE))
+            await self.send(dict(_CLOSE))
 
     def _takes_back(self, task: asyncio.Task[Any]) -> bool:
         """Take back that a task was cancelled here. False if it wasn't, or by others as well."""
@@ -241,7 +241,7 @@ class Live:
         self._takes_back(_current_task())  # unless the application has absorbed it
         if self.ended and not self._is_socket:
             with suppress(Exception):  # the client may be gone
-                await self._send(dict(_LAST_BODY))
+                await self.send(dict(_LAST_BODY))
 
 
 def _current_task() -> asyncio.Task[Any]:

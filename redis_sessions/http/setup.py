@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -21,7 +21,15 @@ from redis_sessions.lifecycle.manager import SessionManager
 from redis_sessions.session.session import Session
 from redis_sessions.stores.protocols import NearCopies
 
-__all__ = ["OnUnavailable", "Setup"]
+__all__ = ["COPIES", "STORE", "First", "OnUnavailable", "Setup"]
+
+First = Literal["copies", "store"] | None
+"""What is asked for the session of a single token, before anything else is made for its request.
+
+None: nothing, since there is more to do. `Connection.load` does it.
+"""
+COPIES: Final = "copies"
+STORE: Final = "store"
 
 OnUnavailable = (
     Literal["error", "anonymous"] | Callable[[HTTPConnection], Literal["error", "anonymous"]]
@@ -71,8 +79,8 @@ class Setup:
     """What `accept=` says. None: only this library's sessions count."""
     unguarded: Setup | None
     """The same without the transports that are guarded. None: there are no others."""
-    asks_once: bool
-    """Whether the session of a single token takes one question to the store, and nothing else."""
+    first: First
+    """What is asked before anything else is made for a request."""
 
     def choice(self, scope: Scope) -> Literal["error", "anonymous"]:
         """What is done for a request whose session can't be loaded."""

@@ -15,21 +15,21 @@ from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.values import Changes
 
-__all__ = ["BOTH_SIDES", "Shared", "Sharing", "carry", "contexts"]
+__all__ = ["BOTH_SIDES", "Shared", "Sharing", "add_own_data", "contexts"]
 
 BOTH_SIDES: Final = -1
 """`Origin.at` of a session that began here, and there with it."""
 
 
 class Shared(Protocol):
-    """What a `Source` has besides if its sessions are shared. It has `follow`, too."""
+    """What a `Source` has in addition if its sessions are shared. Its `follow` is True."""
 
     @property
     def cookie(self) -> str: ...
 
     @property
     def shares(self) -> frozenset[str]:
-        """The keys of ours that are the same on both sides."""
+        """Which keys of our sessions are shared, so that they are the same on both sides."""
         ...
 
     def map(self, data: dict[str, Any]) -> Mapping[str, Any] | None: ...
@@ -45,8 +45,8 @@ class Shared(Protocol):
     async def write(
         self, id: str, values: Mapping[str, Any], same: Callable[[dict[str, Any]], bool]
     ) -> bool:
-        """Store these keys of ours; None in the place of a value removes it. False: it isn't there,
-        or what it holds isn't the `same` user's any more.
+        """Store these keys of ours; None in the place of a value removes it. False: the session
+        isn't there any more, or isn't the `same` user's by what it holds.
 
         `SessionConflictError`, `SessionEncodeError`, `StoreError`.
         """
@@ -110,18 +110,18 @@ class Sharing:
         ids = set[str | None]() if source is None else {*map(source.id_of, cookies)}
         return origin.id not in ids and bool(ids - {None})
 
-    def begun(self, name: str, data: bytes) -> bytes | None:
-        """What of the data of a new session is shared, encoded. None: the source shares nothing."""
+    def shared_data(self, name: str, data: bytes) -> bytes | None:
+        """The shared keys of these data, encoded. None: this source shares nothing."""
         source = self._sources.get(name)
-        return None if source is None else values.join(_some(source, values.split(data)))
+        return None if source is None else values.join(_shared(source, values.split(data)))
 
     def new(self, data: bytes, principal: str | None) -> Origin | None:
-        """What a session follows that begins here. None: no source shares any of it.
+        """The foreign session that a new one of ours will follow. None: no source shares its data.
 
         If somebody is signed in, a source has to share who it is.
         """
         for name, source in self._sources.items():
-            parts = _some(source, values.split(data))
+            parts = _shared(source, values.split(data))
             if source.shares and self._backend.principal.of(values.join(parts)) == principal:
                 return Origin(name, source.new_id(), BOTH_SIDES)
         return None
@@ -129,9 +129,9 @@ class Sharing:
     async def begin(
         self, origin: Origin, stored: Stored, old: Origin | None
     ) -> tuple[tuple[bytes, bytes], ...]:
-        """Begin a session there. What `old` holds goes along, if nobody was signed in by it.
+        """Begin a session at the source. The data of `old` go along if nobody was signed in by it.
 
-        It counts as accepted: when ours has ended, it doesn't bring somebody back.
+        The new one counts as accepted. So it signs nobody in again after ours has ended.
         """
         source, held = self._sources[origin.source], None
         if old is not None and old.source == origin.source:
@@ -139,16 +139,16 @@ class Sharing:
             mapped = None if held is None else source.map(held)
             if mapped is None or self._principal(mapped) is not None:
                 held = None
-        shared = values.decode(values.join(_some(source, values.split(stored.data))))
+        shared = values.decode(values.join(_shared(source, values.split(stored.data))))
         nobodys, somebodys = contexts(self._backend, source.cookie, origin.id)
         context = nobodys if self._backend.principal.of(stored.data) is None else somebodys
         await accepting.note(self._backend, context, stored.token.id)
         return (await source.begin(origin.id, held or {}, shared),)
 
     async def write(self, origin: Origin, changed: Changes, whose: str | None) -> None:
-        """Store there what has changed of what is shared, unless it is another user's by now."""
+        """Store shared keys that have changed at the source, unless it is another user's by now."""
         source = self._sources.get(origin.source)
-        shared = {} if source is None else _some(source, changed)
+        shared = {} if source is None else _shared(source, changed)
         if source is not None and shared:
             await source.write(
                 origin.id,
@@ -157,13 +157,13 @@ class Sharing:
             )
 
     async def end(self, origin: Origin) -> None:
-        """End a session there."""
+        """End a session at its source."""
         source = self._sources.get(origin.source)
         if source is not None and origin.id:
             await source.end(origin.id)
 
     def expiry(self, origin: Origin) -> tuple[tuple[bytes, bytes], ...]:
-        """What removes the cookie of a session that has ended there."""
+        """The headers that remove the cookie of a session that has ended at its source."""
         source = self._sources.get(origin.source)
         return () if source is None else (source.expire(),)
 
@@ -174,12 +174,14 @@ class Sharing:
             return ""
 
 
-def carry(
+def add_own_data(
     backend: Backend, session: Session, accepted: Accepted, shares: frozenset[str] = frozenset()
 ) -> None:
-    """Have the data of ours go along that was nobody's, or the same user's.
+    """Add the data of our session to those of the accepted one, if they are nobody's or the same
+    user's.
 
-    What is there, too, or is shared, is as it is there.
+    For example, a visitor has filled a cart here, and then signs in elsewhere. If both have a key,
+    the accepted session's value counts. A key that is shared is only taken from there.
     """
     state, whose = state_of(session), accepted.principal
     if state.stored is None:
@@ -196,10 +198,12 @@ def carry(
 
 
 def contexts(backend: Backend, cookie: str, id: str) -> tuple[str, str]:
-    """For what a marker is sealed: for an id as nobody's, and when somebody has signed in by it."""
+    """What the markers of a foreign id are sealed for: one while nobody is signed in by it, and one
+    when somebody is.
+    """
     context = f"{backend.store.prefix} {cookie} {id}"
     return context, f"{context} "
 
 
-def _some(source: Shared, parts: Mapping[Any, Any]) -> dict[Any, Any]:
+def _shared(source: Shared, parts: Mapping[Any, Any]) -> dict[Any, Any]:
     return {key: raw for key, raw in parts.items() if key in source.shares}

@@ -68,14 +68,17 @@ class Source(Protocol):
         ...
 
     async def find(self, value: str) -> Found | str | None:
-        """The session that a cookie's value names. None: there is none. A str: why it is rejected,
-        in few words, which are one of few sentences.
+        """The session that a cookie's value names. None: there is none.
+
+        A str says in a few words why it is rejected, such as "expired". It is counted by this text,
+        so there are few texts, and none has a part of the value in it.
         """
         ...
 
     async def read(self, id: str) -> dict[str, Any] | None:
-        """What this session holds now; None if it isn't there. It is asked at each request
-        (`follow`).
+        """What this session holds now. None: it isn't there.
+
+        With `follow`, each request calls it.
         """
         ...
 

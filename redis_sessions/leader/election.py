@@ -20,9 +20,11 @@ from redis_sessions.tracebacks import strip
 
 __all__ = ["AWAY", "Election", "pause_of"]
 
-# Parts of a lease.
-_SAFE: Final = 0.9  # the holder's own: clocks differ in speed, and a cancelled task cleans up
-_RENEW: Final = 1 / 3  # after which it is renewed
+_SAFE: Final = 0.9
+"""For which part of a lease its holder leads. Clocks differ in speed, and a task that is cancelled
+needs time to clean up."""
+_RENEW: Final = 1 / 3
+"""After which part of a lease it is renewed."""
 
 AWAY: Final = (errors.StoreUnavailableError, errors.ReplicationError)
 

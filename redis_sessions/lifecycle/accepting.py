@@ -1,13 +1,15 @@
-"""How the session of another library becomes one of ours: once, whatever comes of ours later.
+"""A session of another library becomes one of ours. This happens once, even if ours ends later.
 
-A marker says that it was accepted. Without it, a session that was signed out here would come back
-from the foreign cookie, which may live on. It is stored under `{prefix}accepted:{32 hex}`, before
-the session is: of several requests that come at once, the one that stores it goes on. It holds our
-session's id, sealed, and none if the foreign session was signed out of. If the request signs in,
-it also names what began at a source with our session, so that a sign-out beside it ends both.
+A marker says that the foreign session was accepted. Without a marker, a user who signed out here
+would be signed in again by the foreign cookie, which may live on. The marker is stored under
+`{prefix}accepted:{32 hex}`, and before our session is. If several requests come at once, the one
+that stores the marker goes on. The marker holds the id of our session, sealed. If the user has
+signed out of the foreign session, it holds no id. If the request signs in, and a session began at
+a source together with ours, the marker names it, too. So a sign-out by another request ends both.
 
-Its name is a digest of the foreign session's id without a key, so that it is found also when the
-secret key has been replaced. That id is random, or is signed, so nobody guesses it.
+The marker's name is a digest of the foreign session's id. The digest uses no key, so that the
+marker is found also when the secret key has been replaced. The foreign id is random or signed, so
+nobody guesses it.
 """
 
 from __future__ import annotations
@@ -43,12 +45,15 @@ __all__ = [
 
 _PURPOSE: Final = b"rs-accepted"
 _CLAIM: Final = 1000 * (TOMBSTONE_TTL - 1)
-"""Milliseconds of a marker whose session isn't stored yet. If that fails, it is tried again then:
-no later than others may read it (`is_under_way`), so that nobody is signed out meanwhile.
+"""How many milliseconds a marker lives while our session isn't stored yet.
+
+If our session can't be stored, a later request may try again when the marker has expired. Until
+then other requests read the foreign session (`is_under_way`), which they may for a second longer.
+So no request in between finds the user signed out.
 """
 _ATTEMPTS: Final = 5
 _FREE: Final = "-"
-"""In the place of our session's id: it may be accepted again."""
+"""Stands in the place of our session's id. The foreign session may be accepted again."""
 
 _BEGINS: Final = (Outcome.GAIN, Outcome.CREATE, Outcome.SWITCH)
 
@@ -59,11 +64,11 @@ class Marker(NamedTuple):
     """What is stored about a foreign session that was accepted."""
 
     id: str
-    """Our session's. Empty: it was signed out of before there was one."""
+    """The id of our session. Empty: the user signed out before there was one."""
     at: int
-    """When, in seconds since the epoch. 0: it was sealed with a key that was removed."""
+    """When it was stored, in seconds since the epoch. 0: the key that sealed it was removed."""
     begun: Origin | None = None
-    """What began at a source with ours, by a sign-in here in the same request."""
+    """The session that began at a source together with ours, since the request signed in."""
 
 
 def marker_name(context: str) -> str:
@@ -83,7 +88,7 @@ async def marker(backend: Backend, accepted: Accepted) -> Marker | None:
 
 async def has_ended(backend: Backend, found: Marker, whose: str | None) -> bool:
     """Whether the session that was made of it was signed out, or revoked."""
-    if not found.at:  # nobody can read it
+    if not found.at:  # no key opens the marker, so nobody knows
         return False
     return not found.id or (
         whose is not None and await backend.index.has_ended(whose, found.id, found.at * 1000)
@@ -97,7 +102,7 @@ async def is_under_way(backend: Backend, found: Marker, whose: str | None) -> bo
     """
     if backend.clock() - found.at > TOMBSTONE_TTL or await has_ended(backend, found, whose):
         return False
-    return not await was_ended(backend, found.id)  # nor if it isn't stored yet
+    return not await was_ended(backend, found.id)  # True also if it isn't stored yet
 
 
 async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
@@ -105,13 +110,13 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
 
     There are five cases:
 
-    1. The data are still whose they were, and a session of ours begins with them. It is the only
-       one that ever does.
-    2. The same, but another request was faster. Nothing is stored.
-    3. The same, but the user has signed in here. That is a sign-in as any other.
+    1. The data still belong to the same user, or to nobody, and a session of ours begins with
+       them. No other request begins one with them.
+    2. As in case 1, but another request was faster. Nothing is stored.
+    3. As in case 2, but the user has signed in here. That is carried out as any other sign-in.
     4. The request signs out, or signs somebody else in. Nobody is signed in by the foreign session
        from now on. What else the request does is carried out.
-    5. Nothing begins, since the response is a failure, or has started. The next request tries
+    5. No session begins, since the response is a failure, or has started. The next request tries
        again.
     """
     state, accepted, facts = pending.state, pending.state.accepted, pending.facts
@@ -120,15 +125,15 @@ async def begin(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     whose = accepted.principal
     signs_out = facts.now is None or (facts.now != whose and facts.http_status < 400)
     if (whose is not None and signs_out) or (facts.cleared and not accepted.follows_end):
-        return await _part(pending, accepted, carry_out)
+        return await _sign_out(pending, accepted, carry_out)
     begins = pending.outcome in _BEGINS and not state.request.late
     proves = pending.proves = _signs_in(pending)
     if accepted.taken is None and not begins:
-        if state.request.late:  # the application's own changes are told that it is too late
-            tells = pending.writer.encoded != accepted.data
+        if state.request.late:  # the application has changed data, and learns that it is too late
+            reports = pending.writer.encoded != accepted.data
         else:  # another site's unsafe request begins no anonymous session; or ours has ended
-            tells = pending.outcome is Outcome.DROP or facts.cleared
-        return await carry_out(pending) if tells else NOTHING
+            reports = pending.outcome is Outcome.DROP or facts.cleared
+        return await carry_out(pending) if reports else NOTHING
     if accepted.taken is None:
         pending.token = token = SessionToken.generate()
         answer = await _accept(pending, accepted, token, carry_out)
@@ -160,7 +165,10 @@ def _signs_in(pending: PendingCommit) -> bool:
 async def _accept(
     pending: PendingCommit, accepted: Accepted, token: SessionToken, carry_out: CarryOut
 ) -> Answer | None:
-    """Store the marker, the session, and the marker again, for long. None: somebody was faster."""
+    """Store the marker for a short time, then the session, then the marker for a long time.
+
+    Returns None if another request was faster.
+    """
     writer, name = pending.writer, accepted.name
     value = _sealed(pending, accepted, token.id)
     if await writer.commit(name, accepted.replaces, value, _CLAIM) is not Commit.STORED:
@@ -172,17 +180,17 @@ async def _accept(
     try:
         kept = await writer.commit(name, version(value), value, accepted.ttl)
     finally:
-        if kept is not Commit.STORED:  # it has ended, or its end couldn't be known later
+        if kept is not Commit.STORED:  # it was signed out of, or no later request could know that
             await writer.end(token.id, "signed out")
     if kept is not Commit.STORED:  # another request has signed out meanwhile
         raise StoreUnavailableError("the new session was ended before it began")
     return answer
 
 
-async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut) -> Answer:
+async def _sign_out(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut) -> Answer:
     """Note that the foreign session was signed out of, and carry out what the request does."""
     state, whose = pending.state, accepted.principal
-    await _close(pending, accepted)
+    await _sign_out_of(pending, accepted)
     if whose is not None and pending.outcome is Outcome.CREATE:
         pending.owner = pending.backend.keyring.primary.owner(whose)
     if state.request.late and pending.outcome.needs_token:
@@ -197,8 +205,8 @@ async def _part(pending: PendingCommit, accepted: Accepted, carry_out: CarryOut)
     return replace(answer, headers=accepted.headers)
 
 
-async def _close(pending: PendingCommit, accepted: Accepted) -> None:
-    """End the session that another request has made of it. The marker says then that it was ended.
+async def _sign_out_of(pending: PendingCommit, accepted: Accepted) -> None:
+    """End the session that another request has made of a foreign one, and note it in the marker.
 
     In the other order, a sign-out that fails in between couldn't be tried again: nothing would name
     the session any more.
@@ -210,7 +218,7 @@ async def _close(pending: PendingCommit, accepted: Accepted) -> None:
         found = None if stored is None else _opened(pending.backend, accepted, stored)
         taken = accepted.taken if found is None or found.id in ("", _FREE) else found.id
         if taken:
-            await _end_taken(pending, taken, accepted.principal)
+            await _end_ours(pending, taken, accepted.principal)
         if found is not None and found.begun is not None:
             await _end(pending.backend, found.begun)
         expected = None if stored is None else version(stored)
@@ -219,7 +227,7 @@ async def _close(pending: PendingCommit, accepted: Accepted) -> None:
     raise StoreUnavailableError("another request accepts this session again and again")
 
 
-async def _end_taken(pending: PendingCommit, id: str, whose: str | None) -> None:
+async def _end_ours(pending: PendingCommit, id: str, whose: str | None) -> None:
     writer = pending.writer
     if await writer.end(id, "signed out"):
         writer.signed_out("signed out", id, whose)
@@ -237,8 +245,8 @@ async def note(backend: Backend, context: str, id: str) -> None:
 async def forget(backend: Backend, contexts: Iterable[str], of: str | None = None) -> None:
     """Forget that sessions were accepted, since they have ended at their source.
 
-    `of`: the id of our session that begins with it in this request, and ends. If the foreign one
-    was signed out of meanwhile, that isn't forgotten.
+    `of`: the id of a session of ours. Then a marker that doesn't name it stays: for example, the
+    user has signed out of the foreign session meanwhile.
     """
     for context in contexts:
         free = backend.markers.seal(context, _plain(backend.now(), _FREE))
@@ -261,7 +269,7 @@ def _plain(now: int, id: str, begun: Origin | None = None) -> bytes:
 
 def _opened(backend: Backend, accepted: Accepted, stored: bytes) -> Marker:
     plain = backend.markers.open(accepted.context, stored)
-    if plain is None:  # it says that it was accepted, and no more
+    if plain is None:  # that there is a marker says that it was accepted, and no more
         return Marker("", 0)
     id, _, begun = plain[8:].decode("ascii", "replace").partition("\0")
     source, _, theirs = begun.partition("\0")
@@ -278,8 +286,8 @@ async def was_ended(backend: Backend, id: str) -> bool:
 async def end_others(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     """Carry out a commit. If it signs out, sessions of other libraries end, too.
 
-    That is the one that our session follows. And it is each that the request brings, and that
-    would sign somebody in at the next request.
+    These are the session that ours follows, and each session that the request brings and that would
+    sign somebody in at the next request.
     """
     state, facts = pending.state, pending.facts
     if not facts.cleared and pending.outcome not in (Outcome.LOSE, Outcome.SWITCH):
@@ -290,23 +298,26 @@ async def end_others(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     headers: Headers = ()
     loaded = state.stored is not None
     if loaded and not followed:  # first, so that it can be tried again
-        headers = await _close_brought(pending)
+        headers = await _sign_out_of_brought(pending)
     answer = await carry_out(pending)
     for origin in followed:
         await _end(pending.backend, origin)
     if loaded and followed:
-        headers = await _close_brought(pending)
+        headers = await _sign_out_of_brought(pending)
     return replace(answer, headers=headers) if headers else answer
 
 
-async def _close_brought(pending: PendingCommit) -> Headers:
-    """Have no other session that the request brings be accepted later. Returns headers."""
+async def _sign_out_of_brought(pending: PendingCommit) -> Headers:
+    """Sign out of each other foreign session that the request brings, so that none is accepted.
+
+    Returns the headers that remove their cookies.
+    """
     headers: Headers = ()
-    brought = pending.backend.brought
-    found = [] if brought is None else await brought(pending.state.request.context)
+    context = pending.state.request.context
+    found = [] if context is None else await context.brought()
     for each in found:
         if each.principal not in (None, pending.facts.now):
-            await _close(pending, each)
+            await _sign_out_of(pending, each)
             if each.id:
                 await _end(pending.backend, each.origin(None))
             headers += each.headers

@@ -10,9 +10,8 @@ from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
-from redis_sessions.session.accepted import Accepted, Origin
+from redis_sessions.session.accepted import Origin
 from redis_sessions.session.box import Box
-from redis_sessions.session.context import RequestContext
 from redis_sessions.session.keyring import Keyring, SecretKey
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.policy import Policy
@@ -20,8 +19,7 @@ from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
 from redis_sessions.session.values import Changes, Values
-from redis_sessions.stores.caching import clock_of, copies_of
-from redis_sessions.stores.protocols import Store, Watchable
+from redis_sessions.stores.protocols import Store, Watchable, clock_of, copies_of
 
 __all__ = ["Backend", "Listener", "Observer"]
 
@@ -36,12 +34,6 @@ EndFollowed = Callable[[Origin], Awaitable[None]]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-Accepting = Callable[[Callable[..., Awaitable[Session]], RequestContext | None], Any]
-"""Is given a `loading.Load` and the request, and gives a `Load`."""
-
-
-Brought = Callable[[RequestContext | None], Awaitable[list[Accepted]]]
-
 
 class Sharing(Protocol):
     """What a commit tells sources whose sessions are shared with ours."""
@@ -50,7 +42,7 @@ class Sharing(Protocol):
 
     async def begin(self, origin: Origin, stored: Stored, old: Origin | None, /) -> Headers: ...
 
-    def begun(self, name: str, data: bytes, /) -> bytes | None: ...
+    def shared_data(self, name: str, data: bytes, /) -> bytes | None: ...
 
     async def write(self, origin: Origin, changed: Changes, whose: str | None, /) -> None: ...
 
@@ -90,11 +82,8 @@ class Backend:
     """Ends a session at its source, when ours has ended that follows it. None: none is followed."""
     sharing: Sharing | None = None
     """Stores at a source what a session shares with one there. None: no source shares any."""
-    accepting: Accepting | None = None
-    """What a session is loaded with if sources of other sessions are asked, too."""
-    brought: Brought | None = None
-    """What a request brings besides its session: sessions of other libraries. None: it isn't asked.
-    """
+    accepts = False
+    """Whether a middleware of this manager has sources of other libraries' sessions."""
     watched = 0
     """How many open connections, and calls of `changes()`, watch their session."""
 
@@ -155,10 +144,11 @@ class Backend:
             within=self.policy.deadline,
             report=self.report,
         )
-        # What requests call anyway, so that those without `on_expired=` have nothing to look at.
-        self.ttl, self.report = expiry.noting(self.ttl), expiry.hearing(self.report)
+        # These are called in any case. So nothing on the way of a request asks whether there is an
+        # `on_expired=`.
+        self.ttl, self.report = expiry.wrap_ttl(self.ttl), expiry.wrap_report(self.report)
         self.records = expiry
-        self.afterwards = expiry.finishing(self.afterwards)
+        self.afterwards = expiry.wrap_afterwards(self.afterwards)
         return expiry
 
     def now(self) -> int:
@@ -187,7 +177,7 @@ class Backend:
         state = state_of(session)
         if not state.request.answering:
             state.hold(self.values.keyed(session))
-        state.origins.assigned = None
+        state.forget_assigned()
 
     def warn_of_suspects(self, data: Mapping[str, Any], principal: str | None) -> None:
         """Log it once if data look like a sign-in, and nobody was ever signed in."""

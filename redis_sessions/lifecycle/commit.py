@@ -109,7 +109,7 @@ def _begin(pending: PendingCommit) -> Awaitable[Answer]:
         pending.backend.values.check(writer.encoded, before)
         if "principal" not in pending.backend.reporter.warned:
             pending.backend.warn_of_suspects(writer.session, writer.principal)
-    if pending.backend.brought is None:  # no other libraries' sessions
+    if not pending.backend.accepts:  # no other libraries' sessions
         return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
     if pending.backend.sharing is not None:
         return carry_out_shared(pending, _begin_alone)

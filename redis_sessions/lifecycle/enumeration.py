@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from redis_sessions.errors import ConfigurationError
-from redis_sessions.session.record import HEADER_SIZE, key_id, rotated_at
+from redis_sessions.session.record import key_id, rotated_at
 from redis_sessions.stores.enumeration import Enumerable, Found
 from redis_sessions.stores.protocols import SessionStore
 from redis_sessions.tracebacks import strip
@@ -73,7 +73,7 @@ async def _pages(store: SessionStore) -> AsyncGenerator[Sequence[Found], None]:
         )
     async with aclosing(store.scan()) as pages:
         async for page in pages:
-            yield [found for found in page if found.size > HEADER_SIZE]
+            yield [found for found in page if found.is_record]
 
 
 def told(found: Found, now: float) -> StoredSession:

@@ -25,15 +25,15 @@ from redis_sessions.stores.schedule import Due, schedule_of, try_schedule
 __all__ = ["Expired", "Expiry", "OnExpired"]
 
 _PATIENCE: Final = 0.5
-"""The most seconds that a commit waits for its note."""
+"""How many seconds a commit waits for its note at most."""
 _PAUSE: Final = 10.0
-"""Seconds in which none waits after one that did so in vain."""
+"""After a commit has waited in vain, no commit waits for so many seconds."""
 _SILENCE: Final = 60.0
 """Seconds between two warnings that notes weren't written."""
 
 
 class _Noted(int):
-    """How long a record lives, in milliseconds, and which data it has: to be noted if stored."""
+    """How many milliseconds a record lives. If it is stored, its end is noted, with its data."""
 
     data: bytes
 
@@ -93,7 +93,7 @@ class Expiry:
         self._waits_from = float("-inf")
 
     async def check(self) -> None:
-        """Raise `ConfigurationError` if the store doesn't do this."""
+        """Raise `ConfigurationError` if the store's server can't keep a schedule."""
         try:
             await try_schedule(self.schedule, "connect")
         except StoreError as exc:
@@ -106,8 +106,11 @@ class Expiry:
 
     # -- what requests write. None of it fails a request.
 
-    def noting(self, ttl: Callable[[Stored], int]) -> Callable[[Stored], int]:
-        """`Backend.ttl`, which is called for each record before it is stored."""
+    def wrap_ttl(self, ttl: Callable[[Stored], int]) -> Callable[[Stored], int]:
+        """Returns what takes the place of `Backend.ttl`, which is called before each write.
+
+        If the write sets the time of the session, the result has the data to be noted, too.
+        """
 
         def note(stored: Stored) -> int:
             lasts = ttl(stored)
@@ -123,7 +126,7 @@ class Expiry:
     def commit(
         self, id: str, expected: bytes | None, value: bytes, ttl: int
     ) -> Awaitable[Written[Commit]]:
-        """`SessionStore.commit`. What isn't stored isn't noted: the session may be over."""
+        """Does `SessionStore.commit`, and notes what is stored. Anything else may be over."""
         writing = self.store.commit(id, expected, value, int(ttl))
         return self._noted(writing, id, ttl) if isinstance(ttl, _Noted) else writing
 
@@ -139,18 +142,23 @@ class Expiry:
                 self.write(self.schedule.note(id, int(ttl), self._about_data(id, ttl.data)))
         return written
 
-    def hearing(self, report: Callable[..., None]) -> Callable[..., None]:
-        """`Backend.report`, which is told of each end of a session that was stored."""
+    def wrap_report(self, report: Callable[..., None]) -> Callable[..., None]:
+        """Returns what takes the place of `Backend.report`, which each end of a session calls."""
 
-        def heard(name: str, reason: str | None = None, id: str | None = None, *more: Any) -> None:
+        def told(name: str, reason: str | None = None, id: str | None = None, *more: Any) -> None:
             report(name, reason, id, *more)
             if name == "ended" and id is not None:
                 self.write(self.schedule.end(id))
 
-        return heard
+        return told
 
-    def finishing(self, renew: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """`Backend.afterwards`: a commit waits for the last note. They are written in turn."""
+    def wrap_afterwards(
+        self, renew: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Awaitable[None]]:
+        """Returns what takes the place of `Backend.afterwards`, which ends a commit.
+
+        It waits for the note that was sent last, since notes are written in turn.
+        """
 
         async def finished() -> None:
             if self._last is not None:
@@ -160,9 +168,9 @@ class Expiry:
         return finished
 
     async def keep_pace(self, notes: Iterable[asyncio.Future[Any]] | None = None) -> None:
-        """Wait until these, or all, are written, so that none come in faster than they leave.
+        """Wait until these notes, or all, are written. So none come in faster than they leave.
 
-        It doesn't wait for long; and if that was too long, then not again soon.
+        It waits for half a second at most. If that wasn't enough, nobody waits for ten seconds.
         """
         loop = asyncio.get_running_loop()
         chosen = self._writing.copy() if notes is None else notes
@@ -173,7 +181,7 @@ class Expiry:
                 self._waits_from = time.monotonic() + _PAUSE
 
     def write(self, write: Awaitable[Any]) -> asyncio.Future[Any]:
-        """Write this also if who waits for it is cancelled. A failure is logged."""
+        """Write this, also if the request is cancelled meanwhile. A failure is logged."""
         self._last = future = asyncio.ensure_future(write)
         self._writing.add(future)
         future.add_done_callback(self._written)
@@ -186,8 +194,8 @@ class Expiry:
             self._logs_from = time.monotonic() + _SILENCE
             logger.warning("sessions: the schedule for on_expired= lacks changes: %s", error)
 
-    async def settle(self) -> None:
-        """Wait until all that was to be written in this event loop is."""
+    async def wait_written(self) -> None:
+        """Wait until all is written that requests in this event loop have noted."""
         loop = asyncio.get_running_loop()
         if waiting := [each for each in self._writing.copy() if each.get_loop() is loop]:
             await asyncio.wait(waiting)
@@ -202,14 +210,15 @@ class Expiry:
         return self.about(id, principal)
 
     def about(self, id: str, *parts: str | int | None) -> bytes:
-        """The principal; and of an end that couldn't be told, when it was, and how often in vain.
+        """What is noted beside the time, sealed: Redis doesn't tell who is signed in.
 
-        It is sealed, since nobody who reads Redis learns who is signed in.
+        `parts` are the principal; and if calls of `on_expired` have failed, when the session ended
+        in milliseconds, and how many calls have failed.
         """
         return self._box.seal(id, json.dumps(parts).encode())
 
     def opened(self, due: Due) -> tuple[str | None, int, int]:
-        """The principal, when the session ended, and how often it was told in vain."""
+        """The principal, when the session ended in milliseconds, and how many calls have failed."""
         plain = self._box.open(due.id, due.about)
         try:
             principal, *rest = (None,) if plain is None else json.loads(plain)

@@ -15,7 +15,6 @@ from redis_sessions.session.state import (
     ANYWHERE,
     LIVE,
     Bound,
-    Origins,
     Request,
     State,
     Status,
@@ -109,7 +108,7 @@ def opened(backend: Backend, token: SessionToken, sealed: bytes | None, bound: B
     stored, data = unseal(backend, token, sealed, bound)
     request = Request(backend.timer(), bound)
     if not isinstance(stored, Stored):
-        state = State(refuse(backend, stored, token, sealed), request, Origins())
+        state = State(refuse(backend, stored, token, sealed), request)
         if stored is Reject.TOMBSTONE:
             state.tombstone_of = token.id
         return new_session(data, state, backend.services)
@@ -135,7 +134,7 @@ def live_session(
     state = State(
         LIVE,
         request,
-        Origins(data),
+        data,
         stored=stored,
         base=stored.data,
         principal=principal,
@@ -233,7 +232,7 @@ def belongs(backend: Backend, mark: bytes, bound: Bound) -> bool:
 
 def new(backend: Backend, bound: Bound, status: Status = Status.NEW) -> Session:
     """A new, empty session."""
-    state = State(status, Request(backend.timer(), bound), Origins())
+    state = State(status, Request(backend.timer(), bound))
     return new_session({}, state, backend.services)
 
 
@@ -243,18 +242,18 @@ def unloaded(
     """A placeholder that raises `why` when it is used. Its `refresh()` loads the session."""
     status = Status.UNAVAILABLE if isinstance(why, StoreError) else Status.UNLOADED
     request = Request(backend.timer(), bound, tokens)
-    return Unloaded(State(status, request, Origins(), why=why), backend.services)
+    return Unloaded(State(status, request, why=why), backend.services)
 
 
 def anonymous(backend: Backend, why: StoreError) -> Session:
     """An empty session for when the store is away. It can be read, but not stored."""
-    state = State(Status.UNAVAILABLE, Request(backend.timer()), Origins(), why=why)
+    state = State(Status.UNAVAILABLE, Request(backend.timer()), why=why)
     return new_session({}, state, backend.services)
 
 
 def foreign(backend: Backend, why: CrossSiteError) -> Session:
     """An empty session for a request that another origin caused. To write it raises `why`."""
-    state = State(Status.FOREIGN, Request(backend.timer()), Origins(), why=why)
+    state = State(Status.FOREIGN, Request(backend.timer()), why=why)
     return ReadOnly(state, backend.services)
 
 
@@ -303,5 +302,7 @@ def take_place(session: Session, loaded: Session) -> None:
     load_into(session, loaded, fresh)
     if before.untouched:
         fresh.leave_untouched()
-    if request.late and request.context is not None:
-        request.context.opened().loaded()
+    if request.context is not None:
+        request.context.loaded(fresh.stored)
+        if request.late:
+            request.context.opened().loaded()

@@ -211,7 +211,7 @@ class SessionManager:
     async def close(self) -> None:
         """Close the store's connections of the running event loop."""
         if self._backend.expiry is not None:
-            await self._backend.expiry.settle()
+            await self._backend.expiry.wait_written()
         await self._backend.store.close()
 
     @stripped
@@ -371,8 +371,9 @@ class SessionManager:
     async def _refresh(self, session: Session) -> None:
         if isinstance(session, Unloaded):
             load: loading.Load = self.load
-            if self._backend.accepting is not None:
-                load = self._backend.accepting(load, state_of(session).request.context)
+            context = state_of(session).request.context
+            if context is not None:
+                load = context.asking_sources(load)
             if self._backend.reporter.personal:
                 load = loading.telling(load, state_of(session).peer)
             await loading.load_in_turn(session, load)

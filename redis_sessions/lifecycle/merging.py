@@ -45,10 +45,10 @@ def adopt(
 ) -> bytes:
     """Make the session's dict these data, keeping the objects whose values are the same.
 
-    `encoded` is what it was, `was` what was stored, and `base` what it was compared with. The last
-    two differ in each value that `get_as` has converted: the converted object is kept as long as
-    others leave the stored value as it was. `own` are the keys that no other request has changed.
-    Returns what the dict is from now on, encoded.
+    `encoded`: what the dict was. `was`: what was stored. `base`: what the dict was compared with,
+    to find changes. `was` and `base` differ in each value that `get_as` has converted. A converted
+    object is kept as long as no other request has changed the stored value. `own`: the keys that
+    no other request has changed. Returns what the dict is from now on, encoded.
     """
     state = state_of(session)
     if data == encoded or state.wanted.cleared:  # cleared by another task since

@@ -17,7 +17,7 @@ from redis_sessions.session.placeholder import Unloaded
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import LIVE, NOTHING_WANTED, State, Status, Wanted
 from redis_sessions.session.token import SessionToken
-from redis_sessions.session.values import EMPTY
+from redis_sessions.session.values import EMPTY, pack
 from redis_sessions.tracebacks import no_fields, silent_repr
 
 __all__ = ["PLAIN", "PendingCommit", "is_unchanged", "pending_commit", "storable_data"]
@@ -35,7 +35,7 @@ def is_unchanged(backend: Backend, session: Session) -> bool:
     if state.wanted is not NOTHING_WANTED:
         return False
     try:
-        encoded = backend.values.pack(session)
+        encoded = pack(session)
     except Exception:  # noqa: BLE001 - such as for a type that a hook knows
         try:
             encoded = backend.values.encode(session)

@@ -17,7 +17,8 @@ from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.session.aliases import alias
 from redis_sessions.session.record import TOMBSTONE_TTL, is_record, tombstone
-from redis_sessions.session.session import Session, services_of, serving, state_of
+from redis_sessions.session.serving import serving
+from redis_sessions.session.session import Session, services_of, state_of
 from redis_sessions.session.state import Status
 from redis_sessions.session.token import is_id
 from redis_sessions.stores.protocols import Entry, EntryStatus, Written
@@ -186,7 +187,7 @@ async def _keep_to(
     stored = await _stored(backend, [entry.id for entry in entries])
     newest = max(entry.seen for entry in entries)
 
-    def under_way(entry: Entry) -> bool:  # the record may still come
+    def under_way(entry: Entry) -> bool:  # the record may be stored in a moment
         return stored[entry.id] is None and newest - entry.seen < _TOMBSTONE_MS
 
     def order(entry: Entry) -> tuple[bool, float]:
@@ -203,7 +204,8 @@ async def _keep_to(
 
 def _serving(backend: Backend) -> list[Session]:
     """The sessions of this manager in the request that is being served."""
-    return [session for session in serving.get() if services_of(session) is backend.services]
+    sessions = (each.session for each in serving.get() if not each.over)
+    return [session for session in sessions if services_of(session) is backend.services]
 
 
 def _client(backend: Backend) -> Client | None:
@@ -213,7 +215,7 @@ def _client(backend: Backend) -> Client | None:
 
 
 def _own(backend: Backend) -> dict[str, Session]:
-    """Those of them that were loaded, by id. They may have been cleared since."""
+    """The sessions in this request that were loaded, by id. They may have been cleared since."""
     pairs = [(state_of(session), session) for session in _serving(backend)]
     return {
         state.stored.token.id: session
@@ -228,7 +230,7 @@ def _mine(backend: Backend, principal: str) -> list[str]:
 
 
 def _named(backend: Backend, text: str) -> list[str]:
-    """The ids of those of its sessions that have this alias."""
+    """The ids of the sessions in the request that is being served that have this alias."""
     return [
         id
         for id, own in _own(backend).items()

@@ -28,10 +28,10 @@ CarryOut = Callable[[PendingCommit], Awaitable[Answer]]
 
 
 async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answer:
-    """Carry out a commit, and then store there what the request has changed of what is shared.
+    """Carry out a commit. Then store at the source which shared keys the request has changed.
 
     If that fails, the error is raised: the request fails, although its session is stored here. The
-    next request reads what is there.
+    next request reads what the source has.
     """
     sharing, state, facts = pending.backend.sharing, pending.state, pending.facts
     assert sharing is not None
@@ -73,8 +73,9 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
                     await pending.writer.end(stored.token.id, "not shared")
                     await accepting.forget(pending.backend, [came.context], stored.token.id)
             raise
-        state.shared = sharing.begun(origin.source, mine)
-    # A request that stored nothing, such as all but one of a page's first ones, ends nothing there.
+        state.shared = sharing.shared_data(origin.source, mine)
+    # A request that has stored nothing ends nothing at the source. For example, of a page's first
+    # requests only one stores a session.
     goes_on = state.accepted is not None or (
         came is None and answer.outcome in _CHANGE_NOTHING and not facts.cleared
     )
@@ -90,7 +91,7 @@ def _begins_alone(pending: PendingCommit) -> bool:
 
 
 def _followed(pending: PendingCommit) -> Origin | None:
-    """What the session follows that was loaded, or whose data are in it."""
+    """The foreign session that the loaded one follows, or whose data it holds."""
     state = pending.state
     if state.accepted is not None:
         return state.accepted.origin(None)

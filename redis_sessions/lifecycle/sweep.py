@@ -26,25 +26,26 @@ from redis_sessions.tracebacks import strip
 __all__ = ["AT_ONCE", "LEADER", "STEP", "running", "sweep"]
 
 LEADER: Final = "redis_sessions.expiry"
-"""What the leader is called. No job of an application is called so."""
+"""The leader's name. No job of an application has it."""
 EVERY: Final = 2.0
-"""Seconds between two sweeps. As a rule, an application is told of an end so much later."""
+"""Seconds between two sweeps. As a rule, `on_expired` is called at most so long after the end."""
 STEP: Final = 500
 """How many ends of a shard one step looks at."""
 AT_ONCE: Final = 50
-"""After so many calls it is noted that they were made. A crash repeats so many of each shard."""
+"""After so many calls it is noted that they were made. After a crash, so many calls of each shard
+are made again at most."""
 
 LIMIT: Final = 30.0
 """Seconds that one call may take. Then it is cancelled, and made again later."""
 SLOW: Final = 1.0
 """Seconds after which the others of its shard wait no longer for a call."""
 SLOW_AT_ONCE: Final = 16
-"""As many calls may last longer than that at a time. The others wait then."""
+"""How many calls may last longer than that at the same time. If there are more, the others wait."""
 GRACE: Final = 5.0
 """Seconds that a call may take to end after it was cancelled. Then nobody waits for it."""
 
 Slow = dict[str, asyncio.Task[None]]
-"""The ids that calls which take long are about, and the tasks that wait for these."""
+"""The sessions that slow calls are about, by id, and the tasks that wait for these calls."""
 
 _PAUSE: Final = 15.0
 _RETRY: Final = 5.0
@@ -63,7 +64,7 @@ async def running(expiry: Expiry) -> AsyncGenerator[None, None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
-        await expiry.settle()
+        await expiry.wait_written()
 
 
 async def _run(expiry: Expiry) -> None:
@@ -105,7 +106,7 @@ async def sweep(
     a shard's server refuses doesn't hold up the others. Then the first error is raised. A call
     that takes long doesn't either: it is added to `slow`, and goes on.
     """
-    await expiry.settle()
+    await expiry.wait_written()
     slow = Slow() if slow is None else slow
     sweeps = (_sweep_shard(expiry, shard, check, slow) for shard in SHARDS)
     for error in await asyncio.gather(*sweeps, return_exceptions=True):
@@ -161,9 +162,15 @@ async def _tell_all(expiry: Expiry, shard: str, over: Sequence[Due], slow: Slow)
 async def _over(
     expiry: Expiry, found: Sequence[Due], failed: BaseException | None
 ) -> tuple[list[Due], BaseException | None]:
-    """Those under whose id nothing is, and an error if a node doesn't say it of the others.
+    """The entries whose session is over, and the error of a node that didn't answer, if any.
 
-    Those under whose id something is are noted anew, for as long as that lasts.
+    If something is stored under the id of an entry, the entry is noted anew, for as long as that
+    lasts. There are three cases:
+
+    1. It is a record. It was touched, and the schedule doesn't know it.
+    2. It is a tombstone of somebody who ended the session just now. The schedule will learn it.
+    3. It is a tombstone of somebody who wanted to end it, but it had run out before. So it is told
+       later.
     """
     over = list[Due]()
     asked = (expiry.schedule.left(due.id) for due in found)
@@ -175,9 +182,6 @@ async def _over(
             over.append(due)
         else:
             about = due.about
-            # A record was touched, and the schedule doesn't know it. A tombstone was put here
-            # by who ended the session just now, which the schedule is about to learn; or by
-            # who was to end one that had run out before.
             if not is_record(await expiry.store.load(due.id)):
                 principal, at, tries = expiry.opened(due)
                 about = expiry.about(due.id, principal, at, tries)

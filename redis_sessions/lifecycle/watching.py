@@ -26,7 +26,10 @@ class Watch:
     session was loaded, and neither side of it can change.
     """
 
-    __slots__ = ("_at", "_backend", "_changed", "_due", "_ended", "_ends", "_forget", "_session")
+    __slots__ = (
+        *("_at", "_backend", "_changed", "_due", "_ended", "_ends", "_forget"),
+        *("_seen_at", "_session"),
+    )
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Watch:
         self._ended = ended
         self._changed = changed
         self._at = stored.token, stored.version
-        self._ends = stored.ends
+        self._ends, self._seen_at = stored.ends, stored.record.seen_at
         self._due: asyncio.TimerHandle | None = None
         self._forget: Callable[[], None] | None = store.watch(stored.token.id, self._told)
         backend.watched += 1
@@ -78,7 +81,7 @@ class Watch:
             return
         self._at = token, found.version
         sooner = found.ends < self._ends
-        self._ends = found.ends
+        self._ends, self._seen_at = found.ends, found.record.seen_at
         if sooner:
             self._set_timer()
         if self._changed is not None:
@@ -94,7 +97,11 @@ class Watch:
 
     def _look(self) -> None:
         stored = state_of(self._session).stored
-        if stored is not None and stored.token == self._at[0]:  # perhaps it was touched just now
+        if (
+            stored is not None
+            and stored.token == self._at[0]
+            and stored.record.seen_at > self._seen_at  # it was touched here just now
+        ):
             self._ends = max(self._ends, stored.ends)
         if self._backend.clock() >= self._ends:
             self._end(Reject.EXPIRED)

@@ -31,7 +31,7 @@ _ID: Final = re.compile(r"[a-zA-Z0-9,-]{22,256}\Z", re.ASCII)
 """What PHP takes for an id (`session.sid_length`, `session.sid_bits_per_character`)."""
 _COMPRESSIONS: Final = get_args(Compression)
 _LARGEST: Final = 4 * 1024 * 1024
-"""Bytes of a stored session that is looked at."""
+"""How many bytes a stored session may have that is decoded."""
 _PREFIX: Final = "PHPREDIS_SESSION:"
 _CLUSTER_PREFIX: Final = "PHPREDIS_CLUSTER_SESSION:"
 _GC_MAXLIFETIME: Final = 1440
@@ -57,11 +57,13 @@ class PhpSessions:
       is `$_SESSION["user"][0]`. By default all of it. Values that have objects in them stay
       there; a callable has them as `PhpObject`
     - `follow`: a sign-out on either side is one on both
+    - `once`: whether the cookie expires when its session was accepted. This needs `follow=False`
     - `write_back`: the keys of ours that are the same on both sides. They are read from PHP's
       session in each request, and stored there when they have changed. With the principal's key a
       sign-in here is one in PHP, too, under a new id
     - `app_key`: Laravel's `APP_KEY`, if it is Laravel's cookie
     - `gc_maxlifetime`: as `session.gc_maxlifetime`, in seconds. What is written lives so long
+    - `timeout`: as `RedisStore` has it
 
     Raises `ConfigurationError`.
     """

@@ -48,13 +48,13 @@ class Accepted(msgspec.Struct, eq=False):
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """What the response has when they are stored: the foreign cookie expires."""
     taken: str | None = None
-    """The id of the session that another request has made of them. This one stores none."""
+    """The id of the session that another request has made of the data. Then this one makes none."""
     replaces: bytes | None = None
-    """The version of the marker that is stored and doesn't count. None: there is none."""
+    """The version of a marker that doesn't count any more, to be replaced. None: there is none."""
     stays_open: bool = False
     """Whether it is a WebSocket or event stream, which has to end with its session."""
     follows_end: bool = False
-    """Whether our session ended just before, so that it was cleared, but not by the application."""
+    """Whether our session ended at its source, and so is cleared, though not by the application."""
 
     def origin(self, at: int | None) -> Origin:
         """What the record remembers. `at`: its `authenticated_at`."""

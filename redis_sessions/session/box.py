@@ -11,7 +11,7 @@ from nacl.exceptions import CryptoError
 
 from redis_sessions.session.keyring import Keyring, SecretKey
 
-__all__ = ["Box", "open_box", "seal_box"]
+__all__ = ["Box", "nonce_of", "open_box", "seal_box"]
 
 _NONCE: Final = 4 + 24
 _SHORTEST: Final = _NONCE + 16
@@ -72,6 +72,11 @@ def open_box(sealing_key: bytes, sealed: bytes) -> bytes | None:
         return crypto_secretbox_open(sealed[_NONCE:], sealed[4:_NONCE], sealing_key)
     except CryptoError:
         return None
+
+
+def nonce_of(sealed: bytes) -> bytes:
+    """What no other box begins with: the key id and the nonce."""
+    return sealed[:_NONCE]
 
 
 def _bytes(text: str) -> bytes:

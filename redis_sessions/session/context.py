@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
 
 from redis_sessions.errors import SessionError
-from redis_sessions.session.record import Reject
+from redis_sessions.session.accepted import Accepted
+from redis_sessions.session.record import Reject, Stored
 
 __all__ = ["OpenConnection", "Peer", "RequestContext"]
+
+Load = Callable[..., Awaitable[Any]]
+"""`lifecycle.loading.Load`, which gives a `Session`. This module doesn't know that class."""
 
 
 class Peer(NamedTuple):
@@ -45,6 +49,18 @@ class RequestContext(Protocol):
         """The error that the application gets in place of this one."""
         ...
 
+    def loaded(self, stored: Stored | None) -> None:
+        """Its placeholder has become the session, of which this is stored."""
+        ...
+
     def opened(self) -> OpenConnection:
         """The connection, as far as it stays open."""
+        ...
+
+    def asking_sources(self, load: Load) -> Load:
+        """`load`, which then asks sources of other libraries' sessions, too, if there are any."""
+        ...
+
+    async def brought(self) -> list[Accepted]:
+        """The sessions of other libraries that it brings, whether they may be accepted or not."""
         ...

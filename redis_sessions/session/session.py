@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -27,7 +26,7 @@ from redis_sessions.session.principal import Principal, remove
 from redis_sessions.session.state import Duration, State, Wanted, seconds
 from redis_sessions.tracebacks import strip, stripped
 
-__all__ = ["Services", "Session", "new_session", "services_of", "serving", "state_of"]
+__all__ = ["Services", "Session", "new_session", "services_of", "state_of"]
 
 T = TypeVar("T")
 
@@ -373,10 +372,6 @@ class Session(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
-
-
-serving: ContextVar[tuple[Session, ...]] = threads.serving
-"""The sessions of the request that is being served. Its tasks and threads see them, too."""
 
 
 def new_session(data: Mapping[str, Any], state: State, services: Services) -> Session:

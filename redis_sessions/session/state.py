@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from redis_sessions.session import values
 from redis_sessions.session.accepted import Accepted
 from redis_sessions.session.context import Peer, RequestContext
 from redis_sessions.session.keyring import Keyring
+from redis_sessions.session.origins import NO_OBJECTS, Origins
 from redis_sessions.session.record import Stored
 from redis_sessions.session.values import EMPTY, Changes
 from redis_sessions.tracebacks import no_fields, silent_repr
@@ -31,7 +32,6 @@ __all__ = [
     "Bound",
     "Duration",
     "Lifetime",
-    "Origins",
     "Request",
     "Revoked",
     "State",
@@ -99,9 +99,6 @@ There is one index for each secret key.
 """
 
 _NO_REVOCATIONS: Final[Mapping[str, Revoked]] = MappingProxyType({})
-_NO_OBJECTS: Final[Mapping[Any, Any]] = MappingProxyType({})
-MAX_HELD: Final = 64
-"""How many earlier `Origins.loaded` are kept. A worker may save one session for ever."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -195,37 +192,6 @@ class Request(msgspec.Struct, eq=False, gc=False):
     """When this request itself called `revoke_all` or `revoke_by`, by `Index.name`."""
 
 
-class Origins(msgspec.Struct, eq=False):
-    """Where the objects in a session come from: its record, or this request."""
-
-    __repr__ = silent_repr
-    __rich_repr__ = no_fields
-
-    loaded: Mapping[Any, Any] = _NO_OBJECTS
-    """The objects that the record holds, by key."""
-    held: tuple[Mapping[Any, Any], ...] = ()
-    """Earlier `loaded`: the first one, and the latest ones. There are at most `MAX_HELD`."""
-    assigned: dict[Any, None] | None = None
-    """The keys that this request assigned, and that aren't stored yet."""
-    theirs: Any = None
-    """A cache of `session/carryover.py`. Nobody else uses it."""
-    left_changes: bool = False
-    """Whether `sign_in()` has dropped changes, because they were in another user's data."""
-
-    def assign(self, keys: Iterable[Any]) -> None:
-        """Note that this request assigned these keys."""
-        self.assigned = self.assigned or {}
-        self.assigned.update(dict.fromkeys(keys))
-
-    def hold(self, data: Mapping[Any, Any]) -> None:
-        """Note that the record holds these objects. Another user who signs in gets none of them."""
-        if self.loaded:
-            # The first one is always kept: the handler may have any object of what was loaded.
-            self.held = (*self.held[:1], *self.held[1:][2 - MAX_HELD :], self.loaded)
-        self.loaded = {**self.loaded, **data}
-        self.theirs = None
-
-
 class State(msgspec.Struct, eq=False):
     """What the library knows of one session, beside its data."""
 
@@ -233,7 +199,8 @@ class State(msgspec.Struct, eq=False):
 
     status: Status
     request: Request
-    origins: Origins
+    loaded: Mapping[Any, Any] = NO_OBJECTS
+    """The objects that the record held when it was loaded, by key."""
     wanted: Wanted = NOTHING_WANTED
     stored: Stored | None = None
     """The record as it was last loaded or stored here."""
@@ -261,6 +228,8 @@ class State(msgspec.Struct, eq=False):
     """The session of another library whose data are in it, until they are stored."""
     shared: bytes | None = None
     """What it shares with another library's, as it is there, encoded. None: it shares nothing."""
+    known_origins: Origins | None = None
+    """`origins`, if it was asked for already."""
 
     def __repr__(self) -> str:
         # Without data, since reprs are logged.
@@ -268,6 +237,13 @@ class State(msgspec.Struct, eq=False):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("status", self.status.name)]
+
+    @property
+    def origins(self) -> Origins:
+        """Where the session's objects come from. Most requests don't ask."""
+        if self.known_origins is None:
+            self.known_origins = Origins(self.loaded)
+        return self.known_origins
 
     @property
     def live(self) -> Stored | None:
@@ -345,6 +321,11 @@ class State(msgspec.Struct, eq=False):
         """Note that the record holds these objects, unless it is too late for a sign-in."""
         if not (self.request.late or self.request.answering):
             self.origins.hold(data)
+
+    def forget_assigned(self) -> None:
+        """Note that what this request assigned is stored now."""
+        if self.known_origins is not None:
+            self.known_origins.assigned = None
 
     def is_anothers(self, principal: str | None, keyring: Keyring) -> bool:
         """Whether the stored data belong to another user than this principal.

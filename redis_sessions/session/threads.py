@@ -23,7 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 serving: Final[ContextVar[tuple[Any, ...]]] = ContextVar("redis_sessions_serving", default=())
-"""What `session.serving` is, where the class `Session` isn't known."""
+"""What `serving.serving` is, where the class `Session` isn't known."""
 
 
 def awaited(function: Callable[P, R]) -> Callable[P, R]:

@@ -7,7 +7,10 @@ from base64 import urlsafe_b64encode
 from secrets import token_bytes
 from typing import Final
 
-__all__ = ["SessionToken", "is_id", "is_token"]
+__all__ = ["ID", "SessionToken", "is_id", "is_token"]
+
+ID: Final = slice(20)
+"""Where the id is in the text of a token."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII)
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{20}", re.ASCII)
@@ -34,7 +37,7 @@ class SessionToken:
 
     def __init__(self, value: str) -> None:
         self.value: str = value
-        self.id: str = value[:20]
+        self.id: str = value[ID]
 
     @classmethod
     def generate(cls, id: str | None = None) -> SessionToken:

@@ -17,7 +17,7 @@ import msgspec
 from redis_sessions.errors import SessionEncodeError
 from redis_sessions.session.conversion import convert, name_of
 
-__all__ = ["EMPTY", "MAX_CONTAINERS", "MAX_DEPTH", "Changes", "Values"]
+__all__ = ["EMPTY", "MAX_CONTAINERS", "MAX_DEPTH", "Changes", "Values", "pack"]
 
 T = TypeVar("T")
 
@@ -47,7 +47,8 @@ _OF: Final = {"session": "manager", "cache": "cache"}
 _ATOMS: Final = (str, bytes, int, float, type(None), Enum)
 
 _split: Final = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
-_pack: Final = msgspec.msgpack.Encoder().encode
+pack: Final = msgspec.msgpack.Encoder().encode
+"""As `Values.encode`, but without hooks, and with msgspec's own errors. It is faster."""
 _decode: Final = msgspec.msgpack.Decoder(dict[Any, Any]).decode
 _decode_any: Final = msgspec.msgpack.Decoder().decode
 
@@ -60,7 +61,7 @@ class Values:
     msgspec's hooks. pydantic's models and secrets need none. `max_size` is in encoded bytes.
     """
 
-    __slots__ = ("_dec_hook", "_enc_hook", "_where", "max_size", "pack")
+    __slots__ = ("_dec_hook", "_enc_hook", "_where", "max_size")
 
     def __init__(
         self,
@@ -74,8 +75,6 @@ class Values:
         self._where = where  # what errors say that the values are in
         self._enc_hook = enc_hook
         self._dec_hook = dec_hook
-        self.pack = _pack
-        """As `encode`, but without hooks, and with msgspec's own errors. It is faster."""
 
     def encode(self, data: Mapping[Any, Any]) -> bytes:
         """The bytes of a session's data. `SessionEncodeError` names what can't be stored."""
@@ -179,7 +178,7 @@ class Values:
 
     def _encode(self, value: Any) -> bytes:
         try:
-            return _pack(value)
+            return pack(value)
         except TypeError:
             return self._encode_with_hooks(value)
 
@@ -199,7 +198,7 @@ class Values:
         # No other thread runs between the start of the first and the end of the second encoding,
         # since both, and their hooks, are written in C, and map() calls both without any Python.
         _, marked = map(msgspec.msgpack.Encoder.encode, (collecting, marking), (value, value))
-        first, *known = marked.split(_pack(mark))
+        first, *known = marked.split(pack(mark))
         if len(known) != len(unknown):
             raise SessionEncodeError(_TORN)
         parts = [first]
@@ -294,7 +293,7 @@ def split(encoded: bytes) -> dict[Any, bytes]:
 
 def join(parts: Mapping[Any, bytes]) -> bytes:
     """The inverse of `split`."""
-    return _pack({key: msgspec.Raw(value) for key, value in parts.items()})
+    return pack({key: msgspec.Raw(value) for key, value in parts.items()})
 
 
 def replace(encoded: bytes, key: Any, was: bytes, now: bytes) -> bytes:
@@ -303,7 +302,7 @@ def replace(encoded: bytes, key: Any, was: bytes, now: bytes) -> bytes:
     if was == now or key not in parts or bytes(parts[key]) != was:
         return encoded
     parts[key] = msgspec.Raw(now)
-    return _pack(parts)
+    return pack(parts)
 
 
 def changes(before: Mapping[Any, bytes], after: Mapping[Any, bytes]) -> Changes:

@@ -9,7 +9,6 @@ there.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from os import urandom
 from struct import Struct
@@ -22,10 +21,10 @@ from redis_sessions.session.record import HEADER_SIZE, is_tombstone, tombstone
 from redis_sessions.stores.commands import ABSENT, COMMIT, IndexCommand, verdict
 from redis_sessions.stores.copies import ENTRY
 from redis_sessions.stores.memory import MemoryStore
-from redis_sessions.stores.protocols import STORED, Commit, NearCopies, Store, Timed, Written
+from redis_sessions.stores.protocols import STORED, Commit, Store, Written, copies_of
 from redis_sessions.stores.redis import RedisStore, servers_of
 
-__all__ = ["Claim", "Entries", "Entry", "Place", "Sight", "clock_of", "copies_of"]
+__all__ = ["Claim", "Entries", "Entry", "Place", "Snapshot"]
 
 _DAY: Final = 24 * 3600 * 1000
 """Milliseconds that a generation lives at least after an entry of it was stored."""
@@ -33,19 +32,6 @@ _SHARED: Final = bytes(16)
 """The generation of entries that belong to nobody."""
 _HEAD: Final = Struct(">16sQQQI")
 _LONGEST: Final = (1 << 32) - 1
-
-
-def clock_of(store: Store) -> Callable[[], float]:
-    """The time of the store's servers, or of this machine for a store without any."""
-    if not isinstance(store, Timed):
-        return time.time
-    monotonic, server = time.monotonic, store.server_clock
-    return lambda: monotonic() + server.offset
-
-
-def copies_of(store: Store) -> NearCopies | None:
-    """The store, if it keeps near copies."""
-    return store if isinstance(store, NearCopies) and store.client_cache > 0 else None
 
 
 class Entry(NamedTuple):
@@ -58,17 +44,17 @@ class Entry(NamedTuple):
     busy_until: int
     """Until then somebody is loading it. 0: nobody is."""
     took: int
-    """Milliseconds that it took to load."""
+    """How many milliseconds it took to load."""
     value: bytes
     """Empty while it is loaded for the first time."""
 
-    def sealed(self) -> bytes:
-        """What the box contains."""
+    def packed(self) -> bytes:
+        """The entry as bytes, which are then sealed."""
         return _HEAD.pack(*self[:5]) + self.value
 
 
 class Place(NamedTuple):
-    """Where the entry of one key is, and where the generation of those whom it belongs to."""
+    """Where the entry of one key is, and where the generation of its group is."""
 
     context: str
     id: str
@@ -76,15 +62,17 @@ class Place(NamedTuple):
     group_id: str | None
 
 
-class Sight(NamedTuple):
-    """What was stored when somebody looked."""
+class Snapshot(NamedTuple):
+    """What was stored under one key at some moment."""
 
     header: bytes | None
     """What the stored bytes begin with. None: nothing was stored. Empty: too few bytes."""
     entry: Entry | None
-    """What opened, and is of this generation."""
+    """The entry, if it could be opened and belongs to the generation below."""
     group_header: bytes | None
+    """What the stored bytes of the generation begin with. None: nothing was stored."""
     generation: bytes | None
+    """The generation of the group. None: there is none, or it couldn't be opened."""
 
 
 class Claim(NamedTuple):
@@ -97,11 +85,11 @@ class Claim(NamedTuple):
     before: Entry | None
     """The entry that was there before, which may have a value."""
     group: bytes | None
-    """What the generation's stored bytes begin with; all of them if it is a new one."""
+    """What the stored bytes of the generation begin with. If it is a new one, all of them."""
 
     @property
     def header(self) -> bytes:
-        """By which the claim is known."""
+        """The first bytes, which no other claim or value has."""
         return self.stored[:HEADER_SIZE]
 
 
@@ -109,8 +97,9 @@ class Entries:
     """The entries of one cache. All methods that are awaited raise `StoreError`.
 
     An entry belongs to a generation: 16 random bytes, stored under a key of their own. To forget
-    all entries of a group, its generation is removed. It can't come back as a number could, and a
-    load that began before stores its result under the generation that it began with.
+    all entries of a group, its generation is removed. The next one is random, too, so it can't be
+    the same, as a number could. A load that began before stores its result under the generation
+    that it began with.
     """
 
     def __init__(self, store: Store, box: Box, clock: Callable[[], float]) -> None:
@@ -119,7 +108,7 @@ class Entries:
         self._clock = clock
         self._copies = copies_of(store)
         self.rejected: Callable[[], None] = lambda: None
-        """Is called if stored bytes don't open."""
+        """Is called if stored bytes can't be opened."""
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
@@ -134,8 +123,8 @@ class Entries:
 
     # -- reading
 
-    def near(self, place: Place) -> Sight | None:
-        """What a near copy shows, if there is one."""
+    def near(self, place: Place) -> Snapshot | None:
+        """What near copies hold, if there are any of the entry and of its generation."""
         if self._copies is None:
             return None
         copy = self._copies.near_copy(place.id)
@@ -151,7 +140,7 @@ class Entries:
             copy.opened = self._opened(place, copy.value)
         return self._sight(place, copy.value, copy.opened, group)
 
-    async def look(self, place: Place) -> Sight:
+    async def look(self, place: Place) -> Snapshot:
         """What is stored."""
         load = self.store.load
         if place.group_id is None:
@@ -176,37 +165,37 @@ class Entries:
 
     def _sight(
         self, place: Place, found: bytes | None, entry: Entry | None, group: bytes | None
-    ) -> Sight:
+    ) -> Snapshot:
         generation = _SHARED if place.group is None else self._unsealed(place.group, group)
         if entry is not None and entry.generation != generation:
             entry = None
-        return Sight(_header(found), entry, _header(group), generation)
+        return Snapshot(_header(found), entry, _header(group), generation)
 
     # -- writing
 
-    def new_claim(self, place: Place, sight: Sight, lock: int) -> Claim:
+    def new_claim(self, place: Place, seen: Snapshot, lock: int) -> Claim:
         """A claim for `lock` milliseconds, which isn't stored yet."""
-        generation, before, group = sight.generation, sight.entry, sight.group_header
+        generation, before, group = seen.generation, seen.entry, seen.group_header
         if generation is None:
             assert place.group is not None
             generation = urandom(16)
-            group = self._stamped(place.group, generation)
+            group = self._sealed(place.group, generation)
         now = self.now()
         if before is None:
             entry = Entry(generation, 0, 0, now + lock, 0, b"")
         else:
             entry = before._replace(busy_until=now + lock)
-        stored = self._stamped(place.context, entry.sealed())
+        stored = self._sealed(place.context, entry.packed())
         return Claim(stored, max(lock, entry.kept_until - now), generation, before, group)
 
-    async def claim(self, place: Place, sight: Sight, claim: Claim) -> bool:
+    async def claim(self, place: Place, seen: Snapshot, claim: Claim) -> bool:
         """Store the claim. False if the entry isn't any more what was seen."""
         id, group = place.group_id, claim.group
-        if sight.generation is None and id is not None and group is not None:
-            stored = await self._put(id, sight.group_header, group, _DAY)
+        if seen.generation is None and id is not None and group is not None:
+            stored = await self._put(id, seen.group_header, group, _DAY)
             if not stored:
                 return False
-        return await self._put(place.id, sight.header, claim.stored, claim.ttl)
+        return await self._put(place.id, seen.header, claim.stored, claim.ttl)
 
     async def keep(
         self, place: Place, claim: Claim, value: bytes, *, took: int, ttl: int, stale: int
@@ -217,11 +206,11 @@ class Entries:
             claim.generation, now + ttl, now + ttl + stale, 0, min(max(took, 1), _LONGEST), value
         )
         put = self._put(
-            place.id, claim.header, self._stamped(place.context, entry.sealed()), ttl + stale
+            place.id, claim.header, self._sealed(place.context, entry.packed()), ttl + stale
         )
         if place.group is None or place.group_id is None or claim.group is None:
             return await put
-        # With the header that is there it only renews the time, and with another it does nothing.
+        # If the header is the same, this only renews the time. If it is another, this does nothing.
         header = claim.group[:HEADER_SIZE]
         again = header + self._box.seal(place.group, claim.generation)
         renew = self._put(place.group_id, header, again, max(_DAY, ttl + stale))
@@ -229,7 +218,7 @@ class Entries:
         return kept
 
     async def release(self, place: Place, claim: Claim, *, restore: bool) -> None:
-        """Give the claim up; `restore`: with the entry that was there before."""
+        """Give up the claim. `restore`: store the entry again that was there before."""
         now = self.now()
         entry = claim.before if restore else None
         left = 1 if entry is None else entry.kept_until - now
@@ -237,7 +226,7 @@ class Entries:
             entry, left = Entry(claim.generation, 0, 0, 0, 0, b""), 1
         released = entry._replace(busy_until=0)
         await self._put(
-            place.id, claim.header, self._stamped(place.context, released.sealed()), left
+            place.id, claim.header, self._sealed(place.context, released.packed()), left
         )
 
     async def forget(self, context: str) -> None:
@@ -252,16 +241,17 @@ class Entries:
             keys = [self.store.prefix + id for id in ids]
             commands = [IndexCommand(key, ("DEL", key), "entry") for key in keys]
             await asyncio.gather(*(submit(command, 128) for command in commands))
-        else:  # a tombstone that has gone in a moment
+        else:  # a tombstone, which expires after a millisecond
             await asyncio.gather(*(self.store.end(id, tombstone(0), 1) for id in ids))
 
-    def _stamped(self, context: str, plain: bytes) -> bytes:
+    def _sealed(self, context: str, plain: bytes) -> bytes:
         return tombstone(0) + self._box.seal(context, plain)
 
     async def _put(self, id: str, expected: bytes | None, value: bytes, ttl: int) -> bool:
-        """Store this if what is there begins with `expected`; None: if nothing is there.
+        """Store this if what is there begins with `expected`. None: if nothing is there.
 
-        It doesn't wait for replicas, and no failover has it repeated: what is lost is loaded anew.
+        It doesn't wait for replicas, and isn't repeated after a failover: what is lost is loaded
+        anew.
         """
         store = self.store
         if expected == b"":

@@ -9,6 +9,8 @@ from functools import partial
 from secrets import token_hex
 from typing import Any, cast
 
+from redis import exceptions as errors
+
 from redis_sessions.connect.clock import Measurement, ServerClock
 from redis_sessions.connect.connector import Connector
 from redis_sessions.connect.deployment import Address
@@ -83,7 +85,7 @@ class Channel:
         self._values = read.answers if each else read.values
         outcomes = read.answers if each else read.outcomes
         records, indexes = sender(timeout), sender(timeout)
-        self.tracking = Tracking(records, self._dialer, self.health, watching)
+        self.tracking = Tracking(records, self._dialer, self.health, watching, dialect.redirects)
         self.near_copy = self.tracking.near_copy
         seen = Observation() if observation is None else observation
         queue = partial(ItemQueue[Any, Any], health=self.health, patience=timeout, observation=seen)
@@ -130,8 +132,11 @@ class Channel:
         self.tracking.note_writes(items, answers)
 
     async def ask(self, *command: Any) -> Any:
-        """The reply to one command; raises `StoreError`."""
-        return await self.index_commands.submit(IndexCommand("", command), 512)
+        """The reply to one command, which has no key; raises `StoreError`."""
+        try:
+            return await self.index_commands.submit(IndexCommand("", command), 512)
+        except errors.RedisError as exc:  # a Cluster's answer to a command with a key
+            raise self.unexpected_reply() from exc
 
     def unexpected_reply(self) -> StoreError:
         """The error for a reply that no Redis gives. All links lead to the same place."""

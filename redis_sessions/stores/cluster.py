@@ -128,9 +128,13 @@ class Cluster:
                 target = self._map.named_by(exc, node)
                 self._check_time(ends, node, trouble)
                 try:
-                    return await target.asking.submit(item, size)
+                    answer = await target.asking.submit(item, size)
                 except (*_RETRY, errors.AskError) as again:
                     trouble = again
+                else:
+                    if isinstance(item, str):
+                        self.watching.read_later(item)  # until the slot has moved
+                    return answer
             except _RETRY as exc:
                 trouble = exc
                 self._map.refresh()

@@ -7,7 +7,7 @@ from typing import Final
 
 from redis_sessions.stores.protocols import NearCopy
 
-__all__ = ["ENTRY", "Copies"]
+__all__ = ["ENTRY", "Copies", "OwnWrites"]
 
 ENTRY: Final = "cache:"
 """What the id of an entry of the cache begins with, before 32 hexadecimal digits."""
@@ -44,7 +44,7 @@ class Copies:
         copy = self._all.pop(key, None)
         if copy is not None:
             self._all[key] = copy
-            if key in self._entries:
+            if self._entries and key in self._entries:
                 self._entries[key] = self._entries.pop(key)
         return copy
 
@@ -94,3 +94,44 @@ class Copies:
         else:
             for key in keys:
                 self.forget(key)
+
+
+class OwnWrites:
+    """Which notices are of what was stored over the very link that they come over.
+
+    The server tells of such a write once, right behind its reply. If it has told of the key while
+    the write was under way, as it does between the replies to several commands, nobody knows whose
+    notice that was. Then none is expected, and no copy is to be kept. Times are as in `Copies`.
+    """
+
+    __slots__ = ("_expected", "_told")
+
+    def __init__(self) -> None:
+        self._expected: dict[str, None] = {}
+        self._told: dict[str, float] = {}
+
+    def expect(self, key: str, asked_at: float) -> bool:
+        """Expect the notice of a write that was answered. False: it may have come before."""
+        told_at = self._told.get(key)
+        if told_at is not None and told_at >= asked_at:
+            return False
+        self._expected[key] = None
+        return True
+
+    def is_told(self, key: str, now: float) -> bool:
+        """Whether this notice of a key was expected. The next one won't be."""
+        if key in self._expected:
+            del self._expected[key]
+            return True
+        self._told[key] = now
+        return False
+
+    def untold(self) -> Iterable[str]:
+        """The keys whose notice hasn't come before the next reply. It isn't expected any more."""
+        expected, self._expected = self._expected, {}
+        return expected
+
+    def answered(self, asked_at: float) -> None:
+        """Note that nothing will be expected that was asked for before this time."""
+        if self._told:
+            self._told = {key: at for key, at in self._told.items() if at >= asked_at}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from redis_sessions.session.record import HEADER_SIZE
+
 __all__ = ["Enumerable", "Found"]
 
 
@@ -18,6 +20,11 @@ class Found(NamedTuple):
     """The number of bytes."""
     left: int | None
     """Milliseconds until it expires. None: it has no time to live."""
+
+    @property
+    def is_record(self) -> bool:
+        """Whether it is a record, and no tombstone."""
+        return self.size > HEADER_SIZE
 
 
 @runtime_checkable

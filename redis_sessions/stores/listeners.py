@@ -1,7 +1,7 @@
 """Who listens to a channel, and who waits until its server has confirmed that.
 
-Many may do so at once, each of them for several channels. So what one costs doesn't grow with their
-number.
+Many may listen at once, each of them to several channels. So the cost of one listener doesn't grow
+with the number of the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ Told = Callable[[str, bytes | None], None]
 """Is called with a channel and what was published in it; with None if something may be missing."""
 
 _TURNS: Final = 4
+"""Into how many turns the time is divided that somebody waits after the last confirmation."""
 _MOST: Final = 5
+"""How many times as long somebody waits at most."""
 
 
 class Waiting:
@@ -31,31 +33,32 @@ class Waiting:
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Is done when all of them are confirmed, or one won't be."""
         self.turns = _TURNS
+        """How many turns are left unless some channel is confirmed."""
         self._most = _MOST * _TURNS
 
     def confirm(self) -> None:
-        """One more is."""
+        """One more channel is confirmed."""
         self.missing -= 1
         if not self.missing and not self.confirmed.done():
             self.confirmed.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """One of them won't be."""
+        """One of the channels won't be confirmed."""
         if not self.confirmed.done():
             self.confirmed.set_exception(error)
 
     def note_turn(self, heard: bool) -> bool:
-        """Whether it has waited for long enough. `heard`: in this turn a channel was confirmed."""
+        """Whether its time is over. `heard`: whether some channel was confirmed in this turn."""
         self.turns = _TURNS if heard else self.turns - 1
         self._most -= 1
         return min(self.turns, self._most) <= 0
 
 
 class Patience:
-    """Gives up on those who wait, in one event loop.
+    """Ends the waiting of listeners whose channels aren't confirmed, in one event loop.
 
-    They may do so for `seconds` after the latest confirmation of any channel, since there may be
-    many; but for five times that at most.
+    A listener waits for `seconds` after the latest confirmation of any channel, since there may be
+    many channels; and for five times as long at most.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -66,11 +69,11 @@ class Patience:
         """Whether a channel was confirmed in this turn."""
 
     async def wait(self, waiting: Waiting) -> None:
-        """Return when all that it waits for is confirmed. Raises why it won't be; `StoreError`."""
+        """Return when all of its channels are confirmed. Raises the error of one that won't be."""
         self._all[waiting] = None
         if self._timer is None:
             self._next_turn()
-        else:  # a part of this turn is over
+        else:  # this turn has begun before, and so it doesn't count
             waiting.turns += 1
         try:
             await waiting.confirmed
@@ -107,24 +110,24 @@ class Listened:
         """Whether it was confirmed before, so that something may be missing."""
 
     def add(self, token: object, told: Told, waiting: Waiting) -> None:
-        """Somebody listens from now on, and waits for it if need be."""
+        """Somebody listens from now on, and waits if the channel isn't confirmed yet."""
         self.told[token] = told
         if not self.confirmed:
             self.waiting[token] = waiting
             waiting.missing += 1
 
     def remove(self, token: object) -> None:
-        """They don't any more."""
+        """Somebody listens no longer."""
         self.told.pop(token, None)
         self.waiting.pop(token, None)
 
     def confirm(self) -> None:
-        """The server tells of it."""
+        """The server has confirmed that it sends what is published."""
         self.confirmed = True
         self._waited(Waiting.confirm)
 
     def fail(self, error: Exception) -> None:
-        """It doesn't, and those who wait get this error."""
+        """The server won't confirm it. Those who wait get this error."""
         self._waited(lambda waiting: waiting.fail(error))
 
     def _waited(self, call: Callable[[Waiting], None]) -> None:

@@ -190,8 +190,8 @@ class MemoryStore:
         self, key: str, id: str, *, age: float, own: float, ttl: int, descriptor: bytes
     ) -> Written[Entered]:
         with self._lock:
-            index, now = self._index(key)
             clock = self._clock() * 1000
+            index, now = self._index(key, clock)
             at, revoked = max(clock - age, own + 0.001), index.revoked
             if id in index.marks:
                 return Written(Entered(EntryStatus.ENDED, 0, 0, inf))
@@ -323,9 +323,10 @@ class MemoryStore:
             self._sweep(len(self._records))
             return len(self._records)
 
-    def _index(self, key: str) -> tuple[_Index, float]:
+    def _index(self, key: str, clock: float | None = None) -> tuple[_Index, float]:
+        """The index, and its time. `clock`: this store's, if that was asked already."""
         index = self._indexes.setdefault(key, _Index())
-        return index, index.advance(self._clock() * 1000)
+        return index, index.advance(self._clock() * 1000 if clock is None else clock)
 
     def _get(self, id: str) -> bytes | None:
         value, expires = self._records.get(id, (None, 0.0))

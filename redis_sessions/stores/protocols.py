@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ __all__ = [
     "Watchable",
     "Written",
     "checked_prefix",
+    "clock_of",
+    "copies_of",
 ]
 
 T = TypeVar("T")
@@ -193,6 +196,11 @@ class NearCopies(Protocol):
         ...
 
 
+def copies_of(store: SessionStore) -> NearCopies | None:
+    """The store, if it keeps near copies."""
+    return store if isinstance(store, NearCopies) and store.client_cache > 0 else None
+
+
 class Offset(Protocol):
     """A number that a store keeps up to date, from which the servers' time is computed."""
 
@@ -208,6 +216,14 @@ class Timed(Protocol):
 
     @property
     def server_clock(self) -> Offset: ...
+
+
+def clock_of(store: SessionStore) -> Callable[[], float]:
+    """The time of the store's servers, or of this machine for a store without any."""
+    if not isinstance(store, Timed):
+        return time.time
+    monotonic, server = time.monotonic, store.server_clock
+    return lambda: monotonic() + server.offset
 
 
 @runtime_checkable

@@ -32,12 +32,18 @@ from redis_sessions.stores.watching import BOUND
 
 __all__ = ["MemoryPubSub", "PubSub", "Publishing", "RedisPubSub", "Told"]
 
-_UNKNOWN: Final = "unknown command"  # before Redis 7 a Cluster has no channels that belong to slots
+_UNKNOWN: Final = "unknown command"
+"""What a Cluster before Redis 7 answers to SPUBLISH and SSUBSCRIBE."""
 _PLAIN_FOR: Final = 1.0
+"""For so many seconds after this answer PUBLISH is sent at once."""
 _LONGEST_PAUSE: Final = 0.5
+"""The most seconds between two attempts to find the servers of channels."""
 _IDLE: Final = 60.0
+"""After so many seconds without a listener, the connections are closed."""
 _LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at a Cluster's map."""
 _SILENCE: Final = 60.0
+"""Seconds between two warnings."""
 _REDIRECTED: Final = (errors.AskError, errors.ClusterDownError, errors.TryAgainError)
 
 
@@ -52,8 +58,9 @@ class PubSub(Protocol):
         """Have `told` called, by the event loop, with what is published from now on.
 
         All in this loop who listen to a channel are told of a message before the next one. It
-        returns once the server has confirmed it. What it returns ends it. `StoreError` if the
-        server can't be reached, or refuses. A later loss is told as None, once it is over.
+        returns once the server has confirmed it. What it returns is to be called to stop.
+        `StoreError` if the server can't be reached, or refuses. If messages may have been lost
+        later, `told` is called with None, as soon as new ones arrive again.
         """
         ...
 
@@ -79,10 +86,9 @@ class RedisPubSub:
        the Cluster's map says so.
     4. An attempt has failed. There are pauses between attempts, of half a second at most.
 
-    In a Cluster, and behind Sentinels, another server may take one's place. Publishers notice that
-    some seconds later than listeners may. So after a loss these are told twice. A node of a Cluster
-    that is a replica by now takes subscriptions and says nothing. So the map is fetched once a
-    second, while somebody listens.
+    In a Cluster, and behind Sentinels, another server may take the place of one. Publishers may
+    notice this some seconds later than listeners. So after a loss listeners are told of it twice.
+    A node of a Cluster that is a replica by now takes subscriptions, too: see `_look`.
     """
 
     def __init__(self, servers: Servers, timeout: float, kind: Kind) -> None:
@@ -171,9 +177,9 @@ class RedisPubSub:
         for subscriber, names in ends.items():
             subscriber.unsubscribe(names)
         if not self._channels and self._resting is None:
-            self._resting = call_later(_IDLE, self, RedisPubSub._rest)
+            self._resting = call_later(_IDLE, self, RedisPubSub._close_unused)
 
-    def _rest(self) -> None:
+    def _close_unused(self) -> None:
         self._resting = None
         while self._nodes and not self._channels:
             self._close(self._nodes.popitem()[1])
@@ -182,10 +188,9 @@ class RedisPubSub:
         """Close all connections. Nobody is told anything any more."""
         self._channels.clear()
         self._unplaced.clear()
-        if self._resting is not None:
-            self._resting.cancel()
-        if self._next_look is not None:
-            self._next_look.cancel()
+        for timer in (self._resting, self._next_look):
+            if timer is not None:
+                timer.cancel()
         for each in (self._placing, self._looking):
             if each is not None:
                 each.cancel()
@@ -193,7 +198,7 @@ class RedisPubSub:
         for task, _ in list(self._opening.values()):
             task.cancel()
             await asyncio.wait([task])
-        self._rest()
+        self._close_unused()
         if self._closing:
             await asyncio.wait(self._closing)
 
@@ -212,17 +217,14 @@ class RedisPubSub:
             self._next_look = call_later(_LOOK_EVERY, self, RedisPubSub._look)
 
     def _look(self) -> None:
-        """Fetch the map, which tells `_note_moved`."""
-        self._next_look = None
-        if self._channels:
-            self._next_look = call_later(_LOOK_EVERY, self, RedisPubSub._look)
-            if self._looking is None or self._looking.done():
-                look = self._renew_map(next(iter(self._channels)))
-                self._looking = self._loop.create_task(look, context=Context())
+        """Fetch the map, again and again while somebody listens. `_note_moved` is told."""
+        self._looking = self._loop.create_task(self._renew_map(), context=Context())
 
-    async def _renew_map(self, name: str) -> None:
+    async def _renew_map(self) -> None:
         with suppress(StoreError):  # those whose requests need it are told
-            await self._servers.primary_of(name, fresh=True)
+            await self._servers.primary_of("", fresh=True)
+        again = bool(self._channels)
+        self._next_look = call_later(_LOOK_EVERY, self, RedisPubSub._look) if again else None
 
     async def _place(self) -> None:
         while self._unplaced:
@@ -273,7 +275,7 @@ class RedisPubSub:
         for name in known:
             self._channels[name].at = subscriber
         if subscriber.lost:
-            self._unsettle(known)
+            self._unplace(known)
         else:
             subscriber.subscribe(known)
 
@@ -286,10 +288,10 @@ class RedisPubSub:
             channel = self._channels.get(name)
             if channel is not None and not channel.confirmed:
                 channel.fail(error)
-        self._unsettle(names)
+        self._unplace(names)
 
-    def _unsettle(self, names: Iterable[str]) -> None:
-        """Note that these channels have no server, and look for it."""
+    def _unplace(self, names: Iterable[str]) -> None:
+        """Note that these channels have no server any more, and look for one."""
         self._failures += 1
         for name in list(names):
             if (channel := self._channels.get(name)) is not None:
@@ -307,7 +309,7 @@ class RedisPubSub:
                 ends.setdefault(here, []).append(name)
         for subscriber, names in ends.items():
             subscriber.unsubscribe(names)
-            self._unsettle(names)
+            self._unplace(names)
 
     # -- what a subscriber tells
 
@@ -334,7 +336,7 @@ class RedisPubSub:
             by.subscribe(here)
         elif isinstance(error, _REDIRECTED):
             self._stale = True
-            self._unsettle(here)
+            self._unplace(here)
         else:
             self._fail(here, translate(by.where, error))
 
@@ -342,14 +344,14 @@ class RedisPubSub:
         known = self._channels.get(channel)
         if known is not None and known.at is by:
             self._stale = True
-            self._unsettle([channel])
+            self._unplace([channel])
 
     def on_lost(self, by: Subscriber, error: StoreError) -> None:
         if self._nodes.get(by.where) is by:
             del self._nodes[by.where]
         self._stale = True
         self._close(by)
-        self._unsettle([name for name, channel in self._channels.items() if channel.at is by])
+        self._unplace([name for name, channel in self._channels.items() if channel.at is by])
 
     def _tell(self, name: str, data: bytes | None) -> None:
         if (channel := self._channels.get(name)) is not None:

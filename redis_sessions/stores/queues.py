@@ -11,7 +11,7 @@ from redis_sessions.connect.health import Health
 from redis_sessions.connect.link import Part
 from redis_sessions.connect.resp import Command
 from redis_sessions.connect.sender import Sender
-from redis_sessions.errors import StoreError, StoreUnavailableError
+from redis_sessions.errors import StoreError, StoreUnavailableError, afresh
 from redis_sessions.stores.observing import Observation, ObservedPart, Operation
 from redis_sessions.tracebacks import strip
 
@@ -170,12 +170,13 @@ class ItemQueue(Generic[Item, Reply]):
         """Let all of them fail. An error that isn't an `Exception` cancels them."""
         if isinstance(error, StoreError):
             self._health.note(error, self)
-        strip(error)  # many requests raise it, and asyncio logs it if no request waits any more
+        strip(error)  # asyncio logs it if no request waits any more
         for future in futures:
             if future.done():
                 pass
             elif isinstance(error, Exception):
-                future.set_exception(error)
+                own = afresh(error) if isinstance(error, StoreError) else error
+                future.set_exception(own)
             else:
                 future.cancel()
         self.end_probe()

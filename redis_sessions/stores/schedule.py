@@ -27,8 +27,11 @@ __all__ = ["SHARDS", "Due", "Schedule", "schedule_of", "shard_of", "try_schedule
 SHARDS: Final = tuple("0123456789abcdef")
 
 _TRIED: Final = 500
+"""How many entries `try_schedule` asks for."""
 _MARKED: Final = 60_000
+"""How many milliseconds it is known that a session has ended in another way."""
 _KEPT: Final = 30 * 24 * 3600 * 1000
+"""How many milliseconds an end is kept that nobody asks for."""
 _NO_TTL: Final = 24 * 3600 * 1000
 """When somebody has taken a record's time to live away, it is looked at again after a day."""
 
@@ -47,22 +50,25 @@ class Schedule(Protocol):
     """When sessions end. Each operation is atomic, may be repeated, and raises `StoreError`."""
 
     def note(self, id: str, ttl: int, about: bytes) -> Awaitable[Any]:
-        """A session ends in `ttl` milliseconds unless it is touched. This replaces what was noted.
+        """Note that a session ends in `ttl` milliseconds. This replaces what was noted before.
 
-        `about` has at least one byte. It has no effect if `end` was called for this id in the last
-        minute.
+        `about` has at least one byte. The call has no effect if `end` was called for this id in the
+        last minute.
         """
         ...
 
     def end(self, id: str) -> Awaitable[Any]:
-        """A session has ended in another way. So it never runs out.
+        """Note that a session has ended in another way, so that it isn't told as run out.
 
-        It has no effect if nothing is noted in its shard.
+        The call has no effect if nothing is noted in its shard.
         """
         ...
 
     async def due(self, shard: str, count: int) -> tuple[list[Due], bool]:
-        """Those whose time has come, up to `count`, and whether there may be more. All stay."""
+        """Up to `count` entries whose time has come, and whether there may be more.
+
+        They stay in the schedule until `remove`.
+        """
         ...
 
     async def remove(self, shard: str, entries: Sequence[Due]) -> None:

@@ -1,4 +1,9 @@
-"""One load of one key at a time: in this event loop by a task, and among processes by a claim."""
+"""One load of one key at a time, among all requests and all processes.
+
+For example, a hundred requests in four processes ask for `user:7` at once. In each process one task
+begins, and the requests wait for it. One of the four tasks stores a claim, and loads. The others
+wait until the value is stored in the place of the claim.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from weakref import ref
 from redis_sessions.connect.loops import PerLoop
 from redis_sessions.errors import ConfigurationError, StoreError
 from redis_sessions.events import logger
-from redis_sessions.stores.caching import Claim, Entries, Entry, Place, Sight
+from redis_sessions.stores.caching import Claim, Entries, Entry, Place, Snapshot
 
 __all__ = ["SingleFlight", "Terms"]
 
@@ -31,10 +36,11 @@ _QUIET: Final = 60.0
 """Seconds between two warnings of loads that fail."""
 
 _loading: Final = ContextVar["ref[_Flight]"]("redis_sessions_loading")
-"""The load that this task is a part of. What a loader opens may keep its context for long."""
+"""The load that this task is a part of. It is a weak reference: what a loader opens, such as a
+connection, may keep its context for long."""
 
 _ticks: Final = count(1)
-"""The order in which callers come and loads begin, in this process."""
+"""Gives a greater number for each event, so that events of this process can be put in order."""
 
 
 class Terms(NamedTuple):
@@ -57,14 +63,15 @@ class _Flight:
     began: int | None = None
     """The tick at which the loader was called."""
     looked = 0
-    """The tick at which it was asked for the last time what is stored."""
+    """The tick at which the store was asked for the last time."""
     claim: Claim | None = None
     """The claim that is known to have been stored."""
     sent: Claim | None = None
     """The claim that may have been stored."""
     before: Entry | None = None
-    """What was stored when it was looked for the last time."""
+    """The entry that was found when the store was asked for the last time."""
     waiters = 0
+    """How many callers wait for it here."""
 
     def __init__(self, group: str | None) -> None:
         self.group = group
@@ -75,21 +82,29 @@ class _Flight:
         """Whether it can't end before the other one does."""
         return self is other or any(each.waits_for(other) for each in self.awaits)
 
-    def may_serve(self, arrived: int, sight: Sight | None) -> bool:
-        """Whether whoever came at this tick may wait for it.
+    def may_serve(self, arrived: int, seen: Snapshot | None) -> bool:
+        """Whether a caller who came at this tick may wait for this load.
 
-        It isn't so if the loader had been called by then, and its claim wasn't there to be seen
-        any more: the value was forgotten.
+        They may not if the loader had been called before they came, and they found another claim,
+        or none: then the value was forgotten in between.
         """
-        if self.began is None or arrived < self.began or sight is None or self.claim is None:
+        if self.began is None or arrived < self.began or seen is None or self.claim is None:
             return True
-        return (self.claim.header, self.claim.generation) == (sight.header, sight.generation)
+        return (self.claim.header, self.claim.generation) == (seen.header, seen.generation)
 
-    def serves(self, arrived: int, sight: Sight | None) -> bool:
-        """Whether what it has given hadn't been forgotten by then. Without a claim nobody knows."""
+    def serves(self, arrived: int, seen: Snapshot | None) -> bool:
+        """Whether a caller who came at this tick may have the value that this load has given.
+
+        There are three cases:
+
+        1. Another process has loaded it. They may if the store was asked after they came.
+        2. The loader was called after they came. They may.
+        3. It was called before. They may only if `may_serve` could compare the claim that was
+           stored with what they found.
+        """
         if self.began is None:
             return self.looked > arrived
-        return arrived < self.began or (sight is not None and self.claim is not None)
+        return arrived < self.began or (seen is not None and self.claim is not None)
 
 
 class SingleFlight:
@@ -104,49 +119,50 @@ class SingleFlight:
         self._quiet_until = 0.0
 
     def arrive(self) -> int:
-        """The tick at which somebody comes. Call it before you look."""
+        """The tick of a caller who comes now. Call it before you ask the store."""
         return next(_ticks)
 
     def forget(self, place: Place) -> None:
-        """Nobody joins the load that is under way any more."""
+        """Have no further caller join the load that is under way."""
         self._flights.get().pop(place.id, None)
 
     def forget_group(self, group: str) -> None:
-        """The same, for all loads of a group."""
+        """Have no further caller join any load of this group."""
         flights = self._flights.get()
         for id in [id for id, flight in flights.items() if flight.group == group]:
             del flights[id]
 
     async def value(
-        self, place: Place, sight: Sight | None, terms: Terms, load: Load, arrived: int
+        self, place: Place, seen: Snapshot | None, terms: Terms, load: Load, arrived: int
     ) -> bytes:
-        """What the loader gives, here or in another process, or what may stand in for it.
+        """The value that the loader gives, here or in another process, or what stands in for it.
 
         The loader runs in a task of its own, which is cancelled when nobody waits for it any more.
-        `sight` is what was seen; None if the store is away. Raises what the loader raises.
+        `seen`: what the caller has found in the store. None: the store is away. Raises what the
+        loader raises.
         """
         while True:
-            flight = await self._join(place, sight, terms, load, arrived)
+            flight = await self._join(place, seen, terms, load, arrived)
             value = flight.task.result()
-            if flight.serves(arrived, sight):
+            if flight.serves(arrived, seen):
                 return value
             try:
-                sight = await self._entries.look(place)
+                seen = await self._entries.look(place)
             except StoreError:
                 return value
-            entry = sight.entry
+            entry = seen.entry
             if self._is_fresh(entry):
                 return entry.value
 
     async def _join(
-        self, place: Place, sight: Sight | None, terms: Terms, load: Load, arrived: int
+        self, place: Place, seen: Snapshot | None, terms: Terms, load: Load, arrived: int
     ) -> _Flight:
-        """Wait for a flight, or for a new one."""
+        """Wait for the load that is under way if it may serve this caller, or for a new one."""
         flights = self._flights.get()
         flight = flights.get(place.id)
-        if flight is None or not flight.may_serve(arrived, sight):
+        if flight is None or not flight.may_serve(arrived, seen):
             flights[place.id] = flight = _Flight(place.group)
-            flight.task = asyncio.create_task(self._fly(flight, place, sight, terms, load))
+            flight.task = asyncio.create_task(self._fly(flight, place, seen, terms, load))
             flight.task.add_done_callback(partial(_land, flights, place.id, flight))
         loading = _loading.get(None)
         inside = None if loading is None else loading()
@@ -169,21 +185,21 @@ class SingleFlight:
         return flight
 
     async def _fly(
-        self, flight: _Flight, place: Place, sight: Sight | None, terms: Terms, load: Load
+        self, flight: _Flight, place: Place, seen: Snapshot | None, terms: Terms, load: Load
     ) -> bytes:
         _loading.set(ref(flight))
         try:
-            return await self._value(flight, place, sight, terms, load)
-        except asyncio.CancelledError:  # nobody waits here any more, and elsewhere nobody need
-            self._later(self._end(place, flight, restore=True))
+            return await self._value(flight, place, seen, terms, load)
+        except asyncio.CancelledError:  # nobody waits here any more, so no other process need do so
+            self._in_background(self._give_up(place, flight, restore=True))
             raise
 
     async def _value(
-        self, flight: _Flight, place: Place, sight: Sight | None, terms: Terms, load: Load
+        self, flight: _Flight, place: Place, seen: Snapshot | None, terms: Terms, load: Load
     ) -> bytes:
-        if sight is not None:
+        if seen is not None:
             try:
-                found = await self._claim(flight, place, sight, terms.lock)
+                found = await self._claim(flight, place, seen, terms.lock)
             except StoreError:
                 self._counts["unavailable"] += 1
             else:
@@ -198,7 +214,7 @@ class SingleFlight:
             value = await load()
         except Exception as exc:
             stand_in = self._stand_in(before, terms)
-            await self._settled(flight, self._end(place, flight, restore=True))
+            await self._finish(flight, self._give_up(place, flight, restore=True))
             if stand_in is None:
                 raise
             self._counts["stale"] += 1
@@ -210,19 +226,21 @@ class SingleFlight:
                 )
             return stand_in
         took = int((clock() - started) * 1000)
-        await self._settled(flight, self._keep(place, flight, value, took, terms))
+        await self._finish(flight, self._keep(place, flight, value, took, terms))
         return value
 
-    async def _claim(self, flight: _Flight, place: Place, sight: Sight, lock: int) -> bytes | None:
-        """Claim the entry for this flight. Or the value, if another process has loaded it."""
+    async def _claim(
+        self, flight: _Flight, place: Place, seen: Snapshot, lock: int
+    ) -> bytes | None:
+        """Claim the entry for this flight. Returns the value if another process has loaded it."""
         loop, pause, tried = asyncio.get_running_loop(), _POLL, False
         until = loop.time() + lock / 1000
         while True:
-            flight.before = entry = sight.entry
+            flight.before = entry = seen.entry
             waits = True
             if entry is None or entry.busy_until <= self._entries.now():
-                flight.sent = claim = self._entries.new_claim(place, sight, lock)
-                if await self._entries.claim(place, sight, claim):
+                flight.sent = claim = self._entries.new_claim(place, seen, lock)
+                if await self._entries.claim(place, seen, claim):
                     flight.claim = claim
                     return None
                 flight.sent = None
@@ -232,10 +250,10 @@ class SingleFlight:
                     return None
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
                 pause = min(pause * 1.5, _LONGEST_POLL)
-            # What was seen before may have been forgotten, and others have come since.
+            # Look again: what was seen before may have been forgotten, and other callers have come.
             flight.looked = next(_ticks)
-            sight = await self._entries.look(place)
-            entry = sight.entry
+            seen = await self._entries.look(place)
+            entry = seen.entry
             if self._is_fresh(entry):
                 self._counts["waited"] += 1
                 return entry.value
@@ -244,7 +262,7 @@ class SingleFlight:
         return entry is not None and bool(entry.value) and self._entries.now() < entry.fresh_until
 
     def _stand_in(self, before: Entry | None, terms: Terms) -> bytes | None:
-        """The value of before, if it may be served although a load has failed."""
+        """The value of before, if it may be served now that a load has failed."""
         if before is None or not before.value:
             return None
         until = min(before.kept_until, before.fresh_until + terms.stale)
@@ -261,7 +279,7 @@ class SingleFlight:
             self._counts["too large"] += 1
             self._warn("a value has %d bytes, over max_size=%d", len(value), terms.max_size)
         if not ttl:
-            await self._end(place, flight, restore=False)
+            await self._give_up(place, flight, restore=False)
             return
         try:
             kept = await self._entries.keep(
@@ -276,20 +294,23 @@ class SingleFlight:
             if took >= terms.lock:
                 self._warn("a load took %d ms, longer than its lock=", took)
 
-    async def _end(self, place: Place, flight: _Flight, *, restore: bool) -> None:
-        """Give up the claim, as far as the store answers. Else it lapses."""
+    async def _give_up(self, place: Place, flight: _Flight, *, restore: bool) -> None:
+        """Give up the claim. If the store doesn't answer, the claim expires by itself."""
         if flight.sent is not None:
             with suppress(StoreError):
                 await self._entries.release(place, flight.sent, restore=restore)
 
-    async def _settled(self, flight: _Flight, work: Coroutine[Any, Any, None]) -> None:
-        """Do it. Nobody waits for it if the claim had no answer: the next one may be as late."""
+    async def _finish(self, flight: _Flight, work: Coroutine[Any, Any, None]) -> None:
+        """Await this work, or do it in the background if the store hasn't answered the claim.
+
+        The store may be as slow again, and nobody is to wait for that.
+        """
         if flight.claim is None:
-            self._later(work)
+            self._in_background(work)
         else:
             await work
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -306,7 +327,7 @@ def _leave(flights: dict[str, _Flight], id: str, flight: _Flight) -> None:
 
 
 def _land(flights: dict[str, _Flight], id: str, flight: _Flight, task: asyncio.Task[bytes]) -> None:
-    """The task is over. Its error is taken, in case that nobody waits for it any more."""
+    """The task is over. Its error is read: asyncio would log one that nobody waits for."""
     _leave(flights, id, flight)
     if not task.cancelled():
         task.exception()

@@ -14,18 +14,19 @@ from typing import Any, Final, TypeGuard
 from redis import exceptions as errors
 
 from redis_sessions.connect.dialer import Dialer
+from redis_sessions.connect.failures import translate
 from redis_sessions.connect.health import Health
 from redis_sessions.connect.link import Link
 from redis_sessions.connect.loops import call_later
 from redis_sessions.connect.resp import UNEXPECTED_REPLY, Command
 from redis_sessions.connect.sender import Sender
+from redis_sessions.errors import StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.session.record import is_tombstone
 from redis_sessions.stores.commands import IndexCommand, Item, Write
-from redis_sessions.stores.copies import Copies
+from redis_sessions.stores.copies import Copies, OwnWrites
 from redis_sessions.stores.protocols import STORED, NearCopy
 from redis_sessions.stores.queues import ItemQueue
-from redis_sessions.stores.replies import alone
 from redis_sessions.stores.watching import POLL, Watching
 
 __all__ = ["Tracking"]
@@ -48,11 +49,16 @@ class Tracking:
     server is asked for its role three times in that time, as long as there are copies that somebody
     uses, or watched keys. If keys are watched, and it doesn't answer two such questions in a row,
     the link is left for another one.
+
+    `redirects` are errors by which a node of a Cluster says that it doesn't serve a key. A node
+    that was cut off from the others still calls itself a primary. So it is asked for a key, too.
     """
 
     attempts = 0
     until = _NEVER
-    commands: Sequence[Command] = (("HELLO", 3), ("CLIENT", "TRACKING", "ON", "NOLOOP"), _ROLE)
+    # Without NOLOOP. With it a server whose table of keys is full (`tracking-table-max-keys`) tells
+    # nobody of a key that it forgets while it carries out a command of this very link.
+    commands: Sequence[Command] = (("HELLO", 3), ("CLIENT", "TRACKING", "ON"), _ROLE)
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class Tracking:
         dialer: Dialer,
         health: Health,
         watching: Watching,
+        redirects: tuple[type[Exception], ...] = (),
     ) -> None:
         self._sender = sender
         self._dialer = dialer
@@ -68,9 +75,12 @@ class Tracking:
         self.copies = Copies() if watching.keeps_copies else None
         self._loop = asyncio.get_running_loop()
         self._context = Context()  # that of no request
-        self._heartbeats = ItemQueue[IndexCommand, None](
-            sender, alone, self._read_roles, health, bound
+        self._heartbeats = ItemQueue[str | None, None](
+            sender, _questions, self._read_answers, health, bound
         )
+        self._redirects = redirects
+        self._served: str | None = None  # a key that it has served, if it could redirect
+        self._own = OwnWrites()
         self._asked: Link | None = None  # the link that was asked to track
         self._link: Link | None = None  # the link that does
         self._watches = False  # whether something that is watched was read over it
@@ -111,6 +121,8 @@ class Tracking:
     def note_values(self, keys: Sequence[str], values: Sequence[Any]) -> None:
         """Keep copies of what was read, if it was read over the link."""
         copies, link = self.copies, self._link
+        if self._redirects and not isinstance(values[0], Exception):
+            self._served = keys[0]
         if link is None or self._sender.answering is not link:
             if self._lost_asked is not None:  # it answers if it isn't asked to track
                 self._fail(self._lost_asked)
@@ -119,6 +131,7 @@ class Tracking:
                 self._read_watched_later(max(self._bound / 3, self._retry_at - self._loop.time()))
             return
         if copies is not None:
+            copies.forget_all(self._own.untold())
             for key, value in zip(keys, values, strict=True):
                 if value.__class__ is bytes and not is_tombstone(value):
                     known = copies.get(key)
@@ -140,10 +153,16 @@ class Tracking:
             self.note_changes([item.key for item in items if _changes_copy(item)])
             return
         if copies is not None:
+            copies.forget_all(self._own.untold())
             for item, answer in zip(items, answers, strict=True):
-                if answer is STORED and isinstance(item, Write) and not is_tombstone(item.value):
+                if not isinstance(item, Write):
+                    continue
+                lives = answer is STORED and not is_tombstone(item.value)
+                if lives and self._own.expect(item.key, link.answered):
                     copies.put(item.key, NearCopy(item.value), link.answered)
-                elif isinstance(item, Write):
+                    if self._redirects:
+                        self._served = item.key
+                else:
                     copies.forget(item.key)
             self._use()
         if self._watching:
@@ -187,7 +206,12 @@ class Tracking:
             return True
         refusal = next((r for r in replies if isinstance(r, errors.RedisError)), None)
         if refusal is not None:
-            self._fail(str(refusal), counts=_ATTEMPTS)
+            said = translate(self._dialer.where, refusal)
+            if isinstance(said, StoreUnavailableError) and said.reason == "server":  # it is busy
+                self._ask_later(self._bound / 3)
+                self._read_watched_later(self._bound / 3)
+            else:
+                self._fail(str(refusal), counts=_ATTEMPTS)
             return True
         self._link = self._asked
         return self._note_role(replies[-1])
@@ -249,7 +273,9 @@ class Tracking:
         if kind != b"invalidate":
             return False
         if self.copies is not None:
-            self.copies.forget_all(names)
+            now, own = self._loop.time(), self._own
+            by_others = None if names is None else [n for n in names if not own.is_told(n, now)]
+            self.copies.forget_all(by_others)
         self._watching.read(names)
         return True
 
@@ -270,6 +296,7 @@ class Tracking:
         """Expect nothing of the link any more, and do nothing by oneself."""
         self._link, self._asked, self._proven, self._watches = None, None, _NEVER, False
         self._beat = None
+        self._own = OwnWrites()
         self.forget_copies()
         for timer in (self._timer, self._retrying):
             if timer is not None:
@@ -293,7 +320,7 @@ class Tracking:
             return
         if self._beat is None or self._beat.done():
             self._unanswered = 0
-            self._beat = self._heartbeats.submit(IndexCommand("", _ROLE), 64)
+            self._beat = self._heartbeats.submit(self._served, 64)
             self._beat.add_done_callback(_retrieve, context=self._context)
         else:
             # Turns are counted, and not seconds, since this loop itself may have been busy.
@@ -311,11 +338,16 @@ class Tracking:
             link.retire()  # the next one doesn't track
             self._link = self._asked = None
 
-    def _read_roles(self, items: Sequence[Item], replies: list[Any]) -> list[None]:
+    def _read_answers(self, keys: Sequence[str | None], replies: list[Any]) -> list[None]:
         if self._link is not None and self._sender.answering is self._link:
-            for reply in replies:
-                self._note_role(reply)
-        return [None] * len(items)
+            refused = [reply for reply in replies if isinstance(reply, self._redirects)]
+            if refused:
+                self._served = None
+                self.forget_copies()
+                self._watching.read(None)
+            else:
+                self._note_role(replies[-1])
+        return [None] * len(keys)
 
     def _note_role(self, reply: Any) -> bool:
         """Note that the server has answered, and whether it is a primary. False: it is no reply."""
@@ -344,6 +376,13 @@ class Tracking:
         self._proven = sent
         if self.copies is not None:
             self.copies.answered(sent)
+            self._own.answered(sent)
+
+
+def _questions(keys: Sequence[str | None]) -> list[Command]:
+    """The commands of heartbeats: a key, if there is one, and the role."""
+    asked: list[Command] = [("GETRANGE", key, 0, 0) for key in keys if key is not None]
+    return [*asked, _ROLE]
 
 
 def _changes_copy(item: Item) -> TypeGuard[Write | IndexCommand]:

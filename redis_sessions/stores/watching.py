@@ -32,8 +32,9 @@ class Watching:
     1. It is watched from now on.
     2. The server has told that it changed, or this process has changed it.
     3. The link by which the server would have told was lost, or another server has it now.
-    4. It couldn't be read. One of such keys is tried three times within the bound. If that
-       succeeds, the others are read as well.
+    4. It couldn't be read, or was read where nobody tells of its changes (`read_later`). One of
+       such keys is tried three times within the bound. If that succeeds, the others are read as
+       well.
     5. The server can't tell: then all keys are read every 5 seconds.
     """
 
@@ -48,7 +49,7 @@ class Watching:
         self._context = Context()  # that of no request
         self._watched: dict[str, dict[object, Notify]] = {}
         self._unread: dict[str, None] = {}
-        self._failed: dict[str, None] = {}  # couldn't be read
+        self._later: dict[str, None] = {}  # are read again in a moment
         self._under_way = 0
         self._reading: asyncio.TimerHandle | None = None
         self._retrying: asyncio.TimerHandle | None = None
@@ -76,13 +77,13 @@ class Watching:
         if watchers is not None and watchers.pop(token, None) is not None and not watchers:
             del self._watched[key]
             self._unread.pop(key, None)
-            self._failed.pop(key, None)
+            self._later.pop(key, None)
 
     def close(self) -> None:
         """Tell nobody anything any more."""
         self._watched.clear()
         self._unread.clear()
-        self._failed.clear()
+        self._later.clear()
         for timer in (self._reading, self._retrying, self._polling):
             if timer is not None:
                 timer.cancel()
@@ -95,6 +96,13 @@ class Watching:
         chosen = self._watched if keys is None else filter(self._watched.__contains__, keys)
         self._unread.update(dict.fromkeys(chosen))
         self._read_soon()
+
+    def read_later(self, key: str) -> None:
+        """Read a key again in a moment, if it is watched: nobody would tell that it changes."""
+        if key in self._watched:
+            self._later[key] = None
+            if self._retrying is None:
+                self._retrying = call_later(self.bound / 3, self, Watching._retry)
 
     def poll(self, seconds: float) -> None:
         """Read all keys every 5 seconds for so long, since a server can't tell what changes."""
@@ -116,14 +124,14 @@ class Watching:
         self._reading = None
         for key in list(islice(self._unread, AT_ONCE - self._under_way)):
             del self._unread[key]
-            self._failed.pop(key, None)
+            self._later.pop(key, None)
             self._read(key)
 
     def _retry(self) -> None:
         self._retrying = None
-        key = next(iter(self._failed), None)
+        key = next(iter(self._later), None)
         if key is not None:
-            del self._failed[key]
+            del self._later[key]
             self._read(key, retries=True)
 
     def _read(self, key: str, *, retries: bool = False) -> None:
@@ -135,14 +143,11 @@ class Watching:
         self._under_way -= 1
         self._read_soon()
         if future.cancelled() or isinstance(future.exception(), StoreError):
-            if key in self._watched:
-                self._failed[key] = None
-                if self._retrying is None:
-                    self._retrying = call_later(self.bound / 3, self, Watching._retry)
+            self.read_later(key)
             return
         value = future.result()
-        if self._failed and retries:
-            self._unread.update(self._failed)
+        if self._later and retries:
+            self._unread.update(self._later)
             self._read_soon()
         watchers = self._watched.get(key, {})
         for token, notify in list(watchers.items()):

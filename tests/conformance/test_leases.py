@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from time import time
 
 import pytest
 
@@ -33,6 +34,7 @@ async def test_servers(store: RedisStore, prefix: str) -> None:
     await conform(leases_of(store))
     await lasts(store)
     await damaged(store)
+    await ahead(store)
     await store.commit("leader:taken", None, b"\1" * 40, 60_000)
     with pytest.raises(StoreError, match="WRONGTYPE"):
         await leases_of(store).acquire("taken", "a", LONG, "here", 0)
@@ -114,6 +116,9 @@ async def conform(leases: Leases) -> None:
     assert due is not None
     assert due > 0
     await until(lambda: begins(leases, name))
+    await leases.release(name, "c")
+    fourth = await leases.acquire(name, "d", LONG, "elsewhere:4", 0)
+    assert fourth.token > third.token  # though that one was ahead of the time, and nobody says so
 
     assert await leases.names() == []
     await leases.names(name)
@@ -140,6 +145,25 @@ async def damaged(store: RedisStore) -> None:
     assert found.mine
     assert 2**50 < found.token < 2**53
     assert await leases.begin("damaged", "a", "run", LONG) == 0
+
+
+async def ahead(store: RedisStore) -> None:
+    """After the clock was set back, nobody leads for longer than a lease, nor is a run late."""
+    leases, key = leases_of(store), f"{store.prefix}leader:ahead"
+    day = int((time() + 86_400) * 1e6)
+    times = ("token", day, "since", day, "until", day, "lease", 100_000, "start", day)
+    command = ("HSET", key, "holder", "a", *times, "run", "run 1", "about", "here")
+    await servers_of(store).index_commands.submit(IndexCommand(key, command), 64)
+    found = await leases.acquire("ahead", "b", LONG, "there", 0)
+    assert not found.mine
+    assert found.left <= 0.1
+    await until(lambda: lapsed(leases, "ahead"))
+    found = await leases.acquire("ahead", "b", LONG, "there", 0)
+    assert found.mine
+    assert found.token > day
+    due = await leases.begin("ahead", "b", "run 2", LONG)
+    assert due is not None
+    assert 0 < due <= LONG
 
 
 async def lasts(store: RedisStore) -> None:

@@ -136,7 +136,7 @@ class Conformance:
         await expiry.check()
         ended, there = [(await store_session(manager, ADA))[:20] for _ in range(2)]
         assert await manager.revoke(ended, "ada")
-        await expiry.settle()
+        await expiry.wait_written()
         for id in (ended, there):
             await schedule_of(store).note(id, NOW, b"x")
         gone = (await store_session(brief, ADA))[:20]

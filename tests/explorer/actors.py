@@ -13,11 +13,13 @@ from redis_sessions.events import Event
 from redis_sessions.lifecycle.manager import SessionManager, backend_of
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.outcome import Answer
-from redis_sessions.session.session import Session, serving, state_of
+from redis_sessions.session.serving import serving
+from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import State, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Store
 from tests.explorer.gate import Call
+from tests.support.served import served
 
 __all__ = [
     "ADMIN",
@@ -275,7 +277,7 @@ class Actor:
             door.loaded(worker, session)
         self.began = backend_of(worker).clock()
         self.found, self.was = state.status, state.principal
-        mark = serving.set((session,))
+        mark = serving.set(served(session))
         try:
             await self._handle(session)
             answer = await worker.commit(session, status=self.status)

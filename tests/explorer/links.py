@@ -160,13 +160,12 @@ class Server:
             self._readers.setdefault(id, {})[by] = None
 
     def changed(self, id: str, by: Link, *, rereads: bool) -> None:
-        """An id has changed: who has read it is told once, but not who has changed it.
+        """An id has changed: who has read it is told once, and who has changed it behind the reply.
 
         `rereads`: whether that one has read it afterwards.
         """
         for link in self._readers.pop(id, ()):
-            if link is not by:
-                link.stream.append(Message(notice=id))
+            link.stream.append(Message(notice=id))
         if rereads:
             self.read(id, by)
 

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from redis_sessions.lifecycle import loading
 from redis_sessions.lifecycle.loading import Opened
+from redis_sessions.session.origins import Origins
 from redis_sessions.session.outcome import Answer
 from redis_sessions.session.record import HEADER_SIZE, Reject
 from redis_sessions.session.session import Session, state_of
-from redis_sessions.session.state import Bound, Origins, Status
+from redis_sessions.session.state import Bound, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
 from redis_sessions.stores.protocols import CONFLICT, GONE, Entered, Touched, Written
@@ -210,7 +211,7 @@ def _talkative(backend: Any, token: SessionToken, sealed: bytes | None, bound: B
 def _carries(backend: Any, token: SessionToken, sealed: bytes | None, bound: Bound) -> Session:
     """Whatever is in a session counts as assigned by the request."""
     session = _opened(backend, token, sealed, bound)
-    state_of(session).origins = Origins()
+    state_of(session).known_origins = Origins()
     state_of(session).origins.assign(session)
     return session
 

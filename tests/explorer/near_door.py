@@ -8,7 +8,7 @@ from redis_sessions.http.copies import hint, takes_near_copy
 from redis_sessions.http.transports import CookieTransport
 from redis_sessions.lifecycle.copies import from_near_copy
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.session.outcome import Answer, Outcome
+from redis_sessions.session.outcome import NOTHING, Answer
 from redis_sessions.session.record import Stored
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.stores import Store
@@ -61,7 +61,8 @@ class NearDoor:
         self.hint = world.hint_of(actor.browser)
         self.before: Stored | None = None
         self.after: Stored | None = None
-        self.served = self.touched = False
+        self.served = False
+        self.answer: Answer = NOTHING
 
     def load(self, worker: Worker, text: str) -> Session | None:
         backend, copy = backend_of(worker), self._process.near_copy(text[:20])
@@ -80,13 +81,13 @@ class NearDoor:
             self._world.open_socket(self._actor, self._process, worker, session)
 
     def answered(self, session: Session, answer: Answer) -> None:
-        self.after, self.touched = state_of(session).stored, answer.outcome is Outcome.TOUCH
+        self.after, self.answer = state_of(session).stored, answer
 
     @property
     def hints(self) -> bytes | None:
         """The cookie by which the answer has the browser say that it has changed its session."""
         headers: list[tuple[bytes, bytes]] = []
-        if self.touched or self.after is self.before:
+        if self.after is self.before:
             return None
-        hint(self.before, self.after, _TRANSPORT, headers)
+        hint(self.before, self.after, _TRANSPORT, headers, self.answer)
         return headers[0][1].partition(b";")[0] if headers else None

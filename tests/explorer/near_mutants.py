@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from redis_sessions.stores.copies import Copies
+from redis_sessions.stores.copies import Copies, OwnWrites
 from redis_sessions.stores.tracking import Tracking
 from redis_sessions.stores.watching import Watching
 from tests.explorer import near_door
@@ -55,6 +55,17 @@ def _forgets_once(copies: Copies, key: str, now: float) -> None:
     copies.forget(key)
 
 
+def _only_expects(tracking: Any, items: Iterable[Any], answers: Iterable[Any]) -> None:
+    """A notice of an own write is passed by, and the copy of before stays."""
+    for item in items:
+        tracking._own.expect(item.key, float("inf"))
+
+
+def _passes_by_all(tracking: Any, key: str, now: float) -> bool:
+    """Whatever the server tells counts as an own write."""
+    return True
+
+
 @dataclass(frozen=True)
 class Mutant:
     """What is switched off, where that shows, and as what."""
@@ -65,13 +76,14 @@ class Mutant:
     tracking: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
     watching: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
     copies: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
+    own: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
     near_door: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
     world: type[NearWorld] = NearWorld
 
     @property
     def replaced(self) -> Iterable[tuple[object, str, Callable[..., Any]]]:
         """Whose attributes they are, their names, and what they are instead."""
-        for where in ("tracking", "watching", "copies", "near_door"):
+        for where in ("tracking", "watching", "copies", "own", "near_door"):
             owner = _OWNERS[where]
             yield from ((owner, name, new) for name, new in getattr(self, where).items())
 
@@ -80,6 +92,7 @@ _OWNERS: Final = {
     "tracking": Tracking,
     "watching": Watching,
     "copies": Copies,
+    "own": OwnWrites,
     "near_door": near_door,
 }
 
@@ -129,7 +142,13 @@ MUTANTS: Final = (
         "a process's own write is no notice",
         "I2 who answered serves a copy of before",
         _one("A", "read@first", "out", procs=(0, 0), warm=True),
-        tracking={"note_writes": _nothing},
+        tracking={"note_writes": _only_expects},
+    ),
+    Mutant(
+        "each notice is that of an own write",
+        "I2 served from a copy later than the bound",
+        _one("A", "a", "read@first", "out", procs=(0, 0, 1)),
+        own={"is_told": _passes_by_all},
     ),
     Mutant(
         "a write over another link is no notice",

@@ -132,6 +132,7 @@ async def test_40_a_copy_of_what_was_written(memory: MemoryBackend) -> None:
     specs = ("a", "read@first", "read@first", "out")
     async with NearPlayer(memory, "A", *specs, procs=(0, 0, 0, 1)) as play:
         await play.finish(1)
+        await play.hear(0)  # of its own write
         await play.do("leave", 2)
         await play.finish(4)
         await play.hear(0)

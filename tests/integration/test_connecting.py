@@ -189,7 +189,7 @@ async def test_a_connection_that_a_former_primary_accepts_late(server_binary: Pa
     ) as running:
         store, before = RedisStore(as_app(running.url), timeout=2.5), running.primary
         before.pause()
-        storing = asyncio.create_task(store.commit(ID, None, bytes(64), 60_000))
+        storing = store.commit(ID, None, bytes(64), 60_000)
         await asyncio.to_thread(running.wait_promoted, before)
         for watcher in running.sentinels:
             watcher.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "100000000")

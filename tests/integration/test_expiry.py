@@ -25,7 +25,7 @@ async def test_the_command_line(redis_url: str, prefix: str) -> None:
     expiry, schedule = backend_of(site.manager).expiry, schedule_of(site.manager.store)
     assert expiry is not None
     ids = [(await store_session(site.manager, ALICE))[:20] for _ in range(3)]
-    await expiry.settle()
+    await expiry.wait_written()
     counted = await site.run("count")
     assert counted.stdout.split()[0] == "3"
     assert await site.manager.count() == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable
+from traceback import walk_tb
 
 import pytest
 
@@ -17,7 +18,8 @@ from redis_sessions import (
     Written,
     generate_key,
 )
-from tests.support.servers import StartServer
+from tests.support.apps import manager_on
+from tests.support.servers import StartServer, free_port
 from tests.unit.tracebacks.shown import ours, shown
 from tests.unit.tracebacks.troubled_request import MARK, check, recorded_tokens
 
@@ -63,3 +65,25 @@ async def test_a_batch_that_fails(
         assert isinstance(result, StoreUnavailableError)
         assert not ours(result)
         check([shown(result)], tokens, store.seen)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:{}/0", "redis+cluster://127.0.0.1:{}"])
+async def test_whose_frames_they_are(url: str) -> None:
+    """An error has those and the notes of the one who asked, and nobody else."""
+    manager = manager_on(url.format(free_port()))
+
+    async def one() -> None:
+        await manager.load("x" * 64)
+
+    async def another() -> None:
+        await manager.load("y" * 64)
+
+    asked = [*await asyncio.gather(another(), one(), return_exceptions=True)]
+    for ask in (one, another):
+        asked += await asyncio.gather(ask(), return_exceptions=True)
+    await manager.close()
+    troubles = [each for each in asked if isinstance(each, StoreUnavailableError)]
+    found = [[f.f_code.co_name for f, _ in walk_tb(each.__traceback__)] for each in troubles]
+    assert found == [["another"], ["one"], ["one"], ["another"]]
+    troubles[0].add_note("mine")
+    assert "mine" not in getattr(troubles[1], "__notes__", ())

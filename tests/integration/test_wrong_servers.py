@@ -137,3 +137,16 @@ async def test_a_server_that_comes_to_its_senses() -> None:
         replies[b"MGET"] = b"*1\r\n$4\r\nsafe\r\n"
         assert await store.load(ID) == b"safe"
         await store.close()
+
+
+@pytest.mark.parametrize(
+    "reply", ["MOVED 1 127.0.0.1:1", "ASK 1 127.0.0.1:1", "CLUSTERDOWN", "TRYAGAIN"]
+)
+async def test_a_map_that_is_refused_as_a_key_is(reply: str) -> None:
+    """No node of a Cluster answers so where there is no key."""
+    replies = {b"CLUSTER": f"-{reply}\r\n".encode()}
+    async with listening(lambda name: replies.get(name, b"+OK\r\n")) as port:
+        store = RedisStore(f"redis+cluster://127.0.0.1:{port}", timeout=0.2)
+        with pytest.raises(StoreUnavailableError, match="doesn't speak Redis's protocol"):
+            await store.load(ID)
+        await store.close()

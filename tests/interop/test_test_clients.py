@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import socket
@@ -156,6 +157,18 @@ def loopback() -> Iterator[socket.socket]:
         yield listener
 
 
+async def requests_left(client: httpx2.AsyncClient) -> int:
+    """How many of uvicorn's objects for ten requests are there still, without a collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            await client.get("/me")
+        return sum(type(each).__name__ == "RequestResponseCycle" for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_uvicorn(
     options: Options,
@@ -183,6 +196,7 @@ async def test_uvicorn(
         assert (await client.get("/me")).json() == "ann"
         counts = [(await client.post("/count")).json() for _ in range(3)]
         assert counts == [1, 2, 3]
+        assert await requests_left(client) <= 1  # the connection has the last one
         cookie = f"sid={client.cookies['sid']}"
         socket_url = f"{url.replace('http', 'ws')}/socket"
         async with websockets.connect(

@@ -127,7 +127,7 @@ class World:
     async def settle(self) -> None:
         expiry = backend_of(self.manager).expiry
         assert expiry is not None
-        await expiry.settle()
+        await expiry.wait_written()
 
     async def sweep(self, *, crash: bool = False) -> None:
         expiry = backend_of(self.manager).expiry

@@ -49,4 +49,4 @@ async def sweep(manager: SessionManager) -> None:
 async def settle(manager: SessionManager) -> None:
     expiry = backend_of(manager).expiry
     assert expiry is not None
-    await expiry.settle()
+    await expiry.wait_written()

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 
+import pytest
+
 from tests.support import ROOT, VENV
 
 
@@ -21,6 +23,16 @@ def test_imports_keep_the_contracts() -> None:
     )
 
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("room", ["session", "lifecycle", "http", "leader", "php"])
+def test_the_page_names_each_module(room: str) -> None:
+    """docs/architecture.md says in its table of rooms what each module of these is for."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{room}/` |")]
+    modules = {path.stem for path in (ROOT / "redis_sessions" / room).glob("*.py")} - {"__init__"}
+
+    assert sorted(name for name in modules if f"`{name}`" not in row) == []
 
 
 def test_test_modules_are_no_libraries() -> None:

@@ -16,8 +16,9 @@ from redis_sessions import (
     generate_key,
 )
 from redis_sessions.session.outcome import Outcome
-from redis_sessions.session.session import serving
+from redis_sessions.session.serving import serving
 from redis_sessions.testing import Clock, store_session
+from tests.support.served import served
 from tests.unit.setting import Setting, token_of
 
 
@@ -25,7 +26,7 @@ async def signed_in(at: Setting) -> tuple[Session, str]:
     """A session of A's, in a request of its own."""
     token = await at.begin({"user_id": "A", "n": 1})
     session = await at.load(token)
-    serving.set((session,))
+    serving.set(served(session))
     return session, token
 
 

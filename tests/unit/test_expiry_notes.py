@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.stores.schedule import schedule_of
 from tests.support.open import PATIENCE
 from tests.unit.expiring import Expiring
-from tests.unit.setting import ALICE
+from tests.unit.setting import ALICE, DUE
 
 
 async def test_a_commit_waits_for_its_note(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +39,25 @@ async def test_a_commit_waits_for_its_note(monkeypatch: pytest.MonkeyPatch) -> N
     assert await at.data(await at.begin(ALICE)) == ALICE
     assert not notes[1].done()
     notes[1].set_result(None)
+
+
+async def test_what_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new session and a touch are; a change leaves the session's time, and the note, as it is."""
+    at, noted = Expiring(), list[str]()
+    note = schedule_of(at.store).note
+
+    def counted(id: str, *more: Any) -> Awaitable[None]:
+        noted.append(id)
+        return note(id, *more)
+
+    monkeypatch.setattr(schedule_of(at.store), "note", counted)
+    token = await at.begin(ALICE)
+    at.clock.advance(60)
+    await at.put(token, {"n": 1})
+    assert noted == [token[:20]]
+    at.clock.advance(DUE)
+    await at.put(token, {"n": 2})
+    assert noted == [token[:20]] * 2
 
 
 async def test_a_schedule_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -17,9 +18,9 @@ from redis_sessions import (
     SessionMiddleware,
     StoreUnavailableError,
 )
-from redis_sessions.lifecycle.expiry import OnExpired
+from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.manager import backend_of
-from redis_sessions.lifecycle.sweep import AT_ONCE, LEADER, STEP, sweep
+from redis_sessions.lifecycle.sweep import AT_ONCE, LEADER, STEP, running, sweep
 from redis_sessions.session.record import TOMBSTONE_TTL
 from redis_sessions.stores.schedule import Due, schedule_of, shard_of
 from redis_sessions.testing import Clock
@@ -74,6 +75,31 @@ async def test_a_callable_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     failed = [event for event in at.events if event.name == "expiry_failed"]
     assert failed == [Event("expiry_failed", "raised", tries[0][1].id)] * 3
     assert "alice" not in caplog.text.replace("not now", "")
+
+
+async def test_what_is_no_session() -> None:
+    """Whatever else somebody has put there is removed: it would be in the way of the others."""
+    at, strange = Expiring(), "no id"
+    schedule = schedule_of(at.store)
+    await schedule.note(strange, 0, b"x")
+    assert await at.sweep() == []
+    assert await schedule.due(shard_of(strange), STEP) == ([], False)
+
+
+async def test_an_application_that_fails_for_long() -> None:
+    """The count of its failures stays small: the pause is computed from it, and is an hour."""
+
+    def fail(_: Expired) -> None:
+        raise RuntimeError("it fails, says the test")
+
+    at = Expiring(on_expired=fail)
+    id, expiry = (await at.begin(ALICE))[:20], backend_of(at.manager).expiry
+    assert expiry is not None
+    for _ in range(25):
+        await at.after(WEEK)
+    at.clock.advance(WEEK)
+    ((due,), _) = await expiry.schedule.due(shard_of(id), STEP)
+    assert expiry.opened(due)[2] == 20
 
 
 async def test_a_schedule_that_fails(
@@ -305,9 +331,15 @@ async def test_a_store_that_comes_back(
     assert caplog.text.count("on_expired waits for the store") == 1
 
 
-async def test_the_lifespan() -> None:
-    """The middleware tells from the start to the shutdown."""
-    told = Told()
+async def test_the_lifespan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The middleware tells from the start to the shutdown; of the same one twice, one does."""
+    told, ran = Told(), list[Expiry]()
+
+    def counted(expiry: Expiry) -> AbstractAsyncContextManager[None]:
+        ran.append(expiry)
+        return running(expiry)
+
+    monkeypatch.setattr("redis_sessions.http.lifespan.running_sweep", counted)
     manager, id = await expired(told)
     sent = list[str]()
 
@@ -333,6 +365,7 @@ async def test_the_lifespan() -> None:
     assert told.ids == [id]
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert asyncio.all_tasks() == before
+    assert len(ran) == 1
 
 
 async def test_rights_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:

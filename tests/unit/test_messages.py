@@ -236,6 +236,23 @@ async def test_one_that_comes_twice(store: Wire, messages: Messages) -> None:
             assert await of(each, 3) == [{"n": 1}, {"n": 2}, {"n": 3}]
 
 
+async def test_how_many_are_known(
+    store: Wire, messages: Messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of so many of the latest messages it is known that they have come, and of no others."""
+    monkeypatch.setattr("redis_sessions.messages._REMEMBERED", 2)
+    async with messages.listen(all=True) as heard:
+        for n in range(3):
+            await messages.to_all({"n": n})
+        for again in (0, 2):
+            await store.publish(*store.sent[again])
+        await messages.to_all({"n": 3})
+        came = await of(heard)
+        while came[-1] != {"n": 3}:
+            came += await of(heard)
+        assert came == [{"n": n} for n in (0, 1, 2, 0, 3)]
+
+
 class Meanwhile:
     """A loop, and another thread that sends a message as soon as the first listener has one."""
 

@@ -1,4 +1,4 @@
-"""How long listeners wait for a server that confirms many channels, or none."""
+"""Channels and their servers: how long listeners wait, and what they are told."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis.crc import key_slot
 
-from redis_sessions import StoreUnavailableError
+from redis_sessions import StoreError, StoreUnavailableError
 from redis_sessions.stores import pubsub
-from redis_sessions.stores.pubsub import RedisPubSub
+from redis_sessions.stores.pubsub import MemoryPubSub, RedisPubSub
 from tests.support.virtual_time import VirtualLoop, run
 
 TIMEOUT = 2.0
@@ -25,8 +26,11 @@ class Busy:
 
     sharded = False
     lost = False
+    where = "here"
+    latest: Any = None
 
     def __init__(self, _: object, __: float, hearer: RedisPubSub) -> None:
+        Busy.latest = self
         self._hearer = hearer
         self._free = 0.0
 
@@ -124,3 +128,91 @@ def test_a_loop_that_is_busy() -> None:
         await here.close()
 
     run(test)
+
+
+@pytest.mark.parametrize(("kind", "times"), [("server", 1), ("sentinel", 2), ("cluster", 2)])
+def test_after_a_loss(kind: Any, times: int) -> None:
+    """Listeners are told, and once more if publishers may notice a new primary later than they."""
+    notices = list[bytes | None]()
+
+    async def test(_: VirtualLoop) -> None:
+        servers: Any = SimpleNamespace(primary_of=primary_of)
+        here = RedisPubSub(servers, TIMEOUT, kind)
+        await here.subscribe(["a"], lambda _, data: notices.append(data))
+        here.on_lost(Busy.latest, StoreUnavailableError("lost, says the test"))
+        await asyncio.sleep(60)
+        await here.close()
+
+    run(test)
+    assert notices == [None] * times
+
+
+def test_a_slot_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever listens to a channel in this slot is placed anew, and told; others aren't."""
+    monkeypatch.setattr(Busy, "sharded", True)
+    notices = list[str]()
+
+    async def test(_: VirtualLoop) -> None:
+        servers: Any = SimpleNamespace(primary_of=primary_of)
+        here = RedisPubSub(servers, TIMEOUT, "server")
+        for channel in ("a", "b"):
+            await here.subscribe([channel], lambda name, _: notices.append(name))
+        servers.on_moved({key_slot(b"a")})
+        await asyncio.sleep(10)
+        await here.close()
+
+    run(test)
+    assert notices == ["a"]
+
+
+async def test_stopped_before_it_arrives() -> None:
+    """In memory, too, nobody is told anything after they have stopped."""
+    here, heard = MemoryPubSub(), list[bytes | None]()
+    stop = await here.subscribe(["a"], lambda _, data: heard.append(data))
+    await here.publish("a", b"heard")
+    await asyncio.sleep(0)
+    await here.publish("a", b"late")
+    stop()
+    await asyncio.sleep(0)
+    assert heard == [b"heard"]
+
+
+def test_a_listener_that_stops_another() -> None:
+    """What has arrived already isn't told to who was stopped meanwhile."""
+    heard = list[int]()
+
+    async def test(_: VirtualLoop) -> None:
+        servers: Any = SimpleNamespace(primary_of=primary_of)
+        here = RedisPubSub(servers, TIMEOUT, "server")
+
+        def first(*_: object) -> None:
+            heard.append(1)
+            stop()
+
+        await here.subscribe(["a"], first)
+        stop = await here.subscribe(["a"], lambda *_: heard.append(2))
+        here.on_message("a", b"x")
+        await here.close()
+
+    run(test)
+    assert heard == [1]
+
+
+def test_a_cluster_that_does_not_know_sharded_channels() -> None:
+    """It is sent PUBLISH for a second, and is then asked again: it may have been updated."""
+    sent = list[str]()
+
+    async def test(loop: VirtualLoop) -> None:
+        async def submit(command: Any, _: int) -> None:
+            sent.append(command.command[0])
+            if command.command[0] == "SPUBLISH":
+                raise StoreError("unknown command 'SPUBLISH'")
+
+        servers: Any = SimpleNamespace(index_commands=SimpleNamespace(submit=submit))
+        here = RedisPubSub(servers, TIMEOUT, "cluster")
+        for pause in (0.5, 0.75, 0):
+            await here.publish("a", b"x")
+            await asyncio.sleep(pause)
+
+    run(test)
+    assert sent == ["SPUBLISH", "PUBLISH", "PUBLISH", "SPUBLISH", "PUBLISH"]

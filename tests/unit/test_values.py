@@ -15,7 +15,7 @@ import pytest
 
 from redis_sessions import SessionEncodeError
 from redis_sessions.session import values
-from redis_sessions.session.values import MAX_CONTAINERS, MAX_DEPTH, Values
+from redis_sessions.session.values import MAX_CONTAINERS, MAX_DEPTH, Values, pack
 from tests.unit.application_types import Color, Point
 
 UTC = dt.UTC
@@ -119,10 +119,10 @@ def test_what_was_stored_is_not_searched_again() -> None:
     """Only what changed can have become too deep, however much there is besides."""
     codec = Values(max_size=1 << 20)
     wide: dict[str, Any] = {"wide": [[] for _ in range(200)], "was": nested(MAX_DEPTH, list)}
-    before = codec.pack(wide)
-    codec.check(codec.pack({**wide, "fits": nested(MAX_DEPTH - 1, list)}), before)
+    before = codec.encode(wide)
+    codec.check(codec.encode({**wide, "fits": nested(MAX_DEPTH - 1, list)}), before)
     with pytest.raises(SessionEncodeError, match=r"session\['new'\] is nested deeper"):
-        codec.check(codec.pack({**wide, "new": nested(MAX_DEPTH, list)}), before)
+        codec.check(codec.encode({**wide, "new": nested(MAX_DEPTH, list)}), before)
     with pytest.raises(SessionEncodeError, match=r"session\['was'\] is nested deeper"):
         codec.check(before)
 
@@ -168,24 +168,24 @@ def test_texts_and_bytes_are_no_containers() -> None:
 
 def test_more_containers_that_are_stored_are_read() -> None:
     """The bound is for what is written."""
-    many = CODEC.pack({"a": [[]] * 5_000})
+    many = pack({"a": [[]] * 5_000})
     assert len(values.decode(many)["a"]) == 5_000
 
 
 def test_what_is_stored_above_a_limit_may_shrink() -> None:
     """A limit that came later refuses growth, and nothing else."""
-    before = CODEC.pack({"a": [[]] * 5_000, "user_id": "u"})
+    before = pack({"a": [[]] * 5_000, "user_id": "u"})
     CODEC.check(before, before)
-    CODEC.check(CODEC.pack({"a": [[]] * 5_000, "b": 1}), before)
-    CODEC.check(CODEC.pack({"a": [[]] * 4_999, "b": []}), before)
+    CODEC.check(pack({"a": [[]] * 5_000, "b": 1}), before)
+    CODEC.check(pack({"a": [[]] * 4_999, "b": []}), before)
     with pytest.raises(SessionEncodeError, match="5002 dicts and lists, over the limit of 4096"):
-        CODEC.check(CODEC.pack({"a": [[]] * 5_001}), before)
+        CODEC.check(pack({"a": [[]] * 5_001}), before)
 
-    small, large = Values(max_size=100), CODEC.pack({"a": "x" * 200, "user_id": "u"})
+    small, large = Values(max_size=100), pack({"a": "x" * 200, "user_id": "u"})
     small.check(large, large)
-    small.check(CODEC.pack({"a": "x" * 200}), large)
+    small.check(pack({"a": "x" * 200}), large)
     with pytest.raises(SessionEncodeError, match="over max_size=100"):
-        small.check(CODEC.pack({"a": "x" * 200, "user_id": "ux"}), large)
+        small.check(pack({"a": "x" * 200, "user_id": "ux"}), large)
 
 
 def test_what_is_torn_by_another_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ def test_the_path_goes_through_attrs() -> None:
 
 def test_a_value_is_replaced_while_it_is_the_same() -> None:
     """Another value under the key, and no such key, leave the data as they are."""
-    data, one, two = CODEC.encode({"a": 1, "b": 1}), CODEC.pack(1), CODEC.pack(2)
+    data, one, two = CODEC.encode({"a": 1, "b": 1}), pack(1), pack(2)
 
     assert values.decode(values.replace(data, "b", one, two)) == {"a": 1, "b": 2}
     assert values.replace(data, "b", two, one) == data

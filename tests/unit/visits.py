@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from redis_sessions import Session
-from redis_sessions.session.session import serving
+from redis_sessions.session.serving import serving
 from tests.support.asgi import Reply
+from tests.support.served import served
 from tests.unit.setting import Setting, token_of
 
 
 @contextmanager
 def in_request(*sessions: Session) -> Generator[None]:
     """As the middleware has it while a request with these sessions is served."""
-    token = serving.set(sessions)
+    token = serving.set(served(*sessions))
     try:
         yield
     finally:

@@ -26,7 +26,8 @@ from redis_sessions import (  # noqa: E402
     StoreUnavailableError,
 )
 from redis_sessions.lifecycle.manager import backend_of  # noqa: E402
-from redis_sessions.session.session import serving  # noqa: E402
+from redis_sessions.session.serving import serving  # noqa: E402
+from tests.support.served import served  # noqa: E402
 
 
 class Worker:
@@ -47,7 +48,7 @@ class Worker:
 
     async def load(self, token: str | None) -> dict[str, Any]:
         self.session = await self.manager.load(token)
-        serving.set((self.session,))  # as in a request
+        serving.set(served(self.session))  # as in a request
         return dict(self.session)
 
     async def commit(self, data: dict[str, Any]) -> list[Any]:

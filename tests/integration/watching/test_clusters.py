@@ -80,6 +80,18 @@ async def test_keys_on_several_nodes(
         await each.until(await stored(other, id, value))
 
 
+async def test_what_was_stored_at_once(
+    store: RedisStore, other: RedisStore, prefix: str, running: topology.ClusterTopology
+) -> None:
+    """A copy is kept of each, although the node tells of one before it answers the next."""
+    ids = [id_in(slots_of(running, running.primaries[0]), prefix) for _ in range(12)]
+    assert await asyncio.gather(*map(store.load, ids)) == [None] * 12
+    values = await asyncio.gather(*(stored(store, id) for id in ids))
+    assert [copy(store, id) for id in ids] == values
+    await asyncio.gather(*map(stored, [other] * 12, ids, values))
+    await soon(lambda: {copy(store, id) for id in ids} == {None})
+
+
 async def test_a_slot_moves(
     running: topology.ClusterTopology, store: RedisStore, other: RedisStore, prefix: str
 ) -> None:
@@ -101,6 +113,60 @@ async def test_a_slot_moves(
     await nothing.until(await stored(other, absent))
     await told.until(await stored(other, id, newer))
     await soon(lambda: copy(store, id) != newer)
+
+
+async def test_a_slot_that_is_moving(
+    running: topology.ClusterTopology, other: RedisStore, prefix: str
+) -> None:
+    """Who watches a key that has left already is told of what changes where it is now.
+
+    This process asks nothing else. Its writes wait for replicas, and so have a link of their own.
+    """
+    source, target, *_ = running.primaries
+    (slot,) = slots_of(running, source)[:1]
+    here, there = (node.ask("CLUSTER", "MYID") for node in (source, target))
+    id = id_in(range(slot, slot + 1), prefix)
+    value = await stored(other, id)
+    async with store_on(as_app(running.url), prefix, wait_replicas=1) as store:
+        told = Told(store, id)
+        await told.until(value)
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", here)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
+        source.ask("MIGRATE", "127.0.0.1", target.port, prefix + id, 0, 5000)
+        seen = len(told.values)
+        await soon(lambda: len(told.values) > seen)
+        value = await stored(other, id, value)
+        await told.until(value)
+        for node in (target, source):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", there)
+        value = await stored(other, id, value)
+        await told.until(value)
+    await asyncio.to_thread(running.wait_ready)
+
+
+async def test_a_node_that_serves_nothing_any_more(
+    running: topology.ClusterTopology, store: RedisStore, other: RedisStore, prefix: str
+) -> None:
+    """It is still a primary, and says so, but has lost the others: its copies count no longer."""
+    node = running.primaries[0]
+    *slots, lost = slots_of(running, node)
+    id = id_in(range(slots[0], lost), prefix)
+    value = await stored(other, id)
+    told = Told(store, id)
+    await told.until(value)
+    await kept(store, id)
+    node.ask("CLUSTER", "DELSLOTS", lost)  # as for one that is cut off: the Cluster is down
+    try:
+        with pytest.raises(StoreError, match="cluster is down"):
+            await other.load(id)
+        assert node.role() == "primary"
+        await soon(lambda: copy(store, id) is None, 5)
+    finally:
+        node.ask("CLUSTER", "ADDSLOTS", lost)
+    await asyncio.to_thread(running.wait_ready)
+    value = await stored(other, id, value)
+    await told.until(value)
+    assert await kept(store, id) == value
 
 
 async def test_38_a_node_is_failed_over(

@@ -28,7 +28,7 @@ class Scripted:
         self.asked = Counter[bytes]()
         self.connects = True
         """If not, it closes each connection at the first command."""
-        self._replies = {
+        self.replies = {
             b"TIME": b"*2\r\n$10\r\n%d\r\n$1\r\n0\r\n" % time.time(),
             b"HELLO": b"%1\r\n$5\r\nproto\r\n:3\r\n",
             b"ROLE": b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n",
@@ -40,7 +40,7 @@ class Scripted:
         self.asked[name] += 1
         if not self.connects:
             raise ConnectionResetError
-        return self._replies.get(name, b"+OK\r\n")
+        return self.replies.get(name, b"+OK\r\n")
 
 
 @asynccontextmanager
@@ -73,6 +73,19 @@ async def test_wrong_answers(replies: dict[str, bytes], caplog: pytest.LogCaptur
     assert server.asked[b"HELLO"] == 3
     assert len(caplog.records) == 1
     assert "doesn't say which keys change" in caplog.text
+
+
+async def test_a_server_that_is_busy(caplog: pytest.LogCaptureFixture) -> None:
+    """That says nothing of what it can do: it is asked again, until it can."""
+    server, id = Scripted(CLIENT=b"-BUSY Redis is busy running a script.\r\n"), new_id()
+    async with store_of(server) as store:
+        told = Told(store, id)
+        await told.until(VALUE)
+        await soon(lambda: server.asked[b"HELLO"] > 4)
+        assert copy(store, id) is None
+        del server.replies[b"CLIENT"]
+        await soon(lambda: copy(store, id) == VALUE)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,21 @@ async def test_another_origin_s_request_has_no_session_from_elsewhere(
     assert len(reply.cookies) == (2 if seen else 0)
 
 
+@pytest.mark.parametrize("choice", ["anonymous", "refuse"])
+@pytest.mark.parametrize("lazy", [False, True])
+async def test_another_origin_s_request_is_refused_when_it_writes(choice: str, lazy: bool) -> None:
+    """Also where the session would be loaded later: it is a 403 with any of the two cookies."""
+    at = Place(site={"cross_site": choice, "lazy": lazy})
+    for theirs in ("s1", None):
+        reply = await at.visit(
+            lambda session: session.sign_in("mallory"),
+            theirs=theirs,
+            headers=[(b"sec-fetch-site", b"cross-site")],
+            method="POST",
+        )
+        assert (reply.checked().status, reply.cookies) == (403, [])
+
+
 async def test_a_token_in_a_header_takes_no_foreign_cookie_along() -> None:
     """A cross-origin request with a header of ours is served as if there were no cookies."""
     at = Place(site={"transport": [CookieTransport(), HeaderTransport()]})

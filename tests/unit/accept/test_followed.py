@@ -155,6 +155,16 @@ async def test_a_visitor_who_signs_in_there_is_signed_in_here() -> None:
     assert await at.data(bobs) == {"user_id": "bob"}
 
 
+async def test_a_visitor_whose_data_are_too_large_to_go_along() -> None:
+    """She is signed in all the same, and what she had here is left behind."""
+    at, source = followed(v={"cart": ["tea"]})
+    visitor = token_in(await at.visit(lambda s: s.update(mine="x" * 40_000), theirs="v"))
+    source.sessions["v"] = theirs = {**ALICES, "theirs": "x" * 40_000}
+    reply = (await at.visit(theirs="v", ours=visitor)).checked()
+    assert reply.seen == theirs
+    assert await at.data(token_in(reply)) == theirs
+
+
 async def test_a_source_that_fails_in_its_map_later() -> None:
     """Nobody knows whose the session is now, so it is nobody's."""
     at, source = followed()

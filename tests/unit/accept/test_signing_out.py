@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redis_sessions import Commit, Session
-from tests.support.asgi import COOKIE
+from tests.support.asgi import COOKIE, cookie
 from tests.unit.accept.elsewhere import THEIRS, Elsewhere, Place, names_in, token_in
 
 ALICES = {"user_id": "alice", "cart": ["tea"]}
@@ -33,6 +33,17 @@ async def test_a_sign_out_while_another_request_accepts(at_commit: int) -> None:
     for _ in range(3):
         assert (await at.visit()).seen == {}
         at.clock.advance(31)
+
+
+async def test_two_sessions_that_end_at_once() -> None:
+    """A browser brings two sessions of ours. `clear()` ends both, and those that they follow."""
+    source = Elsewhere({"s2": {"user_id": "bob"}}, follow=True)
+    at = Place(source)
+    tokens = [token_in(await at.visit(theirs=theirs)) for theirs in ("s1", "s2")]
+    more = [(b"cookie", cookie(tokens[1]))]
+    await at.visit(lambda s: s.clear(), theirs=None, ours=tokens[0], headers=more)
+    assert sorted(source.ended) == ["s1", "s2"]
+    assert await at.manager.count() == 0
 
 
 async def test_a_sign_out_in_a_request_that_was_slower() -> None:

@@ -12,8 +12,15 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import Cache, Commit, ConfigurationError, StoreUnavailableError
+from redis_sessions import (
+    Cache,
+    Commit,
+    ConfigurationError,
+    MemoryStore,
+    StoreUnavailableError,
+)
 from tests.support.stores import NearStore
+from tests.support.virtual_time import VirtualLoop, run
 from tests.unit.caching.setting import Kept, Loads, paused
 from tests.unit.setting import KEY
 
@@ -86,6 +93,116 @@ async def test_claimant_dies(at: Kept) -> None:
     assert await at.another().get_or_set("key", Loads("newer"), ttl=60) == "other"
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_claimant_dies_and_the_next_load_fails(at: Kept) -> None:
+    """The value of before still stands in: no claim shortens the time for which it is kept."""
+    options: dict[str, Any] = {"ttl": 60, "stale_if_error": 3600, "lock": 1}
+    await at.cache.get_or_set("key", Loads("kept"), **options)
+    at.clock.advance(60)
+    dead = paused("dead")
+    task = asyncio.create_task(at.cache.get_or_set("key", dead, **options))
+    await dead.began.wait()
+    at.clock.advance(2)
+    assert await at.another().get_or_set("key", Loads(LookupError()), **options) == "kept"
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def test_who_waits_for_long() -> None:
+    """Whoever has waited for another process as long as `lock` says loads the value itself."""
+
+    async def test(loop: VirtualLoop) -> None:
+        store = MemoryStore(clock=loop.time)
+        caches = [Cache(store, KEY, clock=loop.time) for _ in range(2)]
+        slow, other = paused("slow"), Loads("other")
+        task = asyncio.create_task(caches[0].get_or_set("key", slow, ttl=60, lock=3600))
+        await slow.began.wait()
+        began = loop.time()
+        assert await caches[1].get_or_set("key", other, ttl=60, lock=5) == "other"
+        assert 5 <= loop.time() - began < 6
+        slow.go_on.set()
+        assert await task == "slow"
+
+    run(test)
+
+
+async def test_slow_after_a_failed_claim(at: Kept) -> None:
+    """If the claim had no answer, nobody waits for the answer to what is stored afterwards."""
+    asked, go_on = list[Commit](), asyncio.Event()
+
+    async def answer(expected: bytes | None, result: Commit) -> None:
+        asked.append(result)
+        if len(asked) == 1:
+            raise StoreUnavailableError("the reply was lost, says the test")
+        await go_on.wait()
+
+    at.store.committed = answer
+    task = asyncio.create_task(at.cache.get_or_set("key", Loads("value"), ttl=60))
+    await at.until(lambda: len(asked) == 2)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert task.done()
+    assert task.result() == "value"
+    go_on.set()
+
+
+async def test_first_entries_of_a_principal(at: Kept) -> None:
+    """Two processes store the first entries of one principal at once: both have one generation."""
+    met, looks, loads = asyncio.Barrier(4), 0, [Loads(n) for n in range(2)]
+    parts = [at.another().of_principal("alice") for _ in loads]
+
+    async def meet() -> None:
+        nonlocal looks
+        looks += 1
+        if looks <= met.parties:  # each looks at its entry, and at the generation
+            await met.wait()
+
+    async def ask(n: int) -> None:
+        await parts[n].get_or_set(f"key{n}", loads[n], ttl=60)
+
+    at.store.loaded = meet
+    await asyncio.gather(*(ask(n) for n in range(2)))
+    for n in range(2):
+        await ask(n)
+    assert [load.calls for load in loads] == [1, 1]
+
+
+async def test_another_principal_is_forgotten(at: Kept) -> None:
+    """Whoever comes to a load that is under way still joins it."""
+    at.store.away = True
+    load, bob = paused("value"), at.cache.of_principal("bob")
+    first = asyncio.create_task(bob.get_or_set("key", load, ttl=60))
+    await load.began.wait()
+    await at.cache.forget_principal("alice")
+    second = asyncio.create_task(bob.get_or_set("key", load, ttl=60))
+    await at.until(lambda: at.cache.counts["unavailable"] == 2)
+    load.go_on.set()
+    assert (await first, await second) == ("value", "value")
+    assert load.calls == 1
+
+
+async def test_kept_no_longer_than_it_may_be(at: Kept) -> None:
+    """How long a value may stand in is said when it is stored, also if a load takes very long."""
+    await at.cache.get_or_set("key", Loads("kept"), ttl=60, stale_if_error=30)
+    at.clock.advance(80)
+    failing = paused(LookupError())
+    task = asyncio.create_task(at.cache.get_or_set("key", failing, ttl=60, stale_if_error=3600))
+    await failing.began.wait()
+    at.clock.advance(20)
+    failing.go_on.set()
+    with pytest.raises(LookupError):
+        await task
+
+
+async def test_nothing_takes_the_place_of_a_value(at: Kept) -> None:
+    """A value that was loaded, and isn't kept, doesn't leave the one of before to stand in."""
+    options: dict[str, Any] = {"ttl": 60, "stale_if_error": 3600}
+    await at.cache.get_or_set("key", Loads("kept"), **options)
+    at.clock.advance(60)
+    assert await at.cache.get_or_set("key", Loads(None), **options) is None
+    with pytest.raises(LookupError):
+        await at.cache.get_or_set("key", Loads(LookupError()), **options)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from redis_sessions import (
     StoreUnavailableError,
     generate_key,
 )
+from tests.unit.accept.elsewhere import Elsewhere
 from tests.unit.edge.edge import Edge, responding
 
 ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
@@ -90,6 +91,26 @@ async def test_each_end_closes(end: str) -> None:
     await life.run(says)
     assert life.log[-2:] == ["close", end]
     assert life.log.count("close") == 1
+
+
+class Source(Elsewhere):
+    """A source of other libraries' sessions that writes down when it is closed."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__()
+        self._log = log
+
+    async def close(self) -> None:
+        self._log.append("close the source")
+
+
+async def test_sources_are_closed() -> None:
+    """After the store, and before the server hears of the end."""
+    log = list[str]()
+    life = Life(accept=[Source(log)])
+    life.log = log
+    await life.run()
+    assert log[-2:] == ["close the source", "lifespan.shutdown.complete"]
 
 
 async def test_a_store_that_is_away(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from redis_sessions import (
     SessionGoneError,
     StoreUnavailableError,
 )
-from tests.unit.edge.edge import BODY, Act, Edge, responding, setting, start
+from tests.unit.edge.edge import BODY, Act, Edge, responding, setting, sign_out, start
 
 Choice = Literal["error", "anonymous"]
 
@@ -59,6 +59,16 @@ async def test_who_touches_it_gets_a_503(at: Edge, act: Act) -> None:
     assert body == b"The session store is unavailable"
     assert at.header("content-length") == [str(len(body))]
     assert at.types == ["start", "body"]
+
+
+async def test_a_sign_out_that_fails_is_tried_once(at: Edge) -> None:
+    """The answer is 503, and no further question makes the outage longer for the client."""
+    token = await at.begin({"user_id": "alice"})
+    before = len(at.away.given)
+    at.away.failing = {"commit"}
+    await at.serve(responding(sign_out), token)
+    assert (at.status, at.token) == (503, None)
+    assert len(at.away.given) == before + 1
 
 
 async def test_what_the_application_sees(at: Edge) -> None:

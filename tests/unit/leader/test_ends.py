@@ -13,6 +13,7 @@ import pytest
 
 from redis_sessions import ConfigurationError, LeadershipLostError, MemoryStore
 from redis_sessions.leader import Leader, Term
+from redis_sessions.stores.leases import leases_of
 from tests.support.virtual_time import VirtualLoop, run
 from tests.unit.leader.processes import LEASE, Process, store_of
 
@@ -82,6 +83,66 @@ def test_one_leader_as_a_decorator() -> None:
     run(test)
 
 
+def test_cancelled_while_it_asks() -> None:
+    """What it has asked for may arrive late. It is released afterwards all the same."""
+
+    async def test(loop: VirtualLoop) -> None:
+        process = Process(store_of(loop), loop.time)
+        election = process.election
+        call = election.leases._call
+
+        async def late(name: str, weight: Any, arguments: tuple[Any, ...]) -> Any:
+            await asyncio.sleep(5 if arguments[0] == "acquire" else 0)
+            return await call(name, weight, arguments)
+
+        election.leases._call = late
+
+        async def lead() -> None:
+            async with election.lead(NAME, LEASE):
+                pytest.fail("it leads")
+
+        task = asyncio.create_task(lead())
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(6)
+        assert process.asked == ["acquire", "release"]
+        found = await election.leases.look(NAME)
+        assert found is not None
+        assert found.left == 0
+
+    run(test)
+
+
+def test_slow_answers() -> None:
+    """A lease counts from when it was asked for: it is over here before it is in the store."""
+
+    async def test(loop: VirtualLoop) -> None:
+        store = store_of(loop)
+        process = Process(store, loop.time)
+        process.delay = 2
+        left = list[float]()
+
+        async def lead() -> None:
+            async with process.election.lead(NAME, LEASE):
+                try:
+                    await asyncio.sleep(1000)
+                finally:
+                    found = await leases_of(store).look(NAME)
+                    assert found is not None
+                    left.append(found.left)
+
+        task = asyncio.create_task(lead())
+        await asyncio.sleep(14)
+        assert process.asked == ["acquire", "renew"]
+        process.away = True
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), LeadershipLostError)
+        assert left[0] > 0
+
+    run(test)
+
+
 def test_the_greatest_token_that_was_seen() -> None:
     """It stays known, also if the answers of two who wait come in the other order."""
 
@@ -97,27 +158,24 @@ def test_the_greatest_token_that_was_seen() -> None:
 
         election.leases._call = late
 
+        tokens = list[int]()
+
         async def lead(claim: str) -> None:
-            async with election.lead(NAME, LEASE, claim):
-                pass
+            async with election.lead(NAME, LEASE, claim) as term:
+                tokens.append(term.token)
 
         first = asyncio.create_task(lead("first"))
         await asyncio.sleep(0.1)
         await election.leases.release(NAME, "first")
         await lead("second")
-        seen = election._seen[NAME]
         await first
-        assert election._seen[NAME] >= seen
+        # The store has lost everything, and its clock is behind.
+        election.leases = leases_of(MemoryStore(clock=lambda: loop.time() - 86_400))
+        await lead("third")
+        assert len(tokens) == 3
+        assert tokens[2] > max(tokens[:2])
 
     run(test)
-
-
-async def plain() -> None:
-    pass
-
-
-async def one(term: Term) -> None:
-    pass
 
 
 async def two(term: Term, other: int) -> None:
@@ -128,10 +186,6 @@ async def named(*, term: Term) -> None:
     pass
 
 
-async def optional(*, database: str = "") -> None:
-    pass
-
-
 @pytest.mark.parametrize("function", [two, named])
 def test_parameters_that_nobody_gives(function: Any) -> None:
     """A job that takes more than the term is an error where it is written."""
@@ -139,12 +193,30 @@ def test_parameters_that_nobody_gives(function: Any) -> None:
         Leader(MemoryStore()).every("5m")(function)
 
 
-@pytest.mark.parametrize(("function", "takes"), [(plain, False), (one, True), (optional, False)])
-def test_parameters(function: Any, takes: bool) -> None:
+def test_parameters() -> None:
     """A job is given the term if it takes an argument."""
-    leader = Leader(MemoryStore())
-    leader.every("5m", name="a")(function)
-    assert leader._jobs["a"].takes_term == takes
+    given = dict[str, Any]()
+
+    async def test(loop: VirtualLoop) -> None:
+        leader = Leader(store_of(loop), clock=loop.time)
+
+        @leader.every("5m", name="plain")
+        async def plain() -> None:
+            given["plain"] = None
+
+        @leader.every("5m", name="one")
+        async def one(term: Term) -> None:
+            given["one"] = term.name
+
+        @leader.every("5m", name="optional")
+        async def optional(*, database: str = "") -> None:
+            given["optional"] = database
+
+        async with leader.running():
+            await asyncio.sleep(1)
+
+    run(test)
+    assert given == {"plain": None, "one": "one", "optional": ""}
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -184,14 +184,20 @@ def test_a_job_that_swallows_its_cancellation() -> None:
 )
 def test_intervals(interval: Any, seconds: int) -> None:
     """They are texts with a unit, seconds, or timedeltas."""
-    leader = Leader(MemoryStore())
+    began = list[float]()
 
-    @leader.every(interval)
-    async def job() -> None:
-        pass
+    async def test(loop: VirtualLoop) -> None:
+        leader, start = Leader(store_of(loop), clock=loop.time, lease=seconds), loop.time()
 
-    (made,) = leader._jobs.values()  # pyright: ignore[reportPrivateUsage] - nothing else shows it
-    assert made.interval == seconds
+        @leader.every(interval)
+        async def job() -> None:
+            began.append(loop.time() - start)
+
+        async with leader.running():
+            await asyncio.sleep(seconds + 1)
+
+    run(test)
+    assert began == pytest.approx([0, seconds], abs=0.01)
 
 
 async def coroutine() -> None:

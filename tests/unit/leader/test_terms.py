@@ -17,6 +17,7 @@ from redis_sessions import (
     StoreUnavailableError,
 )
 from redis_sessions.leader import Leader, Term
+from redis_sessions.stores.leases import leases_of
 from tests.support.virtual_time import VirtualLoop, run
 from tests.unit.leader.processes import LEASE, Process, Register, store_of
 
@@ -55,6 +56,16 @@ def test_one_after_the_other() -> None:
 
 def loop_start(tokens: list[int]) -> float:
     return tokens[0] / 1e6
+
+
+async def test_a_run_after_the_clock_was_set_back() -> None:
+    """The next run begins an interval later at most, and not when the clock is there again."""
+    now = [1_800_000_000.0]
+    leases = leases_of(MemoryStore(clock=lambda: now[0]))
+    await leases.acquire(NAME, "a", LEASE, "here", 0)
+    assert await leases.begin(NAME, "a", "run 1", 60) == 0
+    now[0] -= 86_400
+    assert await leases.begin(NAME, "a", "run 2", 60) == 60
 
 
 @pytest.mark.parametrize("blocks", [False, True])

@@ -122,6 +122,24 @@ async def test_it_ends_sooner_than_before(at: Live) -> None:
     assert 50 < watched.left() < 61
 
 
+async def test_it_is_over_sooner_than_when_it_was_loaded(at: Live) -> None:
+    """What the connection's own session still says doesn't count then."""
+    token = await at.begin({"user_id": "alice"})
+    session = await at.load(token)
+    watched = Watched(at, session)
+    at.clock.now = at_end(session) - 1000
+    other = await at.load(token)
+    other.expire_in(1)
+    await at.commit(other)
+    sealed = await at.store.load(id_of(token))
+    at.clock.advance(0.995)
+    watched.store.tell(sealed)
+    watched.first = watched.timer
+    at.clock.advance(0.005)
+    await watched.until_it_looked()
+    assert watched.ended == [Reject.EXPIRED]
+
+
 @pytest.mark.parametrize("sealed", [b"", b"\0" * 33, b"\xff" * 33, b"\1" + bytes(500), bytes(20)])
 async def test_bytes_of_somebody_else(at: Live, sealed: bytes) -> None:
     """Whatever is stored, it is told as an end, once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,11 +13,13 @@ from redis_sessions.stores.protocols import Commit
 from tests.support.near import (
     LONG,
     MINUTE,
+    Told,
     copy,
     ended,
     kept,
     new_id,
     record,
+    served_at_most,
     soon,
     store_on,
     stored,
@@ -107,6 +110,28 @@ async def test_40_another_process_writes_after_a_repeated_commit(
     assert copy(store, id) == value
     await stored(other, id, value)
     await soon(lambda: copy(store, id) is None)
+
+
+async def test_a_server_whose_table_of_keys_is_full(
+    store: RedisStore, other: RedisStore, server: Server
+) -> None:
+    """It forgets who has read which key, and tells of that, also while it serves this very link."""
+    ids = [new_id() for _ in range(20)]
+    values = [await stored(other, id) for id in ids]
+    with Wire(server.port) as redis:
+        redis.ask("CONFIG", "SET", "tracking-table-max-keys", 5)
+        try:
+            told = [Told(store, id) for id in ids]
+            for each, value in zip(told, values, strict=True):
+                await each.until(value)
+            # The second command comes with the first one, and finds the table too full.
+            await asyncio.gather(*map(store.load, ids), stored(store, new_id()))
+            values = [await stored(other, id, old) for id, old in zip(ids, values, strict=True)]
+            for id, each, value in zip(ids, told, values, strict=True):
+                await each.until(value)
+                await served_at_most(store, id, value)
+        finally:
+            redis.ask("CONFIG", "SET", "tracking-table-max-keys", 1_000_000)
 
 
 @pytest.mark.parametrize("how", ["by its own end", "by another's end", "del", "expiry"])

@@ -24,7 +24,7 @@ from redis_sessions.testing import Clock, store_session
 from tests.support.asgi import COOKIE, Reply, ask, cookie, scope_of
 from tests.support.stores import NearStore
 from tests.unit.near_copies.near import HINT, Processes, adding, hint_in, hints
-from tests.unit.setting import KEY, START
+from tests.unit.setting import DUE, KEY, START
 
 
 async def test_the_store_is_not_asked(at: Processes) -> None:
@@ -86,6 +86,23 @@ async def test_whoever_changes_a_session_is_hinted(at: Processes) -> None:
     assert hints(reply) == []
 
 
+async def test_what_was_saved_before_a_touch_is_hinted(at: Processes) -> None:
+    """A response that only touches the session has no hint, unless its request has saved data."""
+    token = await at.begin(n=1)
+
+    async def save(session: Session) -> None:
+        session["n"] = 2
+        await session.save()
+        at.clock.advance(DUE)
+
+    at.clock.advance(DUE)
+    _, touching = await at.here.visit(token)
+    _, saving = await at.here.visit(token, save)
+    assert at.here.manager.counts["touched"] == 2
+    assert hints(touching) == []
+    assert await at.there.asked(at.there.visit(token, hint=hint_in(saving))) == ({"n": 2}, 1)
+
+
 async def test_a_hinted_browser_sees_what_it_stored(at: Processes) -> None:
     """After its change in another process, a browser isn't served from an older copy."""
     token = await at.begin(n=1)
@@ -145,6 +162,30 @@ async def test_what_another_origin_causes(at: Processes) -> None:
     for method in ("GET", "POST"):
         (await ask(middleware, headers, method=method)).checked()
     assert (seen, at.here.store.loads) == ([{"n": 1}, {}], before)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("refuse", [False, True])
+async def test_what_another_origin_causes_signs_nobody_in(
+    at: Processes, lazy: bool, refuse: bool
+) -> None:
+    """It is 403, as without near copies: no page of another origin may sign a browser in."""
+    token = await at.begin(n=1)
+    ran = list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        ran.append(scope["method"])
+        scope["session"].sign_in("mallory")
+        await send(START)
+        await send({"type": "http.response.body"})
+
+    choice: Any = "refuse" if refuse else "anonymous"
+    middleware = SessionMiddleware(app, manager=at.here.manager, lazy=lazy, cross_site=choice)
+    for cookies in ([], [(b"cookie", cookie(token))]):
+        headers = [*cookies, (b"sec-fetch-site", b"cross-site")]
+        reply = (await ask(middleware, headers, method="POST")).checked()
+        assert (reply.status, reply.cookies) == (403, [])
+    assert ran == ([] if refuse else ["POST", "POST"])
 
 
 async def test_clients_with_headers_ask_the_store(at: Processes) -> None:
@@ -210,6 +251,8 @@ async def test_refresh_loads_what_is_not_loaded(at: Processes) -> None:
         await session.refresh()
         return dict(session)
 
+    data, reply = await at.here.visit(token, act, lazy=True)
+    assert (data, hints(reply)) == ({"n": 1}, [])
     assert await at.here.asked(at.here.visit(token, act, lazy=True)) == ({"n": 1}, 1)
     app = FastAPI()
     app.add_middleware(SessionMiddleware, manager=at.here.manager, lazy=True)

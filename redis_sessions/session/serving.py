@@ -1,0 +1,26 @@
+"""Which request is being served."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Protocol
+
+from redis_sessions.session import threads
+from redis_sessions.session.session import Session
+
+__all__ = ["Serving", "serving"]
+
+
+class Serving(Protocol):
+    """A connection that is served, and its session."""
+
+    session: Session
+    over: bool
+    """Whether it was served, and is over."""
+
+
+serving: ContextVar[tuple[Serving, ...]] = threads.serving
+"""The connections of the request that is being served, the innermost last.
+
+Its tasks and threads see them, too. When the request is over, they stay there.
+"""
