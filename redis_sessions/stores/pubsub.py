@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from threading import Lock
@@ -39,6 +40,8 @@ _LONGEST_PAUSE: Final = 0.5
 """The most seconds between two attempts to find the servers of channels."""
 _IDLE: Final = 60.0
 """After so many seconds without a listener, the connections are closed."""
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at a Cluster's map."""
 _SILENCE: Final = 60.0
 """Seconds between two warnings."""
 _REDIRECTED: Final = (errors.AskError, errors.ClusterDownError, errors.TryAgainError)
@@ -85,6 +88,7 @@ class RedisPubSub:
 
     In a Cluster, and behind Sentinels, another server may take the place of one. Publishers may
     notice this some seconds later than listeners. So after a loss listeners are told of it twice.
+    A node of a Cluster that is a replica by now takes subscriptions, too: see `_look`.
     """
 
     def __init__(self, servers: Servers, timeout: float, kind: Kind) -> None:
@@ -106,6 +110,8 @@ class RedisPubSub:
         self._plain_until = float("-inf")
         self._logs_from = float("-inf")
         self._resting: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
         me = WeakMethod(self._note_moved)  # the servers mustn't hold what has them
 
         def on_moved(slots: Container[int]) -> None:
@@ -182,11 +188,13 @@ class RedisPubSub:
         """Close all connections. Nobody is told anything any more."""
         self._channels.clear()
         self._unplaced.clear()
-        if self._resting is not None:
-            self._resting.cancel()
-        if self._placing is not None:
-            self._placing.cancel()
-            await asyncio.wait([self._placing])
+        for timer in (self._resting, self._next_look):
+            if timer is not None:
+                timer.cancel()
+        for each in (self._placing, self._looking):
+            if each is not None:
+                each.cancel()
+                await asyncio.wait([each])
         for task, _ in list(self._opening.values()):
             task.cancel()
             await asyncio.wait([task])
@@ -205,6 +213,18 @@ class RedisPubSub:
         self._unplaced.update(dict.fromkeys(names))
         if self._placing is None or self._placing.done():
             self._placing = self._loop.create_task(self._place(), context=Context())
+        if self._cluster and self._next_look is None:
+            self._next_look = call_later(_LOOK_EVERY, self, RedisPubSub._look)
+
+    def _look(self) -> None:
+        """Fetch the map, again and again while somebody listens. `_note_moved` is told."""
+        self._looking = self._loop.create_task(self._renew_map(), context=Context())
+
+    async def _renew_map(self) -> None:
+        with suppress(StoreError):  # those whose requests need it are told
+            await self._servers.primary_of("", fresh=True)
+        again = bool(self._channels)
+        self._next_look = call_later(_LOOK_EVERY, self, RedisPubSub._look) if again else None
 
     async def _place(self) -> None:
         while self._unplaced:

@@ -215,6 +215,10 @@ async def test_a_channel_that_is_just_being_left(
     """
     monkeypatch.setattr(pubsub, "BOUND", 60)
     name, heard = "session:msg:0", asyncio.Event()
+
+    def told(*_: object) -> None:
+        heard.set()
+
     async with store_on(as_app(proxy.url), timeout=2.5) as store, store_on(behind.url) as other:
         channels = store.channels()
         proxy.hold(name.encode())
@@ -223,7 +227,7 @@ async def test_a_channel_that_is_just_being_left(
         first.cancel()
         await soon(lambda: not subscribers(behind))
         proxy.freeze(replies=False)
-        second = asyncio.create_task(channels.subscribe([name], lambda *_: heard.set()))
+        second = asyncio.create_task(channels.subscribe([name], told))
         (subscriber,) = subscribers_of(store)
         await soon(lambda: unanswered(subscriber) == ["subscribe", "unsubscribe", "subscribe"])
         proxy.release(name.encode())
@@ -298,6 +302,21 @@ async def test_a_right_is_missing(
         finally:
             client.execute_command("ACL", "DELUSER", name)
             client.execute_command("ACL", "LOG", "RESET")
+
+
+async def test_a_node_that_is_a_replica_by_now(
+    cluster_topology: topology.ClusterTopology, prefix: str
+) -> None:
+    """It takes subscriptions, too, and hears nothing while the primary can't reach it."""
+    async with store_on(cluster_topology.url, prefix) as store:
+        channels, name = store.channels(), f"{prefix}msg:0"
+        (await channels.subscribe([f"{prefix}msg:1"], nothing))()  # so the map is known
+        before = cluster_topology.slot_owner(name)
+        (now,) = cluster_topology.replicas_of(before)
+        await asyncio.to_thread(cluster_topology.failover, now)
+        stop = await channels.subscribe([name], nothing)
+        await soon(lambda: now.ask("PUBSUB", "SHARDNUMSUB", name)[1] == 1)
+        stop()
 
 
 @pytest.mark.skipif("redis62" not in SERVERS, reason="no Redis 6.2 is here")
