@@ -268,19 +268,20 @@ class SessionMiddleware:
             trouble: StoreError | None = None
             before: Stored | None = None
             first = setup.first if objection is None else None
-            if first is COPIES:
+            if first is STORE:
+                if is_one(tokens):
+                    try:
+                        sealed = await setup.backend.store.load(tokens[0][ID])
+                    except StoreError as exc:
+                        strip(exc)
+                        trouble = exc
+                    else:
+                        session = stored_session(setup, scope, tokens[0], sealed)
+                        del sealed  # it isn't needed while the application runs
+            elif first is COPIES:
                 session = near_session(setup, scope, tokens, hint)
                 if session is not None:
                     before = state_of(session).stored
-            elif first is STORE and is_one(tokens):
-                try:
-                    sealed = await setup.backend.store.load(tokens[0][ID])
-                except StoreError as exc:
-                    strip(exc)
-                    trouble = exc
-                else:
-                    session = stored_session(setup, scope, tokens[0], sealed)
-                    del sealed  # it isn't needed while the application runs
             near = before is not None
             connection = Connection(setup, scope, send, tokens, session, hint, before, near)  # pyright: ignore[reportArgumentType] - None is NONE_YET
             on_send: Send = connection.on_send
@@ -303,7 +304,7 @@ class SessionMiddleware:
                 else:
                     await connection.load()
             session, others = connection.session, scope.get("session")
-            connection.enter(outer, others)
+            served = connection.enter(outer, others)
             try:
                 await app(scope, receive, on_send)
                 late = connection.failure is not None or not connection.started
@@ -326,7 +327,7 @@ class SessionMiddleware:
                     if connection.live is not None:
                         await connection.live.finish()
                 finally:  # else the collector wouldn't find the circle that `leave` opens
-                    connection.leave()
+                    connection.leave(served)
                     # Otherwise the session stays there. A mounted application may have put one of
                     # its own there, which its event handlers read long after the response.
                     if others is not None:

@@ -29,7 +29,7 @@ from redis_sessions.session.context import Peer
 from redis_sessions.session.outcome import NOTHING, Answer
 from redis_sessions.session.placeholder import Unloaded, load_into
 from redis_sessions.session.record import Stored
-from redis_sessions.session.serving import serving
+from redis_sessions.session.serving import Served, serving
 from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import ANYWHERE, LIVE, UNAVAILABLE, Bound
 from redis_sessions.session.token import SessionToken
@@ -228,11 +228,11 @@ class Connection(msgspec.Struct, eq=False):
 
     # -- the scope
 
-    def enter(self, outer: Connections | None, before: Any) -> None:
+    def enter(self, outer: Connections | None, before: Any) -> Served:
         """Put the session into the scope, which serves this connection until `leave`.
 
         `outer` and `before` are what the middlewares around this one have put there: ours, and
-        another library's.
+        another library's. Returns what `leave` takes.
         """
         scope, session = self.scope, self.session
         if self.setup.touch is not None:
@@ -242,9 +242,9 @@ class Connection(msgspec.Struct, eq=False):
             self.send = send_outside(scope, before, self.send)
         scope["session"] = session
         scope[SCOPE_KEY] = connections = (*outer, self) if outer else (self,)
-        serving.set(connections)  # nothing resets it: who looks leaves out what is over
+        return serving.set(connections)
 
-    def leave(self) -> None:
+    def leave(self, served: Served) -> None:
         """End the request. It breaks the circles of references, so that nothing is left to `gc`.
 
         The scope stays with whoever looks at it later. So does this, as a server's own object for
@@ -255,6 +255,10 @@ class Connection(msgspec.Struct, eq=False):
         if self.live is not None:
             self.live.send = _too_late
         state_of(self.session).request.context = None
+        try:  # noqa: SIM105 - on every request
+            serving.reset(served)
+        except ValueError:
+            pass  # a coroutine that is closed from outside runs in another context
 
     # -- the commit
 

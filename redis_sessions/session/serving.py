@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Protocol
 
 from redis_sessions.session import threads
 from redis_sessions.session.session import Session
 
-__all__ = ["Serving", "serving"]
+__all__ = ["Served", "Serving", "serving"]
 
 
 class Serving(Protocol):
@@ -22,5 +22,8 @@ class Serving(Protocol):
 serving: ContextVar[tuple[Serving, ...]] = threads.serving
 """The connections of the request that is being served, the innermost last.
 
-Its tasks and threads see them, too. When the request is over, they stay there.
+Its tasks and threads see them, too, and may outlast it.
 """
+
+Served = Token[tuple[Serving, ...]]
+"""What `serving.set` returns, and `serving.reset` takes."""
