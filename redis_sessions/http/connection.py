@@ -135,6 +135,8 @@ class Connection(msgspec.Struct, eq=False):
         For "error", a placeholder raises the error as soon as it is used. For "anonymous", the
         session is empty, and can't be stored.
         """
+        # Who raises it makes a copy. Its own traceback would lead to this request, which has it.
+        why = why.with_traceback(None)
         choice = "error" if self.over else self.setup.choice(self.scope)
         backend = self.setup.backend
         if isinstance(why, StoreUnavailableError):

@@ -168,16 +168,17 @@ PATHS: Final = [
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 async def test_one_middleware(at: Edge, options: dict[str, Any]) -> None:
     """With a session and without, of this origin and of another, with the store and without."""
+    options = {"on_unavailable": "anonymous", **options}
     app = SessionMiddleware(Starlette(routes=ROUTES), manager=at.manager, **options)
     for path in PATHS:
         kind = "websocket" if path == "/talk" else "http"
         mine: Headers = [(b"cookie", cookie(await at.begin(ALICE)))]
         assert not await is_left(app, path, mine, kind=kind), path
         assert not await is_left(app, path, [], kind=kind), path
-        if path in ("/read", "/change", "/sign_in"):
+        if path == "/read":
             assert not await is_left(app, path, [*mine, FOREIGN], method="POST"), path
         at.away.away = True
-        if path not in ("/refresh", "/change_late", "/stream"):
+        if path in ("/read", "/stream", "/nowhere"):  # no error is raised, which has circles itself
             assert not await is_left(app, path, mine, kind=kind), path
         at.away.away = False
 
