@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from redis_sessions import RedisStore, StoreUnavailableError
-from redis_sessions.connect.nodes import PATIENCE
 from redis_sessions.testing import topology
 from tests.integration.cluster_slots import id_in, slots_of
 from tests.support.deployments import until
-from tests.support.servers import app_user, as_app, as_user
+from tests.support.servers import app_user, as_app
 
 
 @pytest.fixture(scope="module")
@@ -68,49 +67,6 @@ async def test_a_slot_that_nobody_has_for_a_moment(
     assert await loading is None
     await asyncio.to_thread(running.wait_ready)
     await store.close()
-
-
-async def test_a_moment_that_begins_long_after_trouble(
-    running: topology.ClusterTopology, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A map that couldn't be fetched lacked no slots: the load waits for the next one as ever."""
-    node, slot = running.primaries[0], slots_of(running, running.primaries[0])[0]
-    for each in running.nodes:
-        each.ask("ACL", "SETUSER", "other", "on", ">sesame", "~*", "+@all")
-    store = RedisStore(as_user(running.url, "other:sesame"), prefix=prefix, timeout=2.5)
-    await store.connect()
-    for each in running.nodes:
-        each.ask("ACL", "SETUSER", "other", "-cluster")
-    with monkeypatch.context() as patched:
-        patched.setattr("redis_sessions.connect.slots._REFRESH_EVERY", 0)
-        await store.connect()  # it knows a map, and fetches none
-    for each in running.nodes:
-        each.ask("ACL", "SETUSER", "other", "+cluster")
-    loop = asyncio.get_running_loop()
-    over = loop.time() + store.timeout * PATIENCE
-
-    async def passed() -> bool:
-        return loop.time() > over
-
-    await until(passed)
-    for each in running.nodes:
-        each.ask("CLUSTER", "DELSLOTS", slot)
-        each.ask("CONFIG", "RESETSTAT")
-
-    async def asked() -> bool:
-        every = [each.ask("INFO", "commandstats") for each in running.nodes]
-        return any("cmdstat_cluster|slots" in said for said in every)
-
-    try:
-        loading = asyncio.ensure_future(store.load(id_in(range(slot, slot + 1), store.prefix)))
-        await until(asked)
-    finally:
-        node.ask("CLUSTER", "ADDSLOTS", slot)
-    assert await loading is None
-    await asyncio.to_thread(running.wait_ready)
-    await store.close()
-    for each in running.nodes:
-        each.ask("ACL", "DELUSER", "other")
 
 
 async def test_a_node_that_lacks_a_slot(running: topology.ClusterTopology, prefix: str) -> None:
