@@ -145,8 +145,10 @@ class Expiry:
     def wrap_report(self, report: Callable[..., None]) -> Callable[..., None]:
         """Returns what takes the place of `Backend.report`, which each end of a session calls."""
 
-        def told(name: str, reason: str | None = None, id: str | None = None, *more: Any) -> None:
-            report(name, reason, id, *more)
+        def told(
+            name: str, reason: str | None = None, id: str | None = None, *more: Any, **by: Any
+        ) -> None:
+            report(name, reason, id, *more, **by)
             if name == "ended" and id is not None:
                 self.write(self.schedule.end(id))
 

@@ -119,3 +119,11 @@ async def test_a_revocation_waits_for_its_notes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(schedule_of(at.store), "end", end)
     assert await at.manager.revoke_all("alice") == 3
     assert sorted(ended) == sorted(ids)
+
+
+async def test_a_rejected_token_is_no_session() -> None:
+    """With `on_expired=`, too, a cookie that is no token is an event, and the page is served."""
+    at = Expiring()
+    reply = await at.request(lambda session: session.get("n"), "no token")
+    assert (reply.error, reply.status) == (None, 200)
+    assert at.reported("rejected") == ["malformed token"]
