@@ -84,7 +84,7 @@ def install(file: Path, where: Path) -> Path:
     python = where / "bin" / "python"
     name = f"redis-sessions[{EXTRAS}] @ {file.as_uri()}"
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python]
-    versions = ["--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS]
+    versions = ("--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS)
     run([*pip, "install", "--quiet", "--no-compile", *versions, name], where)
     run([*pip, "check"], where)
     return python

@@ -1,4 +1,4 @@
-"""What `make` installs doesn't depend on the day, and what its scripts do when they are disturbed."""
+"""What `make` installs, which doesn't depend on the day, and what its scripts do."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from tests.support import ROOT
 
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FILES: Final = ("constraints.txt", "constraints-lowest.txt")
+
+_PIN: Final = re.compile(r"[a-z0-9-]+==[\w.]+( ; [\w.<>=!' ()]+)?")
+_BOUNDED: Final = re.compile(r""" *["'][\w-]+(\[.*\])?[^;"']*(<|~=|==)""")
 
 
 def _lines(file: str) -> list[str]:
@@ -61,9 +64,8 @@ def test_constraints_are_versions_only(file: str) -> None:
     """They name no index, no path and no extra: only exact versions, and when they hold."""
     lines = _lines(file)
     assert len(lines) > 100
-    assert [x for x in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; [\w.<>=!' ()]+)?", x)] == []
-    comments = [x for x in (ROOT / file).read_text().splitlines() if x.startswith("#")]
-    assert [x for x in comments if "/" in x] == []
+    assert [line for line in lines if not _PIN.fullmatch(line)] == []
+    assert "/" not in (ROOT / file).read_text()
 
 
 def test_make_installs_by_constraints() -> None:
@@ -78,7 +80,7 @@ def test_make_installs_by_constraints() -> None:
 def test_an_upper_bound_has_its_reason() -> None:
     """A comment stands beside each requirement that excludes later versions."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
-    bounds = [line for line in lines if re.match(r""" *["'][\w-]+(\[.*\])?[^;"']*(<|~=|==)""", line)]
+    bounds = [line for line in lines if _BOUNDED.match(line)]
     assert [line for line in bounds if "#" not in line] == []
 
 
@@ -86,7 +88,7 @@ def test_versions_that_differ_are_told(tmp_path: Path) -> None:
     """`make test-newest` begins with a table of them, which `scripts/versions.py` prints."""
     file = tmp_path / "constraints.txt"
     file.write_text(f"# made up\npytest==0.1\nredis=={version('redis')}\n")
-    program = [sys.executable, ROOT / "scripts" / "versions.py", file]
+    program = (sys.executable, ROOT / "scripts" / "versions.py", file)
     said = subprocess.run(program, capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in said.splitlines()]
     assert ["pytest", "0.1", version("pytest")] in rows
@@ -115,7 +117,7 @@ def test_a_folder_that_vanishes_is_no_file_afterwards(tmp_path: Path) -> None:
         (programs / name).write_text(f"#!/bin/sh\n{does}\n")
         (programs / name).chmod(0o755)
 
-    command = [ROOT / "scripts" / "servers", servers]
+    command = (ROOT / "scripts" / "servers", servers)
     done = subprocess.run(command, env={"PATH": str(programs)}, capture_output=True, check=False)
     assert not servers.is_file()
     if not Path("/usr/sbin/nginx").exists():  # else nothing is fetched
