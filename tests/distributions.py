@@ -4,7 +4,7 @@
 
 The wheel is built from the sdist. Each goes into an environment of its own, where this folder
 isn't: the package is imported there, the command runs, and pyright finds all public names typed.
-dist/ also gets an SBOM of what an installation consists of today.
+What it depends on has the versions of constraints.txt, of which dist/ also gets an SBOM.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any, Final
 from tests.support import ROOT, VENV
 
 DIST: Final = ROOT / "dist"
+CONSTRAINTS: Final = ROOT / "constraints.txt"
 EXTRAS: Final = "fastapi,cli"
 PYRIGHT: Final = {"PYRIGHT_PYTHON_GLOBAL_NODE": "off", "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
 
@@ -83,7 +84,8 @@ def install(file: Path, where: Path) -> Path:
     python = where / "bin" / "python"
     name = f"redis-sessions[{EXTRAS}] @ {file.as_uri()}"
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python]
-    run([*pip, "install", "--quiet", "--no-compile", name], where)
+    versions = ("--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS)
+    run([*pip, "install", "--quiet", "--no-compile", *versions, name], where)
     run([*pip, "check"], where)
     return python
 

@@ -25,10 +25,13 @@ def test_the_lowest_versions_are_tested() -> None:
         assert parts, requirement
         bounds[parts[1]] = parts[2]
     lines = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
-    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = [line for line in lines if not line.startswith("#")]
+    tested = dict(line.split("==") for line in pins)
 
     for name, bound in bounds.items():
         assert _numbers(tested[name]) == _numbers(bound), name
+    # `make constraints` adds what goes together with them: this is installed.
+    assert {*pins} <= {*(ROOT / "constraints-lowest.txt").read_text().splitlines()}
 
 
 def _numbers(version: str) -> list[int]:

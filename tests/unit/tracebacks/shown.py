@@ -77,9 +77,7 @@ def _by_sentry(exc: BaseException) -> Iterator[str]:
     client = sentry_sdk.Client(
         dsn="https://key@localhost/1",
         before_send=lambda event, _: events.append(event),
-        include_local_variables=True,
         default_integrations=False,
-        event_scrubber=None,
         max_value_length=100_000,
     )
     with sentry_sdk.new_scope() as scope:
