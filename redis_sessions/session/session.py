@@ -163,8 +163,9 @@ class Session(dict[str, Any]):
         services, state, proved = self._services, self._state, checked_methods(methods)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
-        is_anothers = state.is_anothers(str(value), services.keyring)
-        is_present = self._signed_in() == str(value)
+        whose = str(value)
+        is_anothers = state.is_anothers(whose, services.keyring)
+        is_present = self._signed_in() == whose
         names = None if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
@@ -174,7 +175,7 @@ class Session(dict[str, Any]):
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        state.prove(str(value), proved, names)
+        state.prove(whose, proved, names)
 
     @stripped
     def sign_out(self) -> None:

@@ -206,6 +206,19 @@ def test_what_was_put_aside_is_still_its_users() -> None:
     assert again.besides(aside).aliases == aside.aliases
 
 
+@pytest.mark.parametrize("before", [None, "alice", "bob"])
+async def test_a_dotted_path(before: str | None) -> None:
+    """Whoever signs in under one has the aliases and the methods that were given."""
+    at = Setting(principal="user.id")
+    token = await at.begin({"cart": 1} if before is None else {"user": {"id": before}})
+    session = await at.load(token)
+    session.sign_in("alice", methods=["pwd"], aliases=SID)
+    token = token_of(await at.commit(session))
+    assert (await at.load(token)).authentication_methods == ("pwd",)
+    assert await names(at, token) == ["sid=s-1"]
+    assert await at.manager.revoke_by("sid", "s-1") == 1
+
+
 async def test_saved_before_the_response(at: Setting) -> None:
     """`save()` leaves the sign-in, and so its aliases, to the response."""
     session = await at.load(None)
