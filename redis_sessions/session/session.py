@@ -128,12 +128,12 @@ class Session(dict[str, Any]):
         """Who is signed in, always as a str. None if nobody is."""
         return self._services.principal_of(self)
 
-    def _signed_in(self) -> str | None:
-        """As `principal`. None also for data that name no principal."""
+    def _signed_in(self, otherwise: str | None = None) -> str | None:
+        """As `principal`. `otherwise`: for data that name no principal, or can't be encoded yet."""
         try:
             return self.principal
         except Exception:  # noqa: BLE001 - a callable may raise anything, and the commit raises it
-            return None
+            return otherwise
 
     # -- what a handler wants of it; none of these does I/O
 
@@ -209,7 +209,8 @@ class Session(dict[str, Any]):
 
         `methods`: how, this time, by the names of RFC 8176. They take the place of those of before.
         """
-        self._state.prove(self._signed_in(), checked_methods(methods))
+        state = self._state
+        state.prove(self._signed_in(state.principal), checked_methods(methods))
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:
