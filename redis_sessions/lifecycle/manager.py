@@ -376,7 +376,14 @@ class SessionManager:
                 load = context.asking_sources(load)
             if self._backend.reporter.personal:
                 load = loading.telling(load, state_of(session).peer)
-            await loading.load_in_turn(session, load)
+            try:
+                await loading.load_in_turn(session, load)
+            except StoreError as exc:
+                if context is None:
+                    raise
+                context.go_on_without(exc)
+                if session.__class__ is Unloaded:
+                    raise
             return
         state = state_of(session)
         await state.others()
