@@ -358,8 +358,8 @@ class SessionManager:
             session.sign_in(claims["sub"], aliases={"sid": claims["sid"]})
             await manager.revoke_by("sid", claims["sid"])  # later, in any process
 
-        It ends them as `revoke_all()` ends a principal's. Raises `ConfigurationError` for what
-        `sign_in()` doesn't take as an alias.
+        It ends them as `revoke_all()` ends a principal's. Raises `AliasError`, a `ValueError`, for
+        a value that `sign_in()` doesn't take, and `ConfigurationError` for such a name.
         """
         return await revocation.revoke_by(self._backend, name, value)
 

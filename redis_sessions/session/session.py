@@ -153,7 +153,8 @@ class Session(dict[str, Any]):
 
         `aliases`: other names by which `SessionManager.revoke_by()` can end this session, such as
         `{"sid": claims["sid"]}` of an OpenID provider. At most 4. If the same user was signed in
-        already, they take the place of those of before; None leaves these as they are.
+        already, they take the place of those of before; None leaves these as they are. `AliasError`
+        for a value that is no str of 1 to 512 bytes.
 
         Data of the same user, or of nobody, stay. Data of another user are left behind: they are
         removed from this dict at once, except for what this request has assigned. Then the

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import ConfigurationError, Session, StoreUnavailableError
+from redis_sessions import AliasError, ConfigurationError, Session, StoreUnavailableError
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.keyring import SecretKey
 from redis_sessions.session.outcome import Outcome
@@ -316,6 +316,22 @@ async def test_what_is_no_alias_is_refused(at: Setting, aliases: Any) -> None:
             await at.manager.revoke_by(name, value)
         assert len(str(caught.value)) < 200
     assert at.store.asked == []
+
+
+@pytest.mark.parametrize("value", ["", "x" * 513, "ü" * 257, "\ud800", None, 7, ["s-1"], {}])
+async def test_a_value_from_outside_can_be_answered(at: Setting, value: Any) -> None:
+    """It is a `ValueError` of its own, for a 400. A wrong name is the application's mistake."""
+    session = await at.load(None)
+    with pytest.raises(AliasError) as caught:
+        session.sign_in("alice", aliases={"sid": value})
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, ConfigurationError)
+    with pytest.raises(AliasError):
+        await at.manager.revoke_by("sid", value)
+    assert (dict(session), at.store.asked) == ({}, [])
+    with pytest.raises(ConfigurationError) as wrong:
+        await at.manager.revoke_by("s-id", "s-1")
+    assert not isinstance(wrong.value, AliasError)
 
 
 async def test_the_longest_alias(at: Setting) -> None:
