@@ -3,6 +3,7 @@
 from redis_sessions.authentication import SessionAuthBackend
 from redis_sessions.cache import Cache
 from redis_sessions.errors import (
+    AliasError,
     ConfigurationError,
     CrossSiteError,
     LeadershipLostError,
@@ -38,6 +39,7 @@ from redis_sessions.stores import (
 )
 
 __all__ = [
+    "AliasError",
     "Answer",
     "Cache",
     "Commit",

@@ -2,6 +2,7 @@
 
     SessionError
     ├── ConfigurationError        options that can't work; raised where they are written
+    │   └── AliasError            a text from outside can't be an alias' value; a ValueError, too
     ├── SessionEncodeError        a value can't be stored (500, since it is a bug)
     ├── SessionConflictError      others changed the session until the deadline passed (409)
     ├── SessionGoneError          another request ended or rotated the session
@@ -19,6 +20,7 @@ from __future__ import annotations
 import asyncio
 
 __all__ = [
+    "AliasError",
     "ConfigurationError",
     "CrossSiteError",
     "LeadershipLostError",
@@ -38,6 +40,13 @@ class SessionError(Exception):
 
 class ConfigurationError(SessionError):
     """A configuration that can't work. The message says what to write instead."""
+
+
+class AliasError(ConfigurationError, ValueError):
+    """The value of an alias that can't be one: it isn't a str, is empty, or has over 512 bytes.
+
+    It often comes from outside, such as in a provider's token. Catch this, and answer 400.
+    """
 
 
 class SessionEncodeError(SessionError):

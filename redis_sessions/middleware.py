@@ -171,7 +171,7 @@ class SessionMiddleware:
             transports = transports_of(transport, cookie)
             only = transports.all[0] if len(transports.all) == 1 else None
             backend = backend_of(self.manager)
-            # A manager with a load() of its own wants to be called for each session.
+            # A manager with a load() of its own is called for each session: no copy goes past it.
             loads = getattr(self.manager.load, "__func__", None) is SessionManager.load
             copies = backend.copies if loads else None
             accepting = accepting_of(accept, transports.all, backend)
@@ -196,7 +196,7 @@ class SessionMiddleware:
                 binding=bind_to(binding),
                 touch=touch_by(touch),
                 lazy=lazy,
-                replicas=replicas,
+                replicas=replicas and loads,
                 personal=backend.reporter.personal,
                 copies=copies,
                 end_sockets=end_sockets and backend.watchable is not None,

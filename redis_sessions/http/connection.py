@@ -120,8 +120,7 @@ class Connection(msgspec.Struct, eq=False):
             load = loading.telling(load, self.peer)
         try:
             if session is NONE_YET:
-                bound = ANYWHERE if setup.binding is None else self._bound()
-                self.session = session = await load(self.tokens, bound=bound)
+                self.session = session = await load(self.tokens, bound=self._bound())
                 if setup.hints:
                     self.stored_before = state_of(session).stored
             else:
@@ -169,15 +168,13 @@ class Connection(msgspec.Struct, eq=False):
 
     def _bound(self) -> Bound:
         """What a session of this connection is bound to."""
-        binding = self.setup.binding
-        return ANYWHERE if binding is None else bound_by(binding, self.scope)
+        return ANYWHERE if self.setup.binding is None else bound_by(self.setup.binding, self.scope)
 
     def _stand_in(self, why: SessionError) -> None:
         """Put a placeholder there that raises `why` when it is used."""
         session = self.session
         if session is NONE_YET:
-            backend, bound = self.setup.backend, self._bound()
-            self.session = loading.unloaded(backend, self.tokens, why, bound)
+            self.session = loading.unloaded(self.setup.backend, self.tokens, why, self._bound())
         else:
             state = state_of(session)
             state.why, state.status = why, UNAVAILABLE
@@ -193,6 +190,11 @@ class Connection(msgspec.Struct, eq=False):
         self.raised = as_http(error)
         self.tell_objection()
         return self.raised
+
+    def answer_to(self, error: SessionError) -> SessionError:
+        """An error of the manager's. It has an HTTP status unless a response has begun."""
+        begun = self.over or self.is_socket or self.started or self.held is not None
+        return error if begun else as_http(error)
 
     def tell_objection(self) -> None:
         """Report and log, once, that another origin caused this request, if it did."""
@@ -346,10 +348,9 @@ class Connection(msgspec.Struct, eq=False):
     def start(self, held: Message, answer: Answer) -> Message:
         """The response's first message, with what the client is told about its session."""
         state, headers = state_of(self.session), self.headers
-        request = state.request
-        self.started = request.late = True
+        self.started = state.request.late = True
         # The application may have read a loaded session from the scope, where nobody notices it.
-        if request.accessed or state.stored is not None or answer is not NOTHING:
+        if state.request.accessed or state.stored is not None or answer is not NOTHING:
             add_vary(headers, self.setup.vary)
         if answer is not NOTHING:
             self._tell(answer, headers)
@@ -385,8 +386,7 @@ class Connection(msgspec.Struct, eq=False):
         """
         if self.setup.transport is not None:
             return self.setup.transport
-        none_yet = self.session is NONE_YET
-        opened = () if none_yet else state_of(self.session).request.tokens
+        opened = () if self.session is NONE_YET else state_of(self.session).request.tokens
         return self.setup.transports.answering(self.scope, opened or self.tokens)
 
 

@@ -21,22 +21,18 @@ from redis_sessions.errors import (
 
 __all__ = ["HttpError", "as_http", "find_session_error"]
 
-_RETRY_AFTER: Final = "1"
+_HEADERS: Final = {"Retry-After": "1", "Cache-Control": "no-store"}
 
 
 class _UnavailableError(StoreUnavailableError, HTTPException):
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        HTTPException.__init__(
-            self, 503, "The session store is unavailable", {"Retry-After": _RETRY_AFTER}
-        )
+        HTTPException.__init__(self, 503, "The session store is unavailable", {**_HEADERS})
 
 
 class _UnreplicatedError(ReplicationError, HTTPException):
     def __init__(self) -> None:
-        HTTPException.__init__(
-            self, 503, "The session isn't replicated yet", {"Retry-After": _RETRY_AFTER}
-        )
+        HTTPException.__init__(self, 503, "The session isn't replicated yet", {**_HEADERS})
 
 
 class _ConflictError(SessionConflictError, HTTPException):

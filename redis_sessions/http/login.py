@@ -31,8 +31,11 @@ _ABSOLUTE: Final = re.compile(r"https?://([^/?#\\]+)(.*)", re.IGNORECASE)
 # Control characters, and the halves of characters, which have no encoding.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # Two slashes begin the name of a host. Browsers take a backslash for a slash. They remove "." and
-# ".." segments before they ask for a path, and what is left of "/.//host" has two slashes.
-_LOCAL: Final = re.compile(r"(?![^?#]*/(?:\.|%2e){1,2}(?:[/\\?#]|$))/(?![/\\\s])", re.IGNORECASE)
+# ".." segments before they ask for a path, and what is left of "/.//host" has two slashes. They
+# also remove tabs and line ends, and control characters and spaces at the end.
+_LOCAL: Final = re.compile(r"(?!.*[/\\]\.{1,2}(?:[/\\?#]|[\0- ]*$))/(?![/\\\s])[^\t\n\r]*")
+_MOST_ENCODINGS: Final = 4
+"""How often a path may be percent-encoded, one encoding around the other."""
 
 
 def safe_next(connection: HTTPConnection, value: object = None, *, default: str = "/") -> str:
@@ -42,7 +45,8 @@ def safe_next(connection: HTTPConnection, value: object = None, *, default: str 
 
     `value`: this text instead, such as a form's field. An absolute URL counts if its host is the
     one that was asked, and its path is returned. `default` is returned, as it is, for anything
-    else: no text, another site (OWASP: Unvalidated Redirects), or more than 2,000 characters.
+    else: no text, another site (OWASP: Unvalidated Redirects), a path that would lead to one if
+    somebody decoded it first, or more than 2,000 characters.
     """
     if value is None:
         value = connection.query_params.get("next")
@@ -59,15 +63,24 @@ def _on_this_site(url: object, headers: Headers) -> str | None:
         if absolute[1].lower() != headers.get("host", "").lower():
             return None
         path = absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
-    if not _is_local(path):
-        return None
     path = quote(path, safe=_SAFE)
-    return path if len(path) <= _LONGEST else None
+    return path if len(path) <= _LONGEST and _is_local(path) else None
 
 
-def _is_local(path: str) -> bool:
-    # Also without one level of percent-encoding, which a proxy may remove.
-    return bool(_LOCAL.match(path) and _LOCAL.match(unquote(path)))
+def _is_local(url: str) -> bool:
+    """Whether this leads to this site, also for who decodes it first, such as a proxy.
+
+    Only the path is judged. It ends at the first "?" or "#", which nobody encodes or removes. So
+    the query may hold any text.
+    """
+    path = re.split("[?#]", url, maxsplit=1)[0]
+    # Decoding leaves all else as it is. So what is wrong in between is still there at the end.
+    for _ in range(_MOST_ENCODINGS + 1):
+        decoded = unquote(path)
+        if decoded == path:
+            return url.startswith("/") and _LOCAL.fullmatch(path) is not None
+        path = decoded
+    return False
 
 
 def checked_page(page: str, name: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from redis_sessions.errors import StoreError
 from redis_sessions.events import logger
 from redis_sessions.http.connection import Connection
@@ -13,8 +11,6 @@ from redis_sessions.session.session import state_of
 from redis_sessions.tracebacks import strip
 
 __all__ = ["answer_error", "commit_failed", "commit_or_raise", "fail", "finish"]
-
-_NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 async def finish(connection: Connection) -> None:
@@ -89,9 +85,9 @@ async def answer_error(connection: Connection, error: HttpError) -> None:
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
-        _NO_STORE,
     ]
-    headers += [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+    told = {"Cache-Control": "no-store", **(error.headers or {})}
+    headers += [(name.lower().encode(), value.encode()) for name, value in told.items()]
     kind = connection.response_start
     await connection.send({"type": kind, "status": error.status_code, "headers": headers})
     await connection.send({"type": kind.replace("start", "body"), "body": body})

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from redis_sessions.errors import ConfigurationError
+from redis_sessions.errors import ConfigurationError, SessionError
 from redis_sessions.session.record import key_id, rotated_at
+from redis_sessions.session.threads import answered
 from redis_sessions.stores.enumeration import Enumerable, Found
 from redis_sessions.stores.protocols import SessionStore
 from redis_sessions.tracebacks import strip
@@ -45,11 +46,17 @@ async def sessions(
 ) -> AsyncGenerator[StoredSession, None]:
     """What `SessionManager.sessions()` gives. `clock`: seconds since the epoch."""
     try:
-        async with aclosing(_pages(store)) as pages:
-            async for page in pages:
-                now = clock()
-                for found in page:
-                    yield told(found, now)
+        try:
+            async with aclosing(_pages(store)) as pages:
+                async for page in pages:
+                    now = clock()
+                    for found in page:
+                        yield told(found, now)
+        except SessionError as exc:
+            seen = answered(exc)
+            if seen is exc:
+                raise
+            raise seen from exc
     except BaseException as exc:
         strip(exc)
         raise

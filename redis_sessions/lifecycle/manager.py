@@ -358,8 +358,8 @@ class SessionManager:
             session.sign_in(claims["sub"], aliases={"sid": claims["sid"]})
             await manager.revoke_by("sid", claims["sid"])  # later, in any process
 
-        It ends them as `revoke_all()` ends a principal's. Raises `ConfigurationError` for what
-        `sign_in()` doesn't take as an alias.
+        It ends them as `revoke_all()` ends a principal's. Raises `AliasError`, a `ValueError`, for
+        a value that `sign_in()` doesn't take, and `ConfigurationError` for such a name.
         """
         return await revocation.revoke_by(self._backend, name, value)
 
@@ -376,7 +376,14 @@ class SessionManager:
                 load = context.asking_sources(load)
             if self._backend.reporter.personal:
                 load = loading.telling(load, state_of(session).peer)
-            await loading.load_in_turn(session, load)
+            try:
+                await loading.load_in_turn(session, load)
+            except StoreError as exc:
+                if context is None:
+                    raise
+                context.go_on_without(exc)
+                if session.__class__ is Unloaded:
+                    raise
             return
         state = state_of(session)
         await state.others()

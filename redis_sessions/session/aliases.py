@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from redis_sessions.errors import ConfigurationError
+from redis_sessions.errors import AliasError, ConfigurationError
 
 __all__ = ["MOST", "alias", "checked_aliases"]
 
@@ -20,9 +20,10 @@ _NAME: Final = re.compile("[a-z0-9_]{1,32}")
 
 
 def alias(name: str, value: str) -> str:
-    """The text of an alias: its name, a NUL, and its value. Raises `ConfigurationError`.
+    """The text of an alias: its name, a NUL, and its value.
 
-    The error doesn't show the value, which is kept as secret as data.
+    Raises `ConfigurationError` for a name, and `AliasError` for a value. The error doesn't show the
+    value, which is kept as secret as data.
     """
     given: Any = name
     if not isinstance(given, str) or not _NAME.fullmatch(given):
@@ -31,16 +32,16 @@ def alias(name: str, value: str) -> str:
         )
     given = value
     if not isinstance(given, str):
-        raise ConfigurationError(
+        raise AliasError(
             f"the value of the alias {name!r} is of the type {type(given).__name__}: write a str, "
             "or leave this alias out"
         )
     try:
         size = len(given.encode())
     except UnicodeEncodeError:
-        raise ConfigurationError(f"the value of the alias {name!r} is no valid Unicode") from None
+        raise AliasError(f"the value of the alias {name!r} is no valid Unicode") from None
     if not 1 <= size <= MAX_BYTES:
-        raise ConfigurationError(
+        raise AliasError(
             f"the value of the alias {name!r} has {size} bytes: write 1 to {MAX_BYTES}"
         )
     return f"{str.__str__(name)}\0{str.__str__(value)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
-from redis_sessions.errors import SessionError
+from redis_sessions.errors import SessionError, StoreError
 from redis_sessions.session.accepted import Accepted
 from redis_sessions.session.record import Reject, Stored
 
@@ -51,6 +51,10 @@ class RequestContext(Protocol):
 
     def loaded(self, stored: Stored | None) -> None:
         """Its placeholder has become the session, of which this is stored."""
+        ...
+
+    def go_on_without(self, why: StoreError) -> None:
+        """Make of a placeholder what `on_unavailable` says, since the store is away."""
         ...
 
     def opened(self) -> OpenConnection:

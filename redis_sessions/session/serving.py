@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar, Token
 from typing import Protocol
 
+from redis_sessions.errors import SessionError
 from redis_sessions.session import threads
 from redis_sessions.session.session import Session
 
@@ -17,6 +18,10 @@ class Serving(Protocol):
     session: Session
     over: bool
     """Whether it was served, and is over."""
+
+    def answer_to(self, error: SessionError) -> SessionError:
+        """The error of a manager's method, as this connection answers it."""
+        ...
 
 
 serving: ContextVar[tuple[Serving, ...]] = threads.serving

@@ -128,12 +128,12 @@ class Session(dict[str, Any]):
         """Who is signed in, always as a str. None if nobody is."""
         return self._services.principal_of(self)
 
-    def _signed_in(self) -> str | None:
-        """As `principal`. None also for data that name no principal."""
+    def _signed_in(self, otherwise: str | None = None) -> str | None:
+        """As `principal`. `otherwise`: for data that name no principal, or can't be encoded yet."""
         try:
             return self.principal
         except Exception:  # noqa: BLE001 - a callable may raise anything, and the commit raises it
-            return None
+            return otherwise
 
     # -- what a handler wants of it; none of these does I/O
 
@@ -153,7 +153,8 @@ class Session(dict[str, Any]):
 
         `aliases`: other names by which `SessionManager.revoke_by()` can end this session, such as
         `{"sid": claims["sid"]}` of an OpenID provider. At most 4. If the same user was signed in
-        already, they take the place of those of before; None leaves these as they are.
+        already, they take the place of those of before; None leaves these as they are. `AliasError`
+        for a value that is no str of 1 to 512 bytes.
 
         Data of the same user, or of nobody, stay. Data of another user are left behind: they are
         removed from this dict at once, except for what this request has assigned. Then the
@@ -163,8 +164,9 @@ class Session(dict[str, Any]):
         services, state, proved = self._services, self._state, checked_methods(methods)
         path = services.principal.path_for("sign_in")
         value: Any = services.principal.as_stored(principal)
-        is_anothers = state.is_anothers(str(value), services.keyring)
-        is_present = self._signed_in() == str(value)
+        whose = str(value)
+        is_anothers = state.is_anothers(whose, services.keyring)
+        is_present = self._signed_in() == whose
         names = None if aliases is None else checked_aliases(aliases)
         if not is_present:
             remove(self, path[0], services.values)
@@ -174,7 +176,7 @@ class Session(dict[str, Any]):
             for step in reversed(path[1:]):
                 value = {step: value}
             self[path[0]] = value
-        state.prove(str(value), proved, names)
+        state.prove(whose, proved, names)
 
     @stripped
     def sign_out(self) -> None:
@@ -208,7 +210,8 @@ class Session(dict[str, Any]):
 
         `methods`: how, this time, by the names of RFC 8176. They take the place of those of before.
         """
-        self._state.prove(self._signed_in(), checked_methods(methods))
+        state = self._state
+        state.prove(self._signed_in(state.principal), checked_methods(methods))
 
     @stripped
     def expire_in(self, duration: Duration, *, persistent: bool | None = None) -> None:

@@ -1,7 +1,10 @@
-"""Methods that are awaited, and are called where no event loop runs, as in a `def` endpoint.
+"""Methods that are awaited: what they raise in a request, and where no event loop runs.
 
-The coroutine that such a call makes never runs, and Python only warns of it. `asyncio.run()` would
-run it in another event loop, over a connection of its own. So the call itself raises.
+In a request their errors have an HTTP status, so that a mounted application answers them with it.
+
+In a `def` endpoint no event loop runs. The coroutine that a call makes never runs there, and Python
+only warns of it. `asyncio.run()` would run it in another event loop, over a connection of its own.
+So the call itself raises.
 """
 
 from __future__ import annotations
@@ -9,21 +12,27 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from redis_sessions.errors import SessionError
-from redis_sessions.tracebacks import strip, stripped
+from redis_sessions.tracebacks import strip
 
-__all__ = ["awaited", "serving"]
+__all__ = ["answered", "awaited", "serving"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 serving: Final[ContextVar[tuple[Any, ...]]] = ContextVar("redis_sessions_serving", default=())
 """What `serving.serving` is, where the class `Session` isn't known."""
+
+
+def answered(error: SessionError) -> SessionError:
+    """The error as the request that is being served answers it. Elsewhere it stays as it is."""
+    served = serving.get()
+    return served[-1].answer_to(error) if served else error
 
 
 def awaited(function: Callable[P, R]) -> Callable[P, R]:
@@ -33,7 +42,7 @@ def awaited(function: Callable[P, R]) -> Callable[P, R]:
     for background tasks, and most of these ask `inspect` whether a function is to be awaited; a
     checked one can't say so to that version of it.
     """
-    run = stripped(function)
+    run = _answering(function)
     owner = function.__qualname__.partition(".")[0].removeprefix("Session").lower() or "session"
     if owner != "session" and sys.version_info < (3, 12):
         return run
@@ -57,6 +66,26 @@ def awaited(function: Callable[P, R]) -> Callable[P, R]:
         # asyncio's own mark, which has no public name before Python 3.12.
         method._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
     return method
+
+
+def _answering(function: Callable[P, R]) -> Callable[P, R]:
+    """`stripped`, and what it raises is `answered`. Two decorators would be two coroutines."""
+
+    @wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            try:
+                return await cast("Awaitable[Any]", function(*args, **kwargs))
+            except SessionError as exc:
+                seen = answered(exc)
+                if seen is exc:
+                    raise
+                raise seen from exc
+        except BaseException as exc:
+            strip(exc)
+            raise
+
+    return cast("Callable[P, R]", call)
 
 
 def _check(call: str) -> None:

@@ -58,11 +58,11 @@ class Provider:
 
     def renew_key(self, kid: str) -> None:
         """Sign with a new key from now on, and publish it alone."""
-        self._key = RSAKey.generate_key(2048, {"kid": kid, "use": "sig", "alg": "RS256"})
+        self.key = RSAKey.generate_key(2048, {"kid": kid, "use": "sig", "alg": "RS256"})
 
     def logout_token(self, claims: dict[str, Any], typ: str = "JWT") -> str:
         """These claims, signed, as they are posted to clients (Back-Channel Logout 1.0)."""
-        return jwt.encode({"alg": "RS256", "kid": self._key.kid, "typ": typ}, claims, self._key)
+        return jwt.encode({"alg": "RS256", "kid": self.key.kid, "typ": typ}, claims, self.key)
 
     async def configuration(self, request: Request) -> Response:
         endpoints = {
@@ -126,7 +126,7 @@ class Provider:
         return JSONResponse({"sub": SUBJECT, "name": "Jane Doe"})
 
     async def jwks(self, request: Request) -> Response:
-        return JSONResponse({"keys": [self._key.as_dict(private=False)]})
+        return JSONResponse({"keys": [self.key.as_dict(private=False)]})
 
     async def logout(self, request: Request) -> Response:
         asked = request.query_params
@@ -147,7 +147,7 @@ class Provider:
         }
         if self.sid is not None:
             claims["sid"] = self.sid
-        return jwt.encode({"alg": "RS256", "kid": self._key.kid}, claims, self._key)
+        return jwt.encode({"alg": "RS256", "kid": self.key.kid}, claims, self.key)
 
 
 def query(url: str) -> dict[str, str]:

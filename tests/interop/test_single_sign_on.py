@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Generator
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.jwk import OctKey, RSAKey
 from starlette.testclient import TestClient
 
@@ -137,6 +138,17 @@ def test_what_is_no_logout_token_ends_nothing(shop: Shop, records: Records) -> N
         {"sid": 7},
         {"sid": ""},
         {"sid": ["s-1"]},
+        {"sid": "s" * 513},
+        {"sid": "ü" * 257},
+        {"sid": None, "sub": "s" * 513},
+        {"sid": "s" * 513, "sub": None},
+        {"sub": 7},
+        {"jti": 7},
+        {"jti": ["j"]},
+        {"events": {LOGOUT: []}},
+        {"aud": {CLIENT_ID: 1}},
+        {"iat": "now"},
+        {"exp": [now]},
     ]
     answers = {str(each): shop.tell(provider.logout_token(claims(**each))) for each in wrong}
     assert answers == dict.fromkeys(answers, 400)
@@ -155,6 +167,12 @@ def test_what_is_no_logout_token_ends_nothing(shop: Shop, records: Records) -> N
         "half": f"{head}.{body}",
         "no token": "x",
         "a deep header": "W1tb" * 50_000 + ".e30.e30",  # [[[
+        "a header of another type": "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEiLCJjcml0Ijo3fQ.e30.e30",
+        "half of a character": jws.serialize_compact(
+            {"alg": "RS256", "kid": "1"},
+            json.dumps(claims(sid="\ud800")).encode(),
+            shop.provider.key,
+        ),
         "nothing": "",
         "no field": None,
     }
@@ -163,6 +181,31 @@ def test_what_is_no_logout_token_ends_nothing(shop: Shop, records: Records) -> N
     assert records.ids() == {id_of(token)}
     assert shop.tell(good) == 200
     assert records.ids() == set()
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "code=x", "code=x&state=y", "state[]=1", "error=access_denied", "error=%00&state=%ff"],
+)
+def test_a_callback_that_nobody_began(shop: Shop, records: Records, query: str) -> None:
+    """What anybody may send there, such as the end of another browser's sign-in, is a 400."""
+    with shop.browser() as client:
+        answer = client.get(f"/callback?{query}")
+    assert (answer.status_code, answer.headers.get("set-cookie")) == (400, None)
+    assert records.ids() == set()
+
+
+def test_a_sign_in_with_a_name_that_is_too_long(shop: Shop, records: Records) -> None:
+    """A `sid` that can't be an alias signs nobody in: no logout would find the session."""
+    shop.provider.sid = "s" * 513
+    with (
+        shop.browser() as client,
+        TestClient(shop.provider.app, base_url=ISSUER, follow_redirects=False) as idp,
+    ):
+        asked = client.get("/login").headers["location"]
+        began = records.ids()
+        assert client.get(idp.get(asked).headers["location"]).status_code == 400
+    assert records.ids() == began
 
 
 def test_a_new_key_of_the_provider_is_fetched(shop: Shop, records: Records) -> None:

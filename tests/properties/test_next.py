@@ -6,7 +6,7 @@ import re
 from urllib.parse import parse_qs, unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
@@ -27,6 +27,12 @@ HOSTILE = st.lists(
             "%2F",
             "%5c",
             "%2e",
+            "%25",
+            "%09",
+            "%3f",
+            "%20",
+            "/..",
+            "%5C..%5C",
         ]
     )
     | st.text(max_size=2),
@@ -79,17 +85,34 @@ def test_the_browser(url: str, host: str, path: str) -> None:
     assert as_a_browser(url) == (host, path)
 
 
+@example("/a%5C..%5C%5Cother.example")
+@example("/a%252F..%252F%252Fother.example")
 @given(HOSTILE | HOSTILE.map("https://shop.example".__add__))
 def test_safe_next(url: str) -> None:
     """It leads a browser to a path of this site, in ASCII, and stays what it is when it is read."""
     request = HTTPConnection(scope_of("/login", [(b"host", b"shop.example")]))
     kept = safe_next(request, url)
     assert PATH.fullmatch(kept)
-    for form in (kept, unquote(kept)):
+    form, before = kept, ""
+    while form != before:  # whoever reads it may decode it once more
         host, path = as_a_browser(form)
         assert host == "shop.example"
         assert not path.startswith("//")
+        form, before = unquote(form), form
     assert safe_next(request, kept) == kept
+
+
+@example("/a%5C..%5C%5Cother.example", {"5c"})
+@given(HOSTILE.map("/".__add__), st.sets(st.sampled_from(["2f", "5c", "2e", "25", "09", "3f"])))
+def test_half_decoded(url: str, some: set[str]) -> None:
+    """It stays on our origin also if somebody decodes only some of its characters, and again."""
+    form, before = safe_next(HTTPConnection(scope_of("/login")), url), ""
+    decoded = re.compile("%(?:" + "|".join([*sorted(some), "5c"]) + ")", re.IGNORECASE)
+    while form != before:
+        host, path = as_a_browser(form)
+        assert host == "shop.example"
+        assert not path.startswith("//")
+        form, before = decoded.sub(lambda found: unquote(found[0]), form), form
 
 
 @given(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from redis_sessions import Session
+from redis_sessions import Session, SessionError
 
 __all__ = ["Served", "served"]
 
@@ -15,6 +15,9 @@ class Served:
 
     session: Session
     over: bool = False
+
+    def answer_to(self, error: SessionError) -> SessionError:
+        return error
 
 
 def served(*sessions: Session) -> tuple[Served, ...]:

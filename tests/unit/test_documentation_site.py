@@ -133,7 +133,7 @@ def test_the_tutorials_application(monkeypatch: pytest.MonkeyPatch) -> None:
             sys.modules.pop(name, None)
 
 
-_ERRORS = re.compile(r"(Configuration|Session\w*|CrossSite|Store\w*)Error")
+_ERRORS = re.compile(r"(Alias|Configuration|Session\w*|CrossSite|Store\w*)Error")
 
 
 def _message(node: ast.expr) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 import pytest
 
 from redis_sessions import ConfigurationError, Session
+from redis_sessions.session.principal import PrincipalOption
 from redis_sessions.session.record import Descriptor
 from redis_sessions.session.session import state_of
 from redis_sessions.session.state import NOTHING_WANTED, Wanted
@@ -225,6 +226,26 @@ async def test_the_latest_proof_replaces_them(
     session = await at.load(answer.token.value)
     assert session.authentication_methods == methods
     assert bool(session.principal) == (session.authenticated_at is not None)
+
+
+def user_of(data: Mapping[str, Any]) -> str | None:
+    return data["user"]["id"] if "user" in data else None
+
+
+@pytest.mark.parametrize("principal", ["user.id", user_of])
+@pytest.mark.parametrize(("whose", "methods"), [("alice", ("otp",)), ("bob", ())])
+async def test_a_proof_while_the_data_cannot_be_encoded(
+    principal: PrincipalOption, whose: str, methods: tuple[str, ...]
+) -> None:
+    """It counts for the user who was signed in, and for nobody who is assigned later."""
+    at = Setting(principal=principal)
+    session = await at.load(await at.begin({"user": {"id": "alice"}}))
+    session["form"] = object()
+    session.authenticated(methods=["otp"])
+    del session["form"]
+    session["user"] = {"id": whose}
+    session = await at.load(token_of(await at.commit(session)))
+    assert (session.principal, session.authentication_methods) == (whose, methods)
 
 
 async def test_a_failed_proof_changes_nothing(at: Setting) -> None:

@@ -197,4 +197,4 @@ def test_headers_of_an_error_are_its_own(error: SessionError) -> None:
     assert isinstance(other, HTTPException)
     assert isinstance(one.headers, dict)
     one.headers["x-request-id"] = "1"
-    assert other.headers == {"Retry-After": "1"}
+    assert other.headers == {"Retry-After": "1", "Cache-Control": "no-store"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import cast
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -19,7 +19,9 @@ from starlette.websockets import WebSocket
 from redis_sessions import (
     CookieTransport,
     HeaderTransport,
+    Keyring,
     RedisStore,
+    Session,
     SessionManager,
     SessionMiddleware,
     get_session,
@@ -31,7 +33,7 @@ from redis_sessions.session.token import SessionToken
 from redis_sessions.testing import store_session, topology
 from tests.integration.replicas.lagging import Lagging, in_copy, see, wait_for_copies
 from tests.support.apps import BASE, client_of, doing, manager_on, signed_in, token_in
-from tests.support.asgi import COOKIE
+from tests.support.asgi import COOKIE, KEY
 from tests.support.deployments import replicas_url, until
 from tests.support.servers import as_app
 
@@ -218,3 +220,40 @@ async def test_lazy_requests_read_replicas(manager: SessionManager, lagging: Lag
         response = await browser.get("/")
     assert (response.json(), hints(response)) == ({"n": 1}, [])
     assert lagging.reads() > before
+
+
+class Refusing(SessionManager):
+    """It serves no session of mallory's."""
+
+    async def load(self, token: Any = None, **options: Any) -> Session:
+        session = await super().load(token, **options)
+        return session if session.principal != "mallory" else await super().load()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("own", ["class", "instance"])
+async def test_a_load_of_its_own_is_called(
+    manager: SessionManager, lagging: Lagging, own: str, lazy: bool
+) -> None:
+    """A replica serves nobody past it, whether a class has it or one manager."""
+    refusing = Refusing(RedisStore(lagging.url, prefix=manager.store.prefix), Keyring(KEY))
+    await wait_for_copies(refusing)
+    asked: SessionManager = refusing
+    if own == "instance":
+        asked = SessionManager(refusing.store, Keyring(KEY))
+        asked.load = refusing.load  # type: ignore[method-assign]  # as applications may
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=asked, lazy=lazy)
+
+    @app.get("/")
+    async def read(session: SessionDep) -> dict[str, str]:
+        return dict(session)
+
+    shown = dict[str, object]()
+    for user in ("mallory", "alice"):
+        token = await store_session(manager, {"user_id": user})
+        await until(lambda: in_copy(manager, token))  # noqa: B023 - it is over before the next
+        async with client_of(app, token) as browser:
+            shown[user] = (await browser.get("/")).json()
+    assert shown == {"mallory": {}, "alice": {"user_id": "alice"}}
+    await refusing.close()

@@ -14,7 +14,14 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from redis_sessions import SessionManager, SessionMiddleware, StoreUnavailableError, get_session
+from redis_sessions import (
+    Event,
+    SessionManager,
+    SessionMiddleware,
+    StoreUnavailableError,
+    get_session,
+)
+from redis_sessions.testing import store_session
 from tests.integration.unavailable.outages import (
     TIMEOUT,
     assert_unavailable,
@@ -23,7 +30,7 @@ from tests.integration.unavailable.outages import (
     hang,
     resume,
 )
-from tests.support.apps import client_of, doing, manager_on, signed_in
+from tests.support.apps import app_of, client_of, doing, manager_on, signed_in
 from tests.support.asgi import COOKIE
 from tests.support.servers import Server
 
@@ -172,6 +179,44 @@ async def test_anonymous_for_the_time_being(private: Server, manager: SessionMan
                 for query in ("set=a:1", "set=user_id:bob", "clear=", "rotate="):
                     assert_unavailable(await browser.get(f"/do?{query}"))
             assert browser.cookies[COOKIE] == token
+
+
+def always_anonymous(connection: HTTPConnection) -> str:
+    return "anonymous"
+
+
+@pytest.mark.parametrize(("query", "personal"), [("", False), ("?client_cache=1.0", True)])
+@pytest.mark.parametrize("choice", ["anonymous", always_anonymous], ids=["word", "callable"])
+async def test_anonymous_where_refresh_loads(
+    private: Server, prefix: str, choice: Any, query: str, personal: bool
+) -> None:
+    """With lazy=True `refresh()` loads as a dependency does, and a write is the 503."""
+    events = list[Event]()
+    manager = manager_on(
+        private.url + query, prefix, on_event=events.append, personal_events=personal
+    )
+
+    async def show(request: Request) -> JSONResponse:
+        session = get_session(request)
+        await session.refresh()
+        await session.refresh()  # there is nothing more to load
+        if "n" in request.query_params:
+            session["n"] = 1
+        return JSONResponse(dict(session))
+
+    token = await store_session(manager, {"user_id": "alice"})
+    app = app_of(Route("/", show), manager=manager, lazy=True, on_unavailable=choice, touch=False)
+    async with client_of(app, token) as browser:
+        assert (await browser.get("/")).json() == {"user_id": "alice"}
+        private.kill()
+        response = await browser.get("/")
+        assert (response.status_code, response.text) == (200, "{}")
+        assert response.headers["cache-control"] == "no-store"
+        assert [event.reason for event in events if event.name == "unavailable"] == ["connection"]
+        assert_unavailable(await browser.get("/?n="))
+        private.start()
+        assert (await browser.get("/?n=")).json() == {"n": 1}  # the server has lost the session
+    await manager.close()
 
 
 async def test_each_request_decides(private: Server, manager: SessionManager) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redis_sessions import ConfigurationError, Session, StoreUnavailableError
+from redis_sessions import AliasError, ConfigurationError, Session, StoreUnavailableError
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.keyring import SecretKey
 from redis_sessions.session.outcome import Outcome
@@ -206,6 +206,19 @@ def test_what_was_put_aside_is_still_its_users() -> None:
     assert again.besides(aside).aliases == aside.aliases
 
 
+@pytest.mark.parametrize("before", [None, "alice", "bob"])
+async def test_a_dotted_path(before: str | None) -> None:
+    """Whoever signs in under one has the aliases and the methods that were given."""
+    at = Setting(principal="user.id")
+    token = await at.begin({"cart": 1} if before is None else {"user": {"id": before}})
+    session = await at.load(token)
+    session.sign_in("alice", methods=["pwd"], aliases=SID)
+    token = token_of(await at.commit(session))
+    assert (await at.load(token)).authentication_methods == ("pwd",)
+    assert await names(at, token) == ["sid=s-1"]
+    assert await at.manager.revoke_by("sid", "s-1") == 1
+
+
 async def test_saved_before_the_response(at: Setting) -> None:
     """`save()` leaves the sign-in, and so its aliases, to the response."""
     session = await at.load(None)
@@ -303,6 +316,22 @@ async def test_what_is_no_alias_is_refused(at: Setting, aliases: Any) -> None:
             await at.manager.revoke_by(name, value)
         assert len(str(caught.value)) < 200
     assert at.store.asked == []
+
+
+@pytest.mark.parametrize("value", ["", "x" * 513, "ü" * 257, "\ud800", None, 7, ["s-1"], {}])
+async def test_a_value_from_outside_can_be_answered(at: Setting, value: Any) -> None:
+    """It is a `ValueError` of its own, for a 400. A wrong name is the application's mistake."""
+    session = await at.load(None)
+    with pytest.raises(AliasError) as caught:
+        session.sign_in("alice", aliases={"sid": value})
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, ConfigurationError)
+    with pytest.raises(AliasError):
+        await at.manager.revoke_by("sid", value)
+    assert (dict(session), at.store.asked) == ({}, [])
+    with pytest.raises(ConfigurationError) as wrong:
+        await at.manager.revoke_by("s-id", "s-1")
+    assert not isinstance(wrong.value, AliasError)
 
 
 async def test_the_longest_alias(at: Setting) -> None:

@@ -89,7 +89,7 @@ async def test_what_the_application_sees(at: Edge) -> None:
     await at.serve(app, token)
     assert at.status == 418  # the application has answered it by itself
     assert seen[1].status_code == 503
-    assert seen[1].headers == {"Retry-After": "1"}
+    assert seen[1].headers == {"Retry-After": "1", "Cache-Control": "no-store"}
 
 
 async def test_without_a_token_nothing_is_missed(at: Edge) -> None:
