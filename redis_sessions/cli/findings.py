@@ -258,7 +258,7 @@ _WORKS: Final = {
 
 
 def _parts(facts: Facts) -> Iterable[Finding]:
-    """What an application needn't use is a warning, unless it says that it does."""
+    """What an application needn't use is a warning that doesn't count, unless it is used."""
     for part, why in facts.parts.items():
         well, ill = _WORKS[part]
         level, text, advice = Level.OK, well, ""
@@ -268,7 +268,7 @@ def _parts(facts: Facts) -> Iterable[Finding]:
             if part in facts.uses:
                 level = Level.FAIL
             else:
-                advice = f"{advice}; for an application without it: --uses sessions"
+                advice = f"{advice}; it doesn't count without --uses {part}"
         yield Finding(part, level, text, advice)
 
 

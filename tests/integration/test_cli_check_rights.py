@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
@@ -10,7 +11,8 @@ from redis import Redis
 from redis_sessions.cli.acl import Role, acl_line, rules
 from redis_sessions.testing.topology import ClusterTopology
 from tests.integration.check_command import SECRET, levels
-from tests.support.servers import Server
+from tests.support import ROOT
+from tests.support.servers import Server, StartServer
 
 NOT_ASKED_FOR = {"+select", "+client|setname", "+client|setinfo"}
 """What a URL asks for that names a database or a client, or a client of one's own."""
@@ -90,3 +92,26 @@ def test_each_right_in_a_cluster(cluster_topology: ClusterTopology, prefix: str)
             assert_noticed(rule, found)
     for node in cluster_topology.nodes:
         node.ask("ACL", "DELUSER", name)
+
+
+def test_a_right_that_only_a_part_needs(start_server: StartServer, tmp_path: Path) -> None:
+    """It is a warning that leaves the exit status as it is, until `--uses` names the part."""
+    lacking = {"messages": "+publish", "on_expired": "+zadd", "notices": "+role"}
+    given = [rule for rule in rules(Role.APP, prefix="session:") if rule not in lacking.values()]
+    line = acl_line("app", f">{SECRET}", given, file=True)
+    (users := tmp_path / "users.acl").write_text(f"user default off resetpass\n{line}\n")
+    config = ROOT / "deploy" / "redis" / "redis.conf"
+    server = start_server("--aclfile", str(users), kind="redis", config=config)
+    url = f"redis://app:{SECRET}@127.0.0.1:{server.port}/0"
+
+    found = levels(url, status=0)
+    assert {name for name, one in found.items() if one["level"] == "warn"} == set(lacking)
+    for part in lacking:
+        assert f"doesn't count without --uses {part}" in found[part]["advice"]
+        used = levels(url, "--uses", part, "--uses", "leader", status=2)
+        assert {name: used[name]["level"] for name in (part, "leader")} == {
+            part: "fail",
+            "leader": "ok",
+        }
+        assert not (lacking.keys() - {part}) & used.keys()
+    assert not lacking.keys() & levels(url, "--uses", "sessions", status=0).keys()
