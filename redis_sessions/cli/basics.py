@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -63,14 +63,15 @@ def add(commands: Commands) -> None:
 
             redis-sessions check redis://app:password@localhost:6379/0
 
-        Leaders, on_expired= and messages are tried, too, and a right that only they lack is a
-        warning. Say what the application uses: that has to work, and nothing else is tried.
+        What sessions can do without is tried, too: leaders, on_expired=, messages, and notices
+        of changes. What doesn't work of it is a warning that leaves the exit status as it is.
+        Say what the application uses: that has to work, and nothing else is tried.
 
             redis-sessions check --uses on_expired --uses messages
             redis-sessions check --uses sessions
 
-        Exit status: 0 if all is well, 1 if there is a warning, and 2 if
-        something has failed or the URL can't be read.
+        Exit status: 0 if all is well, 1 if there is a warning about sessions, and 2
+        if something has failed or the URL can't be read.
         """,
     )
     add_store(check, argument=True)
@@ -211,12 +212,18 @@ def _check(args: Namespace) -> int:
         if not args.json:
             raise
         findings = [Finding("url", Level.FAIL, str(exc))]
-    worst = max(Level.OK, *(finding.level for finding in findings))
+    status = _status(findings)
     if args.json:
-        write_json({"status": worst.word, "findings": [_plain(f) for f in findings]})
+        write_json({"status": status.word, "findings": [_plain(f) for f in findings]})
     else:
         _show(merged(findings))
-    return worst
+    return status
+
+
+def _status(findings: Iterable[Finding]) -> Level:
+    """The worst of these. What doesn't work of a part that `--uses` doesn't name isn't counted."""
+    counted = [f.level for f in findings if f.level is not Level.WARN or f.check not in PARTS]
+    return max(Level.OK, *counted)
 
 
 def _plain(finding: Finding) -> dict[str, object]:

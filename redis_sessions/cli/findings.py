@@ -248,12 +248,17 @@ def _rights(facts: Facts) -> list[Finding]:
 _WORKS: Final = {
     "leader": ("a lease was taken, used and released", "no process can lead"),
     "on_expired": ("ends were noted, read and removed", "on_expired= can't be used"),
-    "messages": ("one was sent, and arrived", "none can be sent and heard"),
+    "messages": ("one was sent, and arrived", "they don't work in full"),
+    "notices": (
+        "the server may be asked which keys change",
+        "there are no near copies, and open sockets learn of a sign-out within 5 seconds only",
+    ),
+    "wait_replicas": ("the server may be asked", "wait_replicas= can't be used"),
 }
 
 
 def _parts(facts: Facts) -> Iterable[Finding]:
-    """What an application needn't use is a warning, unless it says that it does."""
+    """What an application needn't use is a warning that doesn't count, unless it is used."""
     for part, why in facts.parts.items():
         well, ill = _WORKS[part]
         level, text, advice = Level.OK, well, ""
@@ -263,7 +268,7 @@ def _parts(facts: Facts) -> Iterable[Finding]:
             if part in facts.uses:
                 level = Level.FAIL
             else:
-                advice = f"{advice}; for an application without it: --uses sessions"
+                advice = f"{advice}; it doesn't count without --uses {part}"
         yield Finding(part, level, text, advice)
 
 

@@ -25,14 +25,12 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_sessions.cli.facts import Facts, Sentinels, Server
-from redis_sessions.cli.trials import try_parts
+from redis_sessions.cli.trials import try_parts, try_sessions
 from redis_sessions.connect.connector import Connector, deployment_of, safe_on_connect
 from redis_sessions.connect.deployment import Address, Deployment, shown
 from redis_sessions.connect.failures import NO_DATABASE
 from redis_sessions.connect.nodes import SLOTS, slot_of, tags
 from redis_sessions.connect.tls import tls_class
-from redis_sessions.errors import SessionConflictError, StoreError
-from redis_sessions.session.record import tombstone
 from redis_sessions.stores.redis import RedisStore
 
 __all__ = ["gather"]
@@ -68,7 +66,7 @@ async def gather(
         servers = await asyncio.gather(*(asker.server(s) for s in found.servers))
         found = replace(found, servers=servers)
         if any(server.error is None for server in servers):
-            rights = await _dry_run(store, ids := _ids(store, ranges))
+            rights = await try_sessions(store, ids := _ids(store, ranges), _BRIEF)
             found = replace(found, rights=rights, parts=await try_parts(store, ids, uses, _BRIEF))
     except (RedisError, OSError, TimeoutError) as exc:
         found = replace(found, unreachable=asker.said(exc))
@@ -362,9 +360,6 @@ def _pairs(value: Any) -> Iterable[tuple[Any, Any]] | None:
     return cast("Mapping[Any, Any]", value).items() if isinstance(value, dict) else None
 
 
-# -- the dry run
-
-
 def _ids(store: RedisStore, ranges: Sequence[_RANGE]) -> list[str]:
     """One on each primary."""
     owners: list[Address | None] = [None] * SLOTS
@@ -372,29 +367,3 @@ def _ids(store: RedisStore, ranges: Sequence[_RANGE]) -> list[str]:
         owners[first : last + 1] = [primary] * (last - first + 1)
     parts = tags(store.prefix, owners) if ranges else [token_hex(8)]
     return [f"check:{part}" for part in parts]
-
-
-async def _dry_run(store: RedisStore, ids: Sequence[str]) -> str | None:
-    """What is done to a record, an index and a lock, under each of these; why it failed."""
-    for id in ids:
-        if (why := await _try(store, id)) is not None:
-            return why
-    return None
-
-
-async def _try(store: RedisStore, id: str) -> str | None:
-    try:
-        await store.commit(id, None, tombstone(0), _BRIEF)
-        await store.load(id)
-        await store.enter(id, id, age=0, own=-1, ttl=_BRIEF, descriptor=b"")
-        await store.entries(id)
-        await store.mark(id, id, ttl=_BRIEF)
-        await store.end(id, tombstone(0), _BRIEF)
-        for _ in range(2):  # so that one finds that the other was released
-            async with store.lock(id, wait=0.05, hold=1):
-                pass
-    except SessionConflictError:
-        return "a lock isn't released: the user lacks DEL"
-    except StoreError as exc:
-        return str(exc)
-    return None

@@ -95,7 +95,7 @@ class SlotMap(Generic[Node]):
         self._incomplete = float("inf")
         """Since when all maps have lacked slots."""
         self._trouble: StoreError | None = None
-        """Why there is no map."""
+        """Why the last fetch has failed; None if it was long ago, or a node has answered since."""
 
     def owner_of(self, key: str) -> Node | None:
         """The node that has a key; None if it isn't known."""
@@ -137,7 +137,7 @@ class SlotMap(Generic[Node]):
         """Fetch the map, and wait for it so long at most."""
         running = self._fetching is not None and not self._fetching.done()
         if running and self._trouble is not None:
-            return  # no node answers: one request waits for the map, and the others don't
+            return  # no node answered just now: one request waits for the map, and the others don't
         fetching = self.refresh()
         if fetching is not None and seconds > 0:
             await asyncio.wait([fetching], timeout=seconds)
@@ -154,12 +154,18 @@ class SlotMap(Generic[Node]):
             raise afresh(self._trouble)
 
     def refresh(self) -> asyncio.Task[None] | None:
-        """The task that fetches the map, one at a time; None if it has just been fetched."""
+        """The task that fetches the map, one at a time; None if it has just been fetched.
+
+        What failed more than a time-out ago tells nothing of now, so all wait for this task then.
+        """
         running = self._fetching
         if running is not None and not running.done():
             return running
-        if self._loop.time() < self._fetched + _REFRESH_EVERY:
+        now = self._loop.time()
+        if now < self._fetched + _REFRESH_EVERY:
             return None
+        if now > self._fetched + self._timeout:
+            self._trouble = None
         self._fetching = task = self._loop.create_task(self._fetch(), context=Context())
         return task
 
@@ -221,16 +227,18 @@ class SlotMap(Generic[Node]):
                     except UNEXPECTED_REPLY:
                         trouble = node.unexpected_reply()
                     else:
-                        adopted = True
+                        adopted, self._trouble = True, None
                         if complete := None not in self.owners:
                             break
         finally:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        self._trouble, self._fetched = None if adopted else trouble, self._loop.time()
+        self._fetched = self._loop.time()
         if adopted:
             self._incomplete = float("inf") if complete else min(self._incomplete, self._fetched)
+        else:
+            self._trouble = trouble
 
     def _to_ask(self) -> list[Node]:
         """Some nodes, those of the URL among them; nodes without trouble come first."""

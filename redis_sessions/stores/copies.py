@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from redis_sessions.stores.protocols import NearCopy
 
-__all__ = ["ENTRY", "Copies", "OwnWrites"]
+__all__ = ["ENTRY", "SWAPS", "Copies", "OwnWrites", "swaps_in"]
 
 ENTRY: Final = "cache:"
 """What the id of an entry of the cache begins with, before 32 hexadecimal digits."""
@@ -135,3 +135,14 @@ class OwnWrites:
         """Note that nothing will be expected that was asked for before this time."""
         if self._told:
             self._told = {key: at for key, at in self._told.items() if at >= asked_at}
+
+
+SWAPS: Final = ("INFO", "commandstats")
+"""The question how often a server has swapped databases, since it tells of no key then (SWAPDB)."""
+
+
+def swaps_in(reply: Any, known: bytes | None) -> bytes | None:
+    """The number in the reply to `SWAPS`, empty for none; `known` if this is no such reply."""
+    if not isinstance(reply, bytes) or not reply.startswith(b"# Commandstats"):
+        return known
+    return reply.partition(b"cmdstat_swapdb:calls=")[2].partition(b",")[0]

@@ -30,9 +30,9 @@ from redis_sessions.stores.listeners import Listened, Patience, Told, Waiting
 from redis_sessions.stores.servers import Servers
 from redis_sessions.stores.watching import BOUND
 
-__all__ = ["MemoryPubSub", "PubSub", "Publishing", "RedisPubSub", "Told"]
+__all__ = ["UNKNOWN", "MemoryPubSub", "PubSub", "Publishing", "RedisPubSub", "Told"]
 
-_UNKNOWN: Final = "unknown command"
+UNKNOWN: Final = "unknown command"
 """What a Cluster before Redis 7 answers to SPUBLISH and SSUBSCRIBE."""
 _PLAIN_FOR: Final = 1.0
 """For so many seconds after this answer PUBLISH is sent at once."""
@@ -127,7 +127,7 @@ class RedisPubSub:
         try:
             await self._publish("SPUBLISH" if sharded else "PUBLISH", channel, data)
         except StoreError as exc:
-            if not sharded or _UNKNOWN not in str(exc):
+            if not sharded or UNKNOWN not in str(exc):
                 raise
             self._plain_until = self._loop.time() + _PLAIN_FOR
             await self._publish("PUBLISH", channel, data)
@@ -331,7 +331,7 @@ class RedisPubSub:
 
     def on_refused(self, by: Subscriber, channels: Sequence[str], error: Exception) -> None:
         here = [name for name in channels if name in self._channels]
-        if by.sharded and _UNKNOWN in str(error):
+        if by.sharded and UNKNOWN in str(error):
             by.sharded = False
             by.subscribe(here)
         elif isinstance(error, _REDIRECTED):

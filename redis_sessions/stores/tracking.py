@@ -24,7 +24,7 @@ from redis_sessions.errors import StoreUnavailableError
 from redis_sessions.events import logger
 from redis_sessions.session.record import is_tombstone
 from redis_sessions.stores.commands import IndexCommand, Item, Write
-from redis_sessions.stores.copies import Copies, OwnWrites
+from redis_sessions.stores.copies import SWAPS, Copies, OwnWrites, swaps_in
 from redis_sessions.stores.protocols import STORED, NearCopy
 from redis_sessions.stores.queues import ItemQueue
 from redis_sessions.stores.watching import POLL, Watching
@@ -52,13 +52,14 @@ class Tracking:
 
     `redirects` are errors by which a node of a Cluster says that it doesn't serve a key. A node
     that was cut off from the others still calls itself a primary. So it is asked for a key, too.
+    Any other server is asked whether it has swapped databases, of which it tells nothing itself.
     """
 
     attempts = 0
     until = _NEVER
     # Without NOLOOP. With it a server whose table of keys is full (`tracking-table-max-keys`) tells
     # nobody of a key that it forgets while it carries out a command of this very link.
-    commands: Sequence[Command] = (("HELLO", 3), ("CLIENT", "TRACKING", "ON"), _ROLE)
+    commands: Sequence[Command] = (("HELLO", 3), ("CLIENT", "TRACKING", "ON"), SWAPS, _ROLE)
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Tracking:
         self._asked: Link | None = None  # the link that was asked to track
         self._link: Link | None = None  # the link that does
         self._watches = False  # whether something that is watched was read over it
+        self._swaps: bytes | None = None  # how often its server has swapped databases
         self._proven = _NEVER  # all notices of before have been read
         self._used_at = _NEVER
         self._timer: asyncio.TimerHandle | None = None
@@ -204,7 +206,8 @@ class Tracking:
         """Take the answer to the question."""
         if self._sender.answering is not self._asked:  # another link has been asked meanwhile
             return True
-        refusal = next((r for r in replies if isinstance(r, errors.RedisError)), None)
+        needed = (*replies[:2], replies[-1])  # without INFO no swap is noticed
+        refusal = next((r for r in needed if isinstance(r, errors.RedisError)), None)
         if refusal is not None:
             said = translate(self._dialer.where, refusal)
             if isinstance(said, StoreUnavailableError) and said.reason == "server":  # it is busy
@@ -213,7 +216,7 @@ class Tracking:
             else:
                 self._fail(str(refusal), counts=_ATTEMPTS)
             return True
-        self._link = self._asked
+        self._link, self._swaps = self._asked, swaps_in(replies[-2], None)
         return self._note_role(replies[-1])
 
     def on_failure(self, error: BaseException) -> None:
@@ -340,12 +343,13 @@ class Tracking:
 
     def _read_answers(self, keys: Sequence[str | None], replies: list[Any]) -> list[None]:
         if self._link is not None and self._sender.answering is self._link:
-            refused = [reply for reply in replies if isinstance(reply, self._redirects)]
-            if refused:
+            refused = any(isinstance(reply, self._redirects) for reply in replies)
+            before, self._swaps = self._swaps, swaps_in(replies[0], self._swaps)
+            if refused or self._swaps != before:
                 self._served = None
                 self.forget_copies()
                 self._watching.read(None)
-            else:
+            if not refused:
                 self._note_role(replies[-1])
         return [None] * len(keys)
 
@@ -380,9 +384,8 @@ class Tracking:
 
 
 def _questions(keys: Sequence[str | None]) -> list[Command]:
-    """The commands of heartbeats: a key, if there is one, and the role."""
-    asked: list[Command] = [("GETRANGE", key, 0, 0) for key in keys if key is not None]
-    return [*asked, _ROLE]
+    """The commands of heartbeats: a key, if there is one, else the swaps; and the role."""
+    return [*(SWAPS if key is None else ("GETRANGE", key, 0, 0) for key in keys), _ROLE]
 
 
 def _changes_copy(item: Item) -> TypeGuard[Write | IndexCommand]:

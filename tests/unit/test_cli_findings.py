@@ -11,6 +11,7 @@ import pytest
 from redis_sessions.cli.facts import Facts, Sentinels, Server
 from redis_sessions.cli.finding import Finding, Level, merged
 from redis_sessions.cli.findings import find
+from redis_sessions.cli.trials import PARTS as ALL_PARTS
 
 MIB = 1024 * 1024
 INFO = {
@@ -33,7 +34,7 @@ WELL = Server(
     clock=(0.001, 0.0005),
     pings=(0.001, 0.002, 0.001),
 )
-PARTS: dict[str, str | None] = {"leader": None, "on_expired": None, "messages": None}
+PARTS: dict[str, str | None] = dict.fromkeys(ALL_PARTS)
 FACTS = Facts("server", tls=True, servers=[WELL], parts=PARTS)
 
 
@@ -57,7 +58,7 @@ def test_all_is_well() -> None:
     assert {finding.level for finding in findings} == {Level.OK}
     assert [finding.advice for finding in findings if finding.advice] == []
     assert [finding.check for finding in findings] == [
-        *("topology", "tls", "rights", "leader", "on_expired", "messages", "server"),
+        *("topology", "tls", "rights", *PARTS, "server"),
         *(
             "default user",
             "protected mode",
@@ -378,7 +379,7 @@ def test_a_part_that_does_not_work(part: str) -> None:
     assert (warned.level, failed.level) == (Level.WARN, Level.FAIL)
     assert warned.text.endswith(": no")
     assert failed.text == warned.text
-    assert "--uses sessions" in warned.advice
+    assert f"--uses {part}" in warned.advice
     assert "--uses" not in failed.advice
     assert all("redis-sessions acl" in finding.advice for finding in (warned, failed))
 
