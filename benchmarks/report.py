@@ -1,6 +1,7 @@
-"""The README's tables, written between its markers from the figures under `results/`.
+"""The README's tables, and what other pages quote, written from the figures under `results/`.
 
 A marker is a comment, `<!-- NAME -->`, and ends at `<!-- /NAME -->`; what is between is replaced.
+`quotes` says how other pages name what they quote.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks import charts, figures, tables
+from benchmarks import charts, figures, quotes, tables
 from benchmarks.budgets import Figures
 from benchmarks.markdown import NOT_RUN
 
@@ -43,7 +44,10 @@ def main(directory: Path = figures.RESULTS, readme: Path = README) -> int:
         print("Nothing has been run yet: python -m benchmarks")
         return 1
     readme.write_text(filled(readme.read_text(), found))
+    quoting = quotes.pages() if len(found) == len(BENCHMARKS) else []  # they quote several
+    for page in quoting:
+        page.write_text(quotes.filled(page.read_text(), found))
     drawn = charts.draw(found, directory)
     print(tables.budgets(found))
-    print("\n" + "\n".join(map(str, [readme, *drawn])))
+    print("\n" + "\n".join(map(str, [readme, *quoting, *drawn])))
     return 0

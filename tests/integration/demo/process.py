@@ -52,7 +52,7 @@ class Demo:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        address = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        address = re.search(r"http://(127\.0\.0\.1|localhost):\d+/", line)
         if address is None:
             pytest.fail(f"no address in {line!r}: {self.process.communicate()}")
         self.stage = address[0]

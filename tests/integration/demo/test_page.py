@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 
 from redis_sessions import generate_key
 from redis_sessions.demo import create_app
-from tests.integration.demo.process import JSON, URL, Demo, open_socket
+from tests.integration.demo.process import JSON, PATIENCE, URL, Demo, open_socket
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 65])
@@ -57,7 +58,10 @@ def test_headers(browser: httpx.Client, demo: Demo, path: str) -> None:
         ("LOCALHOST", True),
         ("192.0.2.1:8000", True),  # nobody's name leads to another address
         ("[::1]:8000", True),
+        ("[::FFFF:127.0.0.1]", True),
         ("attacker.example:8000", False),
+        ("localhost.", False),  # no browser needs it
+        ("localhost:8000@attacker.example", False),
         ("localhost.attacker.example", False),
         ("127.0.0.1.attacker.example", False),
         ("127.0.0.1@attacker.example", False),
@@ -75,6 +79,24 @@ def test_it_is_served_under_its_own_names(
 
     assert answer.status_code == (400 if not is_served else 405 if "panels" in path else 200)
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "hosts", [(), ("localhost", "attacker.example"), ("localhost", "localhost")]
+)
+@pytest.mark.parametrize(("path", "status"), [("/", b"400"), ("/laptop/changes", b"403")])
+def test_a_request_has_one_host(
+    demo: Demo, hosts: tuple[str, ...], path: str, status: bytes
+) -> None:
+    """Without `Host`, and with two of them, a page or a WebSocket is refused."""
+    lines = [f"GET {path} HTTP/1.1", *(f"Host: {host}" for host in hosts)]
+    if "changes" in path:
+        lines += ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    with socket.create_connection(("127.0.0.1", demo.port), PATIENCE) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        with connection.makefile("rb") as answer:
+            assert answer.readline().split()[1] == status
 
 
 def test_a_foreign_name_opens_no_socket(browser: httpx.Client, demo: Demo) -> None:

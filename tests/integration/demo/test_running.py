@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from redis_sessions import generate_key
 from redis_sessions.demo import create_app
 from tests.integration.demo.process import COOKIE, JSON, NAME, URL, Demo, open_socket, wait_until
+from tests.support import ROOT
 from tests.support.servers import as_owner
 
 
@@ -59,6 +61,23 @@ def test_an_unfinished_request_does_not_keep_it(start: Callable[..., Demo]) -> N
         with demo.browser() as client:
             client.get("/")  # it has read what the other one has sent
         assert demo.stop(signal.SIGTERM)[0] == -signal.SIGTERM
+
+
+def test_behind_the_port_of_a_container(start: Callable[..., Demo]) -> None:
+    """As docker-compose.yml starts it, the port of this machine may be another than its own."""
+    compose = (ROOT / "docker-compose.yml").read_text()
+    host = re.search(r"command: \[redis-sessions, demo, (--host), ([^,]+),", compose)
+    assert host is not None
+    demo = start(*host.groups(), "--store", "memory://")
+    with demo.browser() as client:
+        for name, status in (
+            ("localhost:49153", 200),
+            ("127.0.0.1:8000", 200),  # its healthcheck
+            ("172.17.0.2:8000", 200),
+            ("attacker.example:49153", 400),
+            ("0.0.0.0.attacker.example", 400),
+        ):
+            assert client.get("/", headers={"Host": name}).status_code == status
 
 
 def test_several_workers_share_the_sessions(start: Callable[..., Demo], redis_url: str) -> None:
