@@ -7,7 +7,15 @@ from typing import Any
 
 from redis_sessions import Commit, MemoryStore, StoreUnavailableError
 from redis_sessions.session.record import is_record
-from redis_sessions.stores.protocols import STORED, Entered, NearCopy, Touched, Written
+from redis_sessions.stores.protocols import (
+    STORED,
+    Entered,
+    Entry,
+    EntryStatus,
+    NearCopy,
+    Touched,
+    Written,
+)
 
 
 class UnreliableStore(MemoryStore):
@@ -43,7 +51,7 @@ class UnreliableStore(MemoryStore):
             await meanwhile()
         if method in self.failing:
             raise StoreUnavailableError(f"{method} fails, says the test", reason="server")
-        if method != "load":
+        if method not in ("load", "ask", "entries"):
             self.asked.append(method)
 
     async def load(self, id: str) -> bytes | None:
@@ -91,6 +99,18 @@ class UnreliableStore(MemoryStore):
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
         await self._begin("remove")
         return await super().remove(key, ids, until=until)
+
+    async def ask(self, *arguments: Any, **named: Any) -> EntryStatus:
+        await self._begin("ask")
+        return await super().ask(*arguments, **named)
+
+    async def revoke(self, *arguments: Any, **named: Any) -> Written[float]:
+        await self._begin("revoke")
+        return await super().revoke(*arguments, **named)
+
+    async def entries(self, *arguments: Any, **named: Any) -> tuple[int, Sequence[Entry]]:
+        await self._begin("entries")
+        return await super().entries(*arguments, **named)
 
     # -- what a failover may do
 
