@@ -283,6 +283,7 @@ class Accepting:
             principal=principal,
             data=data,
             headers=each.expiry,
+            signed_for=0 if principal is None else found.signed_for,
         )
         return accepted if any_time or await self._is_acceptable(accepted, found, source) else None
 
@@ -299,9 +300,12 @@ class Accepting:
                 return False
             accepted.taken = before.id
         if found.since is not None and whose is not None:
-            nobodys = SessionToken.generate().id
-            if await backend.index.has_ended(whose, nobodys, found.since * 1000):
+            nobodys, at = SessionToken.generate().id, found.since * 1000
+            if await backend.index.has_ended(whose, nobodys, at):
                 self._reject(accepted.source, "revoked")
+                return False
+            if found.signed_for and await backend.signed.has_ended(whose, nobodys, at):
+                self._reject(accepted.source, "signed before a sign-out")
                 return False
         return True
 

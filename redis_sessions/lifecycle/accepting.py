@@ -212,17 +212,21 @@ async def _sign_out_of(pending: PendingCommit, accepted: Accepted) -> None:
     the session any more.
     """
     name, value = accepted.name, _sealed(pending, accepted, "")
+    writer, whose = pending.writer, accepted.principal
+    if whose is not None and accepted.signed_for:
+        short = await pending.backend.refuse_signed(whose, accepted.signed_for)
+        writer.shortfall = writer.shortfall or short
     for _ in range(_ATTEMPTS):
-        pending.writer.check_time()
+        writer.check_time()
         stored = await pending.backend.store.load(name)
         found = None if stored is None else _opened(pending.backend, accepted, stored)
         taken = accepted.taken if found is None or found.id in ("", _FREE) else found.id
         if taken:
-            await _end_ours(pending, taken, accepted.principal)
+            await _end_ours(pending, taken, whose)
         if found is not None and found.begun is not None:
             await _end(pending.backend, found.begun)
         expected = None if stored is None else version(stored)
-        if await pending.writer.commit(name, expected, value, accepted.ttl) is Commit.STORED:
+        if await writer.commit(name, expected, value, accepted.ttl) is Commit.STORED:
             return
     raise StoreUnavailableError("another request accepts this session again and again")
 

@@ -120,6 +120,8 @@ class Backend:
         # There is one for each sign-in at a provider. So its revocation isn't kept for 400 days,
         # but as long as a session can live that isn't in it any more.
         self.aliases = Index(store, keyring, self.timer, SecretKey.alias, policy.max_age * 1000)
+        self.signed = Index(store, keyring, self.timer, SecretKey.signed)
+        """Until when signed cookies of other libraries are refused. It has no entries."""
         self.key_notes = KeyNotes(store, keyring, self.timer, self.reporter.warn_once)
         self.afterwards: Callable[[], Awaitable[None]] = self.key_notes.renew
         """Is awaited after each commit but plain changes. It never raises."""
@@ -171,6 +173,14 @@ class Backend:
         if not self.touch_due(state):
             return stored.ends
         return min(self.now() + stored.record.idle, stored.record.expires_at)
+
+    async def refuse_signed(self, principal: str, signed_for: int) -> str | None:
+        """Accept no cookie any more that was signed for this principal until now.
+
+        `signed_for`: for how many seconds such a cookie is valid. Returns the shortfall.
+        """
+        memory = 1000 * (signed_for + 3600)  # a process whose clock is behind finds it valid longer
+        return (await self.signed.revoke(principal, memory=memory)).shortfall
 
     def hold_all(self, session: Session) -> None:
         """Note that all objects in the session are stored now, so that none is newly assigned."""

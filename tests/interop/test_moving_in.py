@@ -178,6 +178,33 @@ def test_nobody_is_signed_out_on_the_day_of_the_switch(
     assert days <= lasts <= days + 1 / 24
 
 
+def test_copies_that_starlette_has_signed_before(move: Move) -> None:
+    """It signs the session anew with each response. After a sign-out here no copy of before opens.
+
+    Who signs in there afterwards is signed in here.
+    """
+    old, source_of = move.starlette()
+    with move.browser(old, source_of()) as (before, after):
+        before.get("/in")
+        signer = itsdangerous.TimestampSigner(OLD_KEY)
+        payload, signed = signer.unsign(before.cookies["session"], return_timestamp=True)
+        move.monkeypatch.setattr(signer, "get_timestamp", lambda: int(signed.timestamp()) - 60)
+        copy = signer.sign(payload).decode()
+        assert after.get("/").json() == ALICE
+        after.get("/out")
+        after.cookies.set("session", copy, domain="testserver.local", path="/")
+        assert after.get("/").json() == {}
+        with Redis.from_url(move.owner) as untyped:
+            server: Any = untyped
+            lasts = max(server.ttl(key) for key in server.scan_iter(f"{move.prefix}of:*"))
+        assert 14 * 24 * 3600 < lasts <= 14 * 24 * 3600 + 3600
+        for _ in range(100_000):  # a signature says in which second it was made, and no more
+            before.get("/in")
+            if after.get("/").json() == ALICE:
+                break
+        assert after.get("/").json() == ALICE
+
+
 @pytest.mark.parametrize("library", ["starsessions", "sdk"])
 def test_one_sign_out_ends_both(move: Move, library: str) -> None:
     """With follow=True the applications run side by side."""
