@@ -53,12 +53,10 @@ class Accepting:
         self.follows = bool(self._followed)
         backend.accepts = True
         if self.follows:
-            backend.end_followed = self._end
+            backend.sources.add(self)
         shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
-        self._sharing = Sharing(backend, shared) if shared else None
+        self.sharing = Sharing(backend, shared) if shared else None
         self._shared = shared.keys()
-        if shared:  # another middleware of the same manager may have others
-            backend.sharing = self._sharing
 
     def brings(self, scope: Scope) -> bool:
         """Whether a request brings the cookie of a source."""
@@ -78,6 +76,7 @@ class Accepting:
     ) -> Session:
         session = await load(tokens, bound=bound)
         state = state_of(session)
+        state.sources = self
         if state.status is LIVE:
             if not self._followed:
                 return session
@@ -105,7 +104,7 @@ class Accepting:
             accepted = await self._find(scope)
         if accepted is not None:
             self._fill(session, accepted)
-        elif self._sharing is not None:
+        elif self.sharing is not None:
             shared = [each for each in self._sources if each.name in self._shared]
             if await self._has_another(shared, scope):
                 state_of(session).shared = EMPTY  # so that none begins there in its place
@@ -129,17 +128,18 @@ class Accepting:
         session = loading.new(self._backend, bound, Status.STALE)
         if state.stored is not None:
             state.stored = state.stored.alone()
-        state_of(session).opened = (state,)
-        state_of(session).want(cleared=True)
+        new = state_of(session)
+        new.opened, new.sources = (state,), self
+        new.want(cleared=True)
         return session
 
     def _moved(self, state: State, scope: Scope) -> _CookieSource | None:
         """The source at which the browser has another session than the one that we follow."""
         origin = None if state.stored is None else state.stored.record.origin
-        if self._sharing is None or origin is None or not origin.id:
+        if self.sharing is None or origin is None or not origin.id:
             return None
         each = next((each for each in self._sources if each.name == origin.source), None)
-        moved = each is not None and self._sharing.moved(origin, each.read(scope))
+        moved = each is not None and self.sharing.moved(origin, each.read(scope))
         return each if moved else None
 
     async def _find_at(self, moved: _CookieSource, scope: Scope) -> Accepted | None:
@@ -179,8 +179,8 @@ class Accepting:
         """
         backend, whose = self._backend, state_of(session).principal
         try:
-            if self._sharing is not None and origin.source in self._shared:
-                return await self._sharing.read(session, origin)
+            if self.sharing is not None and origin.source in self._shared:
+                return await self.sharing.read(session, origin)
             data = await source.read(origin.id)
             mapped = None if data is None else source.map(data)
             theirs = None if mapped is None else loading.stored_principal(backend, dict(mapped))
@@ -193,10 +193,12 @@ class Accepting:
         signed_in_here = theirs is None and not origin.at
         return mapped is not None and (theirs == whose or signed_in_here)
 
-    async def _end(self, origin: Origin) -> None:
+    async def end(self, origin: Origin) -> bool:
+        """End a session at its source. False: it is at none of these, or isn't followed."""
         source = self._followed.get(origin.source)
         if source is not None:
             await source.end(origin.id)
+        return source is not None
 
     async def _find(self, scope: Scope, *, signed_in: bool = False) -> Accepted | None:
         """The one session that the cookies name, if it is accepted.
@@ -317,8 +319,8 @@ class Accepting:
         state.origins.hold(data)
         accepted.follows_end = state.wanted.cleared
         state.accepted, state.base = accepted, accepted.data
-        if self._sharing is not None:
-            state.shared = self._sharing.shared_data(accepted.source, accepted.data)
+        if self.sharing is not None:
+            state.shared = self.sharing.shared_data(accepted.source, accepted.data)
         state.request.accessed = True
         if accepted.taken is not None:
             state.status = Status.SUPERSEDED
