@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Final
 
@@ -15,10 +16,10 @@ from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
-from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.headers import RawHeader, stays_open
 from redis_sessions.http.sharing import Sharing, add_own_data, contexts
 from redis_sessions.http.sources import Found, Source
-from redis_sessions.http.transports import CookieTransport, Transport
+from redis_sessions.http.transports import CookieTransport, Transports
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.accepted import Accepted, Origin
@@ -46,9 +47,14 @@ _CLOSED: Final = (Status.SUPERSEDED, Status.ROTATED)
 class Accepting:
     """The sources of one middleware."""
 
-    def __init__(self, sources: Sequence[Source], backend: Backend) -> None:
+    def __init__(
+        self, sources: Sequence[Source], backend: Backend, headers: Transports | None
+    ) -> None:
         self._backend = backend
         self._sources = [_CookieSource(source) for source in sources]
+        self._headers = headers
+        """The transports that no browser sends by itself. None: there are none."""
+        self.names = frozenset(each.name for each in self._sources)
         self._followed = {each.name: each.source for each in self._sources if each.source.follow}
         self.follows = bool(self._followed)
         backend.accepts = True
@@ -63,8 +69,19 @@ class Accepting:
         return any(each.read(scope) for each in self._sources)
 
     def loader(self, load: loading.Load, scope: Scope) -> loading.Load:
-        """A `Load` that calls `load`, and asks the sources if this finds no session."""
-        return partial(self._load, load, scope)
+        """A `Load` that calls `load`, and asks the sources if this finds no session.
+
+        A script can add a header. It isn't given the session of a cookie that it can't read.
+        """
+        used = self._headers is not None and self._headers.are_used(scope)
+        accepting = self.without_cookies() if used else self
+        return partial(accepting._load, load, scope)
+
+    def without_cookies(self) -> Accepting:
+        """The same for requests whose cookies don't count. It accepts nothing, and follows."""
+        other = copy(self)
+        other._sources = []
+        return other
 
     async def close(self) -> None:
         """Close the sources' connections of this event loop."""
@@ -277,7 +294,7 @@ class Accepting:
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
             source=each.name,
-            stays_open=_stays_open(scope),
+            stays_open=stays_open(scope),
             context=context,
             name=accepting.marker_name(context),
             id=found.id if source.follow else "",
@@ -330,13 +347,6 @@ class Accepting:
         self._backend.report("rejected", f"{name}: {why}", id, by=client.get())
 
 
-def _stays_open(scope: Scope) -> bool:
-    headers: list[RawHeader] = scope["headers"]
-    return scope["type"] == "websocket" or any(
-        name == b"accept" and b"text/event-stream" in value for name, value in headers
-    )
-
-
 class _CookieSource:
     """A source, and how its cookie is read and removed."""
 
@@ -355,9 +365,7 @@ class _CookieSource:
         return list(dict.fromkeys(filter(None, self._read(scope))))
 
 
-def accepting_of(
-    option: Any, transports: Sequence[Transport], backend: Backend
-) -> Accepting | None:
+def accepting_of(option: Any, transports: Transports, backend: Backend) -> Accepting | None:
     """What `accept=` says. `ConfigurationError`."""
     sources: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
     if not sources:
@@ -366,7 +374,7 @@ def accepting_of(
         raise ConfigurationError(  # without what was given, which may be a key
             "accept= takes a list of sources, such as [StarletteCookie(secret_key)]"
         )
-    ours = [each.name for each in transports if isinstance(each, CookieTransport)]
+    ours = [each.name for each in transports.all if isinstance(each, CookieTransport)]
     if not ours:
         raise ConfigurationError(
             "accept= is for browsers, and they get the token in a cookie: remove it, or add a "
@@ -383,7 +391,7 @@ def accepting_of(
                 "accept=: a session can't be followed if its cookie expires: write once=True or "
                 "follow=True"
             )
-    asked = [f"{type(source).__name__} {source.cookie}" for source in sources]
-    if len({*asked}) < len(asked):
+    accepting = Accepting(sources, backend, transports.unguarded())
+    if len(accepting.names) < len(sources):
         raise ConfigurationError("accept=: write each source once")
-    return Accepting(sources, backend)
+    return accepting
