@@ -123,7 +123,7 @@ class Accepting:
             self._fill(session, accepted)
         elif self.sharing is not None:
             shared = [each for each in self._sources if each.name in self._shared]
-            if await self._has_another(shared, scope):
+            if not self._sources or await self._has_another(shared, scope):
                 state_of(session).shared = EMPTY  # so that none begins there in its place
         return session
 

@@ -216,6 +216,7 @@ async def _sign_out_of(pending: PendingCommit, accepted: Accepted) -> None:
     name, value = accepted.name, _sealed(pending, accepted, "")
     writer, whose = pending.writer, accepted.principal
     if whose is not None and accepted.signed_for:
+        writer.check_time()
         short = await pending.backend.refuse_signed(whose, accepted.signed_for)
         writer.shortfall = writer.shortfall or short
     for _ in range(_ATTEMPTS):

@@ -9,6 +9,7 @@ import pytest
 from redis_sessions import CookieTransport, HeaderTransport
 from tests.support.asgi import COOKIE, Header
 from tests.unit.accept.elsewhere import THEIRS, Elsewhere, Place, names_in, token_in
+from tests.unit.accept.together import visited
 
 NAME: Final = b"x-session-token"
 ALICES: Final = {"user_id": "alice", "cart": ["tea"]}
@@ -62,3 +63,12 @@ async def test_a_token_in_a_header_is_followed(fields: dict[str, Any]) -> None:
     del source.sessions["s1"]
     assert (await at.visit(theirs=None, headers=sent, **fields)).checked().seen == {}
     assert await at.manager.sessions_of("alice") == []
+
+
+async def test_a_visitor_with_a_header_begins_nothing_there() -> None:
+    """No session begins at a source that shares them, whose cookie would replace the browser's."""
+    at, source, _ = await visited(s1=dict(ALICES))
+    at.site = {"transport": [CookieTransport(), HeaderTransport()]}
+    reply = await at.visit(lambda s: s.update(cart=["milk"]), headers=[(NAME, b"")])
+    assert (reply.cookies, source.sessions) == ([], {"s1": ALICES})
+    assert await at.data(dict(reply.headers)[NAME].decode()) == {"cart": ["milk"]}
