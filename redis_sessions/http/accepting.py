@@ -123,8 +123,9 @@ class Accepting:
             self._fill(session, accepted)
         elif self.sharing is not None:
             shared = [each for each in self._sources if each.name in self._shared]
+            # So that none begins there in its place. Without cookies nobody knows.
             if not self._sources or await self._has_another(shared, scope):
-                state_of(session).shared = EMPTY  # so that none begins there in its place
+                state_of(session).shared = EMPTY
         return session
 
     async def _has_another(self, sources: Sequence[_CookieSource], scope: Scope) -> bool:
