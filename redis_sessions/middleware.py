@@ -174,7 +174,7 @@ class SessionMiddleware:
             # A manager with a load() of its own is called for each session: no copy goes past it.
             loads = getattr(self.manager.load, "__func__", None) is SessionManager.load
             copies = backend.copies if loads else None
-            accepting = accepting_of(accept, transports.all, backend)
+            accepting = accepting_of(accept, transports, backend)
             if accepting is not None and accepting.follows:
                 copies = None  # each request has to ask the source
             replicas = reads_replicas(backend)
@@ -214,8 +214,9 @@ class SessionMiddleware:
             )
             others = transports.unguarded() if guards else None
             if others is not None:
+                follows = accepting.without_cookies() if accepting is not None else None
                 unguarded = replace(
-                    self._setup, transports=others, read=others.read, accepting=None
+                    self._setup, transports=others, read=others.read, accepting=follows
                 )
                 self._setup = replace(self._setup, unguarded=unguarded)
         except ConfigurationError as exc:

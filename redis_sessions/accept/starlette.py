@@ -105,7 +105,7 @@ class StarletteCookie:
                 return "undecodable"
             left = int(at + self._max_age - time())
             digest = blake2b(raw.rpartition(b".")[0], digest_size=20).hexdigest()
-            return Found(data, digest, max(1, left), at)
+            return Found(data, digest, max(1, left), at, self._max_age)
         return "bad signature"
 
     async def read(self, id: str) -> None:

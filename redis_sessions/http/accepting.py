@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Final
 
@@ -15,10 +16,10 @@ from starlette.types import Scope
 
 from redis_sessions.errors import ConfigurationError, SessionEncodeError, StoreError
 from redis_sessions.events import client, logger
-from redis_sessions.http.headers import RawHeader
+from redis_sessions.http.headers import RawHeader, stays_open
 from redis_sessions.http.sharing import Sharing, add_own_data, contexts
 from redis_sessions.http.sources import Found, Source
-from redis_sessions.http.transports import CookieTransport, Transport
+from redis_sessions.http.transports import CookieTransport, Transports
 from redis_sessions.lifecycle import accepting, loading
 from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.session.accepted import Accepted, Origin
@@ -46,27 +47,41 @@ _CLOSED: Final = (Status.SUPERSEDED, Status.ROTATED)
 class Accepting:
     """The sources of one middleware."""
 
-    def __init__(self, sources: Sequence[Source], backend: Backend) -> None:
+    def __init__(
+        self, sources: Sequence[Source], backend: Backend, headers: Transports | None
+    ) -> None:
         self._backend = backend
         self._sources = [_CookieSource(source) for source in sources]
+        self._headers = headers
+        """The transports that no browser sends by itself. None: there are none."""
+        self.names = frozenset(each.name for each in self._sources)
         self._followed = {each.name: each.source for each in self._sources if each.source.follow}
         self.follows = bool(self._followed)
         backend.accepts = True
         if self.follows:
-            backend.end_followed = self._end
+            backend.sources.add(self)
         shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
-        self._sharing = Sharing(backend, shared) if shared else None
+        self.sharing = Sharing(backend, shared) if shared else None
         self._shared = shared.keys()
-        if shared:  # another middleware of the same manager may have others
-            backend.sharing = self._sharing
 
     def brings(self, scope: Scope) -> bool:
         """Whether a request brings the cookie of a source."""
         return any(each.read(scope) for each in self._sources)
 
     def loader(self, load: loading.Load, scope: Scope) -> loading.Load:
-        """A `Load` that calls `load`, and asks the sources if this finds no session."""
-        return partial(self._load, load, scope)
+        """A `Load` that calls `load`, and asks the sources if this finds no session.
+
+        A script can add a header. It isn't given the session of a cookie that it can't read.
+        """
+        used = self._headers is not None and self._headers.are_used(scope)
+        accepting = self.without_cookies() if used else self
+        return partial(accepting._load, load, scope)
+
+    def without_cookies(self) -> Accepting:
+        """The same for requests whose cookies don't count. It accepts nothing, and follows."""
+        other = copy(self)
+        other._sources = []
+        return other
 
     async def close(self) -> None:
         """Close the sources' connections of this event loop."""
@@ -78,6 +93,7 @@ class Accepting:
     ) -> Session:
         session = await load(tokens, bound=bound)
         state = state_of(session)
+        state.sources = self
         if state.status is LIVE:
             if not self._followed:
                 return session
@@ -105,10 +121,11 @@ class Accepting:
             accepted = await self._find(scope)
         if accepted is not None:
             self._fill(session, accepted)
-        elif self._sharing is not None:
+        elif self.sharing is not None:
             shared = [each for each in self._sources if each.name in self._shared]
-            if await self._has_another(shared, scope):
-                state_of(session).shared = EMPTY  # so that none begins there in its place
+            # So that none begins there in its place. Without cookies nobody knows.
+            if not self._sources or await self._has_another(shared, scope):
+                state_of(session).shared = EMPTY
         return session
 
     async def _has_another(self, sources: Sequence[_CookieSource], scope: Scope) -> bool:
@@ -129,17 +146,18 @@ class Accepting:
         session = loading.new(self._backend, bound, Status.STALE)
         if state.stored is not None:
             state.stored = state.stored.alone()
-        state_of(session).opened = (state,)
-        state_of(session).want(cleared=True)
+        new = state_of(session)
+        new.opened, new.sources = (state,), self
+        new.want(cleared=True)
         return session
 
     def _moved(self, state: State, scope: Scope) -> _CookieSource | None:
         """The source at which the browser has another session than the one that we follow."""
         origin = None if state.stored is None else state.stored.record.origin
-        if self._sharing is None or origin is None or not origin.id:
+        if self.sharing is None or origin is None or not origin.id:
             return None
         each = next((each for each in self._sources if each.name == origin.source), None)
-        moved = each is not None and self._sharing.moved(origin, each.read(scope))
+        moved = each is not None and self.sharing.moved(origin, each.read(scope))
         return each if moved else None
 
     async def _find_at(self, moved: _CookieSource, scope: Scope) -> Accepted | None:
@@ -179,8 +197,8 @@ class Accepting:
         """
         backend, whose = self._backend, state_of(session).principal
         try:
-            if self._sharing is not None and origin.source in self._shared:
-                return await self._sharing.read(session, origin)
+            if self.sharing is not None and origin.source in self._shared:
+                return await self.sharing.read(session, origin)
             data = await source.read(origin.id)
             mapped = None if data is None else source.map(data)
             theirs = None if mapped is None else loading.stored_principal(backend, dict(mapped))
@@ -193,10 +211,12 @@ class Accepting:
         signed_in_here = theirs is None and not origin.at
         return mapped is not None and (theirs == whose or signed_in_here)
 
-    async def _end(self, origin: Origin) -> None:
+    async def end(self, origin: Origin) -> bool:
+        """End a session at its source. False: it is at none of these, or isn't followed."""
         source = self._followed.get(origin.source)
         if source is not None:
             await source.end(origin.id)
+        return source is not None
 
     async def _find(self, scope: Scope, *, signed_in: bool = False) -> Accepted | None:
         """The one session that the cookies name, if it is accepted.
@@ -275,7 +295,7 @@ class Accepting:
         ttl = LONGEST if found.ttl is None else min(max(0, found.ttl) + 3600, LONGEST)
         accepted = Accepted(
             source=each.name,
-            stays_open=_stays_open(scope),
+            stays_open=stays_open(scope),
             context=context,
             name=accepting.marker_name(context),
             id=found.id if source.follow else "",
@@ -283,6 +303,7 @@ class Accepting:
             principal=principal,
             data=data,
             headers=each.expiry,
+            signed_for=0 if principal is None else found.signed_for,
         )
         return accepted if any_time or await self._is_acceptable(accepted, found, source) else None
 
@@ -299,9 +320,12 @@ class Accepting:
                 return False
             accepted.taken = before.id
         if found.since is not None and whose is not None:
-            nobodys = SessionToken.generate().id
-            if await backend.index.has_ended(whose, nobodys, found.since * 1000):
+            nobodys, at = SessionToken.generate().id, found.since * 1000
+            if await backend.index.has_ended(whose, nobodys, at):
                 self._reject(accepted.source, "revoked")
+                return False
+            if found.signed_for and await backend.signed.has_ended(whose, nobodys, at):
+                self._reject(accepted.source, "signed before a sign-out")
                 return False
         return True
 
@@ -313,8 +337,8 @@ class Accepting:
         state.origins.hold(data)
         accepted.follows_end = state.wanted.cleared
         state.accepted, state.base = accepted, accepted.data
-        if self._sharing is not None:
-            state.shared = self._sharing.shared_data(accepted.source, accepted.data)
+        if self.sharing is not None:
+            state.shared = self.sharing.shared_data(accepted.source, accepted.data)
         state.request.accessed = True
         if accepted.taken is not None:
             state.status = Status.SUPERSEDED
@@ -322,13 +346,6 @@ class Accepting:
 
     def _reject(self, name: str, why: str, id: str | None = None) -> None:
         self._backend.report("rejected", f"{name}: {why}", id, by=client.get())
-
-
-def _stays_open(scope: Scope) -> bool:
-    headers: list[RawHeader] = scope["headers"]
-    return scope["type"] == "websocket" or any(
-        name == b"accept" and b"text/event-stream" in value for name, value in headers
-    )
 
 
 class _CookieSource:
@@ -349,9 +366,7 @@ class _CookieSource:
         return list(dict.fromkeys(filter(None, self._read(scope))))
 
 
-def accepting_of(
-    option: Any, transports: Sequence[Transport], backend: Backend
-) -> Accepting | None:
+def accepting_of(option: Any, transports: Transports, backend: Backend) -> Accepting | None:
     """What `accept=` says. `ConfigurationError`."""
     sources: list[Any] = [*option] if isinstance(option, (list, tuple)) else [option]
     if not sources:
@@ -360,7 +375,7 @@ def accepting_of(
         raise ConfigurationError(  # without what was given, which may be a key
             "accept= takes a list of sources, such as [StarletteCookie(secret_key)]"
         )
-    ours = [each.name for each in transports if isinstance(each, CookieTransport)]
+    ours = [each.name for each in transports.all if isinstance(each, CookieTransport)]
     if not ours:
         raise ConfigurationError(
             "accept= is for browsers, and they get the token in a cookie: remove it, or add a "
@@ -377,7 +392,7 @@ def accepting_of(
                 "accept=: a session can't be followed if its cookie expires: write once=True or "
                 "follow=True"
             )
-    asked = [f"{type(source).__name__} {source.cookie}" for source in sources]
-    if len({*asked}) < len(asked):
+    accepting = Accepting(sources, backend, transports.unguarded())
+    if len(accepting.names) < len(sources):
         raise ConfigurationError("accept=: write each source once")
-    return Accepting(sources, backend)
+    return accepting

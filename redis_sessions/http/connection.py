@@ -387,7 +387,7 @@ class Connection(msgspec.Struct, eq=False):
         if self.setup.transport is not None:
             return self.setup.transport
         opened = () if self.session is NONE_YET else state_of(self.session).request.tokens
-        return self.setup.transports.answering(self.scope, opened or self.tokens)
+        return self.setup.answering(self.scope, opened or self.tokens)
 
 
 def stored_session(setup: Setup, scope: Scope, text: str, sealed: bytes | None) -> Session:

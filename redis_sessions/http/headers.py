@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["RawHeader", "add_vary", "clear_site_data", "forbid_storing", "is_event_stream"]
+from starlette.types import Scope
+
+__all__ = [
+    "RawHeader",
+    "add_vary",
+    "clear_site_data",
+    "forbid_storing",
+    "is_event_stream",
+    "stays_open",
+]
 
 RawHeader = tuple[bytes, bytes]
 
@@ -69,3 +78,11 @@ def forbid_storing(headers: list[RawHeader]) -> bool:
 def _forbids_storing(value: bytes) -> bool:
     directives = _QUOTED.sub(b"", value).split(b",")
     return any(directive.strip() == b"no-store" for directive in directives)
+
+
+def stays_open(scope: Scope) -> bool:
+    """Whether a request is a WebSocket, or asks for an event stream."""
+    headers: list[RawHeader] = scope["headers"]
+    return scope["type"] == "websocket" or any(
+        name == b"accept" and b"text/event-stream" in value for name, value in headers
+    )

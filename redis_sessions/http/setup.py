@@ -120,6 +120,18 @@ class Setup:
                 "TLS, have the server trust its forwarded headers",
             )
 
+    def answering(self, scope: Scope, tokens: Sequence[str]) -> Transport:
+        """The transport for the response, by the tokens that the request has brought.
+
+        Who brings another library's cookie, and nothing of ours, is answered by a cookie.
+        """
+        accepting, transports = self.accepting, self.transports
+        if accepting is not None and not (tokens or transports.are_used(scope)):
+            cookies = (each for each in transports.all if isinstance(each, CookieTransport))
+            if accepting.brings(scope):
+                return next(cookies)
+        return transports.answering(scope, tokens)
+
     def is_same_as(self, outer: Setup) -> bool:
         """Whether the middleware around this one is the same, so that this one has nothing to do.
 
@@ -137,10 +149,13 @@ class Setup:
                     "cross_site= and trusted_origins= of the inner one of two SessionMiddlewares "
                     "would do nothing: give them to the outer one"
                 )
+            accepting, wide = self.accepting, outer.accepting
+            if accepting is not None and wide is not None and not accepting.names <= wide.names:
+                wide = None
             for option, does, mine, its in (
                 ("binding", "bind", self.binding, outer.binding),
                 ("clear_site_data", "clear", self.clear_site_data, outer.clear_site_data),
-                ("accept", "accept", self.accepting, outer.accepting),
+                ("accept", "accept", accepting, wide),
             ):
                 if mine is not None and its is None:
                     raise ConfigurationError(

@@ -156,12 +156,6 @@ class Sharing:
                 lambda data: self._principal(source.map(data) or {}) in (None, whose),
             )
 
-    async def end(self, origin: Origin) -> None:
-        """End a session at its source."""
-        source = self._sources.get(origin.source)
-        if source is not None and origin.id:
-            await source.end(origin.id)
-
     def expiry(self, origin: Origin) -> tuple[tuple[bytes, bytes], ...]:
         """The headers that remove the cookie of a session that has ended at its source."""
         source = self._sources.get(origin.source)

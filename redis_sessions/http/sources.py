@@ -22,6 +22,10 @@ class Found(NamedTuple):
     since: float | None = None
     """When it was the same session already, in seconds since the epoch. If all sessions of its user
     were revoked since, it isn't accepted. None: nobody knows, and it counts as begun just now."""
+    signed_for: int = 0
+    """For how many seconds a cookie is valid from `since` on, if one login has many cookies, since
+    it is signed anew with each response. `id` is then this cookie's alone, and a sign-out refuses
+    all that were signed before. 0: the session has one id."""
 
     def __repr__(self) -> str:
         return silent_repr(self)

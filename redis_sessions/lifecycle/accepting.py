@@ -20,9 +20,10 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from redis_sessions.errors import SessionGoneError, StoreUnavailableError
-from redis_sessions.lifecycle.backend import Backend, Headers
+from redis_sessions.lifecycle.backend import Backend
 from redis_sessions.lifecycle.pending import PendingCommit
 from redis_sessions.session.accepted import Accepted, Origin
+from redis_sessions.session.context import Headers
 from redis_sessions.session.outcome import NOTHING, Answer, Outcome
 from redis_sessions.session.record import TOMBSTONE_TTL, is_tombstone, version
 from redis_sessions.session.state import LONGEST, Status
@@ -33,6 +34,7 @@ from redis_sessions.stores.protocols import Commit
 __all__ = [
     "Marker",
     "begin",
+    "end_at_source",
     "end_others",
     "forget",
     "has_ended",
@@ -201,7 +203,7 @@ async def _sign_out(pending: PendingCommit, accepted: Accepted, carry_out: Carry
     if state.stored is None:
         state.base = EMPTY
     if accepted.id:
-        await _end(pending.backend, accepted.origin(None))
+        await end_at_source(pending, accepted.origin(None))
     return replace(answer, headers=accepted.headers)
 
 
@@ -212,17 +214,22 @@ async def _sign_out_of(pending: PendingCommit, accepted: Accepted) -> None:
     the session any more.
     """
     name, value = accepted.name, _sealed(pending, accepted, "")
+    writer, whose = pending.writer, accepted.principal
+    if whose is not None and accepted.signed_for:
+        writer.check_time()
+        short = await pending.backend.refuse_signed(whose, accepted.signed_for)
+        writer.shortfall = writer.shortfall or short
     for _ in range(_ATTEMPTS):
-        pending.writer.check_time()
+        writer.check_time()
         stored = await pending.backend.store.load(name)
         found = None if stored is None else _opened(pending.backend, accepted, stored)
         taken = accepted.taken if found is None or found.id in ("", _FREE) else found.id
         if taken:
-            await _end_ours(pending, taken, accepted.principal)
+            await _end_ours(pending, taken, whose)
         if found is not None and found.begun is not None:
-            await _end(pending.backend, found.begun)
+            await end_at_source(pending, found.begun)
         expected = None if stored is None else version(stored)
-        if await pending.writer.commit(name, expected, value, accepted.ttl) is Commit.STORED:
+        if await writer.commit(name, expected, value, accepted.ttl) is Commit.STORED:
             return
     raise StoreUnavailableError("another request accepts this session again and again")
 
@@ -301,7 +308,7 @@ async def end_others(pending: PendingCommit, carry_out: CarryOut) -> Answer:
         headers = await _sign_out_of_brought(pending)
     answer = await carry_out(pending)
     for origin in followed:
-        await _end(pending.backend, origin)
+        await end_at_source(pending, origin)
     if loaded and followed:
         headers = await _sign_out_of_brought(pending)
     return replace(answer, headers=headers) if headers else answer
@@ -319,11 +326,19 @@ async def _sign_out_of_brought(pending: PendingCommit) -> Headers:
         if each.principal not in (None, pending.facts.now):
             await _sign_out_of(pending, each)
             if each.id:
-                await _end(pending.backend, each.origin(None))
+                await end_at_source(pending, each.origin(None))
             headers += each.headers
     return headers
 
 
-async def _end(backend: Backend, origin: Origin) -> None:
-    if backend.end_followed is not None:
-        await backend.end_followed(origin)
+async def end_at_source(pending: PendingCommit, origin: Origin) -> None:
+    """End a session at its source, if it is followed.
+
+    The middleware that has loaded ours knows the source. If it doesn't, since another middleware
+    has accepted the session, or there was none, those of all middlewares are asked.
+    """
+    own = pending.state.sources
+    if not origin.id or (own is not None and await own.end(origin)):
+        return
+    for each in list(pending.backend.sources):
+        await each.end(origin)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from redis_sessions.events import EventHandler, Reporter
 from redis_sessions.lifecycle.expiry import Expiry, OnExpired
 from redis_sessions.lifecycle.index import Index
 from redis_sessions.lifecycle.key_notes import KeyNotes
-from redis_sessions.session.accepted import Origin
 from redis_sessions.session.box import Box
+from redis_sessions.session.context import Sources
 from redis_sessions.session.keyring import Keyring, SecretKey
 from redis_sessions.session.outcome import Outcome
 from redis_sessions.session.policy import Policy
 from redis_sessions.session.record import Sealer, Stored
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import State
-from redis_sessions.session.values import Changes, Values
+from redis_sessions.session.values import Values
 from redis_sessions.stores.protocols import Store, Watchable, clock_of, copies_of
 
 __all__ = ["Backend", "Listener", "Observer"]
@@ -28,27 +29,6 @@ _SUSPECTS: Final = frozenset({"user", "username", "uid", "sub", "email", "token"
 
 Listener = Callable[[Iterable[Any]], None]
 """Is called with the names of keys."""
-
-
-EndFollowed = Callable[[Origin], Awaitable[None]]
-
-Headers = tuple[tuple[bytes, bytes], ...]
-
-
-class Sharing(Protocol):
-    """What a commit tells sources whose sessions are shared with ours."""
-
-    def new(self, data: bytes, principal: str | None, /) -> Origin | None: ...
-
-    async def begin(self, origin: Origin, stored: Stored, old: Origin | None, /) -> Headers: ...
-
-    def shared_data(self, name: str, data: bytes, /) -> bytes | None: ...
-
-    async def write(self, origin: Origin, changed: Changes, whose: str | None, /) -> None: ...
-
-    async def end(self, origin: Origin, /) -> None: ...
-
-    def expiry(self, origin: Origin, /) -> Headers: ...
 
 
 class Observer(Protocol):
@@ -78,10 +58,6 @@ class Backend:
     """What this manager's sessions call: the codec, the principal, `save`, `refresh` and others."""
 
     observer: Observer | None = None
-    end_followed: EndFollowed | None = None
-    """Ends a session at its source, when ours has ended that follows it. None: none is followed."""
-    sharing: Sharing | None = None
-    """Stores at a source what a session shares with one there. None: no source shares any."""
     accepts = False
     """Whether a middleware of this manager has sources of other libraries' sessions."""
     watched = 0
@@ -120,9 +96,13 @@ class Backend:
         # There is one for each sign-in at a provider. So its revocation isn't kept for 400 days,
         # but as long as a session can live that isn't in it any more.
         self.aliases = Index(store, keyring, self.timer, SecretKey.alias, policy.max_age * 1000)
+        self.signed = Index(store, keyring, self.timer, SecretKey.signed)
+        """Until when signed cookies of other libraries are refused. It has no entries."""
         self.key_notes = KeyNotes(store, keyring, self.timer, self.reporter.warn_once)
         self.afterwards: Callable[[], Awaitable[None]] = self.key_notes.renew
         """Is awaited after each commit but plain changes. It never raises."""
+        self.sources = WeakSet[Sources]()
+        """The sources of each middleware of this manager that follows any sessions."""
         self.watchable = store if isinstance(store, Watchable) else None
         """The store, if it tells when stored bytes have changed."""
         self.listening: dict[State, list[Listener]] = {}
@@ -171,6 +151,14 @@ class Backend:
         if not self.touch_due(state):
             return stored.ends
         return min(self.now() + stored.record.idle, stored.record.expires_at)
+
+    async def refuse_signed(self, principal: str, signed_for: int) -> str | None:
+        """Accept no cookie any more that was signed for this principal until now.
+
+        `signed_for`: for how many seconds such a cookie is valid. Returns the shortfall.
+        """
+        memory = 1000 * (signed_for + 3600)  # a process whose clock is behind finds it valid longer
+        return (await self.signed.revoke(principal, memory=memory)).shortfall
 
     def hold_all(self, session: Session) -> None:
         """Note that all objects in the session are stored now, so that none is newly assigned."""

@@ -111,7 +111,8 @@ def _begin(pending: PendingCommit) -> Awaitable[Answer]:
             pending.backend.warn_of_suspects(writer.session, writer.principal)
     if not pending.backend.accepts:  # no other libraries' sessions
         return _clear(pending) if pending.facts.cleared else _carry_out(pending, outcome)
-    if pending.backend.sharing is not None:
+    sources = pending.state.sources
+    if sources is not None and sources.sharing is not None:
         return carry_out_shared(pending, _begin_alone)
     return _begin_alone(pending)
 

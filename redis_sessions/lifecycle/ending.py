@@ -17,6 +17,7 @@ async def lose(pending: PendingCommit) -> Answer:
     """LOSE: the principal signed out. The session ends, and its other data go on under a new id."""
     state, writer = pending.state, pending.writer
     old, late = writer.at, state.request.late
+    await writer.refuse_signed(old, state.principal)
     last = await writer.end_if_unchanged(old, "signed out")
     # A session that was rotated meanwhile ends, too.
     if last is None and await writer.end(old.token.id, "signed out"):
@@ -96,6 +97,7 @@ async def end_what_was_loaded(pending: PendingCommit) -> bool | None:
         state.forget()
         return True
     if state.stored is not None:
+        await writer.refuse_signed(state.stored, state.principal)
         alive = await writer.end(state.stored.token.id, "cleared")
         if alive:
             writer.signed_out("cleared", state.stored.token.id, state.principal)
@@ -107,6 +109,7 @@ async def end_what_was_loaded(pending: PendingCommit) -> bool | None:
     elif state.opened:
         for each in state.opened:
             if each.stored is not None:
+                await writer.refuse_signed(each.stored, each.principal)
                 if await writer.end(each.stored.token.id, "cleared"):
                     writer.signed_out("cleared", each.stored.token.id, each.principal)
                 await writer.mark(each.stored, each.principal)

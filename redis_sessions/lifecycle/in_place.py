@@ -113,7 +113,9 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
         change.adopt()
         if principal is not None and authenticated_at is not None:
             record = change.new.record
-            shown = writer.descriptor(token.id, record.created_at, record.methods)
+            shown = writer.descriptor(
+                token.id, record.created_at, record.methods, record.signed_for
+            )
             await writer.note_authentication(token.id, authenticated_at, shown)
         if aliases is not None:
             await writer.forget(token.id, set(change.newest.record.aliases).difference(aliases))

@@ -159,12 +159,14 @@ class Index:
                 return True
         return False
 
-    async def revoke(self, principal: str, *, keep: str | None) -> Written[Revoked]:
+    async def revoke(
+        self, principal: str, *, keep: str | None = None, memory: int | None = None
+    ) -> Written[Revoked]:
         """End all sessions until now but `keep`. Returns the time in each index, by its name."""
         revoked: dict[str, float] = {}
         shortfall: str | None = None
         for name in self._names(principal):
-            written = await self._store.revoke(name, keep=keep, memory=self._memory)
+            written = await self._store.revoke(name, keep=keep, memory=memory or self._memory)
             revoked[name] = written.result
             shortfall = shortfall or written.shortfall
         return Written(revoked, shortfall)

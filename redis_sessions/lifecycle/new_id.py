@@ -91,6 +91,8 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
     principal, token = writer.principal or "", pending.token or SessionToken.generate()
     ttl = (writer.lifetime(True)[0] - writer.now) * 1000
     aliases = await enter_aliases(pending, token.id, ttl=ttl)
+    origin = _origin(pending, outcome, None)
+    signed_for = 0 if origin is None else origin.signed_for
     writer.check_time()
     status, at, size = await backend.index.enter(
         principal,
@@ -98,7 +100,7 @@ async def enter(pending: PendingCommit, outcome: Outcome, data: bytes) -> Answer
         began=request.began,
         own=request.revocations.get(backend.index.name(principal)),
         ttl=ttl,
-        descriptor=writer.descriptor(token.id, writer.now, pending.methods),
+        descriptor=writer.descriptor(token.id, writer.now, pending.methods, signed_for, True),
     )
     if status is not EntryStatus.LIVE:
         backend.report("refused", "revoked meanwhile", token.id)
@@ -158,6 +160,8 @@ async def switch(pending: PendingCommit) -> Answer:
     """
     state, writer, old, was = pending.state, pending.writer, pending.state.stored, pending.facts.was
     ends, written = state.live is not None or was is not None, assigned_data(pending)
+    if old is not None and ends:
+        await writer.refuse_signed(old, was)
     answer = await enter(pending, Outcome.SWITCH, written)
     if old is not None and ends:
         if await writer.end(old.token.id, "switched"):

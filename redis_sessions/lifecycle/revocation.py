@@ -91,17 +91,41 @@ async def revoke(backend: Backend, id: str, principal: AnyPrincipal) -> bool:
     # only an end is repeated. A session that is stored ends at its next touch, if it is theirs.
     over = known is EntryStatus.ENDED and not is_record(await backend.store.load(id))
     if known is EntryStatus.LIVE or over:
+        # First, so that it can be tried again.
+        short = None if over else await _refuse_signed(backend, who, id)
         count, shortfall = await _end_ids(backend, [id])
         marked = await backend.index.mark(who, id)
         if count:
             backend.report("revoked", "one", id, who, _client(backend))
-        raise_if_short(shortfall or marked.shortfall)
+        raise_if_short(short or shortfall or marked.shortfall)
         return count == 1
     await backend.key_notes.check()
     if is_record(await backend.store.load(id)):
         marked = await backend.index.mark(who, id)
         raise_if_short(marked.shortfall)
     return False
+
+
+async def _refuse_signed(backend: Backend, who: str, id: str) -> str | None:
+    """If a session comes from a signed cookie, refuse the other copies of this cookie, too."""
+    own = _own(backend).get(id)
+    stored = None if own is None else state_of(own).stored
+    if stored is not None:
+        signed_for = stored.record.signed_for
+    else:
+        signed_for = await _signed_for(backend, who, id)
+    return await backend.refuse_signed(who, signed_for) if signed_for else None
+
+
+async def _signed_for(backend: Backend, who: str, id: str) -> int:
+    """`Origin.signed_for` of a session, by its entry."""
+    async with aclosing(backend.index.pages(who)) as pages:
+        async for name, entries in pages:
+            for entry in entries:
+                if entry.id == id:
+                    shown = backend.sealer.open_descriptor(name, id, entry.descriptor)
+                    return 0 if shown is None else shown.signed_for
+    return 0
 
 
 async def revoke_all(backend: Backend, principal: AnyPrincipal, *, keep: str | None = None) -> int:

@@ -33,7 +33,8 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
     If that fails, the error is raised: the request fails, although its session is stored here. The
     next request reads what the source has.
     """
-    sharing, state, facts = pending.backend.sharing, pending.state, pending.facts
+    state, facts = pending.state, pending.facts
+    sharing = None if state.sources is None else state.sources.sharing
     assert sharing is not None
     old = _followed(pending)
     before, mine = state.shared, pending.writer.encoded
@@ -53,7 +54,8 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
         try:
             headers = await sharing.begin(origin, stored, anonymous)
             if came is not None and await accepting.was_ended(pending.backend, stored.token.id):
-                await sharing.end(origin)  # another request has signed out meanwhile
+                # Another request has signed out meanwhile.
+                await accepting.end_at_source(pending, origin)
                 raise StoreUnavailableError("the new session was ended before it began")
         except BaseException:
             with suppress(StoreError):  # nobody gets its token
@@ -61,7 +63,7 @@ async def carry_out_shared(pending: PendingCommit, carry_out: CarryOut) -> Answe
             raise
         answer = replace(answer, headers=(*answer.headers, *headers))
         if old is not None:
-            await sharing.end(old)
+            await accepting.end_at_source(pending, old)
         return answer
     elif stored is not None and origin is not None and origin.id and before is not None:
         try:

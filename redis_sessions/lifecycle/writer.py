@@ -183,6 +183,17 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         if principal is not None:
             self.backend.report("signed_out", how, id, principal, self.state.peer)
 
+    async def refuse_signed(self, at: Stored, principal: str | None) -> None:
+        """If a session comes from a signed cookie, refuse the other copies of this cookie, too.
+
+        Call it before the session ends. Afterwards nobody could try it again.
+        """
+        signed_for = at.record.signed_for
+        if principal is not None and signed_for:
+            self.check_time()
+            short = await self.backend.refuse_signed(principal, signed_for)
+            self.shortfall = self.shortfall or short
+
     # -- the index
 
     async def mark(self, at: Stored, principal: str | None) -> None:
@@ -220,7 +231,9 @@ class Writer(msgspec.Struct, eq=False, gc=False):
             if await self._touch(backend.aliases, alias.text, alias.entered_at, lasts) is None:
                 return None
         since = record.authenticated_at or 0
-        shown = self.descriptor(self.at.token.id, record.created_at, record.methods)
+        shown = self.descriptor(
+            self.at.token.id, record.created_at, record.methods, record.signed_for
+        )
         return await self._touch(backend.index, state.principal, since, lasts, shown)
 
     async def _touch(
@@ -257,11 +270,21 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         except StoreError as exc:
             logger.warning("sessions: an index has an older time than its session: %s", exc)
 
-    def descriptor(self, id: str, created_at: int, methods: tuple[str, ...]) -> bytes:
-        """What lists show of this session, sealed. It is empty if no client is known."""
+    def descriptor(
+        self,
+        id: str,
+        created_at: int,
+        methods: tuple[str, ...],
+        signed_for: int,
+        begins: bool = False,
+    ) -> bytes:
+        """What lists show of this session, sealed. It is empty if no client is known.
+
+        `begins`: the index has no other descriptor that an empty one would leave there.
+        """
         backend, peer = self.backend, self.state.peer()
         principal = self.state.principal if self.principal is None else self.principal
-        if peer == Peer() or principal is None:
+        if principal is None or (peer == Peer() and not (begins and signed_for)):
             return b""
         return backend.sealer.seal_descriptor(
             backend.keyring.primary.index(principal),
@@ -271,6 +294,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
                 address=peer.address,
                 user_agent=peer.user_agent and peer.user_agent[:256],
                 methods=methods,
+                signed_for=signed_for,
             ),
         )
 

@@ -14,7 +14,8 @@ class Origin(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     `source`: the name of the source. `id`: what names the session there, if it is followed; else
     "". `at`: the record's `authenticated_at` as it was accepted, and 0 from then on when the user
-    has proved here who they are. -1: the session began on both sides at once.
+    has proved here who they are. -1: the session began on both sides at once. `signed_for`: as
+    `Found.signed_for`, if somebody was signed in by the cookie; else 0.
     """
 
     __repr__ = silent_repr
@@ -23,6 +24,7 @@ class Origin(msgspec.Struct, array_like=True, gc=False, frozen=True):
     source: str
     id: str
     at: int
+    signed_for: int = 0
 
 
 class Accepted(msgspec.Struct, eq=False):
@@ -53,9 +55,11 @@ class Accepted(msgspec.Struct, eq=False):
     """The version of a marker that doesn't count any more, to be replaced. None: there is none."""
     stays_open: bool = False
     """Whether it is a WebSocket or event stream, which has to end with its session."""
+    signed_for: int = 0
+    """For how many seconds other cookies of this login are valid, each with an id of its own."""
     follows_end: bool = False
     """Whether our session ended at its source, and so is cleared, though not by the application."""
 
     def origin(self, at: int | None) -> Origin:
         """What the record remembers. `at`: its `authenticated_at`."""
-        return Origin(self.source, self.id, at or 0)
+        return Origin(self.source, self.id, at or 0, self.signed_for)

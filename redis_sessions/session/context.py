@@ -6,10 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 from redis_sessions.errors import SessionError, StoreError
-from redis_sessions.session.accepted import Accepted
+from redis_sessions.session.accepted import Accepted, Origin
 from redis_sessions.session.record import Reject, Stored
+from redis_sessions.session.values import Changes
 
-__all__ = ["OpenConnection", "Peer", "RequestContext"]
+__all__ = ["Headers", "OpenConnection", "Peer", "RequestContext", "Sharing", "Sources"]
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 Load = Callable[..., Awaitable[Any]]
 """`lifecycle.loading.Load`, which gives a `Session`. This module doesn't know that class."""
@@ -67,4 +70,34 @@ class RequestContext(Protocol):
 
     async def brought(self) -> list[Accepted]:
         """The sessions of other libraries that it brings, whether they may be accepted or not."""
+        ...
+
+
+class Sharing(Protocol):
+    """What a commit tells sources whose sessions are shared with ours."""
+
+    def new(self, data: bytes, principal: str | None, /) -> Origin | None: ...
+
+    async def begin(self, origin: Origin, stored: Stored, old: Origin | None, /) -> Headers: ...
+
+    def shared_data(self, name: str, data: bytes, /) -> bytes | None: ...
+
+    async def write(self, origin: Origin, changed: Changes, whose: str | None, /) -> None: ...
+
+    def expiry(self, origin: Origin, /) -> Headers: ...
+
+
+class Sources(Protocol):
+    """What a commit tells the sources of the middleware that has loaded the session."""
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """Stores at a source what a session shares with one there. None: none shares any."""
+        ...
+
+    async def end(self, origin: Origin, /) -> bool:
+        """End a session at its source, since ours has ended that follows it.
+
+        False: it is at none of these.
+        """
         ...

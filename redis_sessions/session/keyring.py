@@ -75,6 +75,10 @@ class SecretKey:
         """The name of an alias' index. It is no principal's, whatever that principal is called."""
         return self.digest(text, purpose=b"rs-alias", size=16).hex()
 
+    def signed(self, principal: str) -> str:
+        """The name of the index that says which signed cookies of other libraries are refused."""
+        return self.digest(principal, purpose=b"rs-signed", size=16).hex()
+
     def descriptor_key(self, index: str, id: str) -> bytes:
         """The 32-byte key of the descriptor of one session in one index."""
         return self.digest(f"{index}:{id}", purpose=b"rs-descriptor", size=32)

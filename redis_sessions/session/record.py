@@ -128,6 +128,11 @@ class Record(msgspec.Struct, array_like=True, gc=False, kw_only=True, frozen=Tru
         return msgspec.structs.replace(self, data=msgspec.Raw(data))
 
     @property
+    def signed_for(self) -> int:
+        """`Origin.signed_for`."""
+        return 0 if self.origin is None else self.origin.signed_for
+
+    @property
     def proved_at(self) -> int | None:
         """As `authenticated_at`. None if that is when another library's session was accepted."""
         at, origin = self.authenticated_at, self.origin
@@ -183,6 +188,8 @@ class Descriptor(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     user_agent: str | None
     methods: tuple[str, ...] = ()
     """As in the record."""
+    signed_for: int = 0
+    """As `Origin.signed_for`, for who ends the session by its id alone."""
 
 
 _describe = msgspec.msgpack.Encoder().encode

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from redis_sessions.errors import ConfigurationError, SessionError, afresh
 from redis_sessions.session import values
 from redis_sessions.session.accepted import Accepted
-from redis_sessions.session.context import Peer, RequestContext
+from redis_sessions.session.context import Peer, RequestContext, Sources
 from redis_sessions.session.keyring import Keyring
 from redis_sessions.session.origins import NO_OBJECTS, Origins
 from redis_sessions.session.record import Stored
@@ -226,6 +226,8 @@ class State(msgspec.Struct, eq=False):
     """The error for those who use it, if it isn't loaded."""
     accepted: Accepted | None = None
     """The session of another library whose data are in it, until they are stored."""
+    sources: Sources | None = None
+    """Those of the middleware that has loaded it. None: it has none, or there was no middleware."""
     shared: bytes | None = None
     """What it shares with another library's, as it is there, encoded. None: it shares nothing."""
     known_origins: Origins | None = None

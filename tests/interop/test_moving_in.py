@@ -26,9 +26,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from redis_sessions import SessionMiddleware
+from redis_sessions import RedisStore, SessionManager, SessionMiddleware
 from redis_sessions.accept import Found, RedisSdk, Source, StarletteCookie, Starsessions
-from tests.interop.serving import HTTPS, Options
+from tests.interop.serving import HTTPS, SECRET, Options
 from tests.support.asgi import ask
 from tests.support.deployments import Deployment
 from tests.support.servers import as_owner
@@ -178,6 +178,33 @@ def test_nobody_is_signed_out_on_the_day_of_the_switch(
     assert days <= lasts <= days + 1 / 24
 
 
+def test_copies_that_starlette_has_signed_before(move: Move) -> None:
+    """It signs the session anew with each response. After a sign-out here no copy of before opens.
+
+    Who signs in there afterwards is signed in here.
+    """
+    old, source_of = move.starlette()
+    with move.browser(old, source_of()) as (before, after):
+        before.get("/in")
+        signer = itsdangerous.TimestampSigner(OLD_KEY)
+        payload, signed = signer.unsign(before.cookies["session"], return_timestamp=True)
+        move.monkeypatch.setattr(signer, "get_timestamp", lambda: int(signed.timestamp()) - 60)
+        copy = signer.sign(payload).decode()
+        assert after.get("/").json() == ALICE
+        after.get("/out")
+        after.cookies.set("session", copy, domain="testserver.local", path="/")
+        assert after.get("/").json() == {}
+        with Redis.from_url(move.owner) as untyped:
+            server: Any = untyped
+            lasts = max(server.ttl(key) for key in server.scan_iter(f"{move.prefix}of:*"))
+        assert 14 * 24 * 3600 < lasts <= 14 * 24 * 3600 + 3600
+        for _ in range(100_000):  # a signature says in which second it was made, and no more
+            before.get("/in")
+            if after.get("/").json() == ALICE:
+                break
+        assert after.get("/").json() == ALICE
+
+
 @pytest.mark.parametrize("library", ["starsessions", "sdk"])
 def test_one_sign_out_ends_both(move: Move, library: str) -> None:
     """With follow=True the applications run side by side."""
@@ -296,6 +323,45 @@ async def test_records_in_a_cluster(deployment: Deployment, prefix: str) -> None
     finally:
         for each in own:
             await each.close()
+        await client.aclose()
+
+
+@pytest.mark.parametrize("out", [0, 1])
+async def test_two_applications_with_one_manager(redis_url: str, prefix: str, out: int) -> None:
+    """Each follows another library's sessions. A sign-out in either ends that library's session."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["session"] == ALICE
+        if scope["path"] == "/out":
+            scope["session"].clear()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    client = AsyncRedis.from_url(as_owner(redis_url))
+    star = starsessions.stores.redis.RedisStore(connection=client, prefix=prefix)
+    sdk = RedisSessionStore(client, key_prefix=prefix)
+    ids = [starsessions.session.generate_session_id(), sdk.new_id()]
+    await star.write(ids[0], starsessions.JsonSerializer().serialize(ALICE), 60, 60)
+    await sdk.create(ids[1], sdk.new_record(ALICE))
+    own: list[Source] = [
+        Starsessions(redis_url, prefix=prefix, cookie_name="star", once=False, follow=True),
+        RedisSdk(redis_url, prefix=prefix, cookie_name="sdk", once=False, follow=True),
+    ]
+    manager = SessionManager(RedisStore(redis_url, prefix=prefix), SECRET)
+    apps = [SessionMiddleware(app, manager=manager, accept=[source]) for source in own]
+    theirs = [
+        (b"cookie", f"{each.cookie}={id}".encode()) for each, id in zip(own, ids, strict=True)
+    ]
+    try:
+        replies = [await ask(each, [sent]) for each, sent in zip(apps, theirs, strict=True)]
+        ours = b"cookie", replies[out].checked().cookies[0].split(";")[0].encode()
+        (await ask(apps[out], [theirs[out], ours], path="/out")).checked()
+        there = [await source.read(id) for source, id in zip(own, ids, strict=True)]
+        assert [data is None for data in there] == [out == 0, out == 1]
+    finally:
+        for each in own:
+            await each.close()
+        await manager.close()
         await client.aclose()
 
 

@@ -60,7 +60,7 @@ def test_any_cookie_is_a_session_or_none(value: str) -> None:
         found = await COOKIE.find(value)
         assert found is None or isinstance(found, (str, Found))
         if isinstance(found, Found):
-            assert found == Found(found.data, found.id, found.ttl, found.since)
+            assert found.signed_for > 0
             assert type(found.data) is dict
         place = Place([COOKIE])
         cookie = f"session={value}".encode("latin-1", "replace").replace(b"\n", b" ")

@@ -96,6 +96,10 @@ class UnreliableStore(MemoryStore):
         await self._begin("mark")
         return await super().mark(key, id, ttl=ttl)
 
+    async def revoke(self, key: str, *, keep: str | None, memory: int) -> Written[float]:
+        await self._begin("revoke")
+        return await super().revoke(key, keep=keep, memory=memory)
+
     async def remove(self, key: str, ids: Sequence[str], *, until: float) -> Written[None]:
         await self._begin("remove")
         return await super().remove(key, ids, until=until)

@@ -232,7 +232,7 @@ async def test_a_token_in_a_header_takes_no_foreign_cookie_along() -> None:
     foreign = [(b"origin", b"https://evil.example"), (b"x-session-token", b"x")]
     reply = (await at.visit(method="POST", headers=foreign)).checked()
     assert (reply.seen, reply.cookies) == ({}, [])
-    assert (await at.visit(headers=[(b"x-session-token", b"")])).seen == ALICES
+    assert (await at.visit()).seen == ALICES
 
 
 async def test_an_unloaded_session_is_accepted_when_it_is_loaded() -> None:

@@ -193,9 +193,10 @@ async def test_the_same_middleware_twice() -> None:
     assert names_in((await at.visit(app=app)).checked()) == [THEIRS, COOKIE]
 
 
-async def test_an_inner_middleware_can_not_accept_by_itself() -> None:
+@pytest.mark.parametrize("outer", [[], [StarletteCookie("key", session_cookie="other")]])
+async def test_an_inner_middleware_can_not_accept_by_itself(outer: list[Any]) -> None:
     """The outer one has loaded the session, so the option of the inner one would do nothing."""
-    at = Place([])
+    at = Place(outer)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         inner = SessionMiddleware(app, manager=at.manager, accept=[Elsewhere()])
