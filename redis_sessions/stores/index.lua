@@ -6,7 +6,7 @@
 --                 when the session would have expired (13), and when it was marked (17)
 --   meta          "revoked happened before floor last keep":
 --                 revoked   when all sessions were revoked, later than each time before; -1 if never
---                 happened  the same moment on the server's clock alone, by which sign-ins under way are refused
+--                 happened  when that was on the server's clock alone, or later: sign-ins under way are refused by it
 --                 keep      the session that this revocation excepted
 --                 before    the `revoked` of before, which holds for `keep`
 --                 floor     when the last of the marks was made that had to be removed; -1 if none was
@@ -40,6 +40,9 @@ floor, last, keep = tonumber(floor or -1), tonumber(last or 0), keep or ''
 local time = redis.call('TIME')
 local clock = time[1] * 1000 + time[2] / 1000
 local now = math.max(clock, last + 0.001)
+-- By a clock that is behind, a revocation has happened by now at the latest. Else it would refuse every
+-- sign-in until that clock has caught up.
+happened = math.min(happened, clock)
 
 local function whole(n) return string.format('%.0f', math.floor(n)) end
 local function exact(n) return string.format('%.3f', n) end
@@ -105,7 +108,10 @@ if what == 'enter' then
   local id, own = ARGV[2], tonumber(ARGV[4])
   local at = math.max(clock - ARGV[3], own + 0.001)
   if is_marked(id) then return {'ended', '0', 0, '-1'} end
-  if revoked > own and (own >= 0 or happened >= at) then return {'refused', '0', 0, '-1'} end
+  if revoked > own and (own >= 0 or happened >= at) then
+    put_meta()  -- `happened`: whose request begins after this isn't refused
+    return {'refused', '0', 0, '-1'}
+  end
   -- A record has whole milliseconds. The next one is taken, so that no revocation of before ends the session.
   local since = math.max(revoked, own)
   local authenticated = math.max(math.ceil(at), math.floor(since) + 1)

@@ -51,7 +51,7 @@ class _Index:
     revoked: float = -1
     """When all sessions were revoked; -1 if never. It is later than each time before."""
     happened: float = -1
-    """The same moment on the clock alone."""
+    """When that was on the clock alone, or later if the clock has been set back."""
     keep: str | None = None
     """The session that the revocation excepted."""
     before: float = -1
@@ -61,9 +61,10 @@ class _Index:
     last: float = 0
     """The latest time that the index has given."""
 
-    def advance(self, now: float) -> float:
+    def advance(self, clock: float) -> float:
         """The time, later than all before; entries and marks that have expired are removed."""
-        self.last = now = max(now, self.last + 0.001)
+        self.last = now = max(clock, self.last + 0.001)
+        self.happened = min(self.happened, clock)
         self.live = {id: entry for id, entry in self.live.items() if entry.expires > now}
         self.marks = {id: mark for id, mark in self.marks.items() if mark[0] > now}
         return now

@@ -2,8 +2,9 @@
 
 S2, S3: `revoke_all` ends what was there at its first step, and nobody who signed in later, and so
 does `revoke_by`. S4: this one ends nobody who never had the alias. F1, F2: a touch ends a session
-for a reason. F3, F4: marks are bounded, and times go forward. (I8, that nothing of before a first
-step survives its touch, is in `audit`.)
+for a reason. F3, F4: marks are bounded, and times go forward. F5: after a failover to a server
+whose clock is behind, one sign-in is refused at most. (F5 is in `audit`, and so is I8, that nothing
+of before a first step survives its touch.)
 """
 
 from __future__ import annotations

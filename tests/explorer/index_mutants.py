@@ -156,6 +156,20 @@ SCRIPTS: Final = (
         [Scenario("A2", ("all",), "behind")],
     ),
     Script(
+        "a revocation stays ahead of a clock that is behind",
+        "happened = math.min(happened, clock)",
+        "",
+        "F5",
+        [Scenario("A2", ("all",), "behind")],
+    ),
+    Script(
+        "a refused sign-in tells the index nothing",
+        "put_meta()  -- `happened`: whose request begins after this isn't refused",
+        "",
+        "F5",
+        [Scenario("A2", ("all",), "behind")],
+    ),
+    Script(
         "a sign-in is later than a revocation that comes next",
         "now = math.max(now, authenticated)",
         "",

@@ -28,7 +28,7 @@ from tests.explorer.scenario import (
     first_record,
 )
 
-__all__ = ["World"]
+__all__ = ["TICK", "World"]
 
 TICK: Final = 0.125  # exact in binary: milliseconds stay whole
 UNANSWERED: Final = {"away", "applied, away"}
