@@ -119,6 +119,25 @@ async def test_a_clock_that_was_ahead(place: Place) -> None:
     assert await place.store.ask(KEY, id, authenticated=at) is EntryStatus.ENDED
 
 
+@pytest.mark.parametrize("ahead", [-3600, -40, 40])
+async def test_a_restored_record_is_outdated(place: Place, ahead: float) -> None:
+    """Whether its token or its sign-in was replaced, by a clock that was right."""
+    id = new_id()
+    entered, _ = await place.store.enter(KEY, id, age=0, own=-1, ttl=HOUR, descriptor=b"")
+    at = entered.authenticated
+    await place.store.authenticated(KEY, id, at=at, rotation=(at // 1000, 0))
+    await place.set(ahead)
+    assert await place.store.ask(KEY, id, authenticated=at) is EntryStatus.OUTDATED
+    touched, _ = await place.store.touch(KEY, id, authenticated=at, ttl=HOUR, descriptor=b"")
+    assert touched.status is EntryStatus.OUTDATED
+    await place.store.authenticated(KEY, id, at=at + 1)
+    newest = at // 1000
+    status = await place.store.ask(KEY, id, authenticated=at, rotated=newest)
+    assert status is EntryStatus.OUTDATED
+    status = await place.store.ask(KEY, id, authenticated=at + 1, rotated=newest)
+    assert status is EntryStatus.LIVE
+
+
 async def sign_in(manager: SessionManager) -> str | None:
     """A request that begins now, and signs Alice in; None for a 503."""
     try:
