@@ -196,6 +196,7 @@ class _Unasked(Passing):
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
+        rotated: int = 0,
     ) -> Written[Touched]:
         return Written(Touched(EntryStatus.LIVE, authenticated))
 
