@@ -111,12 +111,7 @@ async def rotate(pending: PendingCommit, outcome: Outcome) -> Answer:
     change = _Change(pending, at, at, at, (token, rotated), authenticated_at, aliases)
     if lives and await writer.compare_and_set(at, change.on_top_of) is not None:
         change.adopt()
-        if principal is not None and authenticated_at is not None:
-            record = change.new.record
-            shown = writer.descriptor(
-                token.id, record.created_at, record.methods, record.signed_for
-            )
-            await writer.note_authentication(token.id, authenticated_at, shown)
+        await writer.note_rotation(at, change.new, authenticated_at)
         if aliases is not None:
             await writer.forget(token.id, set(change.newest.record.aliases).difference(aliases))
         pending.backend.report("rotated", outcome.name.lower(), token.id)

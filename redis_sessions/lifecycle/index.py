@@ -14,14 +14,21 @@ from typing import Final
 from redis_sessions.errors import raise_if_short
 from redis_sessions.session.keyring import Keyring, SecretKey
 from redis_sessions.session.state import LONGEST, Revoked
-from redis_sessions.stores.protocols import Entry, EntryStatus, SessionIndex, Touched, Written
+from redis_sessions.stores.protocols import (
+    Entry,
+    EntryStatus,
+    Rotation,
+    SessionIndex,
+    Touched,
+    Written,
+)
 
 __all__ = ["Index"]
 
 _MEMORY: Final = LONGEST * 1000
 
 _LATEST: Final = 2**52
-"""A time later than any revocation. If asked with it, an index says whether there is an entry."""
+"""A time later than any other. If asked with it, an index says whether there is an entry."""
 
 _ATTEMPTS: Final = 5
 """How often a sign-in is entered if a revocation may have overtaken it on the way."""
@@ -102,13 +109,20 @@ class Index:
         return EntryStatus.REFUSED, 0, 0
 
     async def touch(
-        self, principal: str, id: str, *, authenticated: int, ttl: int, descriptor: bytes
+        self,
+        principal: str,
+        id: str,
+        *,
+        authenticated: int,
+        ttl: int,
+        descriptor: bytes,
+        rotated: int,
     ) -> Written[Touched]:
-        """Renew an entry. The status is LIVE, ENDED or OUTDATED."""
+        """Renew an entry. The status is LIVE, ENDED or OUTDATED. `rotated`: the record's time."""
         primary, *retired = self._names(principal)
         elsewhere = EntryStatus.MISSING
         for name in retired:
-            status = await self._store.ask(name, id, authenticated=authenticated)
+            status = await self._store.ask(name, id, authenticated=authenticated, rotated=rotated)
             if status in (EntryStatus.ENDED, EntryStatus.OUTDATED):
                 return Written(Touched(status, 0))
             if status is EntryStatus.LIVE or elsewhere is EntryStatus.MISSING:
@@ -120,14 +134,20 @@ class Index:
             ttl=ttl,
             descriptor=descriptor,
             elsewhere=elsewhere,
+            rotated=rotated,
         )
 
-    async def authenticated(
-        self, principal: str, id: str, at: int, descriptor: bytes
+    async def rotated(
+        self, principal: str, id: str, rotation: Rotation, at: int, descriptor: bytes
     ) -> Written[None]:
-        """Note that the principal proved again who they are."""
-        name = self.name(principal)
-        return await self._store.authenticated(name, id, at=at, descriptor=descriptor)
+        """Note a rotation, under every key. `at`: when the principal signed in again, or 0."""
+        primary, *retired = self._names(principal)
+        noted = await self._store.authenticated(
+            primary, id, at=at, descriptor=descriptor, rotation=rotation
+        )
+        for name in retired:  # the entry may be there, until its next touch
+            await self._store.authenticated(name, id, at=0, rotation=rotation)
+        return noted
 
     async def mark(self, principal: str, id: str, *, ttl: int = _MEMORY) -> Written[None]:
         """Mark a session as ended, under every key."""
@@ -141,7 +161,7 @@ class Index:
         """LIVE: the session has an entry. ENDED: it has a mark. MISSING: it has neither."""
         found = EntryStatus.MISSING
         for name in self._names(principal):
-            status = await self._store.ask(name, id, authenticated=_LATEST)
+            status = await self._store.ask(name, id, authenticated=_LATEST, rotated=_LATEST)
             if status is EntryStatus.LIVE:
                 return status
             if status is EntryStatus.ENDED:

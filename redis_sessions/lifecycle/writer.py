@@ -234,14 +234,26 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         shown = self.descriptor(
             self.at.token.id, record.created_at, record.methods, record.signed_for
         )
-        return await self._touch(backend.index, state.principal, since, lasts, shown)
+        rotated = self.at.rotated_at
+        return await self._touch(backend.index, state.principal, since, lasts, shown, rotated)
 
     async def _touch(
-        self, index: Index, who: str, since: int, ttl: int, descriptor: bytes = b""
+        self,
+        index: Index,
+        who: str,
+        since: int,
+        ttl: int,
+        descriptor: bytes = b"",
+        rotated: int = 0,
     ) -> float | None:
         self.check_time()
         touched = await index.touch(
-            who, self.at.token.id, authenticated=since, ttl=ttl, descriptor=descriptor
+            who,
+            self.at.token.id,
+            authenticated=since,
+            ttl=ttl,
+            descriptor=descriptor,
+            rotated=rotated,
         )
         self._note_shortfall(touched)
         status, clock = touched.result
@@ -255,17 +267,23 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         self.state.gone()
         return None
 
-    async def note_authentication(self, id: str, at: int, descriptor: bytes = b"") -> None:
-        """Note in the index that the principal proved who they are.
+    async def note_rotation(self, old: Stored, new: Stored, at: int | None) -> None:
+        """Note in the index that `new` has replaced `old`, so that this one ends if it comes back.
 
-        Call it after the record is stored. If the index had a later time than the record, the
-        session would end at its next touch.
+        `at`: when the principal proved who they are, if they did. Call it after the record is
+        stored. If the index had a later time than the record, the session would end at its next
+        touch.
         """
         if self.principal is None:
             return
+        id, record = new.token.id, new.record
+        shown = b""
+        if at is not None:
+            shown = self.descriptor(id, record.created_at, record.methods, record.signed_for)
+        rotation = new.rotated_at, old.rotated_at
         try:
             index = self.backend.index
-            noted = await index.authenticated(self.principal, id, at, descriptor)
+            noted = await index.rotated(self.principal, id, rotation, at or 0, shown)
             self._note_shortfall(noted)
         except StoreError as exc:
             logger.warning("sessions: an index has an older time than its session: %s", exc)

@@ -27,7 +27,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}\.?\d{0,3}) (\d{1,15}) ")
+_LIVE: Final = re.compile(rb"L (\d{1,15}) (\d{1,15}\.?\d{0,3}) (\d{1,15}) (?:@(\d{10}) )?")
 _STATUSES: Final = {status.value.encode(): status for status in EntryStatus}
 
 
@@ -105,5 +105,6 @@ def _entry(id: bytes, value: bytes) -> Entry | None:
     name = id.decode("latin-1")
     if form is None or not is_id(name):
         return None  # the field of the marks or of the times, or one that isn't ours
-    authenticated, seen, expires = form.groups()
-    return Entry(name, int(authenticated), float(seen), int(expires), value[form.end() :])
+    authenticated, seen, expires, rotated = form.groups()
+    descriptor = value[form.end() :]
+    return Entry(name, int(authenticated), float(seen), int(expires), descriptor, int(rotated or 0))

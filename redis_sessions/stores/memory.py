@@ -24,6 +24,7 @@ from redis_sessions.stores.protocols import (
     Entered,
     Entry,
     EntryStatus,
+    Rotation,
     Touched,
     Written,
     checked_prefix,
@@ -36,6 +37,8 @@ __all__ = ["MemoryStore"]
 _SWEEP: Final = 20
 """The records that each write looks at, to remove those that have expired."""
 _MARKS: Final = 256
+_NOBODYS: Final = 2**32 - 1
+"""A `rotated_at` that no record has."""
 _PAGE: Final = 250
 _DEADLINE: Final = TOMBSTONE_TTL * 1000
 """Milliseconds after which the writes of a request are over."""
@@ -51,7 +54,7 @@ class _Index:
     revoked: float = -1
     """When all sessions were revoked; -1 if never. It is later than each time before."""
     happened: float = -1
-    """The same moment on the clock alone."""
+    """When that was on the clock alone, or later if the clock has been set back."""
     keep: str | None = None
     """The session that the revocation excepted."""
     before: float = -1
@@ -61,15 +64,16 @@ class _Index:
     last: float = 0
     """The latest time that the index has given."""
 
-    def advance(self, now: float) -> float:
+    def advance(self, clock: float) -> float:
         """The time, later than all before; entries and marks that have expired are removed."""
-        self.last = now = max(now, self.last + 0.001)
+        self.last = now = max(clock, self.last + 0.001)
+        self.happened = min(self.happened, clock)
         self.live = {id: entry for id, entry in self.live.items() if entry.expires > now}
         self.marks = {id: mark for id, mark in self.marks.items() if mark[0] > now}
         return now
 
-    def status(self, id: str, authenticated: int, now: float) -> EntryStatus:
-        """The status of a session that was authenticated at this time."""
+    def status(self, id: str, authenticated: int, rotated: int, clock: float) -> EntryStatus:
+        """The status of a session with these times."""
         entry = self.live.get(id)
         revoked = self.before if id == self.keep else self.revoked
         if id in self.marks or authenticated <= revoked:
@@ -77,9 +81,11 @@ class _Index:
         if entry is None:
             unsure = authenticated <= self.floor
             return EntryStatus.UNSURE if unsure else EntryStatus.MISSING
-        if authenticated < entry.authenticated <= now - _DEADLINE:
-            return EntryStatus.OUTDATED
-        return EntryStatus.LIVE
+        later = [entry.authenticated] if authenticated < entry.authenticated else []
+        if rotated < entry.rotated:
+            later.append(entry.rotated * 1000)
+        outdated = any(abs(clock - at) >= _DEADLINE for at in later)
+        return EntryStatus.OUTDATED if outdated else EntryStatus.LIVE
 
 
 class MemoryStore:
@@ -203,14 +209,16 @@ class MemoryStore:
                 authenticated = entry.authenticated
             # A revocation that comes next has a later time.
             index.last = now = max(now, authenticated)
-            index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
+            rotated = entry.rotated if entry else 0
+            index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor, rotated)
             since = clock - index.happened if revoked > own else inf
             return Written(Entered(EntryStatus.LIVE, authenticated, len(index.live), since))
 
-    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
+    async def ask(self, key: str, id: str, *, authenticated: int, rotated: int = 0) -> EntryStatus:
         with self._lock:
-            index, now = self._index(key)
-            return index.status(id, authenticated, now)
+            clock = self._clock() * 1000
+            index, _ = self._index(key, clock)
+            return index.status(id, authenticated, rotated, clock)
 
     async def touch(
         self,
@@ -221,11 +229,12 @@ class MemoryStore:
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
+        rotated: int = 0,
     ) -> Written[Touched]:
         with self._lock:
-            index, now = self._index(key)
-            entry, here = index.live.get(id), index.status(id, authenticated, now)
             clock = self._clock() * 1000
+            index, now = self._index(key, clock)
+            entry, here = index.live.get(id), index.status(id, authenticated, rotated, clock)
             if here in (EntryStatus.ENDED, EntryStatus.OUTDATED):
                 return Written(Touched(here, clock))
             unsure = EntryStatus.UNSURE in (here, elsewhere)
@@ -234,21 +243,28 @@ class MemoryStore:
             if entry is not None:
                 descriptor = _latest(descriptor, authenticated, entry)
                 authenticated = max(authenticated, entry.authenticated)
+                rotated = max(rotated, entry.rotated)
             index.last = max(index.last, authenticated)
-            index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor)
+            index.live[id] = Entry(id, authenticated, now, int(now) + ttl, descriptor, rotated)
             return Written(Touched(EntryStatus.LIVE, clock))
 
     async def authenticated(
-        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+        self, key: str, id: str, *, at: int, descriptor: bytes = b"", rotation: Rotation = (0, 0)
     ) -> Written[None]:
         with self._lock:
             index, _ = self._index(key)
-            entry = index.live.get(id)
+            entry, (rotated, replaced) = index.live.get(id), rotation
             if entry is not None:
                 latest = max(at, entry.authenticated)
                 index.last = max(index.last, latest)
-                descriptor = _latest(descriptor, at, entry)
-                index.live[id] = replace(entry, authenticated=latest, descriptor=descriptor)
+                if replaced < entry.rotated < rotated:
+                    rotated = _NOBODYS
+                index.live[id] = replace(
+                    entry,
+                    authenticated=latest,
+                    descriptor=_latest(descriptor, at, entry),
+                    rotated=max(rotated, entry.rotated),
+                )
             return Written(None)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:

@@ -27,6 +27,7 @@ __all__ = [
     "NearCopy",
     "Offset",
     "ReplicaReads",
+    "Rotation",
     "SessionIndex",
     "SessionStore",
     "Store",
@@ -74,9 +75,8 @@ class SessionStore(Protocol):
 
     Every operation is atomic, and may be repeated after a lost reply. Each raises
     `StoreUnavailableError` when its outcome is unknown. A write that too few replicas have is no
-    error: its answer says so. A value's first 33 bytes are its
-    version; a value of exactly 33 bytes is a tombstone (`redis_sessions.session.record` has
-    functions for both).
+    error: its answer says so. A value's first 33 bytes are its version; a value of exactly 33
+    bytes is a tombstone (`redis_sessions.session.record` has functions for both).
     """
 
     prefix: str
@@ -91,19 +91,15 @@ class SessionStore(Protocol):
     ) -> Awaitable[Written[Commit]]:
         """Store `value` for `ttl` milliseconds if the stored version is `expected`.
 
-        `expected=None` means that nothing must be stored. There are three results:
-
-        1. STORED: it is stored. If the stored version already was that of `value`, this is a
-           retry, and the TTL is renewed.
-        2. GONE: there is a tombstone, or nothing where something was expected.
-        3. CONFLICT: there is another version, which stays.
+        `expected=None` means that nothing must be stored. STORED: it is stored; if the stored
+        version already was that of `value`, this is a retry, and the TTL is renewed. GONE: there
+        is a tombstone, or nothing where something was expected. CONFLICT: there is another
+        version, which stays.
         """
         ...
 
     async def end(self, id: str, tombstone: bytes, ttl: int) -> Written[bool]:
         """End an id: whatever is stored, there is a tombstone afterwards, for `ttl` milliseconds.
-
-        There are three cases:
 
         1. A record is stored: `tombstone` takes its place. The result is True.
         2. A tombstone is stored: it stays, and its TTL is renewed. The result is True if it is
@@ -246,8 +242,8 @@ class EntryStatus(Enum):
     ENDED = "ended"
     """It was marked as ended, or all sessions of before a later time were revoked."""
     OUTDATED = "outdated"
-    """Its entry has a later sign-in, of more than 30 seconds ago. So the record is an older one,
-    which a failover brought back."""
+    """Its entry has a later sign-in or rotation, not of the last 30 seconds. So the record is an
+    older one, which a failover brought back."""
     UNSURE = "unsure"
     """It has no entry, and may have had one of the marks that were removed to make room."""
     MISSING = "missing"
@@ -288,13 +284,17 @@ class Entry:
     expires: int
     descriptor: bytes
     """What a list of devices shows of the session. It is sealed: only the manager can read it."""
+    rotated: int = 0
+    """The `rotated_at` of the session's newest record, in seconds; 0 if its token is the first."""
+
+
+Rotation = tuple[int, int]
+"""The `rotated_at` of a record, and of the one whose place it took under a new token."""
 
 
 @runtime_checkable
 class SessionIndex(Protocol):
-    """Which sessions a principal has, and which of them have ended. Each principal has one `key`.
-
-    So has each alias of a session.
+    """Which sessions a principal, or an alias, has, and which have ended. Each has one `key`.
 
     Every operation is atomic on one key, works on a bounded number of entries, and may be
     repeated. Times are milliseconds on the index's own clock, which never gives the same time
@@ -317,8 +317,8 @@ class SessionIndex(Protocol):
         """
         ...
 
-    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
-        """The status of a session that was authenticated at this time. Nothing is written."""
+    async def ask(self, key: str, id: str, *, authenticated: int, rotated: int = 0) -> EntryStatus:
+        """The status of a session with these times of its record. Nothing is written."""
         ...
 
     async def touch(
@@ -330,15 +330,13 @@ class SessionIndex(Protocol):
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
+        rotated: int = 0,
     ) -> Written[Touched]:
         """Renew an entry, or write it again if it is missing and nothing speaks against it.
 
-        `elsewhere` is what the principal's indexes under other secret keys say: LIVE, UNSURE or
-        MISSING. If the entry is missing here, there are three cases:
-
-        1. `elsewhere` is LIVE: the entry is written here as well.
-        2. Here or elsewhere it is UNSURE: the answer is ENDED.
-        3. It is MISSING everywhere: the entry is written again.
+        `elsewhere` is what the principal's indexes under other secret keys say. If the entry is
+        missing here, and `elsewhere` is LIVE, it is written here as well. Else, if it is UNSURE
+        here or elsewhere, the answer is ENDED. If it is MISSING everywhere, it is written again.
 
         An empty `descriptor` leaves the one that is there, and so does an earlier `authenticated`
         than the entry's.
@@ -346,11 +344,13 @@ class SessionIndex(Protocol):
         ...
 
     async def authenticated(
-        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+        self, key: str, id: str, *, at: int, descriptor: bytes = b"", rotation: Rotation = (0, 0)
     ) -> Written[None]:
-        """Set an entry's time to a later one. An earlier time, or no entry, changes nothing.
+        """Set an entry's times to later ones. Earlier times, or no entry, change nothing.
 
-        An empty `descriptor` leaves the one that is there.
+        If the entry's `rotated` is between the two of `rotation`, an older record had come back,
+        and was rotated. Then all records of this session are OUTDATED from now on. An empty
+        `descriptor` leaves the one that is there.
         """
         ...
 

@@ -57,6 +57,7 @@ from redis_sessions.stores.protocols import (
     Entry,
     EntryStatus,
     NearCopy,
+    Rotation,
     Touched,
     Written,
     checked_prefix,
@@ -179,8 +180,8 @@ class RedisStore:
         enter = self._call("lifecycle", key, "enter", id, *times, descriptor)
         return await self._write(enter, entered)
 
-    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
-        ask = self._call("read", key, "ask", id, authenticated)
+    async def ask(self, key: str, id: str, *, authenticated: int, rotated: int = 0) -> EntryStatus:
+        ask = self._call("read", key, "ask", id, authenticated, rotated)
         return status(await self._servers.get().index_commands.submit(ask, 512))
 
     async def touch(
@@ -192,14 +193,15 @@ class RedisStore:
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
+        rotated: int = 0,
     ) -> Written[Touched]:
-        arguments = (id, authenticated, ttl, descriptor, elsewhere.value)
+        arguments = (id, authenticated, ttl, descriptor, elsewhere.value, rotated)
         return await self._write(self._call("touch", key, "touch", *arguments), touched)
 
     async def authenticated(
-        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+        self, key: str, id: str, *, at: int, descriptor: bytes = b"", rotation: Rotation = (0, 0)
     ) -> Written[None]:
-        note = self._call("touch", key, "authenticated", id, at, descriptor)
+        note = self._call("touch", key, "authenticated", id, at, descriptor, *rotation)
         return await self._write(note, nothing)
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from redis_sessions.errors import StoreUnavailableError
 from redis_sessions.events import Event
 from redis_sessions.lifecycle.manager import backend_of
 from redis_sessions.session.keyring import Keyring
@@ -12,9 +13,9 @@ from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import NEVER, State
 from redis_sessions.stores import Store
 from tests.explorer.actors import KEYRING, SIGNS_IN, Worker
-from tests.explorer.index_invariants import older_than_their_entries
+from tests.explorer.index_invariants import older_than_their_entries, replaced_tokens
 from tests.explorer.scenario import PRINCIPALS, Rec, view
-from tests.explorer.world import World
+from tests.explorer.world import TICK, World
 
 __all__ = ["Eager", "audit"]
 
@@ -44,7 +45,7 @@ class Eager(Worker):
 
 
 async def audit(world: World) -> list[str]:
-    """What I1, I3, I7 and I8 find wrong in the end."""
+    """What I1, I3, I7, I8, F1, F5 and F6 find wrong in the end."""
     found = list[str]()
     forever = await world.backend.without_ttl(list(world.labels), world.index_keys)
     if forever:
@@ -55,7 +56,7 @@ async def audit(world: World) -> list[str]:
     over = {
         id for id, record in world.live().items() if record.principal and world.over(id, begun=True)
     }
-    outdated = older_than_their_entries(world)
+    outdated, replaced = older_than_their_entries(world), replaced_tokens(world)
     for record in world.live().values():
         session = await manager.load(record.token.value)
         await manager.commit(session)
@@ -64,6 +65,8 @@ async def audit(world: World) -> list[str]:
         found.append("I8 a session that was ended survives its touch")
     if outdated & alive.keys():
         found.append("F1 a record older than its entry survives its touch")
+    if replaced & alive.keys():
+        found.append("F6 a session that a replaced token opens survives its touch")
     sole = world.actors[0] if len(world.actors) == 1 and not world.used else None
     signs_in = sole is not None and sole.spec in SIGNS_IN and sole.was is not None
     kept = world.jar is not None and world.jar.id in alive
@@ -74,7 +77,27 @@ async def audit(world: World) -> list[str]:
         lives = {id for id, record in alive.items() if record.principal == principal}
         if listed != lives:
             found.append(f"I7 sessions_of names {len(listed)} sessions, and {len(lives)} live")
+    if "behind" in world.used and not await _signs_in(world):
+        found.append("F5 a sign-in is refused again, since the index's clock is behind")
     return found
+
+
+async def _signs_in(world: World) -> bool:
+    """Whether A can sign in: at the second attempt at the latest."""
+    worker = Worker(world.real, world.backend.clock, lambda _: None)
+    for _ in range(2):
+        await world.backend.advance(TICK)
+        session = await worker.load(None)
+        session["user_id"] = "A"
+        await world.backend.advance(TICK)
+        try:
+            answer = await worker.commit(session)
+        except StoreUnavailableError:
+            continue
+        if answer.token is not None:
+            world.labels[answer.token.id] = "late"
+            return True
+    return False
 
 
 async def _alive(world: World) -> AsyncIterator[tuple[str, Rec]]:

@@ -29,6 +29,8 @@ class Seats(NamedTuple):
     ended: frozenset[str]
     revoked: float
     floor: float
+    rotated: Mapping[str, int] = {}
+    """When the token of each entry's newest record replaced another."""
 
     def knows(self, id: str, authenticated: int) -> bool:
         """Whether it can say what became of this session."""
@@ -143,7 +145,8 @@ class _OpenMemoryStore(MemoryStore):
     def look(self, key: str) -> Seats:
         index, _ = self._index(key)
         live = {id: entry.authenticated for id, entry in index.live.items()}
-        return Seats(live, frozenset(index.marks), index.revoked, index.floor)
+        rotated = {id: entry.rotated for id, entry in index.live.items()}
+        return Seats(live, frozenset(index.marks), index.revoked, index.floor, rotated)
 
     def forget(self) -> None:
         self._records.clear()
@@ -262,7 +265,9 @@ class RedisBackend:
         marks = fields.pop(b"marks", b"").decode()
         live = {k.decode(): int(v.split(b" ")[1]) for k, v in fields.items()}
         ended = frozenset(marks[i : i + 20] for i in range(0, len(marks), 50))
-        return Seats(live, ended, float(revoked), float(floor))
+        _, entries = await self.store.entries(key)
+        rotated = {entry.id: entry.rotated for entry in entries}
+        return Seats(live, ended, float(revoked), float(floor), rotated)
 
     async def without_ttl(self, ids: Sequence[str], keys: Sequence[str]) -> list[str]:
         names = [self.store.prefix + id for id in ids] + [self._index(key) for key in keys]

@@ -140,11 +140,13 @@ def marks(
 def proofs(
     faults: Iterable[str | None] = (None, *INDEX_FAULTS),
 ) -> Iterator[Scenario]:
-    """`authenticated()`, whose time is in a record and in an entry, and what crosses it."""
+    """`authenticated()` and `rotate()`, which a record and an entry tell of, and what crosses."""
     others = ("touch", "a+due", "a", "reA", "rotate", "out", "all", "keep", "keepre")
     for fault in faults:
         yield Scenario("A", ("reA",), fault)
         yield from (Scenario("A", ("reA", other), fault) for other in others)
+        yield Scenario("A", ("rotate",), fault)
+        yield from (Scenario("A", ("rotate", other), fault) for other in others)
 
 
 ALIASED: Final = (

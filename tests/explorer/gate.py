@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
-from redis_sessions.stores.protocols import Entered, Touched, Written
+from redis_sessions.stores.protocols import Entered, Rotation, Touched, Written
 
 __all__ = ["Call", "GatedStore"]
 
@@ -115,9 +115,9 @@ class GatedStore:
 
         return await self._wait("enter", key, send, None, (id,))
 
-    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
+    async def ask(self, key: str, id: str, *, authenticated: int, rotated: int = 0) -> EntryStatus:
         def send() -> Awaitable[EntryStatus]:
-            return self._real.ask(key, id, authenticated=authenticated)
+            return self._real.ask(key, id, authenticated=authenticated, rotated=rotated)
 
         return await self._wait("ask", key, send, None, (id,))
 
@@ -130,6 +130,7 @@ class GatedStore:
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
+        rotated: int = 0,
     ) -> Written[Touched]:
         def send() -> Awaitable[Written[Touched]]:
             return self._real.touch(
@@ -139,15 +140,18 @@ class GatedStore:
                 ttl=ttl,
                 descriptor=descriptor,
                 elsewhere=elsewhere,
+                rotated=rotated,
             )
 
         return await self._wait("touch", key, send, None, (id,))
 
     async def authenticated(
-        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+        self, key: str, id: str, *, at: int, descriptor: bytes = b"", rotation: Rotation = (0, 0)
     ) -> Written[None]:
         def send() -> Awaitable[Written[None]]:
-            return self._real.authenticated(key, id, at=at, descriptor=descriptor)
+            return self._real.authenticated(
+                key, id, at=at, descriptor=descriptor, rotation=rotation
+            )
 
         return await self._wait("authenticated", key, send, None, (id,))
 

@@ -49,7 +49,8 @@ async def _note_first(writer: Writer, ttl: int | None = None) -> float | None:
     clock = await _renew_entry(writer, ttl)
     if clock is not None and writer.state.wanted.authenticated:
         at = int(clock - writer.backend.index.age(writer.state.request.began))
-        await writer.note_authentication(writer.at.token.id, at)
+        index, old = writer.backend.index, writer.at
+        await index.rotated(writer.principal or "", old.token.id, (writer.now, 0), at, b"")
     return clock
 
 
@@ -156,6 +157,20 @@ SCRIPTS: Final = (
         [Scenario("A2", ("all",), "behind")],
     ),
     Script(
+        "a revocation stays ahead of a clock that is behind",
+        "happened = math.min(happened, clock)",
+        "",
+        "F5",
+        [Scenario("A2", ("all",), "behind")],
+    ),
+    Script(
+        "a refused sign-in tells the index nothing",
+        "put_meta()  -- `happened`: whose request begins after this isn't refused",
+        "",
+        "F5",
+        [Scenario("A2", ("all",), "behind")],
+    ),
+    Script(
         "a sign-in is later than a revocation that comes next",
         "now = math.max(now, authenticated)",
         "",
@@ -175,6 +190,34 @@ SCRIPTS: Final = (
         "return 'live'",
         "F1",
         [Scenario("A", ("reA",), "failover record then 30 s")],
+    ),
+    Script(
+        "a rotation leaves no trace",
+        "math.max(rotated, entry.rotated), descriptor)",
+        "entry.rotated, descriptor)",
+        "F6",
+        [Scenario("A", ("rotate",), "failover record then 30 s")],
+    ),
+    Script(
+        "who rotates a record that came back keeps the session",
+        "then rotated = NOBODYS end",
+        "then end",
+        "F6",
+        [Scenario("A", ("rotate", "rotate"), "failover record then 30 s")],
+    ),
+    Script(
+        "a touch doesn't look for a later rotation",
+        "or rotated < entry.rotated and is_settled(entry.rotated * 1000)",
+        "",
+        "F6",
+        [Scenario("A", ("rotate",), "failover record then 30 s")],
+    ),
+    Script(
+        "a late touch takes a rotation's trace away",
+        "rotated = math.max(rotated, entry.rotated)",
+        "",
+        "F4",
+        [Scenario("A", ("rotate", "touch"))],
     ),
     Script(
         "marks aren't bounded",

@@ -17,7 +17,7 @@ from redis_sessions.session.session import Session, state_of
 from redis_sessions.session.state import Bound, Status
 from redis_sessions.session.token import SessionToken
 from redis_sessions.stores import Commit, Entry, EntryStatus, Store
-from redis_sessions.stores.protocols import CONFLICT, GONE, Entered, Touched, Written
+from redis_sessions.stores.protocols import CONFLICT, GONE, Entered, Rotation, Touched, Written
 from tests.explorer.actors import Worker
 from tests.explorer.backends import Backend
 
@@ -53,8 +53,8 @@ class Passing:
     ) -> Written[Entered]:
         return await self.real.enter(key, id, age=age, own=own, ttl=ttl, descriptor=descriptor)
 
-    async def ask(self, key: str, id: str, *, authenticated: int) -> EntryStatus:
-        return await self.real.ask(key, id, authenticated=authenticated)
+    async def ask(self, key: str, id: str, *, authenticated: int, rotated: int = 0) -> EntryStatus:
+        return await self.real.ask(key, id, authenticated=authenticated, rotated=rotated)
 
     async def touch(
         self,
@@ -65,6 +65,7 @@ class Passing:
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
+        rotated: int = 0,
     ) -> Written[Touched]:
         return await self.real.touch(
             key,
@@ -73,12 +74,15 @@ class Passing:
             ttl=ttl,
             descriptor=descriptor,
             elsewhere=elsewhere,
+            rotated=rotated,
         )
 
     async def authenticated(
-        self, key: str, id: str, *, at: int, descriptor: bytes = b""
+        self, key: str, id: str, *, at: int, descriptor: bytes = b"", rotation: Rotation = (0, 0)
     ) -> Written[None]:
-        return await self.real.authenticated(key, id, at=at, descriptor=descriptor)
+        return await self.real.authenticated(
+            key, id, at=at, descriptor=descriptor, rotation=rotation
+        )
 
     async def mark(self, key: str, id: str, *, ttl: int) -> Written[bool]:
         return await self.real.mark(key, id, ttl=ttl)
@@ -192,6 +196,7 @@ class _Unasked(Passing):
         ttl: int,
         descriptor: bytes,
         elsewhere: EntryStatus = EntryStatus.MISSING,
+        rotated: int = 0,
     ) -> Written[Touched]:
         return Written(Touched(EntryStatus.LIVE, authenticated))
 

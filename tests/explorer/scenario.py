@@ -15,6 +15,7 @@ from tests.explorer.actors import KEYRING, tag, tagged
 
 __all__ = [
     "ALIASES",
+    "BEHIND",
     "DAY",
     "EVERYTHING",
     "INDEXES",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 DAY: Final = 24 * 3600
+BEHIND: Final = 800
+"""Seconds: more than the sessions that a scenario starts from are old."""
 SIGNED_IN: Final = ("A", "A2", "A3", "S", "S2")
 """The starts in which A is signed in, and in A's index."""
 PRINCIPALS: Final = ("A", "B")

@@ -15,6 +15,7 @@ from tests.explorer.gate import Call, GatedStore
 from tests.explorer.observation import WHOSE, Sight
 from tests.explorer.scenario import (
     ALIASES,
+    BEHIND,
     DAY,
     EVERYTHING,
     INDEXES,
@@ -28,12 +29,10 @@ from tests.explorer.scenario import (
     first_record,
 )
 
-__all__ = ["World"]
+__all__ = ["TICK", "World"]
 
 TICK: Final = 0.125  # exact in binary: milliseconds stay whole
 UNANSWERED: Final = {"away", "applied, away"}
-BEHIND: Final = 800
-"""Seconds: more than the sessions that a scenario starts from are old."""
 
 
 @dataclass(eq=False)

@@ -258,11 +258,14 @@ async def test_clearing_an_anonymous_session(app: Starlette, monitor: Monitor) -
 
 
 async def test_rotating(app: Starlette, monitor: Monitor) -> None:
-    """rotate() replaces the token in place; authenticated() asks and tells the index, too."""
+    """rotate() replaces the token, and tells the index; authenticated() asks it before, too."""
     async with client_of(app) as browser:
         await signed_in(browser)
         asked, telling = index_write("touch"), index_write("authenticated")
-        for what, commands in (("rotate", COMMIT), ("authenticated", asked + COMMIT + telling)):
+        for what, commands in (
+            ("rotate", COMMIT + telling),
+            ("authenticated", asked + COMMIT + telling),
+        ):
             told(monitor)
             assert token_in(await browser.get(f"/do?{what}="))
             assert told(monitor) == READ + commands
@@ -282,7 +285,10 @@ async def test_the_keys_of_a_sign_in(
 
 @pytest.mark.parametrize(
     ("duration", "cookie", "commands"),
-    [(30 * 24 * 3600, True, index_write("touch") + COMMIT), (3600, False, COMMIT)],
+    [
+        (30 * 24 * 3600, True, index_write("touch") + COMMIT + index_write("authenticated")),
+        (3600, False, COMMIT),
+    ],
     ids=["longer", "shorter"],
 )
 async def test_expire_in(

@@ -133,3 +133,25 @@ async def test_a_revocation_during_a_rollout_refuses_sign_ins() -> None:
     await roll.during.revoke_all("alice")
     with pytest.raises(StoreUnavailableError):
         await both.commit(session)
+
+
+@pytest.mark.parametrize("touched", [False, True])
+async def test_a_replaced_token_ends_under_each_key(touched: bool) -> None:
+    """Rotated under [new, old], the record of before restored: it ends under each deployment."""
+    for number in range(3):
+        roll = Rollout()
+        manager = (roll.before, roll.during, roll.after)[number]
+        token = await store_session(roll.before, ALICE)
+        if touched or manager is roll.after:  # without a touch it is sealed under the old key alone
+            roll.clock.advance(DUE)
+            await seen(roll.during, token)
+        record = await roll.store.load(token[:20])
+        assert record is not None
+        session = await roll.during.load(token)
+        session.rotate()
+        await roll.during.commit(session)
+        roll.store.put_back(token[:20], record, 10**9)
+        if manager is not roll.before or not touched:
+            assert (await manager.load(token)).principal == "alice"
+        roll.clock.advance(DUE)
+        assert (await seen(manager, token)).principal is None
