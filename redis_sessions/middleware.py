@@ -351,7 +351,8 @@ class SessionMiddleware:
         self, connection: Connection, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Run the application. The same middleware is around this one, and does everything else."""
-        if not self._setup.lazy:
+        # What is lazy there may be eager here. What that one tried in vain isn't tried once more.
+        if not self._setup.lazy and not isinstance(state_of(connection.session).why, StoreError):
             await connection.load()
         self._setup.judge(connection.session, connection.tokens, scope)
         before, outer = scope.get("session"), scope[SCOPE_KEY]

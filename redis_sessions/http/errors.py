@@ -21,33 +21,34 @@ from redis_sessions.errors import (
 
 __all__ = ["HttpError", "as_http", "find_session_error"]
 
-_HEADERS: Final = {"Retry-After": "1", "Cache-Control": "no-store"}
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_LATER: Final = {"Retry-After": "1", **_NO_STORE}
 
 
 class _UnavailableError(StoreUnavailableError, HTTPException):
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        HTTPException.__init__(self, 503, "The session store is unavailable", {**_HEADERS})
+        HTTPException.__init__(self, 503, "The session store is unavailable", {**_LATER})
 
 
 class _UnreplicatedError(ReplicationError, HTTPException):
     def __init__(self) -> None:
-        HTTPException.__init__(self, 503, "The session isn't replicated yet", {**_HEADERS})
+        HTTPException.__init__(self, 503, "The session isn't replicated yet", {**_LATER})
 
 
 class _ConflictError(SessionConflictError, HTTPException):
     def __init__(self) -> None:
-        HTTPException.__init__(self, 409, "The session was changed elsewhere")
+        HTTPException.__init__(self, 409, "The session was changed elsewhere", {**_NO_STORE})
 
 
 class _GoneError(SessionGoneError, HTTPException):
     def __init__(self) -> None:
-        HTTPException.__init__(self, 409, "The session has ended")
+        HTTPException.__init__(self, 409, "The session has ended", {**_NO_STORE})
 
 
 class _CrossSiteError(CrossSiteError, HTTPException):
     def __init__(self) -> None:
-        HTTPException.__init__(self, 403, "Another origin caused this request")
+        HTTPException.__init__(self, 403, "Another origin caused this request", {**_NO_STORE})
 
 
 HttpError = _UnavailableError | _UnreplicatedError | _ConflictError | _GoneError | _CrossSiteError

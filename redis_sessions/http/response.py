@@ -86,7 +86,7 @@ async def answer_error(connection: Connection, error: HttpError) -> None:
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
     ]
-    told = {"Cache-Control": "no-store", **(error.headers or {})}
+    told = error.headers or {}
     headers += [(name.lower().encode(), value.encode()) for name, value in told.items()]
     kind = connection.response_start
     await connection.send({"type": kind, "status": error.status_code, "headers": headers})

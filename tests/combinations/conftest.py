@@ -14,7 +14,7 @@ from tests.support.servers import StartServer
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
-    """Thousands of journeys log what they are meant to meet: bugs, refusals, a store that is away."""
+    """Journeys log what they are meant to meet: bugs, refusals, a store that is away."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)

@@ -1,4 +1,4 @@
-"""What a value changes by itself, or two values together: each with the sentence of docs/ that says so.
+"""What a value changes by itself, or two values together, and which page of docs/ says so.
 
 What stands here may differ, and nothing else. A line that nothing needs fails a test.
 """
@@ -41,6 +41,11 @@ class Together(NamedTuple):
     names: str
     says: str
 
+    @property
+    def needs_redis(self) -> bool:
+        """Whether only a Redis has one of the values."""
+        return "url=*" in (self.one, self.other)
+
     def covers(self, one: Value, other: Value, journey: str, name: str) -> bool:
         """Whether this is the place."""
         here = Effect("*", self.journeys, self.names, self.says)
@@ -57,6 +62,7 @@ class Refused(NamedTuple):
     other: str
     why: str
     """The beginning of what the error says."""
+    needs_redis: bool = False
 
 
 EFFECTS: Final = (
@@ -83,9 +89,13 @@ EFFECTS: Final = (
     Effect("clear_site_data=*", "*", "clears", "security.md"),
     Effect("accept=one that*", "moving_in", "*", "migration/accept.md#how-accept-works"),
     Effect("accept=StarletteCookie", "moving_in_signed", "*", "migration/accept.md"),
-    Effect("accept=StarletteCookie", "signed_before", "events other_cookies", "migration/accept.md"),
+    Effect(
+        "accept=StarletteCookie", "signed_before", "events other_cookies", "migration/accept.md"
+    ),
     Effect("client_cache=*", "*", "hinted", "near-copies.md"),
+    Effect("client_cache=*", "store_away", "*", "near-copies.md"),
     Effect("url='?replicas=read'", "*", "hinted", "stores.md#reading-from-replicas"),
+    Effect("url='?replicas=read'", "store_away", "*", "stores.md#reading-from-replicas"),
     Effect("max_age=3600", "*", "ends idle", "lifetimes.md"),
     Effect("max_age=3600", "touching", "*", "lifetimes.md"),
     Effect("idle_timeout=3600", "*", "idle", "lifetimes.md"),
@@ -107,6 +117,17 @@ EFFECTS: Final = (
 )
 
 TOGETHER: Final = (
+    Together("transport=header*", "url=*", "*", "hinted", "stores.md#reading-from-replicas"),
+    Together("transport=header*", "url=*", "store_away", "*", "stores.md#reading-from-replicas"),
+    Together("lazy=True", "url=*", "store_away", "*", "stores.md#reading-from-replicas"),
+    Together("manager=a load()*", "url=*", "*", "hinted", "stores.md#reading-from-replicas"),
+    Together("manager=a load()*", "url=*", "store_away", "*", "stores.md#reading-from-replicas"),
+    Together("on_unavailable='anonymous'", "lazy=True", "store_away", "events", "unavailable.md"),
+    Together("transport=header*", "client_cache=*", "*", "hinted", "near-copies.md"),
+    Together("accept=one that is f*", "client_cache=*", "*", "hinted", "near-copies.md"),
+    Together("manager=a load()*", "client_cache=*", "*", "hinted", "near-copies.md"),
+    Together("transport=header and*", "accept=*", "*", "names attributes", "transports.md"),
+    Together("a mounted*", "clear_site_data=*", "failing", "clears", "security.md"),
     Together("transport=header*", "max_age=*", "*", "attributes", "transports.md"),
     Together("transport=header*", "cross_site='refuse'", "other_origin", "*", "cross-site.md"),
     Together("transport=header and*", "clear_site_data=*", "*", "clears", "security.md"),

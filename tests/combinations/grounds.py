@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, cast
 
 from redis import Redis
 
@@ -16,8 +16,8 @@ from tests.support.near import soon
 from tests.support.proxy import Proxy
 from tests.support.stores import NearStore, UnreliableStore
 
-_METHODS = frozenset(
-    "load commit end enter ask touch authenticated mark revoke entries remove".split()
+_METHODS: Final = frozenset(
+    {"load", "commit", "end", "enter", "ask", "touch", "authenticated", "mark", "revoke", "entries"}
 )
 
 
@@ -28,9 +28,11 @@ class Ground(Protocol):
 
     def store(self, prefix: str, clock: Clock, options: Mapping[str, Any]) -> Store: ...
 
-    def other(
-        self, prefix: str, clock: Clock, options: Mapping[str, Any], first: Store
-    ) -> Store:
+    def begin(self, store: Store) -> None:
+        """Empty this store, which is used from now on."""
+        ...
+
+    def other(self, prefix: str, clock: Clock, options: Mapping[str, Any], first: Store) -> Store:
         """The store of another process, with the same sessions."""
         ...
 
@@ -54,6 +56,11 @@ class Ground(Protocol):
 class _TimedStore(UnreliableStore):
     """A store in memory whose clock a manager goes by that has none of its own."""
 
+    def empty(self) -> None:
+        """Forget all."""
+        self._records.clear()
+        self._indexes.clear()
+
     @property
     def server_clock(self) -> _TimedStore:
         return self
@@ -66,6 +73,10 @@ class _TimedStore(UnreliableStore):
 
 class _NearStore(NearStore, _TimedStore):
     """As that, with near copies."""
+
+    def empty(self) -> None:
+        super().empty()
+        self.copies.clear()
 
     def beside(self) -> NearStore:
         other = super().beside()
@@ -88,13 +99,15 @@ class Memory:
 
     def store(self, prefix: str, clock: Clock, options: Mapping[str, Any]) -> Store:
         kind = _NearStore if "client_cache" in options else _TimedStore
-        self._store = kind(prefix=prefix, clock=clock)
-        return self._store
+        return kind(prefix=prefix, clock=clock)
 
-    def other(
-        self, prefix: str, clock: Clock, options: Mapping[str, Any], first: Store
-    ) -> Store:
-        return self._store.beside() if isinstance(self._store, _NearStore) else self._store
+    def begin(self, store: Store) -> None:
+        assert isinstance(store, _TimedStore)
+        self._store = store
+        store.empty()
+
+    def other(self, prefix: str, clock: Clock, options: Mapping[str, Any], first: Store) -> Store:
+        return first.beside() if isinstance(first, _NearStore) else first
 
     def beside(self, prefix: str, clock: Clock) -> Store:
         return MemoryStore(prefix=prefix, clock=clock)
@@ -136,13 +149,14 @@ class OnRedis:
         return self._stores[key]
 
     def store(self, prefix: str, clock: Clock, options: Mapping[str, Any]) -> Store:
-        self._direct.flushall()
-        self._used = self._made("server", self._proxy.port, prefix, options)
-        return self._used
+        return self._made("server", self._proxy.port, prefix, options)
 
-    def other(
-        self, prefix: str, clock: Clock, options: Mapping[str, Any], first: Store
-    ) -> Store:
+    def begin(self, store: Store) -> None:
+        assert isinstance(store, RedisStore)
+        self._direct.flushall()
+        self._used = store
+
+    def other(self, prefix: str, clock: Clock, options: Mapping[str, Any], first: Store) -> Store:
         own = {k: v for k, v in options.items() if k not in ("url", "client_cache")}
         return self._made("other", self._proxy.target, prefix, own)
 
@@ -178,7 +192,8 @@ class OnRedis:
 
     def _ids(self, store: RedisStore) -> list[str]:
         prefix = store.prefix.encode()
-        return [k[len(prefix) :].decode() for k in self._direct.keys(store.prefix + "?" * 20)]
+        keys = cast("list[bytes]", self._direct.keys(store.prefix + "?" * 20))
+        return [key[len(prefix) :].decode() for key in keys]
 
     def _is_fresh(self, store: RedisStore, id: str) -> bool:
         copy = store.near_copy(id)

@@ -22,22 +22,21 @@ async def test_a_value_changes_what_its_documentation_says() -> None:
     net = Net(Memory())
     found = [each for value in values_on(net.ground) for each in await net.alone(value)]
     assert not found, "\n".join(map(str, found))
-    assert [line for line in EFFECTS if line not in net.needed] == []
+    on_redis = [str(value) for value in VALUES if value.only_on == "redis"]
+    assert not [e for e in EFFECTS if e not in net.needed and e.value not in on_redis]
 
 
-async def test_a_value_changes_the_same_on_redis(on_redis: OnRedis) -> None:
-    """Over a Redis, what only a Redis has."""
-    net = Net(on_redis)
-    values = [value for value in VALUES if value.only_on == "redis"]
-    found = [each for value in values for each in await net.alone(value)]
-    assert not found, "\n".join(map(str, found))
-
-
-async def test_a_redis_shows_what_memory_shows(on_redis: OnRedis) -> None:
-    """Without any option, each journey is the same over both."""
+async def test_on_redis(on_redis: OnRedis) -> None:
+    """Over a Redis: what only a Redis has; and without any value all is as it is in memory."""
     here, there = Net(Memory()), Net(on_redis)
     for journey in here.journeys:
-        assert await there.known(journey) == await here.known(journey), journey
+        if journey != "expiring":  # in Redis a key is gone by then; its event has another reason
+            assert await there.known(journey) == await here.known(journey), journey
+    values = [
+        value for value in VALUES if value.only_on == "redis" or value.option == "client_cache"
+    ]
+    found = [each for value in values for each in await there.alone(value)]
+    assert not found, "\n".join(map(str, found))
 
 
 def test_every_option_has_a_value() -> None:

@@ -17,9 +17,9 @@ _MISSING = "no such step"
 def merged(base: Trace, one: Trace, other: Trace) -> dict[tuple[str, str], list[Any]]:
     """What both values together may show in each step, given what each shows alone.
 
-    This is a merge of two versions with a common base. What one value leaves as it is, the other one
-    decides. If both change the same thing, either may win. Of a `Counter` or a set both changes are
-    made.
+    This is a merge of two versions with a common base. What one value leaves as it is, the other
+    one decides. If both change the same thing, either may win. Of a `Counter` or a set both changes
+    are made.
     """
     return {
         place: _merged(_at(base, place), _at(one, place), _at(other, place))
@@ -51,15 +51,16 @@ def _at(trace: Trace, place: tuple[str, str]) -> Any:
 
 
 def _merged(base: Any, one: Any, other: Any) -> list[Any]:
-    if one == other or other == base:
+    if other in (one, base):
         return [one]
     if one == base:
         return [other]
     if isinstance(base, Counter) and isinstance(one, Counter) and isinstance(other, Counter):
-        both = Counter[Any]()
-        for key in {*base, *one, *other}:
-            both[key] = one[key] + other[key] - base[key]
-        return [+both, one, other]
+        return [_summed(base, one, other), one, other]
     if isinstance(base, frozenset) and isinstance(one, frozenset) and isinstance(other, frozenset):
         return [(one & other) | ((one | other) - base)]
     return [one, other]
+
+
+def _summed(base: Counter[Any], one: Counter[Any], other: Counter[Any]) -> Counter[Any]:
+    return one + other - base

@@ -25,8 +25,9 @@ from redis_sessions import (
 )
 from redis_sessions.accept import StarletteCookie
 from redis_sessions.connect.options import KNOWN
+from tests.combinations.browser import OTHER
 from tests.combinations.sources import OLD_KEY, Legacy
-from tests.combinations.world import KEYS, OTHER, Plan, World, whose
+from tests.combinations.world import KEYS, Plan, World, whose
 
 
 class Value(NamedTuple):
@@ -48,26 +49,38 @@ class Value(NamedTuple):
 
 def door(option: str, value: Any, name: str = "") -> Value:
     """A value of an option that only the middleware has."""
-    return Value(option, name or repr(value), lambda plan: plan.middleware.update({option: value}))
+
+    def change(plan: Plan) -> None:
+        plan.middleware[option] = value
+
+    return Value(option, name or repr(value), change)
 
 
 def managers(option: str, value: Any, name: str = "") -> Value:
     """A value of an option that managers have, too."""
-    return Value(option, name or repr(value), lambda plan: plan.manager.update({option: value}))
+
+    def change(plan: Plan) -> None:
+        plan.manager[option] = value
+
+    return Value(option, name or repr(value), change)
 
 
 def workers(option: str, value: Any, name: str = "") -> Value:
     """A value of an option that only managers have."""
-    return Value(
-        option, name or repr(value), lambda plan: plan.only_manager.update({option: value})
-    )
+
+    def change(plan: Plan) -> None:
+        plan.only_manager[option] = value
+
+    return Value(option, name or repr(value), change)
 
 
-def stores(option: str, value: Any, name: str = "") -> Value:
-    """A value of an argument of `RedisStore`, or of its URL's query."""
-    return Value(
-        option, name or repr(value), lambda plan: plan.store.update({option: value}), only_on="redis"
-    )
+def stores(option: str, value: Any, *, only_on: str | None = "redis", **more: Any) -> Value:
+    """A value of an argument of `RedisStore`, or of its URL's query; `more` is what it needs."""
+
+    def change(plan: Plan) -> None:
+        plan.store.update({option: value, **more})
+
+    return Value(option, repr(value), change, only_on)
 
 
 def shape(option: str, change: Callable[[Plan], object]) -> Value:
@@ -191,10 +204,6 @@ def _ring(plan: Plan) -> None:
     plan.keys = KEYS
 
 
-def _waiting(option: str, value: Any) -> Callable[[Plan], object]:
-    return lambda plan: plan.store.update({"wait_replicas": 1, option: value})
-
-
 def _prefix(plan: Plan) -> None:
     plan.prefix = "shop:"
 
@@ -277,18 +286,13 @@ VALUES: Final[tuple[Value, ...]] = (
     shape("another realm around", lambda plan: plan.around.append(_realm_around)),
     shape("starlette's sessions around", lambda plan: plan.around.append(_starlettes_around)),
     shape("a second middleware beside", lambda plan: plan.beside.append(_second_middleware)),
+    stores("client_cache", 1.0, only_on=None),
     stores("url", "?replicas=read"),
-    Value("client_cache", "1.0", lambda plan: plan.store.update(client_cache=1.0)),
-    stores("wait_replicas", 1),
     stores("timeout", 1.0),
-    *(
-        Value(option, repr(value), _waiting(option, value), only_on="redis")
-        for option, value in (
-            ("wait_timeout", 0.5),
-            ("wait_for", "all"),
-            ("on_too_few", "warn"),
-        )
-    ),
+    stores("wait_replicas", 1),
+    stores("wait_timeout", 0.5, wait_replicas=1),
+    stores("wait_for", "all", wait_replicas=1),
+    stores("on_too_few", "warn", wait_replicas=1),
 )
 
 ELSEWHERE: Final[dict[str, str]] = {

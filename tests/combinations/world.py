@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from inspect import isawaitable
 from typing import Any, Final, Literal, get_args
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from redis_sessions import (
     Event,
@@ -24,25 +24,23 @@ from redis_sessions import (
 from redis_sessions.fastapi import SessionDep
 from redis_sessions.testing import Clock
 from tests.combinations.grounds import Ground
-from tests.combinations.sources import Legacy, signed
+from tests.combinations.sources import Legacy
 from tests.combinations.traces import Shown, Trace
-from tests.support.asgi import Reply, ask
 
-KEYS: Final = ("the newer secret key of the combinations", "the older secret key of the combinations")
+KEYS: Final = (
+    "the newer secret key of the combinations",
+    "the older secret key of the combinations",
+)
 PREFIX: Final = "session:"
-HOST: Final = b"shop.example"
-PATH: Final = "/app/page"
-OTHER: Final = "https://elsewhere.example"
-TOKEN_HEADER: Final = b"x-session-token"
 PERSONAL: Final = frozenset({"signed_in", "signed_out"})
 """Events that tell who it was, with `personal_events=True`."""
-FOREIGN: Final = frozenset({"legacy", "older", "signed"})
-"""The cookies of other libraries' sessions."""
 
 _get_session: Final = get_args(SessionDep)[1].dependency
 
 Act = Callable[[Session, "World", HTTPConnection], Any]
-"""What a handler does. What it returns is shown."""
+"""What a handler does with its session. What it returns is shown."""
+Bare = Callable[["World"], Any]
+"""What a handler does that asks for no session."""
 
 
 def whose(data: Mapping[str, Any]) -> str | None:
@@ -77,7 +75,9 @@ class Plan:
         default_factory=list[Callable[["World", ASGIApp], ASGIApp]]
     )
     """What is between the middleware and the handler, from the inside."""
-    beside: list[Callable[[World], object]] = field(default_factory=list[Callable[["World"], object]])
+    beside: list[Callable[[World], object]] = field(
+        default_factory=list[Callable[["World"], object]]
+    )
     """What else the process has. It is called when the middleware was made."""
     sources: list[Callable[[World], Any]] = field(default_factory=list[Callable[["World"], Any]])
     """Sources of `accept=`."""
@@ -92,23 +92,9 @@ class World:
         self.plan = plan
         self.ground = ground
         self.clock = Clock()
-        self.began = self.clock.now
         self.events: list[Event] = []
-        self.trace: Trace = {}
-        self.tokens: list[str] = []
-        self.names, self.vary, self.attributes = set[str](), set[str](), set[str]()
-        """What the cookies of the token are called, what responses vary by, and what cookies have."""
-        self.ends, self.idle = set[int](), set[int]()
-        """When sessions end, in minutes from the start of the journey."""
-        self.cleared = set[str]()
-        """What becomes of the token in responses that have the browser clear its data."""
-        self.hinted = False
-        """Whether browsers were told that a copy may be older than what they wrote."""
-        self.personal = set[bool]()
-        """Whether events of people tell who it was."""
         self.legacy = {name: Legacy(name) for name in ("legacy", "older")}
-        self.expired: list[str] = []
-        """Whom `on_expired=` was called with."""
+        self._begin()
         self.store = ground.store(plan.prefix, self.clock, plan.store)
         self._told = plan.manager.get("on_event")
         self.manager = self._manager()
@@ -121,7 +107,7 @@ class World:
         if plan.given_to == "manager":
             self.door = SessionMiddleware(app, manager=self.manager, **options)
         else:
-            own = {**plan.manager, "on_event": self._on_event}
+            own: dict[str, Any] = {**plan.manager, "on_event": self._on_event}
             self.door = SessionMiddleware(
                 app, store=self.store, secret_key=list(plan.keys), **own, **options
             )
@@ -133,8 +119,33 @@ class World:
         self.app: ASGIApp = self.door
         for wrap in plan.around:
             self.app = wrap(self, self.app)
-        for make in plan.beside:
-            make(self)
+        self._beside = [make(self) for make in plan.beside]
+
+    def _begin(self) -> None:
+        self.began = self.clock.now
+        self.trace: Trace = {}
+        self.tokens: list[str] = []
+        self.names, self.vary, self.attributes = set[str](), set[str](), set[str]()
+        """What the token's cookies are called, what responses vary by, and what cookies have."""
+        self.ends, self.idle = set[int](), set[int]()
+        """When sessions end, in minutes from the start of the journey."""
+        self.cleared = set[str]()
+        """What becomes of the token in responses that have the browser clear its data."""
+        self.hinted = False
+        """Whether browsers were told that a copy may be older than what they wrote."""
+        self.personal = set[bool]()
+        """Whether events of people tell who it was."""
+        self.events.clear()
+        for each in self.legacy.values():
+            each.sessions.clear()
+
+    async def travel(self, journey: Callable[[World], Awaitable[None]]) -> Trace:
+        """What a journey shows. Nothing is left of the one before but the time that it took."""
+        self.ground.begin(self.store)
+        self._begin()
+        await journey(self)
+        await self._audit()
+        return self.trace
 
     def _on_event(self, event: Event) -> None:
         self.events.append(event)
@@ -143,7 +154,7 @@ class World:
 
     def _manager(self) -> SessionManager:
         plan = self.plan
-        own = {**plan.manager, **plan.only_manager, "on_event": self._on_event}
+        own: dict[str, Any] = {**plan.manager, **plan.only_manager, "on_event": self._on_event}
         return plan.kind(self.store, Keyring(*plan.keys), clock=self.clock, **own)
 
     @property
@@ -155,6 +166,7 @@ class World:
         plain = given.get("https_only", True) and "domain" not in given and "path" not in given
         return str(given.get("session_cookie", "__Host-session" if plain else "sid"))
 
+    @cache  # noqa: B019 - a world doesn't live long
     def other_manager(self, keys: tuple[str, ...] | None = None) -> SessionManager:
         """A manager of another process: a worker's, or that of another server."""
         plan = self.plan
@@ -173,12 +185,12 @@ class World:
         if scope["type"] == "websocket":
             await act(connection, receive, send, saw)
             return
-        if scope["loads"]:
+        if scope["bare"] is not None:
+            done = scope["bare"](self)
+        else:
             session = await self.session_of(connection)
             saw |= self.seen(session)
             done = None if act is None else act(session, self, connection)
-        else:
-            done = act(self)
         if isawaitable(done):
             done = await done
         saw["returned"] = done
@@ -188,10 +200,16 @@ class World:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    @staticmethod
+    async def loaded(connection: HTTPConnection) -> Session:
+        """What the dependency gives."""
+        session: Session = await _get_session(connection)
+        return session
+
     async def session_of(self, connection: HTTPConnection) -> Session:
         """The session, as a handler gets it: by the dependency, or by what `lazy=True` says."""
         if connection.scope.get("method") != "GET":
-            return await _get_session(connection)
+            return await self.loaded(connection)
         session = get_session(connection)
         if self.plan.middleware.get("lazy"):
             await session.refresh()
@@ -253,11 +271,7 @@ class World:
 
     def forget(self) -> None:
         """Show nothing of what was until now."""
-        self.trace.clear()
-        for seen in (self.tokens, self.names, self.vary, self.attributes, self.ends, self.idle):
-            seen.clear()
-        self.cleared.clear()
-        self.personal.clear()
+        self._begin()
 
     async def elsewhere(self, step: str, act: Callable[[SessionManager], Awaitable[Any]]) -> None:
         """Something that another process does."""
@@ -265,7 +279,7 @@ class World:
         self.clock.advance(1)
         await self.ground.settle()
 
-    async def audit(self) -> None:
+    async def _audit(self) -> None:
         """Show what is left of all that the journey has begun."""
         auditor = self.other_manager(KEYS)
         left: list[Any] = []
@@ -290,242 +304,3 @@ class World:
             listed=users,
             legacy={name: sorted(each.sessions) for name, each in self.legacy.items()},
         )
-
-
-def _in_minutes(attribute: str) -> str:
-    """A cookie's attribute; its `Max-Age` in minutes, since by a real clock seconds pass."""
-    name, _, value = attribute.partition("=")
-    return attribute if name != "Max-Age" else f"{name}={round(int(value) / 60)} min"
-
-
-class Browser:
-    """One browser: its cookies, and its address."""
-
-    def __init__(self, world: World, *, address: str = "198.51.100.7", agent: str = "Firefox") -> None:
-        self.world = world
-        self.address, self.agent = address, agent
-        self.cookies: dict[str, str] = {}
-        self.token: str | None = None
-
-    def copy(self) -> Browser:
-        """A thief's: with the same cookies."""
-        other = Browser(self.world, address=self.address, agent=self.agent)
-        other.cookies, other.token = dict(self.cookies), self.token
-        return other
-
-    def carry(self, token: str) -> None:
-        """Have this token, where it has that of its session, or would have it."""
-        name = self.world.cookie_name
-        if name is None or self.token is not None:
-            self.token = token
-        else:
-            self.cookies[name] = token
-
-    def has(self, session: Mapping[str, Any], *, cookie: str = "legacy") -> None:
-        """Give it a session of another library's."""
-        if cookie == "signed":
-            self.cookies[cookie] = signed(session)
-        else:
-            self.cookies[cookie] = self.world.legacy[cookie].begin(session)
-
-    def headers(self, origin: str | None) -> list[tuple[bytes, bytes]]:
-        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        found = [(b"host", HOST), (b"user-agent", self.agent.encode())]
-        if cookies:
-            found.append((b"cookie", cookies.encode()))
-        if self.token:
-            found.append((TOKEN_HEADER, self.token.encode()))
-        if origin is not None:
-            found.append((b"origin", origin.encode()))
-        return found
-
-    async def get(self, step: str, act: Act | None = None, **fields: Any) -> Reply:
-        """A request that changes nothing elsewhere."""
-        return await self.ask(step, act, method="GET", **fields)
-
-    async def post(self, step: str, act: Act | None = None, **fields: Any) -> Reply:
-        """A request with an unsafe method."""
-        return await self.ask(step, act, method="POST", **fields)
-
-    async def ask(
-        self,
-        step: str,
-        act: Any = None,
-        *,
-        method: str,
-        answers: int = 200,
-        origin: str | None = None,
-        loads: bool = True,
-    ) -> Reply:
-        """Send a request, keep what cookies it brings, and show what came of it."""
-        saw: Shown = {}
-        world = self.world
-        reply = await ask(
-            world.app,
-            self.headers(origin),
-            path=PATH,
-            method=method,
-            client=(self.address, 1),
-            act=act,
-            saw=saw,
-            answers=answers,
-            loads=loads,
-        )
-        world.show(step, **self.shown(reply), **saw)
-        await world.ground.settle()
-        return reply
-
-    def shown(self, reply: Reply) -> Shown:
-        """What a browser sees of a response."""
-        error = None if reply.error is None else type(reply.error).__name__
-        token, others, headers, clears = "kept", Counter[str](), Counter[str](), False
-        for name, value in reply.headers:
-            text = value.decode()
-            if name == TOKEN_HEADER:
-                token = self._take(None, text)
-            elif name != b"set-cookie":
-                if name == b"vary":
-                    self.world.vary.add(text)
-                    headers["vary"] += 1
-                elif name == b"clear-site-data":
-                    clears = True
-                elif name in (b"cache-control", b"retry-after"):
-                    headers[f"{name.decode()}: {text}"] += 1
-            else:
-                pair, *rest = text.split("; ")
-                cookie, _, given = pair.partition("=")
-                if "expires=" in text:
-                    given = ""
-                if cookie.endswith("-fresh"):
-                    self.world.hinted = True  # it isn't kept: all have heard of what was written
-                elif cookie in FOREIGN or cookie in ("outer", "plain"):
-                    others[f"{cookie} {'kept' if given else 'expired'}"] += 1
-                    self._keep(cookie, given)
-                else:
-                    token = self._take(cookie, given)
-                    self._note(cookie, token, rest)
-        if clears:
-            self.world.cleared.add(token)
-        return {
-            "status": 500 if error and not reply.status else reply.status,
-            "error": error,
-            "token": token,
-            "other cookies": others,
-            "headers": headers,
-        }
-
-    def _note(self, cookie: str, token: str, attributes: list[str]) -> None:
-        """What ends a cookie has the attributes of what began it, or browsers keep both."""
-        if token == "new":
-            self.world.names.add(cookie)
-            self.world.attributes.update(map(_in_minutes, attributes))
-        else:
-            own = {each for each in attributes if not each.startswith("expires=")}
-            assert own <= self.world.attributes, own
-
-    def _take(self, cookie: str | None, token: str) -> str:
-        if cookie is None:
-            self.token = token or None
-        else:
-            self._keep(cookie, token)
-        if not token:
-            return "expired"
-        self.world.tokens.append(token)
-        return "new"
-
-    def _keep(self, cookie: str, value: str) -> None:
-        if value:
-            self.cookies[cookie] = value
-        else:
-            self.cookies.pop(cookie, None)
-
-    async def socket(
-        self,
-        step: str,
-        act: Callable[[Session, World], Awaitable[Any]] | None = None,
-        *,
-        meanwhile: Callable[[], Awaitable[Any]] | None = None,
-        stays: bool = False,
-        origin: str | None = None,
-    ) -> None:
-        """Open a WebSocket, and show how it ends.
-
-        `meanwhile` runs when it is open. Then it is closed by the client if it `stays` open, and
-        by the server otherwise.
-        """
-        saw: Shown = {}
-        opened, left, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        sent: list[Message] = []
-        first = True
-
-        async def receive() -> Message:
-            nonlocal first
-            if first:
-                first = False
-                return {"type": "websocket.connect"}
-            await left.wait()
-            return {"type": "websocket.disconnect", "code": 1000}
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-            kind = message["type"]
-            if kind == "websocket.accept":
-                opened.set()
-            else:
-                opened.set()
-                over.set()
-
-        async def handle(
-            connection: HTTPConnection, receive: Receive, send: Send, saw: Shown
-        ) -> None:
-            await receive()
-            session = await _get_session(connection)
-            saw |= self.world.seen(session)
-            await send({"type": "websocket.accept"})
-            if act is not None:
-                saw["returned"] = await act(session, self.world)
-            await receive()
-
-        scope = {
-            "type": "websocket",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "scheme": "wss",
-            "path": PATH,
-            "raw_path": PATH.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": self.headers(origin),
-            "client": (self.address, 1),
-            "server": ("shop.example", 443),
-            "subprotocols": [],
-            "extensions": {"websocket.http.response": {}},
-            "act": handle,
-            "saw": saw,
-        }
-        error: str | None = None
-
-        async def run() -> None:
-            nonlocal error
-            try:
-                await self.world.app(scope, receive, send)
-            except Exception as exc:  # noqa: BLE001 - it is shown
-                error = type(exc).__name__
-            finally:
-                opened.set()
-                over.set()
-
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-            task = group.create_task(run())
-            await opened.wait()
-            if meanwhile is not None and not over.is_set():
-                await meanwhile()
-                if not stays:
-                    await over.wait()
-            left.set()
-            await task
-        shown = [
-            (m["type"].removeprefix("websocket."), m.get("code", m.get("status"))) for m in sent
-        ]
-        self.world.show(step, messages=shown, error=error, **saw)
-        await self.world.ground.settle()

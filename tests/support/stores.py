@@ -108,10 +108,6 @@ class UnreliableStore(MemoryStore):
         await self._begin("ask")
         return await super().ask(*arguments, **named)
 
-    async def revoke(self, *arguments: Any, **named: Any) -> Written[float]:
-        await self._begin("revoke")
-        return await super().revoke(*arguments, **named)
-
     async def entries(self, *arguments: Any, **named: Any) -> tuple[int, Sequence[Entry]]:
         await self._begin("entries")
         return await super().entries(*arguments, **named)
