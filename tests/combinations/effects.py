@@ -120,7 +120,6 @@ TOGETHER: Final = (
     Together("transport=header*", "url=*", "*", "hinted", "stores.md#reading-from-replicas"),
     Together("transport=header*", "url=*", "store_away", "*", "stores.md#reading-from-replicas"),
     Together("lazy=True", "url=*", "store_away", "*", "stores.md#reading-from-replicas"),
-    Together("manager=a load()*", "url=*", "*", "hinted", "stores.md#reading-from-replicas"),
     Together("manager=a load()*", "url=*", "store_away", "*", "stores.md#reading-from-replicas"),
     Together("on_unavailable='anonymous'", "lazy=True", "store_away", "events", "unavailable.md"),
     Together("transport=header*", "client_cache=*", "*", "hinted", "near-copies.md"),

@@ -55,12 +55,8 @@ def _merged(base: Any, one: Any, other: Any) -> list[Any]:
         return [one]
     if one == base:
         return [other]
-    if isinstance(base, Counter) and isinstance(one, Counter) and isinstance(other, Counter):
-        return [_summed(base, one, other), one, other]
-    if isinstance(base, frozenset) and isinstance(one, frozenset) and isinstance(other, frozenset):
+    if all(isinstance(each, Counter) for each in (base, one, other)):
+        return [one + other - base, one, other]
+    if all(isinstance(each, frozenset) for each in (base, one, other)):
         return [(one & other) | ((one | other) - base)]
     return [one, other]
-
-
-def _summed(base: Counter[Any], one: Counter[Any], other: Counter[Any]) -> Counter[Any]:
-    return one + other - base
