@@ -31,6 +31,7 @@ from redis_sessions.http.options import (
     SecretKeys,
     SiteData,
     Touch,
+    check_own_load,
     checked_choice,
     clearing,
     manager_of,
@@ -175,8 +176,9 @@ class SessionMiddleware:
             loads = getattr(self.manager.load, "__func__", None) is SessionManager.load
             copies = backend.copies if loads else None
             accepting = accepting_of(accept, transports, backend)
-            if accepting is not None and accepting.follows:
-                copies = None  # each request has to ask the source
+            if accepting is not None:
+                check_own_load(loads)
+                copies = None if accepting.follows else copies  # each request asks the source
             replicas = reads_replicas(backend)
             guard = checked_guard(cross_site, trusted_origins)
             guards = guard.choice != "allow" and any(map(is_ambient, transports.all))

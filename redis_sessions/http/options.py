@@ -90,6 +90,16 @@ def _given(options: Options) -> str:
     return ", ".join(name for name, (value, default) in options.items() if value != default)
 
 
+def check_own_load(loads: bool) -> None:
+    """Refuse `accept=` beside a manager's own `load()`. `loads`: it has the library's."""
+    if not loads:
+        raise ConfigurationError(
+            "accept= and a manager with a load() of its own can't be used together, because a "
+            "session that is accepted has no token yet that load() could be asked about: refuse "
+            "users in the map= of the sources instead"
+        )
+
+
 def checked_choice(option: Any) -> Any:
     """What `on_unavailable=` says."""
     if option in ("error", "anonymous") or is_sync(option):

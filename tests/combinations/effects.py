@@ -151,5 +151,6 @@ REFUSED: Final = (
     Refused("transport=header", "accept=*", "accept= is for browsers"),
     Refused("same_site='none'", "https_only=False", "same_site='none' needs https_only=True"),
     Refused("partitioned=True", "https_only=False", "partitioned=True needs https_only=True"),
+    Refused("accept=*", "manager=a load()*", "accept= and a manager with a load() of its own"),
     Refused("accept=one that is f*", "accept=one that isn't*", "accept=: write each source once"),
 )
