@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.combinations.effects import REFUSED, TOGETHER
 from tests.combinations.grounds import Memory
 from tests.combinations.net import Net, pairs_on
 
 
+@pytest.mark.timeout(400)
 async def test_all_pairs_in_memory() -> None:
     """Each pair of values, in each journey; and each line of the tables is needed by a pair."""
     net = Net(Memory())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.combinations.effects import TOGETHER
 from tests.combinations.grounds import OnRedis
 from tests.combinations.net import Net, pairs_on
 
 
+@pytest.mark.timeout(400)
 async def test_replicas(on_redis: OnRedis) -> None:
     """Each line of the table for them is needed by a pair."""
     net = Net(on_redis)
