@@ -188,7 +188,10 @@ class OnRedis:
             return
         if store.client_cache:
             await soon(lambda: all(self._is_fresh(store, id) for id in self._ids(store)))
-        self._direct.execute_command("WAIT", 1, 2000)  # pyright: ignore[reportUnknownMemberType]
+        # WAIT is about the writes of its own connection, and so about all that came before these.
+        self._direct.set("settled", 1)
+        while not self._direct.wait(1, 2000):
+            pass
 
     def _ids(self, store: RedisStore) -> list[str]:
         prefix = store.prefix.encode()
