@@ -119,6 +119,7 @@ async def test_anonymous(at: Edge, choice: Any) -> None:
     assert (at.status, at.token, seen) == (200, None, [{}])
     await at.serve(responding(setting(x=2)), token, on_unavailable=choice)
     assert (at.status, at.token) == (503, None)
+    assert at.reported("unavailable") == ["server"] * 3  # the last two are of one request
     at.away.away = False
     assert await at.data(token) == {"x": 1}
 
