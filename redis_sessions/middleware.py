@@ -216,7 +216,7 @@ class SessionMiddleware:
             )
             others = transports.unguarded() if guards else None
             if others is not None:
-                follows = accepting.without_cookies() if accepting is not None else None
+                follows = accepting.without_cookies if accepting is not None else None
                 unguarded = replace(
                     self._setup, transports=others, read=others.read, accepting=follows
                 )

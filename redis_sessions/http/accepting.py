@@ -63,6 +63,9 @@ class Accepting:
         shared = {n: s for n, s in self._followed.items() if hasattr(s, "shares")}
         self.sharing = Sharing(backend, shared) if shared else None
         self._shared = shared.keys()
+        self.without_cookies: Accepting = copy(self)
+        """The same for requests whose cookies don't count. It accepts nothing, and follows."""
+        self.without_cookies._sources, self.without_cookies._headers = [], None
 
     def brings(self, scope: Scope) -> bool:
         """Whether a request brings the cookie of a source."""
@@ -74,14 +77,8 @@ class Accepting:
         A script can add a header. It isn't given the session of a cookie that it can't read.
         """
         used = self._headers is not None and self._headers.are_used(scope)
-        accepting = self.without_cookies() if used else self
+        accepting = self.without_cookies if used else self
         return partial(accepting._load, load, scope)
-
-    def without_cookies(self) -> Accepting:
-        """The same for requests whose cookies don't count. It accepts nothing, and follows."""
-        other = copy(self)
-        other._sources = []
-        return other
 
     async def close(self) -> None:
         """Close the sources' connections of this event loop."""

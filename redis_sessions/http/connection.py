@@ -16,7 +16,7 @@ from redis_sessions.errors import ReplicationError, SessionError, StoreError, St
 from redis_sessions.http.binding import bound_by, peer_of
 from redis_sessions.http.copies import hint, near_session, replica_loader
 from redis_sessions.http.cross_site import is_same_site
-from redis_sessions.http.errors import as_http
+from redis_sessions.http.errors import as_http, as_raised
 from redis_sessions.http.headers import RawHeader, add_vary, forbid_storing, is_event_stream
 from redis_sessions.http.live import Live
 from redis_sessions.http.replaced import carry_out_replacement, send_outside
@@ -135,7 +135,7 @@ class Connection(msgspec.Struct, eq=False):
         session is empty, and can't be stored.
         """
         # Who raises it makes a copy. Its own traceback would lead to this request, which has it.
-        why = why.with_traceback(None)
+        why = as_raised(why).with_traceback(None)
         choice = "error" if self.over else self.setup.choice(self.scope)
         backend = self.setup.backend
         if isinstance(why, StoreUnavailableError):

@@ -16,10 +16,11 @@ from redis_sessions.errors import (
     SessionConflictError,
     SessionError,
     SessionGoneError,
+    StoreError,
     StoreUnavailableError,
 )
 
-__all__ = ["HttpError", "as_http", "find_session_error"]
+__all__ = ["HttpError", "as_http", "as_raised", "find_session_error"]
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _LATER: Final = {"Retry-After": "1", **_NO_STORE}
@@ -67,6 +68,12 @@ def as_http(error: SessionError) -> SessionError:
     if isinstance(error, CrossSiteError):
         return _CrossSiteError()
     return _GoneError() if isinstance(error, SessionGoneError) else error
+
+
+def as_raised(error: StoreError) -> StoreError:
+    """The error as the store has raised it, which says more than the one with an HTTP status."""
+    cause = error.__cause__
+    return cause if isinstance(error, HttpError) and isinstance(cause, StoreError) else error
 
 
 def find_session_error(exc: BaseException) -> SessionError | None:

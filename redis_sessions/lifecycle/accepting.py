@@ -303,7 +303,9 @@ async def end_others(pending: PendingCommit, carry_out: CarryOut) -> Answer:
     origins = (each.record.origin for each in stored if each is not None)
     followed = [origin for origin in origins if origin is not None and origin.id]
     headers: Headers = ()
-    loaded = state.stored is not None
+    # One that `opened` has alone ended at its source: nobody has signed out. And of a session that
+    # was rotated a moment ago, the browser is signed out.
+    loaded = state.stored is not None or len(state.opened) > 1 or state.status is Status.ROTATED
     if loaded and not followed:  # first, so that it can be tried again
         headers = await _sign_out_of_brought(pending)
     answer = await carry_out(pending)

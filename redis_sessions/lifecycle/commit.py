@@ -187,7 +187,8 @@ async def _refuse(pending: PendingCommit) -> Answer:
     why = state.why
     if state.status is Status.FOREIGN:
         state.raise_as_seen(state.missing())
-    raise StoreUnavailableError(f"the session can't be stored: {why}") from why
+    reason = why.reason if isinstance(why, StoreUnavailableError) else "connection"
+    raise StoreUnavailableError(f"the session can't be stored: {why}", reason=reason) from why
 
 
 async def _drop(pending: PendingCommit) -> Answer:

@@ -10,7 +10,7 @@ from typing import Final
 
 from redis_sessions.errors import ConfigurationError, SessionError
 from redis_sessions.session.record import key_id, rotated_at
-from redis_sessions.session.threads import answered
+from redis_sessions.session.threads import raise_answered
 from redis_sessions.stores.enumeration import Enumerable, Found
 from redis_sessions.stores.protocols import SessionStore
 from redis_sessions.tracebacks import strip
@@ -53,10 +53,7 @@ async def sessions(
                     for found in page:
                         yield told(found, now)
         except SessionError as exc:
-            seen = answered(exc)
-            if seen is exc:
-                raise
-            raise seen from exc
+            raise_answered(exc)
     except BaseException as exc:
         strip(exc)
         raise

@@ -39,7 +39,7 @@ from redis_sessions.session.principal import PrincipalOption
 from redis_sessions.session.record import tombstone
 from redis_sessions.session.session import Services, Session, state_of
 from redis_sessions.session.state import ANYWHERE, Bound, Duration
-from redis_sessions.session.threads import awaited
+from redis_sessions.session.threads import awaited, raise_answered
 from redis_sessions.stores import StoreOption, open_store
 from redis_sessions.stores.deadline import check_deadline
 from redis_sessions.stores.protocols import Store
@@ -255,23 +255,25 @@ class SessionManager:
         `token`: one token, or several, such as those of several cookies. If more than one opens a
         session, the session is a new one. `bound`: what the request is bound to. A session that
         is bound to something else isn't opened. Outside of a request, `check_binding=False` opens
-        bound sessions, too. Raises nothing but `StoreError`. A malformed token, and a record that
-        can't be opened, are events.
+        it. Raises nothing but `StoreError`: malformed tokens, and bad records, are events.
         """
         try:  # a decorator would cost each request another coroutine
-            if not check_binding:
-                if bound is not None:
-                    raise TypeError("load(bound=…, check_binding=False): write one of them")
-                bound = ANYWHERE
-            backend = self._backend
-            found: list[Session] = []
-            texts = (token,) if token and isinstance(token, str) else token or ()
-            for each in loading.tokens_in(backend, texts):
-                stored = await backend.store.load(each.id)
-                found.append(loading.opened(backend, each, stored, bound))
-            if len(found) == len(texts) == 1:
-                return found[0]
-            return loading.chosen(backend, found, bound)
+            try:
+                if not check_binding:
+                    if bound is not None:
+                        raise TypeError("load(bound=…, check_binding=False): write one of them")
+                    bound = ANYWHERE
+                backend = self._backend
+                found: list[Session] = []
+                texts = (token,) if token and isinstance(token, str) else token or ()
+                for each in loading.tokens_in(backend, texts):
+                    stored = await backend.store.load(each.id)
+                    found.append(loading.opened(backend, each, stored, bound))
+                if len(found) == len(texts) == 1:
+                    return found[0]
+                return loading.chosen(backend, found, bound)
+            except SessionError as exc:
+                raise_answered(exc)
         except BaseException as exc:
             strip(exc)
             raise

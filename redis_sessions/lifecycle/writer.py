@@ -302,6 +302,7 @@ class Writer(msgspec.Struct, eq=False, gc=False):
         """
         backend, peer = self.backend, self.state.peer()
         principal = self.state.principal if self.principal is None else self.principal
+        begins = begins or len(backend.keyring.keys) > 1  # there may be none under the new key
         if principal is None or (peer == Peer() and not (begins and signed_for)):
             return b""
         return backend.sealer.seal_descriptor(

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar, cast
 
 from redis_sessions.errors import SessionError
 from redis_sessions.tracebacks import strip
 
-__all__ = ["answered", "awaited", "serving"]
+__all__ = ["awaited", "raise_answered", "serving"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,10 +29,16 @@ serving: Final[ContextVar[tuple[Any, ...]]] = ContextVar("redis_sessions_serving
 """What `serving.serving` is, where the class `Session` isn't known."""
 
 
-def answered(error: SessionError) -> SessionError:
-    """The error as the request that is being served answers it. Elsewhere it stays as it is."""
+def raise_answered(error: SessionError) -> NoReturn:
+    """Raise the error as the request that is being served answers it. Elsewhere it stays as it is.
+
+    `strip` it afterwards.
+    """
     served = serving.get()
-    return served[-1].answer_to(error) if served else error
+    seen = served[-1].answer_to(error) if served else error
+    if seen is error:
+        raise error
+    raise seen from error
 
 
 def awaited(function: Callable[P, R]) -> Callable[P, R]:
@@ -69,7 +75,7 @@ def awaited(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _answering(function: Callable[P, R]) -> Callable[P, R]:
-    """`stripped`, and what it raises is `answered`. Two decorators would be two coroutines."""
+    """`stripped`, and it raises by `raise_answered`. Two decorators would be two coroutines."""
 
     @wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -77,10 +83,7 @@ def _answering(function: Callable[P, R]) -> Callable[P, R]:
             try:
                 return await cast("Awaitable[Any]", function(*args, **kwargs))
             except SessionError as exc:
-                seen = answered(exc)
-                if seen is exc:
-                    raise
-                raise seen from exc
+                raise_answered(exc)
         except BaseException as exc:
             strip(exc)
             raise

@@ -17,7 +17,12 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from redis_sessions import SessionManager, SessionMiddleware, StoreUnavailableError
+from redis_sessions import (
+    SessionManager,
+    SessionMiddleware,
+    SessionToken,
+    StoreUnavailableError,
+)
 from redis_sessions.fastapi import SessionManagerDep
 from tests.integration.unavailable.outages import TIMEOUT, assert_unavailable
 from tests.support.apps import BASE, client_of, manager_on
@@ -35,6 +40,7 @@ async def one() -> int:
 CALLS: Final[dict[str, Callable[[SessionManager], Awaitable[Any]]]] = {
     "sessions": all_of,
     "count": lambda manager: manager.count(),
+    "load": lambda manager: manager.load(SessionToken.generate().value),
     "sessions_of": lambda manager: manager.sessions_of("alice"),
     "revoke": lambda manager: manager.revoke("a" * 20, "alice"),
     "revoke_all": lambda manager: manager.revoke_all("alice"),

@@ -105,22 +105,23 @@ async def test_a_worker_that_signs_out() -> None:
     assert not await at.opens(copies[0])
 
 
-@pytest.mark.parametrize("later", ["touch", "rotate", "prove", "another key"])
-async def test_what_became_of_the_session_meanwhile(later: str) -> None:
+@pytest.mark.parametrize("client", [{}, LOCAL])
+@pytest.mark.parametrize("later", ["touch", "rotate", "prove", "another key", "touch by it"])
+async def test_what_became_of_the_session_meanwhile(later: str, client: dict[str, Any]) -> None:
     """It still counts as a copy of its login, in its record and in the list of sessions."""
     at = Signing()
     copies = [at.sign() for _ in range(2)]
-    token = token_in(await at.visit(theirs=copies[1]))
+    token = token_in(await at.visit(theirs=copies[1], **client))
     keys = Keyring(KEY)
-    if later == "touch":
-        at.clock.advance(DAY)
-        await at.visit(theirs=None, ours=token)
-    elif later == "another key":
+    if later in ("another key", "touch by it"):
         keys = Keyring(generate_key(), KEY)
         at.manager = SessionManager(at.store, keys, clock=at.clock)
-    else:
+    if later.startswith("touch"):
+        at.clock.advance(DAY)
+        await at.visit(theirs=None, ours=token, **client)
+    elif later != "another key":
         act = Session.rotate if later == "rotate" else Session.authenticated
-        token = token_in(await at.visit(act, theirs=None, ours=token))
+        token = token_in(await at.visit(act, theirs=None, ours=token, **client))
     assert await SessionManager(at.store, keys, clock=at.clock).revoke(token[:20], "alice")
     assert not await at.opens(copies[0])
 

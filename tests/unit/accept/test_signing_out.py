@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import pytest
 
@@ -11,6 +12,16 @@ from tests.support.asgi import COOKIE, cookie
 from tests.unit.accept.elsewhere import THEIRS, Elsewhere, Place, names_in, token_in
 
 ALICES = {"user_id": "alice", "cart": ["tea"]}
+
+
+def sign_out(session: Session) -> None:
+    session.sign_out()
+
+
+HOW: Final[dict[str, Callable[[Session], None]]] = {
+    "sign_out": sign_out,
+    "clear": lambda session: session.clear(),
+}
 
 
 @pytest.mark.parametrize("at_commit", [1, 2])
@@ -44,6 +55,31 @@ async def test_two_sessions_that_end_at_once() -> None:
     await at.visit(lambda s: s.clear(), theirs=None, ours=tokens[0], headers=more)
     assert sorted(source.ended) == ["s1", "s2"]
     assert await at.manager.count() == 0
+
+
+@pytest.mark.parametrize("how", ["sign_out", "clear"])
+@pytest.mark.parametrize("follow", [False, True])
+async def test_two_sessions_of_ours_beside_a_foreign_one(how: str, follow: bool) -> None:
+    """Whose cookies open several sessions isn't signed in by the foreign one after the sign-out."""
+    at = Place(Elsewhere(once=False, follow=follow))
+    tokens = [await at.begin({"user_id": whose}) for whose in ("bob", "carol")]
+    more = [(b"cookie", cookie(tokens[1]))]
+    (await at.visit(HOW[how], ours=tokens[0], headers=more)).checked()
+    assert await at.manager.count() == 0
+    at.clock.advance(31)
+    assert (await at.visit()).seen == {}
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_a_session_that_was_rotated_meanwhile_beside_a_foreign_one(follow: bool) -> None:
+    """`clear()` signs this browser out, whose token was replaced. The foreign one goes with it."""
+    at = Place(Elsewhere(once=False, follow=follow))
+    token = await at.begin({"user_id": "alice"})
+    await at.request(lambda s: s.rotate(), token)
+    reply = (await at.visit(lambda s: s.clear(), ours=token)).checked()
+    assert names_in(reply) == [COOKIE]
+    at.clock.advance(31)
+    assert (await at.visit()).seen == {}
 
 
 async def test_a_sign_out_in_a_request_that_was_slower() -> None:

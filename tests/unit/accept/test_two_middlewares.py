@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -131,6 +132,21 @@ async def test_a_sign_out_in_the_other_application(sources: str) -> None:
     token = at.token("a", await at.visit("a", theirs=("x", "s1")))
     await at.visit("b", sign_out, ours=token)
     assert source.ended == ["s1"]
+
+
+async def test_a_sign_out_before_the_other_application_has_a_middleware() -> None:
+    """As a mounted one after a restart. The source ends the session at the next visit there."""
+    source = followed("x")
+    at = Two([source, None])
+    token = at.token("a", await at.visit("a", theirs=("x", "s1")))
+    del at.apps["a"]
+    gc.collect()
+    await at.visit("b", sign_out, ours=token)
+    assert source.ended == []
+    at.apps["a"] = SessionMiddleware(handler, manager=at.manager, accept=[source])
+    seen = list[str | None]()
+    await at.visit("a", lambda session: seen.append(session.principal), theirs=("x", "s1"))
+    assert (source.ended, seen) == (["s1"], [None])
 
 
 @pytest.mark.parametrize("app", ["a", "b"])

@@ -7,6 +7,7 @@ from operator import attrgetter, methodcaller
 from typing import Any, Literal
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +17,7 @@ from redis_sessions import (
     SessionConflictError,
     SessionGoneError,
     StoreUnavailableError,
+    get_session,
 )
 from tests.unit.edge.edge import BODY, Act, Edge, responding, setting, sign_out, start
 
@@ -117,6 +119,7 @@ async def test_anonymous(at: Edge, choice: Any) -> None:
     assert (at.status, at.token, seen) == (200, None, [{}])
     await at.serve(responding(setting(x=2)), token, on_unavailable=choice)
     assert (at.status, at.token) == (503, None)
+    assert at.reported("unavailable") == ["server"] * 3  # the last two are of one request
     at.away.away = False
     assert await at.data(token) == {"x": 1}
 
@@ -170,6 +173,21 @@ async def test_errors_of_ours(at: Edge, error: Exception, status: int, retry: li
     await at.serve(app, token)
     assert (at.status, at.header("retry-after"), at.token) == (status, retry, None)
     assert await at.data(token) == {"x": 1}
+
+
+async def test_a_placeholder_says_why(at: Edge) -> None:
+    """What was wrong, and not the text of the response, also once `refresh()` has failed."""
+    token, shown = await away(at), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = get_session(HTTPConnection(scope))
+        for _ in range(2):
+            shown.append(repr(session))
+            with pytest.raises(HTTPException, match="503"):
+                await session.refresh()
+
+    await at.serve(app, token)
+    assert shown == ["<Session not loaded: load fails, says the test>"] * 2
 
 
 def _raising(error: Exception) -> Callable[..., object]:
